@@ -1,0 +1,47 @@
+# make demo   set everything up, then one prompt over nine MPI ranks
+# make test   set everything up, then all checks and tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+PROMPT ?= Why is the sky blue?
+
+# mpirun refuses to work as root (containers, CI) unless told twice that it may.
+ifeq ($(shell id -u),0)
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint setup clean benchmarks
+
+demo: .venv/ready
+	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
+
+test: .venv/ready-for-tests lint
+	python -m pytest -q $(TESTS)
+
+lint: .venv/ready-for-tests
+	ruff check .
+	ruff format --check .
+	mypy
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt jarvis_mpi/setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jarvis_mpi needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv || { echo "cannot make .venv: apt-get install python3-venv"; exit 1; }
+	python -m pip install --quiet --constraint constraints.txt --editable .
+	python -m jarvis_mpi setup
+	touch $@
+
+.venv/ready-for-tests: .venv/ready
+	python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+benchmarks: .venv/ready
+	python benchmarks/decode.py
+	python benchmarks/memory.py
+	timeout -k 5 300 mpirun -hostfile hostfiles/local -n 9 python benchmarks/link.py
+
+clean:
+	rm -rf .venv build *.egg-info

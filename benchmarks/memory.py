@@ -1,0 +1,93 @@
+"""python benchmarks/memory.py [--model ...] [--ranks 9]: each rank's peak resident memory beside its weights.
+
+By default a random model in the shape of Gemma 2B (5 GB) on one end user and eight workers. The last line is JSON.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import h5py
+import shapes
+
+from jarvis_mpi import models
+
+MB = 1e6
+
+
+def weights_bytes(folder: Path, num_layers: int) -> tuple[list[int], int]:
+    """Bytes of each layer, and of all the rest (the head)."""
+    layers, rest = [0] * num_layers, 0
+    for _, header, _ in models.headers(folder):
+        for name, tensor in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = tensor["data_offsets"]
+            numbers = [part for part in name.split(".") if part.isdigit()]
+            if numbers:
+                layers[int(numbers[0])] += end - begin
+            else:
+                rest += end - begin
+    return layers, rest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=shapes.GEMMA_2B)
+    parser.add_argument("--ranks", type=int, default=9)
+    settings = parser.parse_args()
+    folder = shapes.locate(settings.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "run.h5"
+        words = [
+            "timeout",
+            "-k",
+            "5",
+            "600",
+            "mpirun",
+            "-n",
+            str(settings.ranks),
+            sys.executable,
+            "-m",
+            "jarvis_mpi",
+        ]
+        words += [
+            "--model",
+            str(folder),
+            "--prompt",
+            "word " * 200,
+            "--max-new-tokens",
+            "8",
+            "--log",
+            str(log),
+        ]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        with h5py.File(log) as record:
+            placement = json.loads(record.attrs["placement"])
+            peaks = {int(node): peak for node, peak in json.loads(record.attrs["peak_bytes"]).items()}
+    layers, rest = weights_bytes(
+        folder, json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    )
+    rows = {}
+    print("node  layers            weights MB   peak MB   above its weights MB")
+    for node, peak in sorted(peaks.items()):
+        held = [
+            range(int(a), int(b or a) + 1)
+            for a, _, b in (text.partition("-") for text in placement[str(node)])
+        ]
+        own = sum(layers[layer] for block in held for layer in block) + (0 if node else rest)
+        rows[node] = {"weights_mb": own / MB, "peak_mb": peak / MB, "above_mb": (peak - own) / MB}
+        print(
+            f"{node:4}  {', '.join(placement[str(node)]):16}  {own / MB:10.0f}  {peak / MB:8.0f}  {(peak - own) / MB:10.0f}"
+        )
+    total = sum(row["peak_mb"] for row in rows.values())
+    print(f"sum of the peaks: {total:.0f} MB; the model: {(sum(layers) + rest) / MB:.0f} MB")
+    print(json.dumps({"rows": rows, "sum_mb": total}))
+
+
+main()

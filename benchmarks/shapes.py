@@ -1,0 +1,59 @@
+"""Models for benchmarks: SmolLM2, and random weights in the shape of Gemma 2B (speed and memory, never quality)."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, GemmaConfig
+
+from jarvis_mpi import fetch, models
+
+SMOLLM2 = "smollm2-135m-instruct"
+GEMMA_2B = "gemma-2b-shape"
+
+
+def locate(name: str) -> Path:
+    """The folder of SMOLLM2 or GEMMA_2B; the latter is made on the spot, 5 GB in bfloat16."""
+    if name != GEMMA_2B:
+        return models.locate(name, print)
+    folder = fetch.cache_folder() / GEMMA_2B
+    if not (folder / "config.json").exists():
+        print(f"making random weights in the shape of Gemma 2B in {folder} (5 GB)")
+        folder.mkdir(parents=True, exist_ok=True)
+        make_gemma_2b(folder)
+    return folder
+
+
+def make_gemma_2b(folder: Path) -> None:
+    config = GemmaConfig(
+        hidden_size=2048, num_hidden_layers=18, num_attention_heads=8, num_key_value_heads=1, head_dim=256,
+        intermediate_size=16384, vocab_size=256000, max_position_embeddings=8192, dtype="bfloat16",
+        architectures=["GemmaForCausalLM"], eos_token_id=None, bos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    files: dict[str, str] = {}
+    noise = torch.randn(1 << 22).mul_(0.02).bfloat16()
+    for index in range(-1, config.num_hidden_layers):
+        shard = {}
+        for name, parameter in model.named_parameters():
+            layer = int(name.split(".")[2]) if ".layers." in name else -1
+            if layer == index:
+                count = parameter.numel()
+                values = noise.repeat(-(-count // len(noise)))[:count].view(parameter.shape)
+                shard[name] = (
+                    values * (1 + index / 100)
+                    if parameter.dim() > 1
+                    else torch.zeros(parameter.shape).bfloat16()
+                )
+        file = f"model-{index + 1:02}.safetensors"
+        save_file(shard, folder / file, {"format": "pt"})
+        files.update(dict.fromkeys(shard, file))
+    index_file = folder / "model.safetensors.index.json"
+    index_file.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    for file in models.locate(SMOLLM2, print).glob("*token*"):  # any tokenizer will do
+        shutil.copy(file, folder)
+    config.save_pretrained(folder)

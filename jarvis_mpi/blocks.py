@@ -1,0 +1,83 @@
+"""Which layers each node holds: an even split, one by hand, or one by free memory.
+
+A placement maps every node to its blocks, in the order of the layers. By default the first and
+the last layer stay with the end user: losing them costs most, and so no worker's death does.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from .crew import END_USER, Block
+from .link import Unservable
+
+Placement = Mapping[int, tuple[Block, ...]]
+
+
+def place(
+    layers: int, workers: int, *, split: str, end_user_layers: str, free_bytes: Sequence[float] = ()
+) -> Placement:
+    """Blocks for nodes 0..workers, made from the user's words.
+
+    `split` is 'even', 'memory' or the workers' layer counts ('2,3,3'); `end_user_layers` is 'none'
+    or any of 'first,last'; `free_bytes` [workers] is what each worker may use, for 'memory' only.
+    Raises Unservable where they do not fit the model.
+    """
+    if workers < 1:
+        raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
+    kept = kept_by_end_user(end_user_layers)
+    first, last = int("first" in kept), layers - int("last" in kept)
+    if last - first < 1:
+        raise Unservable(
+            f"the model has {layers} layers and --end-user-layers {end_user_layers} leaves none to the workers:"
+            " use --end-user-layers none"
+        )
+    counts = layer_counts(last - first, workers, split, free_bytes)
+    placement: dict[int, tuple[Block, ...]] = {END_USER: ()}
+    start = first
+    for node, count in enumerate(counts, 1):
+        placement[node] = (range(start, start + count),) if count else ()
+        start += count
+    if first:
+        placement[END_USER] += (range(0, 1),)
+    if last < layers:
+        placement[END_USER] += (range(last, layers),)
+    return placement
+
+
+def kept_by_end_user(words: str) -> set[str]:
+    """'first,last' -> {'first', 'last'}; 'none' -> {}."""
+    kept = {word.strip() for word in words.split(",")}
+    if not kept <= {"first", "last", "none"} or ("none" in kept and len(kept) > 1):
+        raise Unservable(f"--end-user-layers {words!r} is not one of: first,last  first  last  none")
+    return kept - {"none"}
+
+
+def layer_counts(layers: int, workers: int, split: str, free_bytes: Sequence[float] = ()) -> list[int]:
+    """How many of `layers` each of `workers` holds; 0 makes a spare."""
+    if split == "even":
+        share, more = divmod(layers, workers)
+        return [share + (worker < more) for worker in range(workers)]
+    if split == "memory":
+        return in_proportion(layers, free_bytes)
+    try:
+        counts = [int(word) for word in split.split(",")]
+    except ValueError:
+        raise Unservable(f"--split {split!r} is not 'even', 'memory' or layer counts such as 2,3,3") from None
+    if len(counts) > workers or min(counts) < 0 or sum(counts) != layers:
+        raise Unservable(
+            f"--split {split} names {len(counts)} workers and {sum(counts)} layers, but there are"
+            f" {workers} workers for {layers} layers (the end user keeps the others: --end-user-layers)"
+        )
+    return counts + [0] * (workers - len(counts))
+
+
+def in_proportion(layers: int, weights: Sequence[float]) -> list[int]:
+    """`layers` shared out in proportion to `weights`, one at least to each while they last."""
+    workers = len(weights)
+    if layers <= workers:  # the roomiest hold one each, the rest are spares
+        roomiest = sorted(range(workers), key=lambda worker: -weights[worker])[:layers]
+        return [int(worker in roomiest) for worker in range(workers)]
+    counts = [1] * workers
+    for _ in range(layers - workers):  # each next layer to whom it weighs least on
+        lightest = min(range(workers), key=lambda worker: (counts[worker] + 1) / max(weights[worker], 1e-9))
+        counts[lightest] += 1
+    return counts

@@ -1,0 +1,69 @@
+"""Key/value caches that grow in place: one more token copies one more row, not the whole cache.
+
+transformers' own dynamic layers concatenate, which moves every cached byte for every token. The
+shapes and the answers of these layers are the same.
+"""
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+FIRST_ROWS = 256  # a buffer's first size; it doubles from there
+
+
+def new_cache(config) -> DynamicCache:
+    """An empty cache for the layers of `config`."""
+    cache = DynamicCache(config=config)
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[index] = GrowingLayer()
+        elif type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[index] = GrowingWindowLayer(layer.sliding_window)
+    return cache
+
+
+class GrowingLayer(DynamicLayer):
+    """`keys` and `values` [batch, heads, rows, head] are views of larger buffers."""
+
+    begin = end = 0  # the rows of the buffers that count
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.buffers = [states[:, :, :0] for states in (key_states, value_states)]
+        rows = key_states.shape[-2]
+        if self.end + rows > self.buffers[0].shape[2]:
+            self.make_room(rows, (key_states, value_states))
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self.end : self.end + rows] = states
+        self.end += rows
+        self.keys, self.values = (buffer[:, :, self.begin : self.end] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def make_room(self, rows: int, like: tuple[Tensor, Tensor]) -> None:
+        """New buffers with the rows that count at their beginning."""
+        kept = self.end - self.begin
+        capacity = max(FIRST_ROWS, 2 * (kept + rows))
+        grown = [states.new_empty((*states.shape[:2], capacity, states.shape[3])) for states in like]
+        for new, old in zip(grown, self.buffers, strict=True):
+            new[:, :, :kept] = old[:, :, self.begin : self.end]
+        self.buffers, self.begin, self.end = grown, 0, kept
+
+
+class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
+    """The same for a sliding window: an update sees the whole window, then its oldest rows no longer count."""
+
+    def __init__(self, sliding_window: int):
+        DynamicSlidingWindowLayer.__init__(self, sliding_window)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        self.cumulative_length += key_states.shape[-2]
+        seen = super().update(key_states, value_states)
+        self.begin = max(self.begin, self.end - (self.sliding_window - 1))
+        return seen
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        DynamicLayer.lazy_initialization(self, key_states, value_states)
+
+    get_seq_length = DynamicSlidingWindowLayer.get_seq_length
+    get_mask_sizes = DynamicSlidingWindowLayer.get_mask_sizes

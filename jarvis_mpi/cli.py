@@ -1,0 +1,73 @@
+"""The command line: rank 0 becomes the end user, the others workers. Answers go to standard output,
+everything else to standard error; what goes wrong is one sentence and a status that is not 0."""
+
+import contextlib
+import io
+import os
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+from . import roles, start
+from .crew import END_USER
+from .link import Lost, Silence, Unservable
+from .roles import PARTING_S, say
+from .settings import parse
+
+if TYPE_CHECKING:
+    from .mpi_link import MpiLink
+
+USAGE = 2  # exit status: what was asked for cannot be done
+FAILED = 1  # exit status: the run broke off
+
+
+def main(words: list[str]) -> NoReturn:
+    if words[:1] == ["setup"]:
+        from . import setup
+
+        sys.exit(setup.main(words[1:]))
+    speaks = launch_rank() == END_USER  # all ranks read the same words: one complains
+    try:
+        with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
+            settings = parse(words).checked()
+    except Unservable as error:
+        if speaks:
+            say(str(error))
+        sys.exit(USAGE)
+    from .mpi_link import MpiLink
+
+    link = MpiLink(settings.start_timeout_s)
+    status, together = FAILED, False
+    try:
+        role = roles.end_user if link.me == END_USER else roles.worker
+        together = role(link, settings)
+        status = 0
+    except (Unservable, Lost, Silence) as error:
+        together = give_up(link, str(error))
+    except Exception:  # nothing is retried: what nobody foresaw is shown, and this rank ends
+        traceback.print_exc()
+        together = give_up(link, traceback.format_exc().strip().splitlines()[-1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # mpirun's status is the end user's, who says what went wrong; if that one is gone, the workers'.
+    gone = END_USER in link.lost
+    link.leave(status if link.me == END_USER or gone else 0, together)
+
+
+def give_up(link: "MpiLink", sentence: str) -> bool:
+    """Say why the run cannot go on. -> whether all ranks part together."""
+    if END_USER in link.lost:
+        if link.me == min(set(range(link.size)) - link.lost):
+            say("the end user (node 0) died, and with it the run")
+        return False
+    if link.me != END_USER:
+        return start.fail(link, sentence, PARTING_S)
+    say(sentence)
+    return len(start.part(link, PARTING_S, time.monotonic)) == link.size
+
+
+def launch_rank() -> int:
+    """This process's rank, as the launcher tells it before MPI is started; 0 without a launcher."""
+    names = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

@@ -1,0 +1,112 @@
+"""What is asked of a model's family: its config, its classes, the names of its layers. No family has code of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from .crew import Block
+from .link import Unservable
+
+# Config lists with one entry per layer.
+PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types", "attention_layers")
+
+
+def quiet() -> None:
+    """transformers warns and draws bars for its own users; ours have our own lines."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def import_family(config) -> None:
+    """Import the model's own classes now, and not when the first stage is built."""
+    _ = AutoModelForCausalLM._model_mapping[type(config)]
+
+
+def load_config(folder: Path):
+    """The model's config, if it can be cut into blocks of layers. Raises Unservable, naming what forbids it."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise Unservable(
+            f"{folder}/config.json cannot be used: {str(error).strip().splitlines()[0]}"
+        ) from None
+    kind = f"{folder} is a model of kind {config.model_type!r}"
+    forbidden = {
+        "is_encoder_decoder": "an encoder, and only decoders can be cut",
+        "vision_config": "an encoder for pictures; only text models can be cut",
+        "audio_config": "an encoder for sound; only text models can be cut",
+        "num_kv_shared_layers": "layers that share keys and values across a cut",
+        "hidden_size_per_layer_input": "an input of its own to each layer, which does not travel",
+        "scale_attn_by_inverse_layer_idx": "layers that reckon with their own number",
+        "quantization_config": "quantised weights; save it dequantised first",
+    }
+    for name, reason in forbidden.items():
+        if getattr(config, name, None):
+            raise Unservable(f"{kind} with {reason} ({name} in its config)")
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise Unservable(f"{kind}, which generates no text")
+    if config.model_type == "diffllama":
+        raise Unservable(f"{kind} with layers that reckon with their own number")
+    if not getattr(config, "max_position_embeddings", None):
+        raise Unservable(f"{kind}, which does not say how long a text may be (no max_position_embeddings)")
+    cuttable = {"full_attention", "sliding_attention", "chunked_attention"}
+    if others := set(getattr(config, "layer_types", None) or ()) - cuttable:
+        raise Unservable(f"{kind} with layers that cannot be cut: {', '.join(sorted(others))}")
+    return config
+
+
+def dtype_of(config, wanted: str) -> torch.dtype:
+    """'auto' is bfloat16 for files in bfloat16, else float32 (float16 is slow on every CPU of ours)."""
+    if wanted == "auto":
+        return torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
+    return getattr(torch, wanted)
+
+
+def cut_config(folder: Path, block: Block):
+    """The model's config with only the layers of `block`."""
+    config = AutoConfig.from_pretrained(folder)
+    for name in PER_LAYER:
+        if getattr(config, name, None) is not None:
+            setattr(config, name, [getattr(config, name)[layer] for layer in block])
+    config.num_hidden_layers = len(block)
+    return config
+
+
+def decoder_layers(model) -> tuple[str, nn.ModuleList]:
+    """The name and the list of the model's decoder layers, whatever the family calls them: the shallowest
+    list of the right length (a layer's experts may be as many)."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers
+    ]
+    if not found:
+        raise Unservable(
+            f"a model of kind {model.config.model_type!r} cannot be cut: it has no list of decoder layers"
+        )
+    return min(found, key=lambda each: each[0].count("."))
+
+
+def embedding_name(model) -> str:
+    embedding = model.get_input_embeddings()
+    return next(name for name, module in model.named_modules() if module is embedding)
+
+
+def of_block(layers: str, block: Block, embedding: str) -> Callable[[str], str | None]:
+    """Names in the files -> in a stage: its layers counted from 0, no other layers, no token embedding."""
+    layers, embedding = layers.split(".")[-1], embedding.split(".")[-1]
+
+    def rename(tensor: str) -> str | None:
+        if f".{embedding}." in f".{tensor}":
+            return None
+        before, mark, after = f".{tensor}".partition(f".{layers}.")
+        if not mark:
+            return tensor
+        layer, rest = after.split(".", 1)
+        return f"{before}{mark}{block.index(int(layer))}.{rest}"[1:] if int(layer) in block else None
+
+    return rename

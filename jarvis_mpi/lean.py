@@ -1,0 +1,121 @@
+"""One token through a block's layers and nothing else.
+
+For a single row the family's forward makes, besides calling its layers, a mask in which nothing is
+masked, a row of the rotary tables, and a final norm that a stage throws away. Here the arguments of
+each layer are taken from one dry run of that forward over a page of positions, and a step uses its row.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PAGE_ROWS = 64  # positions for which rotary tables are made at a time
+# Rotary tables that depend on the position alone.
+FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional"}
+
+# What a step makes for a layer itself; any other argument must be the same at every position.
+KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "past_key_values"}
+
+
+class LeanStep:
+    """See the module. `possible` only where every argument of every layer is understood."""
+
+    def __init__(self, model, layers: nn.ModuleList):
+        self.model, self.layers = model, layers
+        self.embedding_width = model.get_input_embeddings().embedding_dim
+        kinds = set(getattr(model.config, "layer_types", None) or ())
+        self.page_rows = PAGE_ROWS if rotary_kinds(model.config) <= FIXED_ROTARY else 1
+        self.page: list[dict[str, Any]] = []
+        self.page_start = -1
+        self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
+
+    def understood(self) -> bool:
+        """Whether each layer takes only arguments that a step knows how to make."""
+        self.turn_page(0)
+        return all(
+            name in KNOWN or not isinstance(value, (Tensor, tuple, list, dict))
+            for arguments in self.page
+            for name, value in arguments.items()
+        )
+
+    def run(self, h: Tensor, start: int, cache) -> Tensor:  # [1, 1, D] -> [1, 1, D]
+        if not self.page_start <= start < self.page_start + self.page_rows:
+            self.turn_page(start - start % self.page_rows)
+        row = start - self.page_start
+        for layer, arguments in zip(self.layers, self.rows(row), strict=True):
+            output = layer.forward(h, **arguments, past_key_values=cache)  # forward: past the two hooks
+            h = output[0] if isinstance(output, tuple) else output
+        return h
+
+    def rows(self, row: int) -> list[dict[str, Any]]:
+        """Each layer's arguments for one row of the page; layers that share a table share its row."""
+        cut: dict[int, Any] = {}
+
+        def of(value):
+            if id(value) not in cut:
+                cut[id(value)] = (
+                    tuple(table[:, row : row + 1] for table in value)
+                    if isinstance(value, tuple)
+                    else value[:, row : row + 1]
+                )
+            return cut[id(value)]
+
+        tables = ("position_ids", "position_embeddings")
+        return [
+            {
+                name: of(value) if name in tables and value is not None else value
+                for name, value in each.items()
+            }
+            for each in self.page
+        ]
+
+    def turn_page(self, start: int) -> None:
+        """Note what the family's forward would hand each layer at positions start .. start + page_rows."""
+        self.page, self.page_start = [], start
+        seen: list[dict[str, Any]] = []
+        real = list(self.layers)
+        try:
+            for index, layer in enumerate(real):
+                self.layers[index] = Noting(layer, seen)
+            nothing = torch.zeros(1, self.page_rows, self.embedding_width, dtype=self.model.dtype)
+            rows = positions(start, self.page_rows).clamp(max=self.model.config.max_position_embeddings - 1)
+            self.model(inputs_embeds=nothing, position_ids=rows, use_cache=False)
+        finally:
+            for index, layer in enumerate(real):
+                self.layers[index] = layer
+        for arguments in seen:
+            # Every cached row is visible to a single new one: the window layers keep just what they may see.
+            arguments.update(attention_mask=None)
+            arguments.pop("past_key_values", None)
+            if "use_cache" in arguments:
+                arguments["use_cache"] = True
+            self.page.append(arguments)
+
+
+class Noting(nn.Module):
+    """In a layer's place: notes with which arguments the family calls it, and does nothing."""
+
+    def __init__(self, layer: nn.Module, seen: list[dict[str, Any]]):
+        super().__init__()
+        self.signature, self.seen = inspect.signature(layer.forward), seen
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, *args, **kwargs):
+        named = self.signature.bind(*args, **kwargs).arguments
+        named.update(named.pop("kwargs", {}))
+        hidden = named.pop("hidden_states")
+        self.seen.append(named)
+        return hidden
+
+
+def rotary_kinds(config) -> set[str]:
+    """The kinds of rotary embedding that the config names, one a kind of layer at the most."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [each for each in parameters.values() if isinstance(each, dict)]
+    return {each.get("rope_type", "default") for each in nested or [parameters]}
+
+
+def positions(start: int, count: int) -> Tensor:  # -> [1, count]
+    return torch.arange(start, start + count)[None]

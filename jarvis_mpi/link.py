@@ -1,0 +1,41 @@
+"""What a network must do for us, and the three ways in which it, or the user, can fail us."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Silence(Exception):
+    """Nothing arrived, or nothing could be sent, in the time given. The end user acts."""
+
+
+class Lost(Exception):
+    """The network knows that these nodes are gone. The end user acts."""
+
+    def __init__(self, nodes: Iterable[int]):
+        self.nodes = tuple(sorted(nodes))
+        super().__init__(
+            f"{'node' if len(self.nodes) == 1 else 'nodes'} {', '.join(map(str, self.nodes))} died"
+        )
+
+
+class Unservable(Exception):
+    """The run cannot go on. Its text is the one sentence that the person at the terminal reads."""
+
+
+class Link(Protocol):
+    """Point to point messages between nodes. No call waits without a deadline."""
+
+    me: int
+    size: int  # how many nodes were launched
+
+    def send(self, node: int, data: bytes) -> None:
+        """Post `data` to `node` and return. Raises Lost; a send that stays stuck shows in `flush`."""
+        ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything posted is under way. Raises Silence or Lost."""
+        ...
+
+    def receive(self, timeout_s: float) -> bytearray:
+        """The next message from anyone. Raises Silence or Lost."""
+        ...

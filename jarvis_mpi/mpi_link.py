@@ -1,0 +1,126 @@
+"""A Link over MPI, the only file that imports mpi4py.
+
+Ranks probe and then sleep, because a rank that spins takes the core from one that computes.
+Failures are told by the error's class (ULFM); every communicator returns its errors.
+"""
+
+import os
+import signal
+import time
+from collections import deque
+from typing import NoReturn
+
+import mpi4py
+
+from .doorbell import Doorbell
+from .link import Lost, Silence
+
+mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
+
+NAP_S = 50e-6
+LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
+LEAVE_S = 5.0  # longest wait for MPI_Finalize
+
+
+class MpiLink:
+    """See link.Link. A node's name is its rank at launch."""
+
+    def __init__(self, start_timeout_s: float):
+        # A rank that died on its way leaves the others in MPI_Init, which no Python code can interrupt.
+        signal.setitimer(signal.ITIMER_REAL, start_timeout_s)
+        from mpi4py import MPI
+
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self.MPI = MPI
+        self.failed = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}
+        self.comm = MPI.COMM_WORLD
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.me, self.size = self.comm.rank, self.comm.size
+        self.bell = Doorbell(self.me, self.size)
+        self.status = MPI.Status()
+        self.posted: deque = deque()  # (request, its buffer): the buffer must outlive the request
+        self.lost: set[int] = set()
+        self.usual_wait_s = 0.0
+
+    def send(self, node: int, data: bytes) -> None:
+        try:
+            self.posted.append((self.comm.Isend([data, self.MPI.BYTE], node), data))
+            self.bell.ring(node)
+            self.sweep()
+        except self.MPI.Exception as error:
+            raise self.translated(error) from None
+
+    def flush(self, timeout_s: float) -> None:
+        end = time.monotonic() + timeout_s
+        try:
+            while self.sweep():
+                if time.monotonic() > end:
+                    raise Silence(f"{len(self.posted)} messages could not be sent in {timeout_s:g} s")
+                time.sleep(NAP_S)
+        except self.MPI.Exception as error:
+            raise self.translated(error) from None
+
+    def sweep(self) -> int:
+        """Forget the sends that are done; how many are left."""
+        while self.posted:
+            request, data = self.posted.popleft()
+            if not request.Test():  # raises once, and is forgotten, if its receiver is gone
+                self.posted.appendleft((request, data))
+                break
+        return len(self.posted)
+
+    def receive(self, timeout_s: float) -> bytearray:
+        begun = time.monotonic()
+        MPI = self.MPI
+        try:
+            while not (self.look() or self.look()):  # what one look lets in, only the next one finds
+                if self.posted:
+                    self.sweep()
+                self.nap(begun, timeout_s)
+            self.usual_wait_s = time.monotonic() - begun
+            data = bytearray(self.status.Get_count(MPI.BYTE))
+            request = self.comm.Irecv([data, MPI.BYTE], self.status.source, self.status.tag)
+            while not request.Test():  # the rest of a large message is still on its way: no bell rings for it
+                if time.monotonic() - begun > timeout_s:
+                    raise Silence(f"half a message arrived in {timeout_s:g} s")
+                time.sleep(NAP_S)
+            return data
+        except MPI.Exception as error:
+            raise self.translated(error) from None
+
+    def look(self) -> bool:
+        return self.comm.Iprobe(self.MPI.ANY_SOURCE, self.MPI.ANY_TAG, self.status)
+
+    def nap(self, begun: float, timeout_s: float) -> None:
+        """Leave the core to others, the longer the more is left of the usual wait.
+
+        A chain's ranks wait about equally long for every token: short naps from the first moment on
+        would wake eight idle ranks so often that the one that computes runs at half its speed.
+        """
+        waited = time.monotonic() - begun
+        if waited > timeout_s:
+            raise Silence(f"nothing arrived in {timeout_s:g} s")
+        if self.posted:  # a large message of ours goes on only while we look
+            time.sleep(NAP_S)
+            return
+        left = LONGEST_NAP_S if self.bell.hears_all else 0.9 * self.usual_wait_s - waited
+        self.bell.wait(min(max(left / 2, NAP_S), LONGEST_NAP_S))
+
+    def translated(self, error: Exception) -> Exception:
+        """MPI's error as one of ours, where it is about a failed process."""
+        if error.Get_error_class() not in self.failed:  # type: ignore[attr-defined]
+            return error
+        self.comm.Ack_failed()  # so that the others can be heard again
+        group = self.comm.Get_failed()
+        self.lost = set(self.MPI.Group.Translate_ranks(group, list(range(group.size)), self.comm.group))
+        return Lost(self.lost)
+
+    def leave(self, status: int, together: bool) -> NoReturn:
+        """End this process; `together`: every other rank ends now too.
+
+        Only then MPI_Finalize, which waits for all and which no Python code can interrupt.
+        """
+        if together and not self.lost:
+            signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
+            self.MPI.Finalize()
+        os._exit(status)

@@ -1,0 +1,95 @@
+"""The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone.
+
+    tokens  one row a token         hops  one row a token (or piece of the prompt) and stage
+    attributes: schema, prompt, settings, versions, hosts, placement, model, started (JSON or text)
+
+Durations are seconds of one node's monotonic clock. Workers' rows came with the messages.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .enduser import Token
+from .link import Unservable
+
+SCHEMA = 1
+
+TOKEN = np.dtype(
+    [
+        ("step", "u4"),  # counts the answer's tokens from 0
+        ("position", "u4"),  # in the sequence, prompt included
+        ("token", "u4"),  # its id
+        ("total_s", "f8"),  # from the token before it to this one; step 0: from the prompt
+        ("head_s", "f8"),  # of that, the end user's embedding, output layer and choice
+    ]
+)
+HOP = np.dtype(
+    [
+        ("step", "u4"),
+        ("start", "u4"),  # position of the first row
+        ("rows", "u4"),  # positions: 1, or a piece of the prompt
+        ("node", "u2"),
+        ("first_layer", "u2"),
+        ("layers", "u2"),
+        ("wait_s", "f4"),  # from the end of the node's last work to the message's arrival
+        ("compute_s", "f4"),
+        ("previous_send_s", "f4"),  # sending the node's previous message (this one carried the row)
+        ("received_bytes", "u4"),  # of the message; 0: the node handed it to itself
+    ]
+)
+
+
+def check_path(path: Path) -> None:
+    """Raises Unservable where no record can be written: better before the model is loaded than after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("x").close()
+        path.unlink()
+    except OSError as error:
+        taken = isinstance(error, FileExistsError) and path.exists()
+        reason = "there is a file of that name already" if taken else error.strerror
+        raise Unservable(f"--log {path} cannot be written: {reason}") from None
+
+
+class Record:
+    def __init__(self, path: Path, attributes: Mapping[str, Any]):
+        """A new file with `attributes`; see check_path."""
+        self.file = h5py.File(path, "x")
+        self.path = path
+        self.tokens = self.file.create_dataset("tokens", (0,), TOKEN, maxshape=(None,), chunks=(256,))
+        self.hops = self.file.create_dataset("hops", (0,), HOP, maxshape=(None,), chunks=(1024,))
+        self.note(schema=SCHEMA, **attributes)
+
+    def write(self, token: Token) -> None:
+        """One token and the hops it took, on disk when this returns."""
+        hops = [
+            (token.step, piece.start, piece.rows, run.node, run.block.start, len(run.block), *run[2:])
+            for piece in token.pieces
+            for run in piece.runs
+        ]
+        append(self.hops, np.array(hops, HOP))
+        append(
+            self.tokens,
+            np.array([(token.step, token.position, token.id, token.total_s, token.head_s)], TOKEN),
+        )
+        self.file.flush()
+
+    def note(self, **attributes: Any) -> None:
+        """More attributes; whatever is no text or number goes in as JSON."""
+        for name, value in attributes.items():
+            self.file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
+    end = len(dataset)
+    dataset.resize(end + len(rows), axis=0)
+    dataset[end:] = rows

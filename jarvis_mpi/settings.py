@@ -1,0 +1,113 @@
+"""Every knob: its default, its unit, its reason. The command line is made from this, the record keeps all of it."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .link import Unservable
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+DAY_S = 86400.0
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def knob(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does. Every rank reads the same command line."""
+
+    prompt: str = knob("", "the question; a model without a chat template completes it instead")
+    model: str = knob(
+        DEFAULT_MODEL,
+        "a bundled name (smollm2-135m-instruct, gemma-3-270m), a folder of safetensors, a GGUF file,"
+        " or a hub id (from the local hub cache, or fetched where there is a network)",
+    )
+    dtype: str = knob("auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES)
+
+    split: str = knob("even", "layers per worker: even, memory (by each host's free memory) or 2,3,3,...")
+    end_user_layers: str = knob(
+        "first,last", "the critical layers, kept by the end user: first,last  first  last  none"
+    )
+    threads: int = knob(0, "compute threads per node; 0: the host's cores shared by its ranks")
+    prefill_rows: int = knob(
+        256, "positions of a prompt sent at a time, at the most: while one node works, the next does too"
+    )
+
+    max_new_tokens: int = knob(200, "the answer ends here at the latest")
+    temperature: float = knob(0.0, "0 takes the likeliest token; higher draws more freely")
+    top_k: int = knob(0, "draw among the k likeliest tokens; 0: among all")
+    top_p: float = knob(1.0, "draw among the likeliest tokens that together have this probability")
+    seed: int = knob(0, "of the draws: the same seed gives the same text on any number of nodes")
+
+    log: str = knob("", "the record, an HDF5 file; by default a new one under runs/")
+    start_timeout_s: float = knob(600.0, "longest wait for a node to load its block (SD cards are slow)")
+    timeout_s: float = knob(120.0, "longest wait for an activation to come home")
+    idle_timeout_s: float = knob(3600.0, "a worker that has nothing to do for so long leaves")
+
+    def checked(self) -> "Settings":
+        """These settings, if each value can be used; otherwise raises Unservable."""
+        limits = {
+            "threads": (0, None),
+            "prefill_rows": (1, None),
+            "max_new_tokens": (1, None),
+            "temperature": (0.0, None),
+            "top_k": (0, None),
+            "top_p": (0.0, 1.0),
+            "start_timeout_s": (0.001, DAY_S),
+            "timeout_s": (0.001, DAY_S),
+            "idle_timeout_s": (0.001, DAY_S),
+            "seed": (0, 2**63 - 1),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not value >= low or (high is not None and value > high):
+                bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+                raise Unservable(f"{flag(name)} is {value}, but must be {bounds}")
+        if self.top_p == 0:
+            raise Unservable("--top-p is 0, which leaves no token to draw: use a value up to 1")
+        if not self.prompt.strip():
+            raise Unservable('there is no prompt: say --prompt "Why is the sky blue?"')
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong word is raised, so that one rank of many can say it once."""
+
+    def error(self, message: str):
+        raise Unservable(f"{message} (see python -m jarvis_mpi --help)")
+
+
+def parse(words: Sequence[str]) -> Settings:
+    """The command line's words as Settings. Raises Unservable, or SystemExit after --help."""
+    return Settings(**vars(parser().parse_args(words)))
+
+
+def parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    made = Parser(
+        prog="mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi",
+        description="One language model across all ranks: rank 0 asks and answers, the others hold its layers.",
+        epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=__version__)
+    for each in fields(Settings):
+        more = dict(each.metadata)
+        kind = type(each.default)
+        if kind is not str:
+            more["metavar"] = {int: "N", float: "X"}[kind]
+        made.add_argument(flag(each.name), type=kind, default=each.default, **more)
+    return made

@@ -1,0 +1,63 @@
+"""python -m jarvis_mpi setup: make this Python environment ready, so that the plain mpirun line works.
+
+Writes what MPI must know into the environment's own etc/ files (nothing outside it) and fetches the
+default model.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from . import models
+from .link import Unservable
+from .settings import DEFAULT_MODEL
+
+PARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "openmpi-mca-params.conf": {
+        "mpi_ft_enable": "1",  # ULFM: a dead rank is an error for the others, not their end
+        "mpi_add_procs_cutoff": "1024",  # otherwise a revoke may wait for a dead process, across hosts
+    },
+    "prte-mca-params.conf": {
+        "state_base_recoverable": "1",  # mpirun goes on when a rank dies
+        "state_base_notify_errors": "1",  # and tells the others
+        "hwloc_default_binding_policy": "none",  # more ranks than cores are refused otherwise
+        "rmaps_default_mapping_policy": ":oversubscribe",  # -n 9 without a hostfile, on any machine
+    },
+}
+HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
+
+
+def main(words: Sequence[str]) -> int:
+    if words:
+        print("usage: python -m jarvis_mpi setup   (prepares this Python environment; takes no arguments)")
+        return 0 if words[0] in ("-h", "--help") else 2
+    try:
+        for path in write_parameters(Path(sys.prefix) / "etc"):
+            print(f"MPI's parameters are in {path}")
+        print(f"the default model is in {models.locate(DEFAULT_MODEL, print)}")
+    except Unservable as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def write_parameters(folder: Path) -> list[Path]:
+    """Add our lines to the parameter files in `folder`; the user's own lines stay, and so do ours if there."""
+    paths = []
+    for name, parameters in PARAMETERS.items():
+        path = folder / name
+        there = path.read_text() if path.exists() else ""
+        known = {
+            line.partition("=")[0].strip() for line in there.splitlines() if not line.lstrip().startswith("#")
+        }
+        missing = [f"{key} = {value}" for key, value in parameters.items() if key not in known]
+        if missing:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join([there.rstrip(), HEADING, *missing, ""]).lstrip())
+            except OSError as error:
+                raise Unservable(
+                    f"{path} cannot be written: {error.strerror}; use a virtual environment"
+                ) from None
+        paths.append(path)
+    return paths

@@ -1,0 +1,140 @@
+"""A model cut in pieces: the Head at the end user, a Stage for every block of layers.
+
+Nothing of any model family is rewritten here. A Stage is the family's own class, built with fewer
+layers, so the family keeps making its own masks and rotary tables; hooks let the activation in before
+the first layer and out after the last, because what a family does before its first layer (scaling,
+position embeddings) must happen once a token, in the Head, and not once a hop.
+
+Outside this file an activation is bytes: S rows of D numbers in the run's dtype, as they travel.
+
+Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from .cache import new_cache
+from .crew import Block
+from .family import cut_config, decoder_layers, embedding_name, of_block
+from .lean import LeanStep, positions
+from .weights import empty_parameters, fill
+
+
+class Head:
+    """Everything of the model but its decoder layers: embedding, final norm, output layer."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype):
+        with empty_parameters():
+            self.model = AutoModelForCausalLM.from_config(cut_config(folder, range(1)), dtype=dtype)
+        name, layers = decoder_layers(self.model)
+        self.gap = layers[0] = Gap()
+        fill(self.model, folder, rename=lambda tensor: None if f"{name}." in tensor else tensor, dtype=dtype)
+        self.width, self.dtype = self.model.config.hidden_size, dtype
+
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int], start: int) -> bytes:
+        """Token ids at positions start, start + 1, ... -> S rows."""
+        self.gap.answer = None
+        tokens = torch.tensor([ids])
+        self.model.base_model(input_ids=tokens, position_ids=positions(start, len(ids)), use_cache=False)
+        return to_bytes(self.gap.seen)
+
+    @torch.inference_mode()
+    def logits(self, body: bytes | memoryview) -> Tensor:
+        """S rows -> [V], of the last row, in float32."""
+        h = from_bytes(body, self.width, self.dtype)
+        self.gap.answer = h[:, -1:]
+        nothing = h.new_zeros(1, 1, self.model.get_input_embeddings().embedding_dim)
+        return (
+            self.model(inputs_embeds=nothing, position_ids=positions(0, 1), use_cache=False)
+            .logits[0, -1]
+            .float()
+        )
+
+    def warm_up(self) -> None:
+        """Read the weights in, so that the first token does not wait for the disk."""
+        self.logits(self.embed([0], 0))
+
+
+class Gap(nn.Module):
+    """Where the decoder layers were: keeps what came in, gives back `answer` if there is one."""
+
+    seen: Tensor
+    answer: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        self.seen = hidden_states
+        return hidden_states if self.answer is None else self.answer
+
+
+class Stage:
+    """The decoder layers of `block`, with a key/value cache for every sequence."""
+
+    def __init__(self, folder: Path, block: Block, dtype: torch.dtype):
+        self.dtype = dtype
+        config = cut_config(folder, block)
+        config.vocab_size, config.pad_token_id = 1, None  # a stage embeds nothing: no memory for that
+        with empty_parameters():
+            self.model = AutoModel.from_config(config, dtype=dtype)
+        name, self.layers = decoder_layers(self.model)
+        embedding = self.model.get_input_embeddings()
+        embedding.weight = nn.Parameter(torch.zeros(embedding.weight.shape, dtype=dtype), requires_grad=False)
+        fill(self.model, folder, rename=of_block(name, block, embedding_name(self.model)), dtype=dtype)
+        self.width = self.model.config.hidden_size
+        self.caches: dict[int, Any] = {}
+        self.h = torch.empty(0)
+        self.lean = LeanStep(self.model, self.layers)
+        self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
+        self.layers[-1].register_forward_hook(self._leave)
+
+    @torch.inference_mode()
+    def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
+        """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
+        if start == 0:
+            self.caches[sequence] = new_cache(self.model.config)
+        cache = self.caches[sequence]
+        assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
+        h = from_bytes(body, self.width, self.dtype)
+        if h.shape[1] == 1 and self.lean.possible:
+            return to_bytes(self.lean.run(h, start, cache))
+        self.h = h
+        self.model(
+            inputs_embeds=h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim),
+            position_ids=positions(start, h.shape[1]),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return to_bytes(self.h)
+
+    def forget(self, sequence: int) -> None:
+        self.caches.pop(sequence, None)
+
+    def warm_up(self, pieces: Sequence[int]) -> None:
+        """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
+        once, and not one after the other when the first prompt comes."""
+        row = self.width * self.dtype.itemsize
+        for rows in {*pieces, 1}:
+            self.run(bytes(rows * row), 0, sequence=-1)
+            self.run(bytes(row), rows, sequence=-1)
+        self.forget(-1)
+
+    def _enter(self, _layer, args, kwargs):
+        if args:  # GPT-2 passes it by position
+            return (self.h, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self.h}
+
+    def _leave(self, _layer, _args, output):
+        self.h = output[0] if isinstance(output, tuple) else output
+
+
+def to_bytes(h: Tensor) -> bytes:  # [1, S, D] -> S rows
+    return h.contiguous().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
+
+
+def from_bytes(body: bytes | memoryview, width: int, dtype: torch.dtype) -> Tensor:  # S rows -> [1, S, D]
+    return torch.frombuffer(bytearray(body), dtype=dtype).view(1, -1, width)

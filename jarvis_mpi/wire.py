@@ -1,0 +1,99 @@
+"""A message as bytes: what is to be done with an activation, then the activation.
+
+Source routing: a message carries the hops still ahead of it, so a worker knows no route. It also
+carries what was really run on the way, with each node's timings, so that the end user's record
+needs no clock but each node's own and is whole even if a worker dies later.
+
+    header | hops ahead | runs done | body          (little endian, no padding, no pickle)
+"""
+
+import json
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from .crew import Block, Hop
+
+VERSION = 1  # of this format; nodes compare it at the start
+
+HEADER = struct.Struct("<4sBBBBIIIII")  # magic, version, kind, hops, runs, then sequence to rows
+HOP = struct.Struct("<HHH")  # node, first layer, layers
+RUN = struct.Struct("<HHHfffI")  # node, first layer, layers, three durations, bytes
+MAGIC = b"JMPI"
+TOGETHER, APART = b"together", b"apart"
+
+
+class Kind(IntEnum):
+    STEP = 0  # run this activation and pass it on
+    NOTE = 1  # JSON: hello, plan, ready, failed
+    GOODBYE = 2  # the run is over: leave; its body tells how it ended
+
+
+class Run(NamedTuple):
+    """One stage's work on one message, in seconds of its own node's monotonic clock."""
+
+    node: int
+    block: Block
+    wait_s: float  # from the end of this node's last work to the arrival of the message
+    compute_s: float  # inside the stage
+    sent_s: float  # how long sending the node's *previous* message took (this one is not sent yet)
+    received_bytes: int  # the whole message, as it came in; 0 if it came from the node itself
+
+
+@dataclass(frozen=True)
+class Message:
+    """See the module. `body` of a STEP is an activation: `rows` rows in the run's dtype."""
+
+    kind: Kind
+    sequence: int = 0  # which answer; several are in flight later
+    epoch: int = 0  # which route; older ones are late and change nothing
+    step: int = 0  # which token of the answer
+    start: int = 0  # position of the first row in its sequence
+    rows: int = 0  # positions; the body's length tells the rest
+    ahead: tuple[Hop, ...] = ()
+    runs: tuple[Run, ...] = ()
+    body: bytes | memoryview = field(default=b"", repr=False)
+
+    def pack(self) -> bytes:
+        parts = [
+            HEADER.pack(
+                MAGIC, VERSION, self.kind, len(self.ahead), len(self.runs),
+                self.sequence, self.epoch, self.step, self.start, self.rows,
+            )
+        ]  # fmt: skip
+        parts += [HOP.pack(hop.node, hop.block.start, len(hop.block)) for hop in self.ahead]
+        parts += [RUN.pack(run.node, run.block.start, len(run.block), *run[2:]) for run in self.runs]
+        return b"".join([*parts, self.body])
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray) -> "Message":
+        """Raises ValueError if `data` is not a message of this version."""
+        if len(data) < HEADER.size:
+            raise ValueError(f"a message of {len(data)} bytes is shorter than its header of {HEADER.size}")
+        magic, version, kind, hops, runs, *numbers = HEADER.unpack_from(data)
+        if (magic, version) != (MAGIC, VERSION):
+            raise ValueError(f"not a message of version {VERSION}: it begins with {bytes(data[:5])!r}")
+        hops_end = HEADER.size + hops * HOP.size
+        runs_end = hops_end + runs * RUN.size
+        if len(data) < runs_end:
+            raise ValueError(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
+        view = memoryview(data)
+        sequence, epoch, step, start, count = numbers
+        hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
+        ahead = tuple(Hop(node, block(a, n)) for node, a, n in HOP.iter_unpack(hops_at))
+        ran = tuple(Run(node, block(a, n), *rest) for node, a, n, *rest in RUN.iter_unpack(runs_at))
+        return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, view[runs_end:])
+
+
+def block(first: int, count: int) -> Block:
+    return range(first, first + count)
+
+
+def note(**fields: Any) -> bytes:
+    """A NOTE with `fields` as JSON, packed."""
+    return Message(Kind.NOTE, body=json.dumps(fields).encode()).pack()
+
+
+def read_note(message: Message) -> dict[str, Any]:
+    return json.loads(bytes(message.body))

@@ -1,0 +1,179 @@
+"""A model cut in pieces says what the whole model says: every family, every cut, past every window."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from loopback import chain
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.models.llama import LlamaConfig
+
+from jarvis_mpi import blocks
+from jarvis_mpi.cache import new_cache
+from jarvis_mpi.family import load_config
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.pack import can_pack
+from jarvis_mpi.stage import Head, Stage, to_bytes
+
+PROMPT = list(range(3, 22))  # longer than the windows of tiny.WINDOW
+TOKENS = 24
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def folder(request, tmp_path_factory):
+    return tiny.make(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The whole model's greedy answer, computed without any cache: ids, and the logits of each step."""
+    return answer_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+@torch.inference_mode()
+def answer_of(model) -> tuple[list[int], list[torch.Tensor]]:
+    ids, logits = list(PROMPT), []
+    for _ in range(TOKENS):
+        logits.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1])
+        ids.append(int(logits[-1].argmax()))
+    return ids[len(PROMPT) :], logits
+
+
+def ask(folder, placement, dtype=torch.float32, prefill_rows=128):
+    seen = []
+
+    def choose(logits, position):
+        seen.append(logits)
+        return int(logits.argmax())
+
+    stages = {
+        node: {block: Stage(folder, block, dtype) for block in held} for node, held in placement.items()
+    }
+    with chain(Head(folder, dtype), stages, choose, prefill_rows=prefill_rows) as enduser:
+        return [token.id for token in enduser.generate(PROMPT, TOKENS, set())], seen
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, tiny.LAYERS])
+def test_any_number_of_stages_gives_the_whole_models_tokens_and_logits(folder, whole, workers):
+    placement = blocks.place(tiny.LAYERS, workers, split="even", end_user_layers="none")
+    tokens, logits = ask(folder, placement)
+    assert tokens == whole[0]
+    assert len(set(tokens)) > 3  # a text that says something: a repeated token would hide a lot
+    assert max((a - b).abs().max() for a, b in zip(logits, whole[1], strict=True)) < 1e-4
+
+
+def test_the_end_user_may_keep_layers_and_the_prompt_may_come_in_pieces(folder, whole):
+    placement = blocks.place(tiny.LAYERS, 2, split="1,3", end_user_layers="first,last")
+    assert ask(folder, placement, prefill_rows=7)[0] == whole[0]
+
+
+def test_dropping_any_layer_changes_the_text(folder, whole):
+    for dropped in range(tiny.LAYERS):
+        placement = {0: (), 1: tuple(range(i, i + 1) for i in range(tiny.LAYERS) if i != dropped)}
+        assert ask(folder, placement)[0] != whole[0], f"layer {dropped} does not matter in this tiny model"
+
+
+def test_every_family_takes_the_lean_step_and_agrees_with_its_own_forward(folder):
+    stage = Stage(folder, range(1, 5), torch.float32)
+    assert stage.lean.possible
+    steps = [to_bytes(torch.randn(1, 1, stage.width)) for _ in range(2 * tiny.WINDOW)]
+    lean = [stage.run(step, start) for start, step in enumerate(steps)]
+    stage.lean.possible = False
+    for start, step in enumerate(steps):
+        got, expected = (
+            torch.frombuffer(bytearray(b), dtype=torch.float32) for b in (lean[start], stage.run(step, start))
+        )
+        assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_rotary_tables_that_depend_on_the_length_are_made_anew_for_each_step(tmp_path):
+    """Dynamic NTK: a page of positions made at once would take its last row's scale for all."""
+    folder = tiny.make(
+        "llama", tmp_path, max_position_embeddings=24, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
+    )  # fmt: skip
+    stage = Stage(folder, range(0, 6), torch.float32)
+    assert stage.lean.page_rows == 1
+
+
+def test_a_stage_holds_its_own_layers_and_no_embedding(folder):
+    stage = Stage(folder, range(2, 4), torch.float32)
+    assert len(stage.layers) == 2
+    assert stage.model.get_input_embeddings().weight.numel() <= stage.width
+    assert not any(parameter.is_meta for parameter in stage.model.parameters())
+
+
+def test_a_stage_refuses_a_step_out_of_order(folder):
+    stage = Stage(folder, range(0, 2), torch.float32)
+    row = to_bytes(torch.zeros(1, 1, stage.width))
+    stage.run(row, 0)
+    with pytest.raises(AssertionError, match="1 positions cached, 3 expected"):
+        stage.run(row, 3)
+
+
+def test_sequences_do_not_see_each_other(folder):
+    stage = Stage(folder, range(0, 3), torch.float32)
+    one, other = (to_bytes(torch.randn(1, 5, stage.width)) for _ in range(2))
+    alone = stage.run(one, 0, sequence=1)
+    stage.run(other, 0, sequence=2)
+    again = stage.run(one, 0, sequence=3)
+    assert alone == again
+    stage.forget(1)
+    assert set(stage.caches) == {2, 3}
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="oneDNN has no bfloat16 kernels on this processor")
+def test_packed_bfloat16_weights_give_what_plain_ones_give(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    tokens, logits = ask(folder, {0: (), 1: (range(0, tiny.LAYERS),)}, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([PROMPT + tokens[:-1]])).logits[0, len(PROMPT) - 1 :].float()
+    for packed, plain in zip(logits, expected, strict=True):  # the prompt's many rows, then single ones
+        assert (packed - plain).abs().max() < 0.1 * plain.abs().max()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.sampled_from([None, 4, 100]))
+def test_a_growing_cache_holds_what_transformers_cache_holds(chunks, window):
+    kind = "sliding_attention" if window else "full_attention"
+    config = LlamaConfig(num_hidden_layers=1, sliding_window=window, layer_types=[kind])
+    ours, theirs = new_cache(config), DynamicCache(config=config)
+    assert type(ours.layers[0]) is not type(theirs.layers[0])
+    for rows in chunks:
+        assert ours.layers[0].get_mask_sizes(rows) == theirs.layers[0].get_mask_sizes(rows)
+        new = torch.randn(2, 1, 2, rows, 3)
+        for a, b in zip(ours.update(*new, 0), theirs.update(*new, 0), strict=True):
+            assert torch.equal(a, b)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model_type": "t5"}, "which generates no text|an encoder"),
+        ({"num_kv_shared_layers": 2}, "layers that share keys and values"),
+        ({"hidden_size_per_layer_input": 256}, "an input of its own to each layer"),
+        ({"vision_config": {"hidden_size": 8}}, "an encoder for pictures"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights"),
+        ({"model_type": "no-such-family"}, "cannot be used"),
+    ],
+)
+def test_what_a_cut_cannot_honour_is_refused_by_name(tmp_path, change, sentence):
+    tiny.make("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(Unservable, match=sentence):
+        load_config(tmp_path)
+
+
+def test_a_missing_tensor_and_one_of_the_wrong_shape_are_named(tmp_path):
+    tiny.make("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    with pytest.raises(Unservable, match=r"mlp.* has the shape \[.*48.*\] .* asks for \[.*64.*\]"):
+        Stage(tmp_path, range(0, 1), torch.float32)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
+    with pytest.raises(Unservable, match=r"has no weights for layers\.0\..* and \d+ more"):
+        Stage(tmp_path, range(6, 7), torch.float32)
