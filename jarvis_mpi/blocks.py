@@ -43,6 +43,21 @@ def place(
     return placement
 
 
+def copies(placement: Placement, number: int) -> dict[Block, tuple[int, ...]]:
+    """`number` further holders of every worker's block, the node before its owner first.
+
+    A copy there takes over without the network: what it must catch up on is in that node's own journal.
+    """
+    owners = sorted(
+        (block.start, node, block) for node, blocks in placement.items() if node != END_USER for block in blocks
+    )
+    chain = [END_USER, *(node for _, node, _ in owners)]
+    return {
+        block: tuple(chain[max(0, place - number) : place][::-1])
+        for place, (_, _, block) in enumerate(owners, 1)
+    }
+
+
 def kept_by_end_user(words: str) -> set[str]:
     """'first,last' -> {'first', 'last'}; 'none' -> {}."""
     kept = {word.strip() for word in words.split(",")}

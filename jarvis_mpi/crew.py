@@ -1,14 +1,17 @@
-"""Who is there, and which way a token goes. Every decision about a route is made here.
+"""Who is there, who does whose work, and which way a token goes. Every fault decision is made here.
 
 Rule 1: nothing outside this file decides which node runs a layer.
-Rule 2: this file knows no MPI, no clock, no tensor and no file.
+Rule 2: this file knows no MPI, no clock, no tensor and no file: signs in, a new crew out.
 
 A node is named by its rank at launch, for ever: a shrink renumbers ranks, never nodes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import NamedTuple
+
+from .link import Unservable
 
 END_USER = 0  # the node that asks: rank 0 at launch
 
@@ -16,30 +19,178 @@ Block = range  # a run of decoder layers, counted from 0
 
 
 class Hop(NamedTuple):
-    """One stop of a token: `node` runs the layers of `block`."""
+    """One stop of a token: `node` runs the layers of `block`, and is sent the positions from `since` on."""
 
     node: int
     block: Block
+    since: int = 0
 
     def __str__(self) -> str:
-        return f"{self.node}[{layers(self.block)}]"
+        return f"{self.node or 'end user'}[{layers(self.block)}]"
+
+
+class State(Enum):
+    WELL = "well"
+    STALLED = "stalled"  # shows life but no progress: a copy works for it, without one it is waited for
+    SILENT = "silent"  # no sign of life, or no progress for too long: done without until it is back
+    GONE = "gone"  # for good
+
+
+class Sign(Enum):
+    """What can be noticed of a node; the values are what people read."""
+
+    BACK = "back"
+    STALLED = "stalled"  # alive, but over its progress deadline
+    SILENT = "silent"  # no sign of life
+    STUCK = "stuck"  # stalled for too long
+    LATE = "late for start"  # did not load its block in time
+    GIVEN_UP = "given up"  # silent for too long
+    LOST = "lost"  # MPI is certain that the process is gone
+    MISSING = "missing"  # a step did not reach it, and is sent again
+
+
+TRANSITIONS = {
+    (State.WELL, Sign.STALLED): State.STALLED,
+    (State.WELL, Sign.SILENT): State.SILENT,
+    (State.WELL, Sign.LATE): State.SILENT,
+    (State.WELL, Sign.LOST): State.GONE,
+    (State.STALLED, Sign.BACK): State.WELL,
+    (State.STALLED, Sign.SILENT): State.SILENT,
+    (State.STALLED, Sign.STUCK): State.SILENT,
+    (State.STALLED, Sign.LOST): State.GONE,
+    (State.SILENT, Sign.BACK): State.WELL,
+    (State.SILENT, Sign.GIVEN_UP): State.GONE,
+    (State.SILENT, Sign.LOST): State.GONE,
+}  # any other sign changes nothing
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user lets a fault cost."""
+
+    ladder: tuple[str, ...] = ("copy", "skip")  # what to do without a node, the best first; () is: stop
+    max_skipped: int = 10**6  # layers at a time
+    never_skip: frozenset[int] = frozenset()
+    copies: int = 0  # of every block, to be had again after a takeover
 
 
 @dataclass(frozen=True)
 class Crew:
-    """What every node holds."""
+    """Who holds what and how everyone is."""
 
-    holds: Mapping[int, tuple[Block, ...]]  # node -> its blocks; a spare holds none
+    holds: Mapping[int, tuple[Block, ...]]  # node -> its own blocks; a spare holds none
+    copies: Mapping[Block, tuple[int, ...]] = field(default_factory=dict)  # block -> further holders, best first
+    policy: Policy = Policy()
+    room: Mapping[int, float] = field(default_factory=dict)  # node -> layers for which it has memory
+    states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; WELL where it is not named
+
+    def state(self, node: int) -> State:
+        return self.states.get(node, State.WELL)
+
+    def after(self, node: int, sign: Sign) -> "Crew":
+        """The crew once `sign` was seen of `node`; itself if that changes nothing."""
+        state = TRANSITIONS.get((self.state(node), sign))
+        return replace(self, states={**self.states, node: state}) if state else self
+
+    def with_copy(self, node: int, block: Block) -> "Crew":
+        """The crew once `node` has loaded a copy of `block`."""
+        there = self.copies.get(block, ())
+        return self if node in there else replace(self, copies={**self.copies, block: (*there, node)})
+
+    def blocks(self) -> list[tuple[Block, int]]:
+        """Every block and the node whose own it is, in the order of the layers."""
+        own = [(block, node) for node, blocks in self.holds.items() for block in blocks]
+        return sorted(own, key=lambda each: each[0].start)
 
     def route(self) -> tuple[Hop, ...]:
-        """Every layer once, in order; the end user may be first, last or both."""
-        hops = [Hop(node, block) for node, blocks in self.holds.items() for block in blocks]
-        return tuple(sorted(hops, key=lambda hop: hop.block.start))
+        """Every layer that can be had, once, in order. Raises Unservable where the policy lets it not go on."""
+        hops, skipped = [], []
+        for block, owner in self.blocks():
+            holder = self.holder(block, owner)
+            if holder is None:
+                skipped.append((block, owner))
+            else:
+                hops.append(Hop(holder, block))
+        self.check(skipped)
+        if not hops:
+            raise Unservable("no node that holds a layer is left")
+        return tuple(hops)
+
+    def holder(self, block: Block, owner: int) -> int | None:
+        """Who runs `block`: its owner, else a copy; a stalled one is waited for where nobody else is left."""
+        if not self.policy.ladder and self.state(owner) is not State.WELL:
+            raise Unservable(f"node {owner} is {self.state(owner).value} ({named(block)}): --on-fault stop")
+        copies = self.copies.get(block, ()) if "copy" in self.policy.ladder else ()
+        for state in (State.WELL, State.STALLED):
+            for node in (owner, *copies):
+                if self.state(node) is state:
+                    return node
+        return None
+
+    def check(self, skipped: list[tuple[Block, int]]) -> None:
+        """Raises Unservable if the policy does not let these blocks of these owners be skipped."""
+        if not skipped:
+            return
+        lost = ", ".join(f"{layers(block)} (node {owner})" for block, owner in skipped)
+        lost = f"layers {lost} are lost and no copy is left"
+        missing = [layer for block, _ in skipped for layer in block]
+        if "skip" not in self.policy.ladder:
+            raise Unservable(f"{lost}: --on-fault {','.join(self.policy.ladder)} skips none")
+        if never := sorted(self.policy.never_skip & set(missing)):
+            raise Unservable(f"{lost}: layer {', '.join(map(str, never))} may not be skipped (--never-skip)")
+        if len(missing) > self.policy.max_skipped:
+            raise Unservable(
+                f"{lost}: {len(missing)} layers, at most {self.policy.max_skipped} may be skipped (--max-skipped)"
+            )
 
     def spares(self) -> tuple[int, ...]:
         return tuple(node for node, blocks in self.holds.items() if node != END_USER and not blocks)
+
+    def wanted(self, ordered: Iterable[tuple[int, Block]] = ()) -> list[tuple[int, Block]]:
+        """(node, block): copies to load so that the next fault finds one again, beside those on order.
+
+        Spares first, then whoever has most room; a node that has no room for a block is not asked.
+        """
+        if "copy" not in self.policy.ladder or not self.policy.copies:
+            return []
+        orders: list[tuple[int, Block]] = []
+        for block, owner in self.blocks():
+            if owner == END_USER:
+                continue  # its death is the run's end: there is nobody to take over
+            asked = {node for node, which in (*ordered, *orders) if which == block}
+            holders = {owner, *self.copies.get(block, ()), *asked}
+            well = [node for node in holders if self.state(node) is State.WELL]
+            for _ in range(self.policy.copies + 1 - len(well)):
+                able = [
+                    node
+                    for node in self.holds
+                    if node not in holders
+                    and self.state(node) is State.WELL
+                    and self.left_over(node, (*ordered, *orders)) >= len(block)
+                ]
+                if not able:
+                    break
+                spares = self.spares()
+                best = max(
+                    able,
+                    key=lambda node: (node in spares, self.left_over(node, (*ordered, *orders)), node),
+                )
+                holders.add(best)
+                orders.append((best, block))
+        return orders
+
+    def left_over(self, node: int, ordered: Iterable[tuple[int, Block]]) -> float:
+        """Room of a node, in layers, beside what it holds and is to load."""
+        copied = [block for block, nodes in self.copies.items() if node in nodes]
+        copied += [block for which, block in ordered if which == node]
+        return self.room.get(node, 0.0) - sum(map(len, (*self.holds[node], *copied)))
 
 
 def layers(block: Block) -> str:
     """'4-7', or '4' for a single layer: how a block is written for people."""
     return f"{block[0]}-{block[-1]}" if len(block) > 1 else f"{block[0]}"
+
+
+def named(block: Block) -> str:
+    """'layers 4-7' or 'layer 4'."""
+    return f"layer{'s' if len(block) > 1 else ''} {layers(block)}"

@@ -1,21 +1,27 @@
 """Rank 0: a prompt in, tokens out. READ THIS FIRST.
 
 A token's way: embed it, send the activation round the route (each node runs its layers and passes it
-on), turn what comes home into logits, choose the next token.
+on), turn what comes home into logits, choose the next token. If a node fails on the way, the same step
+leaves again over another route, and whoever has done its part already only sends it once more.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from .crew import Crew, Hop
-from .link import Link, Lost, Silence, Unservable
-from .wire import Kind, Message, Run, read_note
+from .crew import END_USER, Block, Crew, Hop, Sign, State
+from .journal import Behind, Journalled
+from .ledger import Ledger
+from .link import Link, Lost, Silence
+from .news import Change, News
+from .watch import Pace, Patience, Watch
+from .wire import Beat, Kind, Message, Run, note, read_note
 from .worker import Clock, Stages, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
 
 Choose = Callable[[Any, int], int]  # logits, position -> token id
+Signs = Iterable[tuple[int, Sign]]
 
 
 class Embeds(Protocol):
@@ -23,6 +29,16 @@ class Embeds(Protocol):
 
     def embed(self, ids: Sequence[int], start: int) -> bytes: ...
     def logits(self, body: bytes | memoryview) -> Any: ...
+
+
+class Hears(Protocol):
+    """Who is told of faults: the record and the screen."""
+
+    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None: ...
+    def route(self, at_s: float, step: int, epoch: int, route: tuple[Hop, ...]) -> None: ...
+    def change(self, change: Change) -> None: ...
+    def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
+    def words(self, node: int, words: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -37,97 +53,213 @@ class Token:
     pieces: tuple[Message, ...]  # what came home: their `runs` tell each stage's part
 
 
-class Departure(NamedTuple):
-    """What has left for one step."""
+@dataclass
+class Trip:
+    """One step under way: the positions from `start` to `end`."""
 
-    pieces: int
-    embed_s: float
-    at_s: float  # when the last piece left
+    step: int
+    ids: Sequence[int]  # all of the text; it grows while later steps leave
+    start: int
+    end: int
+    epoch: int = 0
+    route: tuple[Hop, ...] = ()
+    awaited: set[int] = field(default_factory=set)  # the ends of its pieces that are not home yet
+    home: list[Message] = field(default_factory=list)
+    embed_s: float = 0.0
+    since: float = 0.0  # when it left, or the last piece came home
 
 
-@dataclass(frozen=True)
 class EndUser:
     """Everything rank 0 needs to ask."""
 
-    link: Link
-    crew: Crew
-    head: Embeds
-    stages: Stages  # the end user's own layers
-    choose: Choose
-    clock: Clock
-    prefill_rows: int  # of a piece of the prompt, at the most
-    timeout_s: float
+    def __init__(
+        self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
+        *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
+        patience: Patience = Patience(), pace: dict[int, Pace] | None = None,
+    ):  # fmt: skip
+        self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
+        self.stages = stages  # the end user's own layers, and its copies
+        self.prefill_rows, self.load, self.hears = prefill_rows, load, hears
+        self.watch = Watch(crew.holds, patience, pace or {}, clock())
+        self.ledger, self.news = Ledger(), News(crew)
+        self.epoch = 0
+        self.route: tuple[Hop, ...] = ()
+        self.ordered: set[tuple[int, Block]] = set()
+        self.provided_for: Crew | None = None  # the crew for which copies were last ordered
+        self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> Iterator[Token]:
-        """Yield the answer's tokens, the end token included. Raises Unservable if a node fails.
+        """Yield the answer's tokens, the end token included. Raises Unservable if too little is left.
 
         The next token's activation leaves before a token is yielded: it travels while that one is shown.
         """
-        ids, route = list(prompt), self.crew.route()
+        ids = list(prompt)
         chosen_at = self.clock()
-        left = self.depart(route, 0, ids, 0)
+        trip = self.depart(Trip(0, ids, 0, len(ids)))
         for step in range(max_new_tokens):
-            home = self.come_home(step, left)
+            self.come_home(trip)
             home_at = self.clock()
-            token = self.choose(self.head.logits(home[-1].body), len(ids))
+            token = self.choose(self.head.logits(trip.home[-1].body), len(ids))
             now = self.clock()
-            chosen = Token(step, len(ids), token, now - chosen_at, left.embed_s + now - home_at, home)
+            chosen = Token(
+                step, len(ids), token, now - chosen_at, trip.embed_s + now - home_at, tuple(trip.home)
+            )
             chosen_at = now
             ids.append(token)
             last = token in end_ids or step + 1 == max_new_tokens
             if not last:
-                left = self.depart(route, step + 1, ids[-1:], len(ids) - 1)
+                trip = self.depart(Trip(step + 1, ids, len(ids) - 1, len(ids)))
             yield chosen
             if last:
                 return
 
-    def depart(self, route: tuple[Hop, ...], step: int, ids: Sequence[int], start: int) -> Departure:
-        """Embed `ids`, at positions start, start + 1, ..., and send them on their way.
+    # -- a step's way
+
+    def depart(self, trip: Trip, again: bool = False) -> Trip:
+        """Embed what is to be run and send it on its way.
 
         A prompt travels in pieces, one behind the other, so that while one node works on a piece the
-        next works on the piece before.
+        next works on the piece before. What leaves `again` goes as one.
         """
-        embed_s = 0.0
-        sizes = pieces(len(ids), self.prefill_rows, self.link.size - 1)
-        for rows in sizes:
-            piece, ids = ids[:rows], ids[rows:]
-            begun = self.clock()
-            body = self.head.embed(piece, start)
-            embed_s += self.clock() - begun
-            self.pass_on(Message(Kind.STEP, 0, 0, step, start, rows, route, (), body))
-            start += rows
-        return Departure(len(sizes), embed_s, self.clock())
+        route = self.crew.route()
+        if again or route != self.route:
+            self.epoch, self.route = self.epoch + 1, route
+            self.hears.route(self.clock(), trip.step, self.epoch, route)
+        trip.epoch, trip.route, trip.since = self.epoch, route, self.clock()
+        rows = trip.end - trip.start
+        sizes = [rows] if again else pieces(rows, self.prefill_rows, self.link.size - 1)
+        ends = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
+        trip.awaited = set(ends)
+        for piece_end in ends:
+            hops = self.ledger.hops(route, piece_end)
+            self.ledger.left(hops, piece_end)
+            self.watch.left(hops, self.epoch, piece_end, self.clock(), again)
+            start, begun = hops[0].since, self.clock()
+            body = self.head.embed(trip.ids[start:piece_end], start)
+            trip.embed_s += self.clock() - begun
+            message = Message(
+                Kind.STEP, 0, self.epoch, trip.step, start, piece_end - start, hops, (), body
+            )
+            if not self.pass_on(message, trip, 0):
+                return self.depart_again(trip)
+        return trip
 
-    def come_home(self, step: int, left: Departure) -> tuple[Message, ...]:
-        """The pieces of `step` when they have been everywhere, the end user's own last layers included."""
-        home: list[Message] = []
-        since = left.at_s
-        while len(home) < left.pieces:
-            message, received_bytes = self.receive()
-            if message.step == step:
-                arrival = Run(self.link.me, range(0), self.clock() - since, 0.0, 0.0, received_bytes)
-                home.append(run_own_hops(arrival, self.stages, message, self.clock))
-                since = self.clock()
-        return tuple(home)
+    def depart_again(self, trip: Trip) -> Trip:
+        self.ledger.only_known()
+        return self.depart(trip, again=True)
 
-    def receive(self) -> tuple[Message, int]:
-        """The next activation, and the bytes it came in."""
+    def pass_on(self, message: Message, trip: Trip, received_bytes: int) -> bool:
+        """Run the end user's own hops next on the way, then send on, or take in what is home.
+
+        -> False if one of its stages has forgotten what it sent, and must run it again.
+        """
+        arrival = Run(self.link.me, range(0), self.clock() - trip.since, 0.0, 0.0, received_bytes)
         try:
-            data = self.link.receive(self.timeout_s)
-        except Silence:
-            raise Unservable(f"no activation came home in {self.timeout_s:g} s (--timeout-s)") from None
-        except Lost as lost:
-            raise Unservable(f"{lost}, and nothing takes over yet") from None
-        message = Message.unpack(data)
-        if message.kind is Kind.NOTE:
-            raise Unservable(failure_of(message))
-        return message, len(data)
+            message = run_own_hops(arrival, self.stages, message, self.clock)
+        except Behind as behind:
+            self.ledger.behind(END_USER, behind.block, behind.have)
+            return False
+        if message.ahead:
+            self.send(message.ahead[0].node, message)
+            return True
+        trip.awaited.discard(message.end)
+        trip.home.append(message)
+        trip.since = self.clock()
+        self.ledger.came_home(trip.route, message.end)
+        self.watch.came_home({hop.node for hop in trip.route}, trip.since)
+        return True
 
-    def pass_on(self, message: Message) -> None:
-        message = run_own_hops(
-            Run(self.link.me, range(0), 0.0, 0.0, 0.0, 0), self.stages, message, self.clock
-        )
-        self.link.send(message.ahead[0].node, message.pack())
+    def come_home(self, trip: Trip) -> None:
+        """Wait until all of the step has been everywhere, and mend its route where that is needed."""
+        heard_all = False
+        while trip.awaited or not heard_all:
+            signs, heard_all = self.hear(trip, self.watch.look_again_s(self.clock()) if trip.awaited else 0.0)
+            if self.is_broken(trip, signs):
+                self.depart_again(trip)
+        trip.home.sort(key=lambda message: message.end)
+        for change in self.news.changes(trip.step, trip.home[-1].runs):
+            self.hears.change(change)
+        self.order_copies(trip.step)
+
+    def send(self, node: int, message: Message) -> None:
+        try:
+            self.link.send(node, message.pack())
+        except Lost as lost:
+            self.lost |= set(lost.nodes)
+
+    # -- signs
+
+    def hear(self, trip: Trip, wait_s: float) -> tuple[Signs, bool]:
+        """What the next message, or its absence, is a sign of, and whether all that has arrived is heard."""
+        if self.lost:
+            lost, self.lost = self.lost, set()
+            return [(node, Sign.LOST) for node in lost], False
+        try:
+            return self.take_in(Message.unpack(data := self.link.receive(wait_s)), len(data), trip), False
+        except Silence:
+            return self.watch.signs(self.crew, self.clock()), True
+        except Lost as lost:
+            return [(node, Sign.LOST) for node in lost.nodes], False
+
+    def take_in(self, message: Message, received_bytes: int, trip: Trip) -> Signs:
+        """What came: of the step, of a node's life, or a note. MISSING asks for the step to leave again."""
+        match message.kind:
+            case Kind.BEAT:
+                self.watch.heard(Beat.of(message), self.clock())
+            case Kind.NOTE:
+                return self.read(read_note(message), trip)
+            case Kind.STEP if message.epoch == trip.epoch and message.end in trip.awaited:
+                if not self.pass_on(message, trip, received_bytes):
+                    return [(END_USER, Sign.MISSING)]
+        return []
+
+    def read(self, said: dict[str, Any], trip: Trip) -> Signs:
+        """A worker's note."""
+        node = said["node"]
+        if "behind" in said and said["epoch"] == trip.epoch:
+            self.ledger.behind(node, range(*said["behind"]), said["have"])
+            return [(node, Sign.MISSING)]
+        if "loaded" in said:
+            self.has_copy(node, range(*said["loaded"]), trip.step)
+        if "failed" in said:
+            self.hears.words(node, said["failed"])
+        return []
+
+    def is_broken(self, trip: Trip, signs: Signs) -> bool:
+        """Whether the step must leave again, after these signs."""
+        missing = False
+        for node, sign in signs:
+            before, self.crew = self.crew, self.crew.after(node, sign)
+            missing |= sign is Sign.MISSING
+            if self.crew is not before or missing:
+                self.hears.sign(self.clock(), trip.step, node, sign)
+                self.news.seen(node, sign)
+            if sign is Sign.GIVEN_UP:  # should it ever wake up
+                self.send(node, Message(Kind.GOODBYE))
+        if not signs or not trip.awaited:
+            return False
+        ill = any(self.crew.state(hop.node) is not State.WELL for hop in trip.route)
+        return missing or (ill and self.crew.route() != trip.route)
+
+    # -- copies
+
+    def order_copies(self, step: int) -> None:
+        """The next fault is to find a copy again."""
+        if self.crew is self.provided_for:
+            return
+        self.provided_for = self.crew
+        for node, block in self.crew.wanted(self.ordered):
+            self.ordered.add((node, block))
+            if node == END_USER:
+                self.stages[block] = self.load(block)
+                self.has_copy(node, block, step)
+                continue
+            self.send(node, note(load=[block.start, block.stop]))
+
+    def has_copy(self, node: int, block: Block, step: int) -> None:
+        self.crew = self.crew.with_copy(node, block)
+        self.ordered.discard((node, block))
+        self.hears.copy(self.clock(), step, node, block)
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:
@@ -139,5 +271,6 @@ def pieces(rows: int, most: int, workers: int) -> list[int]:
 
 def failure_of(message: Message) -> str:
     """What a worker that gives up says of itself, as a sentence."""
-    note = read_note(message)
-    return f"node {note['node']} ({note['host']}): {note['failed']}"
+    said = read_note(message)
+    return f"node {said['node']} ({said['host']}): {said['failed']}"
+

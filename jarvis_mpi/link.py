@@ -39,3 +39,11 @@ class Link(Protocol):
     def receive(self, timeout_s: float) -> bytearray:
         """The next message from anyone. Raises Silence or Lost."""
         ...
+
+    def beat(self, data: bytes) -> None:
+        """Post `data` to the end user if the one before it is under way, else drop it. From any thread."""
+        ...
+
+    def sending(self) -> bool:
+        """Whether something posted is not under way yet."""
+        ...

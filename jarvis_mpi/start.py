@@ -96,7 +96,7 @@ def hand_out(
     """Tell every worker what it holds, and in pieces of how many rows the prompt will come."""
     for node in range(1, link.size):
         blocks = [[block.start, block.stop] for block in placement[node]]
-        link.send(node, note(blocks=blocks, threads=threads[node], dtype=dtype, pieces=pieces))
+        link.send(node, note(blocks=blocks, threads=threads[node], dtype=dtype, pieces=pieces).pack())
 
 
 def await_ready(link: Link, timeout_s: float, clock: Clock) -> dict[int, float]:
@@ -143,7 +143,7 @@ def last_words(link: Link) -> str:
 
 def report(link: Link, mine: Hello) -> None:
     """A worker says hello."""
-    link.send(END_USER, note(node=link.me, hello=asdict(mine)))
+    link.send(END_USER, note(node=link.me, hello=asdict(mine)).pack())
     link.flush(60.0)
 
 
@@ -161,7 +161,7 @@ def receive_plan(link: Link, timeout_s: float) -> dict[str, Any] | None:
 
 
 def ready(link: Link, loaded_s: float) -> None:
-    link.send(END_USER, note(node=link.me, loaded_s=loaded_s))
+    link.send(END_USER, note(node=link.me, loaded_s=loaded_s).pack())
 
 
 def part(link: Link, timeout_s: float, clock: Clock) -> dict[int, int]:
@@ -200,7 +200,7 @@ def goodbye(link: Link, body: bytes, timeout_s: float) -> None:
 def farewell(link: Link, timeout_s: float) -> bool:
     """A worker's last words, after the end user's goodbye. -> whether all part together."""
     try:
-        link.send(END_USER, note(node=link.me, peak_bytes=peak_bytes()))
+        link.send(END_USER, note(node=link.me, peak_bytes=peak_bytes()).pack())
         # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
         return await_goodbye(link, 2 * timeout_s + 1) == wire.TOGETHER
     except (Silence, Lost):
@@ -224,7 +224,7 @@ def peak_bytes() -> int:
 def fail(link: Link, sentence: str, timeout_s: float) -> bool:
     """A worker tells the end user why it gives up. -> whether all part together."""
     try:
-        link.send(END_USER, note(node=link.me, host=platform.node(), failed=sentence))
+        link.send(END_USER, note(node=link.me, host=platform.node(), failed=sentence).pack())
         await_goodbye(link, timeout_s)
     except (Silence, Lost):
         return False

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 from .crew import Block, Hop
 
-VERSION = 1  # of this format; nodes compare it at the start
+VERSION = 2  # of this format; nodes compare it at the start
 
 HEADER = struct.Struct("<4sBBBBIIIII")  # magic, version, kind, hops, runs, then sequence to rows
-HOP = struct.Struct("<HHH")  # node, first layer, layers
+HOP = struct.Struct("<HHHI")  # node, first layer, layers, since
 RUN = struct.Struct("<HHHfffI")  # node, first layer, layers, three durations, bytes
+BEAT = struct.Struct("<HIIHfB")  # see Beat
 MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
 
@@ -28,6 +29,7 @@ class Kind(IntEnum):
     STEP = 0  # run this activation and pass it on
     NOTE = 1  # JSON: hello, plan, ready, failed
     GOODBYE = 2  # the run is over: leave; its body tells how it ended
+    BEAT = 3  # a worker lives; its body is a Beat
 
 
 class Run(NamedTuple):
@@ -41,19 +43,43 @@ class Run(NamedTuple):
     received_bytes: int  # the whole message, as it came in; 0 if it came from the node itself
 
 
+class Beat(NamedTuple):
+    """What a worker says of itself when it has passed nothing on for a while."""
+
+    node: int
+    epoch: int  # of the last step it ran to its end, whose last position was `end` - 1
+    end: int
+    reached: int  # and the layer that comes after those it ran
+    busy_s: float  # how long it has been working on a step now; 0: it waits
+    sending: bool  # something that it sent is not under way yet
+
+    def pack(self) -> bytes:
+        return Message(Kind.BEAT, body=BEAT.pack(*self)).pack()
+
+    @classmethod
+    def of(cls, message: "Message") -> "Beat":
+        *numbers, sending = BEAT.unpack(message.body)
+        return cls(*numbers, bool(sending))
+
+
 @dataclass(frozen=True)
 class Message:
     """See the module. `body` of a STEP is an activation: `rows` rows in the run's dtype."""
 
     kind: Kind
     sequence: int = 0  # which answer; several are in flight later
-    epoch: int = 0  # which route; older ones are late and change nothing
+    epoch: int = 0  # which departure; what is of an older one is late and changes nothing
     step: int = 0  # which token of the answer
     start: int = 0  # position of the first row in its sequence
     rows: int = 0  # positions; the body's length tells the rest
     ahead: tuple[Hop, ...] = ()
     runs: tuple[Run, ...] = ()
     body: bytes | memoryview = field(default=b"", repr=False)
+
+    @property
+    def end(self) -> int:
+        """The position after the last row."""
+        return self.start + self.rows
 
     def pack(self) -> bytes:
         parts = [
@@ -62,7 +88,7 @@ class Message:
                 self.sequence, self.epoch, self.step, self.start, self.rows,
             )
         ]  # fmt: skip
-        parts += [HOP.pack(hop.node, hop.block.start, len(hop.block)) for hop in self.ahead]
+        parts += [HOP.pack(hop.node, hop.block.start, len(hop.block), hop.since) for hop in self.ahead]
         parts += [RUN.pack(run.node, run.block.start, len(run.block), *run[2:]) for run in self.runs]
         return b"".join([*parts, self.body])
 
@@ -81,7 +107,7 @@ class Message:
         view = memoryview(data)
         sequence, epoch, step, start, count = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
-        ahead = tuple(Hop(node, block(a, n)) for node, a, n in HOP.iter_unpack(hops_at))
+        ahead = tuple(Hop(node, block(a, n), since) for node, a, n, since in HOP.iter_unpack(hops_at))
         ran = tuple(Run(node, block(a, n), *rest) for node, a, n, *rest in RUN.iter_unpack(runs_at))
         return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, view[runs_end:])
 
@@ -90,9 +116,9 @@ def block(first: int, count: int) -> Block:
     return range(first, first + count)
 
 
-def note(**fields: Any) -> bytes:
-    """A NOTE with `fields` as JSON, packed."""
-    return Message(Kind.NOTE, body=json.dumps(fields).encode()).pack()
+def note(**fields: Any) -> Message:
+    """A NOTE with `fields` as JSON."""
+    return Message(Kind.NOTE, body=json.dumps(fields).encode())
 
 
 def read_note(message: Message) -> dict[str, Any]:

@@ -1,61 +1,116 @@
 """Ranks 1..N: receive, run, pass on. A worker decides nothing."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from .crew import END_USER, Block
-from .link import Link, Lost
-from .wire import Kind, Message, Run
+from .journal import Behind, Journalled
+from .link import Link, Lost, Silence
+from .wire import Beat, Kind, Message, Run, note, read_note
+
+SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
 Clock = Callable[[], float]  # seconds, monotonic
+Stages = dict[Block, Journalled]
 
 
-class Runs(Protocol):
-    """What a stage does, here: S rows of a sequence, from position `start` on -> S rows."""
+class Worker:
+    """`load` makes the stage of a block that is wanted as a copy; every `beat_s` it shows that it lives."""
 
-    def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes: ...
+    def __init__(
+        self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float
+    ):
+        self.link, self.stages, self.clock, self.load, self.beat_s = link, stages, clock, load, beat_s
+        self.epoch = 0  # the newest seen: what is of an older one is late
+        self.reached = (0, 0, 0)  # epoch, end, and the layer after the last one run: see wire.Beat
+        self.busy_since: float | None = None
+        self.free_at, self.sent_s = clock(), 0.0
+        self.newest_step, self.heard_of_at = 0, clock()  # a new step: the one before it came home, from us too
 
+    def serve(self, idle_timeout_s: float) -> None:
+        """Run what comes until the end user says goodbye.
 
-Stages = Mapping[Block, Runs]
+        Raises Silence if nothing comes for `idle_timeout_s`, Lost if the end user is gone.
+        """
+        while True:
+            try:
+                data = self.link.receive(idle_timeout_s)
+            except Lost as lost:
+                if END_USER in lost.nodes:
+                    raise
+                continue  # another worker: the end user knows too, and decides
+            message = Message.unpack(data)
+            match message.kind:
+                case Kind.STEP:
+                    self.step(message, len(data))
+                case Kind.NOTE:
+                    self.obey(read_note(message))
+                case Kind.GOODBYE:
+                    return
 
-
-def serve(link: Link, stages: Stages, clock: Clock, timeout_s: float, idle_timeout_s: float) -> None:
-    """Run what comes until the end user says goodbye.
-
-    Raises Silence if there is nothing to do for `idle_timeout_s`, or if the next node takes nothing for
-    `timeout_s`; Lost if that one or the end user is gone.
-    """
-    free_at, sent_s = clock(), 0.0
-    while True:
+    def step(self, message: Message, received_bytes: int) -> None:
+        stage = self.stages[message.ahead[0].block]
+        if message.epoch < self.epoch or message.end < stage.have(message.sequence):
+            return  # late or doubled: it changes nothing
+        self.epoch, self.busy_since = message.epoch, self.clock()
+        if message.step > self.newest_step:
+            self.newest_step, self.heard_of_at = message.step, self.busy_since
+        first = Run(self.link.me, range(0), self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes)
         try:
-            data = link.receive(idle_timeout_s)
+            ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
+            message = run_own_hops(first, self.stages, message, self.clock)
+            answer, to = message, message.ahead[0].node if message.ahead else END_USER
+        except Behind as behind:
+            lacking = [behind.block.start, behind.block.stop]
+            answer = note(node=self.link.me, epoch=self.epoch, behind=lacking, have=behind.have)
+            to, ran_to = END_USER, 0
+        done_at = self.clock()
+        self.reached, self.busy_since = (message.epoch, message.end, ran_to), None
+        self.pass_on(to, answer)
+        self.free_at = self.clock()
+        self.sent_s = self.free_at - done_at
+
+    def pass_on(self, node: int, message: Message) -> None:
+        """A send that stays stuck is left to go on by itself, and one to a dead node is dropped: the end user sees to it."""
+        try:
+            self.link.send(node, message.pack())
+            with contextlib.suppress(Silence):
+                self.link.flush(SEND_S)
         except Lost as lost:
             if END_USER in lost.nodes:
                 raise
-            continue  # another worker: the end user knows too, and decides
-        came_at = clock()
-        message = Message.unpack(data)
-        match message.kind:
-            case Kind.STEP:
-                first = Run(link.me, range(0), came_at - free_at, 0.0, sent_s, len(data))
-                message = run_own_hops(first, stages, message, clock)
-                done_at = clock()
-                link.send(message.ahead[0].node if message.ahead else END_USER, message.pack())
-                link.flush(timeout_s)
-                free_at = clock()
-                sent_s = free_at - done_at
-            case Kind.GOODBYE:
-                return
+
+    def obey(self, order: dict) -> None:
+        """The end user wants this node to hold a copy."""
+        block = range(*order["load"])
+        if block not in self.stages:
+            self.stages[block] = self.load(block)
+        self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
+
+    def beat(self) -> None:
+        """Show the end user that this node lives, unless its work has just come home. From any thread."""
+        now, since = self.clock(), self.busy_since
+        if now - self.heard_of_at >= self.beat_s:
+            busy_s = now - since if since is not None else 0.0
+            self.link.beat(Beat(self.link.me, *self.reached, busy_s, self.link.sending()).pack())
 
 
 def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> Message:
-    """The message after the hops ahead of it that are this node's; `first` says how it came here."""
+    """The message after the hops ahead of it that are this node's; `first` says how it came here.
+
+    Raises Behind if one of the stages lacks positions before those of the message.
+    """
     while message.ahead and message.ahead[0].node == first.node:
-        block = message.ahead[0].block
+        hop, *rest = message.ahead
         begun = clock()
-        body = stages[block].run(message.body, message.start, message.sequence)
-        run = first._replace(block=block, compute_s=clock() - begun)
-        message = replace(message, ahead=message.ahead[1:], runs=(*message.runs, run), body=body)
-        first = Run(first.node, block, 0.0, 0.0, 0.0, 0)  # from one own hop to the next nothing travels
+        since = rest[0].since if rest else message.end - 1  # home needs the last row alone
+        body, new = stages[hop.block].run(message, since)
+        journal = stages[hop.block].journals[message.sequence]
+        if new:
+            journal.runs = (*message.runs, first._replace(block=hop.block, compute_s=clock() - begun))
+        message = replace(
+            message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs, body=body
+        )
+        first = Run(first.node, hop.block, 0.0, 0.0, 0.0, 0)  # from one own hop to the next nothing travels
     return message

@@ -1,0 +1,150 @@
+"""python benchmarks/harm.py [--models ...] [--workers 8 5] [--tokens 2000] [--text FILE]: what losing a block costs.
+
+For each worker's block of the default placement, and for the end user's own first and last layer: how badly the
+model foretells an English text where those layers are skipped (what came in goes on as it is), as happens when the
+node dies and nobody else holds a copy. The worker dies before the text begins, so no cache remembers it.
+
+A block is called critical where the model without it does worse than a guesser that knows how often each token
+comes in this very text and reads nothing (the entropy of the text's tokens): then context no longer helps at all.
+
+The text is the prose of the Python Language Reference, which every Python carries (pydoc_data), unless --text gives
+another. Windows of 512 tokens, each from position 0. The last line is JSON.
+"""
+
+import argparse
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.functional import cross_entropy
+
+from jarvis_mpi import models
+from jarvis_mpi.blocks import place
+from jarvis_mpi.crew import END_USER, Block, layers
+from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.stage import Head, Stage, from_bytes, positions
+from jarvis_mpi.text import Text
+
+WINDOW = 512
+ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
+
+
+def prose() -> str:
+    """The long paragraphs of the Python Language Reference, each once, topics in the order of the alphabet."""
+    paragraphs = [part for name in sorted(topics) for part in topics[name].split("\n\n")]
+    long = [part for part in paragraphs if len(part) > 300 and part[0].isalpha() and part.endswith(".")]
+    return "\n\n".join(dict.fromkeys(" ".join(part.split()) for part in long if "\n " not in part))
+
+
+def windows_of(text: str, folder: Path, tokens: int) -> list[list[int]]:
+    """The first `tokens` token ids in windows, each begun as the model's texts begin (Gemma's do with <bos>)."""
+    tokenizer = Text(folder).tokenizer
+    begin = tokenizer("")["input_ids"]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]
+    if len(ids) < tokens:
+        print(f"the text has only {len(ids)} tokens of the {tokens} asked for")
+    step = WINDOW - len(begin)
+    return [begin + ids[first : first + step] for first in range(0, len(ids), step)]
+
+
+def token_entropy(windows: list[list[int]]) -> float:
+    """Nats a token of a guesser that knows each token's share of what is to be foretold, and reads nothing."""
+    counts = Counter(token for ids in windows for token in ids[1:])
+    return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
+
+
+@torch.inference_mode()
+def nats(head: Head, body: bytes, ids: list[int]) -> float:
+    """S rows -> the sum of -log p of the S - 1 tokens after the first. Head.logits gives the last row only."""
+    h, total = from_bytes(body, head.width, head.dtype), 0.0
+    for first in range(0, len(ids) - 1, ROWS):
+        wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
+        head.gap.answer = h[:, first : first + len(wanted)]
+        nothing = h.new_zeros(1, len(wanted), head.model.get_input_embeddings().embedding_dim)
+        place_of = positions(0, len(wanted))
+        logits = head.model(inputs_embeds=nothing, position_ids=place_of, use_cache=False).logits[0]
+        total += cross_entropy(logits.float(), wanted, reduction="sum").item()
+    return total
+
+
+def losses(head: Head, stages: dict[Block, Stage], ids: list[int]) -> dict[Block | None, float]:
+    """Skipped block (None: nothing is) -> summed nats of one window. What comes before a hole is run once."""
+    states: dict[Block | None, bytes] = {None: head.embed(ids, 0)}
+    for block, stage in stages.items():
+        whole = states[None]
+        states = {skipped: stage.run(state, 0) for skipped, state in states.items()}
+        states[block] = whole
+    return {skipped: nats(head, state, ids) for skipped, state in states.items()}
+
+
+def harm(head: Head, folder: Path, windows: list[list[int]], workers: int) -> dict:
+    """Nats a token of the full model, and with each node's block skipped."""
+    num_layers = load_config(folder).num_hidden_layers
+    placement = place(num_layers, workers, split="even", end_user_layers="first,last")
+    held = [(node, block) for node, blocks in sorted(placement.items()) for block in blocks]
+    in_order = sorted((block for _, block in held), key=lambda block: block.start)
+    stages = {block: Stage(folder, block, head.dtype) for block in in_order}
+    summed = Counter()
+    for ids in windows:
+        summed.update(losses(head, stages, ids))
+    tokens = sum(len(ids) - 1 for ids in windows)
+    full, guesser = summed[None] / tokens, token_entropy(windows)
+    skipped = [
+        {"node": node, "layers": layers(block), "nats": summed[block] / tokens, "more": summed[block] / tokens - full,
+         "critical": summed[block] / tokens > guesser}
+        for node, block in held
+    ]  # fmt: skip
+    return {"tokens": tokens, "full_nats": full, "guesser_nats": guesser, "skipped": skipped}
+
+
+def show(title: str, found: dict) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in ("skipped", "layers", "nats/token", "perplexity", "more nats than the full model", ""):
+        table.add_column(name, justify="left" if name in ("skipped", "layers", "") else "right")
+
+    def row(name: str, held: str, loss: float, verdict: str = "") -> None:
+        table.add_row(
+            name, held, f"{loss:.3f}", f"{math.exp(loss):,.1f}", f"{loss - found['full_nats']:.3f}", verdict
+        )
+
+    row("nothing", "", found["full_nats"])
+    for each in found["skipped"]:
+        node = "end user" if each["node"] == END_USER else f"worker {each['node']}"
+        row(node, each["layers"], each["nats"], "critical" if each["critical"] else "")
+    row("(reads nothing)", "", found["guesser_nats"])
+    console = Console(highlight=False, width=110)
+    console.print(table)
+    critical = [str(each["node"]) for each in found["skipped"] if each["critical"] and each["node"]]
+    console.print(f"critical workers: {', '.join(critical) or 'none'}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct", "gemma-3-270m"])
+    parser.add_argument("--workers", type=int, nargs="+", default=[8, 5])
+    parser.add_argument("--tokens", type=int, default=2000)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--text", type=Path)
+    settings = parser.parse_args()
+    quiet()
+    text = settings.text.read_text() if settings.text else prose()
+    results = {}
+    for model in settings.models:
+        folder = models.locate(model, print)
+        windows = windows_of(text, folder, settings.tokens)
+        head = Head(folder, dtype_of(load_config(folder), settings.dtype))
+        results[model] = {}
+        for workers in settings.workers:
+            found = results[model][workers] = harm(head, folder, windows, workers)
+            show(f"{model}, {settings.dtype}, {workers} workers, {found['tokens']} tokens", found)
+    print(json.dumps({"dtype": settings.dtype, "text": str(settings.text or "pydoc_data"), **results}))
+
+
+main()

@@ -1,0 +1,89 @@
+"""A stage that runs every position once and keeps what it sent, so that a repair asks for rows, not for work.
+
+What a stage has run is known by sequence and position: asked for it again (under another epoch), it sends
+the journalled rows. Where the next stage is a copy that has run nothing yet, it sends all that one lacks,
+and only that one works.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .crew import Block
+from .wire import Message, Run
+
+
+class Runs(Protocol):
+    """What a stage does, here: S rows of a sequence, from position `start` on -> S rows."""
+
+    def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes: ...
+    def forget(self, sequence: int) -> None: ...
+
+
+class Behind(Exception):
+    """A stage that has run `have` positions lacks some before those it was sent. The end user acts."""
+
+    def __init__(self, block: Block, have: int):
+        self.block, self.have = block, have
+        super().__init__(f"{block} has run {have} positions")
+
+
+@dataclass
+class Journal:
+    """What a stage sent for one sequence."""
+
+    first: int = 0  # position of the first row kept
+    end: int = 0  # the positions run so far
+    rows: bytearray = field(default_factory=bytearray)
+    row_bytes: int = 1
+    runs: tuple[Run, ...] = ()  # that led to the last row, this stage's included
+
+    def since(self, position: int) -> bytes:
+        return bytes(self.rows[(position - self.first) * self.row_bytes :])
+
+    def add(self, body: bytes, rows: int, limit_bytes: int) -> None:
+        self.row_bytes = len(body) // rows
+        self.rows += body
+        self.end += rows
+        if len(self.rows) > limit_bytes:  # the older half goes: all at once, because it moves the rest
+            kept = max(limit_bytes // 2 // self.row_bytes, 1)
+            del self.rows[: -kept * self.row_bytes]
+            self.first = self.end - kept
+
+
+class Journalled:
+    """The stage of `block` with its journals, each of `limit_bytes` at the most."""
+
+    def __init__(self, stage: Runs, block: Block, limit_bytes: int):
+        self.stage, self.block, self.limit_bytes = stage, block, limit_bytes
+        self.journals: defaultdict[int, Journal] = defaultdict(Journal)
+
+    def run(self, message: Message, since: int) -> tuple[bytes, bool]:
+        """Run what is new of the message's rows -> rows from position `since` on, and whether any was new.
+
+        Raises Behind where positions before the message's are missing, or where rows from `since` on were
+        run but are no longer kept: then all is forgotten, to be run once more from the beginning.
+        """
+        journal = self.journals[message.sequence]
+        if message.start > journal.end:
+            raise Behind(self.block, journal.end)
+        if since < journal.first:
+            self.stage.forget(message.sequence)
+            del self.journals[message.sequence]
+            raise Behind(self.block, 0)
+        new = message.end - journal.end
+        if new <= 0:
+            return journal.since(since), False
+        old = journal.end - message.start
+        body = memoryview(message.body)[old * (len(message.body) // message.rows) :]
+        out = self.stage.run(body, journal.end, message.sequence)
+        if since < journal.end:
+            kept = journal.since(since) + out
+        else:
+            kept = out[(since - journal.end) * (len(out) // new) :]
+        journal.add(out, new, self.limit_bytes)
+        return kept, True
+
+    def have(self, sequence: int) -> int:
+        """How many positions were run."""
+        return self.journals[sequence].end

@@ -1,0 +1,60 @@
+"""What the person is told of faults: said of what was really run, not of what was meant to be."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .crew import Block, Crew, Sign, named
+from .wire import Run
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `step` on, `block` is run by another node than before, or by none."""
+
+    step: int
+    block: Block
+    node: int  # whose block it was until now; its owner if nobody's
+    sign: Sign  # the last one seen of that node, or of its owner
+    to: int | None  # who runs it now; None: it is skipped
+    inexact: bool  # layers before it are or were missing: its cache is not what it would have been
+
+    def __str__(self) -> str:
+        if self.to is None:
+            what = f"{named(self.block)} skipped"
+        elif self.to == self.node:
+            what = f"{named(self.block)} on it again"
+        else:
+            what = f"{named(self.block)} from the copy on {f'node {self.to}' if self.to else 'the end user'}"
+        inexact = ", inexact for what was skipped before" if self.inexact and self.to is not None else ""
+        return f"node {self.node} {self.sign.value} at step {self.step}: {what}{inexact}"
+
+
+class News:
+    """Tells where a step was run otherwise than the one before it."""
+
+    def __init__(self, crew: Crew):
+        self.owners = dict(crew.blocks())
+        self.served: dict[Block, int | None] = dict(self.owners)
+        self.last_sign: dict[int, Sign] = {}
+        self.ever_missing: set[int] = set()  # layers that some position lacks
+
+    def seen(self, node: int, sign: Sign) -> None:
+        self.last_sign[node] = sign
+
+    def changes(self, step: int, runs: Iterable[Run]) -> list[Change]:
+        """What is new in how `step` was run."""
+        now = {run.block: run.node for run in runs}
+        changes = []
+        for block, before in self.served.items():
+            if now.get(block) == before:
+                continue
+            owner, to = self.owners[block], now.get(block)
+            node = owner if before is None or to == owner else before
+            inexact = any(layer < block.stop for layer in self.ever_missing)
+            sign = self.last_sign.get(node, Sign.LOST)
+            changes.append(Change(step, block, node, sign, to, inexact))
+        for block in self.served:
+            self.served[block] = now.get(block)
+            if block not in now:
+                self.ever_missing.update(block)
+        return changes

@@ -1,0 +1,173 @@
+"""From what was heard, and when, to signs: life and work are told apart.
+
+A *beat* proves that a node lives (it goes on while the node computes); so does its work when it comes
+home. How long it has worked on one step, by its own clock, is held against a *progress deadline* made of
+the node's own measured times. No clock here: every call is told the time, in seconds of one monotonic clock.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .crew import END_USER, Crew, Hop, Sign, State
+from .wire import Beat
+
+RESENDS = 2  # of one step to a node that says it never got it, before it is held to be out of reach
+HELD_BACK_S = 10.0  # a node out of another's reach is not used again for so long
+SLOWER = 3.0  # than measured at the start: what a stage may be before it is over its deadline
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long each wait may be, in seconds; see settings.py."""
+
+    beat_s: float = 0.25
+    silence_s: float = 1.0
+    progress_s: float = 1.0
+    stall_timeout_s: float = 30.0
+    give_up_s: float = 60.0
+
+
+class Pace(NamedTuple):
+    """What a node measured at its start, a layer."""
+
+    one_s: float = 0.0  # a step of one row
+    row_s: float = 0.0  # each further row of a larger one
+    first_s: float = 0.0  # more, for a copy's first use: it is read from the disk then
+
+
+@dataclass
+class Seen:
+    """What is known of one node."""
+
+    alive_at: float  # when it last gave a sign of life
+    left_at: float = 0.0  # when it last ceased to be WELL
+    held_back_until: float = 0.0  # if it comes back again and again
+    departures: int = 0  # how often it ceased to be WELL
+    beat: Beat | None = None  # the last one, if it came after the last work of the node that came home
+    beat_at: float = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        return self.beat.busy_s if self.beat else 0.0
+
+
+class Watch:
+    def __init__(self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float):
+        self.patience, self.pace = patience, pace
+        self.seen = {node: Seen(now) for node in nodes if node != END_USER}
+        self.looked_at = now
+        self.hops: tuple[Hop, ...] = ()  # of the step under way, the workers' alone
+        self.epoch = self.end = self.resends = 0
+        self.left_at = self.moved_at = now
+        self.allowed_s: dict[int, float] = {}
+
+    # -- what happens
+
+    def left(self, hops: Iterable[Hop], epoch: int, end: int, now: float, again: bool) -> None:
+        """A step has left over `hops`: the positions up to `end`. `again`: it had left before."""
+        if not again:
+            self.resends, self.left_at = 0, now
+        self.hops = tuple(hop for hop in hops if hop.node != END_USER)
+        self.epoch, self.end, self.moved_at = epoch, end, now
+        self.allowed_s = {}
+        for hop in self.hops:
+            pace, rows = self.pace.get(hop.node, Pace()), end - hop.since
+            expected_s = len(hop.block) * (pace.one_s + (rows - 1) * pace.row_s)
+            expected_s += len(hop.block) * pace.first_s * (rows > 1 and hop.since == 0)
+            self.allowed_s.setdefault(hop.node, self.patience.progress_s)
+            self.allowed_s[hop.node] += SLOWER * expected_s
+
+    def came_home(self, nodes: Iterable[int], now: float) -> None:
+        """Work of these nodes came home."""
+        self.moved_at = now
+        for node in nodes:
+            if node != END_USER:
+                self.seen[node].alive_at, self.seen[node].beat = now, None
+
+    def heard(self, beat: Beat, now: float) -> None:
+        seen = self.seen[beat.node]
+        if beat.busy_s or (seen.beat and beat[1:4] != seen.beat[1:4]):
+            self.moved_at = now  # whoever works is judged by its own deadline
+        seen.alive_at = seen.beat_at = now
+        seen.beat = beat
+
+    # -- what follows from it
+
+    def look_again_s(self, now: float) -> float:
+        """How long nothing can become due; 0: it is time, once all that has arrived is heard."""
+        silent_at = (each.alive_at + self.patience.silence_s + 1e-3 for each in self.seen.values())
+        due_at = min((at for at in silent_at if at > self.looked_at), default=now + self.patience.beat_s)
+        return max(0.0, min(due_at, self.looked_at + self.patience.beat_s) - now)
+
+    def signs(self, crew: Crew, now: float) -> list[tuple[int, Sign]]:
+        """What is to be noticed now, everything that arrived having been heard."""
+        away_s = now - self.looked_at - self.patience.beat_s
+        if away_s > self.patience.beat_s:  # the end user was busy or stopped itself: that is nobody's silence
+            for each in self.seen.values():
+                each.alive_at = min(now, each.alive_at + away_s)
+            self.moved_at = min(now, self.moved_at + away_s)
+        self.looked_at = now
+        signs = [(node, sign) for node in self.seen if (sign := self.sign_of(node, crew.state(node), now))]
+        return signs or self.missing(crew, now)
+
+    def sign_of(self, node: int, state: State, now: float) -> Sign | None:
+        seen, quiet_s = self.seen[node], now - self.seen[node].alive_at
+        idle = seen.beat is not None and seen.beat_at > seen.left_at and not seen.busy_s
+        worked = seen.beat is None and seen.alive_at > seen.left_at
+        back = (idle or worked) and quiet_s <= self.patience.silence_s and now >= seen.held_back_until
+        match state:
+            case State.WELL if quiet_s > self.patience.silence_s:
+                return self.leaving(seen, Sign.SILENT, now)
+            case State.STALLED if quiet_s > self.patience.silence_s:
+                return Sign.SILENT
+            case State.WELL if seen.busy_s > self.allowed_s.get(node, self.patience.progress_s):
+                return self.leaving(seen, Sign.STALLED, now)
+            case State.STALLED if seen.busy_s > self.patience.stall_timeout_s:
+                return Sign.STUCK
+            case State.STALLED | State.SILENT if back:
+                return Sign.BACK
+            case State.SILENT if quiet_s > self.patience.give_up_s:
+                return Sign.GIVEN_UP
+        return None
+
+    def leaving(self, seen: Seen, sign: Sign, now: float) -> Sign:
+        """`sign` ends a node's being WELL: the first time it may come back at once, then after 1 s, 2 s, 4 s, ..."""
+        if seen.departures:
+            wait_s = min(2.0 ** (seen.departures - 1), self.patience.give_up_s)
+            seen.held_back_until = max(seen.held_back_until, now + wait_s)
+        seen.departures += 1
+        seen.left_at = now
+        return sign
+
+    def missing(self, crew: Crew, now: float) -> list[tuple[int, Sign]]:
+        """The step under way that nobody works on, though all say that they could: it has been lost."""
+        if not self.hops or now - self.moved_at < self.patience.progress_s:
+            return []
+        node = self.stranded_at()
+        if node is None:
+            return []
+        self.moved_at = now
+        self.resends += 1
+        if node == END_USER or self.resends <= RESENDS:
+            return [(node, Sign.MISSING)]
+        seen = self.seen[node]
+        if crew.state(node) is State.WELL:
+            self.leaving(seen, Sign.STALLED, now)
+            seen.held_back_until = max(seen.held_back_until, now + HELD_BACK_S)
+            return [(node, Sign.STALLED), (node, Sign.MISSING)]
+        if crew.state(node) is State.STALLED and now - self.left_at > self.patience.stall_timeout_s:
+            return [(node, Sign.STUCK), (node, Sign.MISSING)]
+        return [(node, Sign.MISSING)]
+
+    def stranded_at(self) -> int | None:
+        """The first node of the route that waits and has not run the step; None while anybody may be at it."""
+        before: Beat | None = None
+        for hop in self.hops:
+            seen = self.seen[hop.node]
+            if seen.beat is None or seen.beat_at <= self.moved_at or seen.busy_s:
+                return None  # it has not said so yet: it is silent, or its word is under way
+            if (seen.beat.epoch, seen.beat.end) != (self.epoch, self.end) or seen.beat.reached < hop.block.stop:
+                return None if before and before.sending else hop.node
+            before = seen.beat
+        return None if before and before.sending else END_USER

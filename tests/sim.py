@@ -1,0 +1,574 @@
+"""The real generate, serve and crew over a network in memory, on a virtual clock: one seed, one story.
+
+Every node is a greenlet; a heap of (time, what) moves them on. A story's faults (who is killed, stopped,
+stalled, cut off or slow, and which messages are late, doubled, lost or out of order) are drawn from its seed.
+
+The simulated stage's output depends on the layers run, on their order and on all rows before, so a wrong
+repair shows in the text; a row also carries the layers that were really run on it.
+"""
+
+import heapq
+import random
+import struct
+from collections import deque
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from greenlet import greenlet
+
+from jarvis_mpi import blocks
+from jarvis_mpi.crew import END_USER, Block, Crew, Policy, Sign
+from jarvis_mpi.enduser import EndUser
+from jarvis_mpi.journal import Journalled
+from jarvis_mpi.link import Lost, Silence, Unservable
+from jarvis_mpi.watch import Pace, Patience
+from jarvis_mpi.wire import HEADER, Kind, Message
+from jarvis_mpi.worker import Worker
+
+ROW = struct.Struct("<QQ")  # value, the layers that were run on it (a bit each)
+BITS = 2**64 - 1
+LOAD_S = 0.2
+PROMPT = [5, 3, 8, 1, 9, 2, 7]
+LIMIT_S = 900.0  # of virtual time: nothing may take so long
+
+
+class Wrong(AssertionError):
+    """A rule is broken."""
+
+
+def mix(*numbers: int) -> int:
+    value = 0x9E3779B97F4A7C15
+    for number in numbers:
+        value = ((value ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & BITS
+        value ^= value >> 29
+    return value
+
+
+class SimHead:
+    def embed(self, ids, start: int) -> bytes:
+        return b"".join(ROW.pack(mix(token, start + i), 0) for i, token in enumerate(ids))
+
+    def logits(self, body) -> tuple[int, int]:
+        return ROW.unpack(body[-ROW.size :])
+
+
+class SimStage:
+    """Layers whose output depends on every row before."""
+
+    def __init__(self, block: Block, busy=lambda rows: None):
+        self.block, self.busy = block, busy
+        self.caches: dict[int, list[int]] = {}
+        self.bits = sum(1 << layer for layer in block)
+        self.began = 0  # how often a sequence was begun: more than once only if it was forgotten
+
+    def run(self, body, start: int, sequence: int) -> bytes:
+        if start == 0:
+            self.caches[sequence] = [mix(self.block.start)]
+            self.began += 1
+        cache = self.caches[sequence]
+        if len(cache) - 1 != start:
+            raise Wrong(f"rule 3: layers {self.block} have run {len(cache) - 1} positions, not {start}")
+        out = []
+        for value, ran in ROW.iter_unpack(body):
+            if ran >> self.block.start:
+                raise Wrong(f"rule 1: layers {self.block} are run after {ran:b}")
+            cache.append(mix(cache[-1], value))
+            out.append(ROW.pack(mix(value, cache[-1]), ran | self.bits))
+        self.busy(len(out) * len(self.block))
+        return b"".join(out)
+
+    def forget(self, sequence: int) -> None:
+        self.caches.pop(sequence, None)
+
+
+def choose(logits: tuple[int, int], position: int) -> int:
+    return logits[0] % 1009
+
+
+def whole_text(placement, tokens: int) -> list[int]:
+    """What one machine says."""
+    head, stages = SimHead(), [SimStage(block) for block, _ in Crew(placement).blocks()]
+    ids, start = list(PROMPT), 0
+    for _ in range(tokens):
+        body = head.embed(ids[start:], start)
+        for stage in stages:
+            body = stage.run(body, start, 0)
+        start = len(ids)
+        ids.append(choose(head.logits(body), len(ids)))
+    return ids[len(PROMPT) :]
+
+
+# -- a story: what happens, and to whom
+
+
+@dataclass(frozen=True)
+class Fault:
+    at_s: float
+    kind: str  # kill, die (unseen by MPI), stop, stall, cut, slow
+    node: int
+    for_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.at_s:.2f} s: {self.kind} {self.node}" + (f" for {self.for_s:.1f} s" if self.for_s else "")
+
+
+@dataclass(frozen=True)
+class Story:
+    seed: int
+    layers: int = 8
+    workers: int = 4
+    copies: int = 1
+    tokens: int = 20
+    kept: str = "first,last"
+    faults: tuple[Fault, ...] = ()
+    lost: float = 0.0  # share of messages
+    doubled: float = 0.0
+    late: float = 0.0
+    late_s: float = 0.3  # how late, at the most
+    room: float = 100.0
+    journal_bytes: int = 10**6
+    prefill_rows: int = 4
+    ladder: tuple[str, ...] = ("copy", "skip")
+    max_skipped: int = 10**6
+    sees_deaths: bool = True  # MPI tells of a killed process
+    layer_s: float = 0.004  # a row through a layer
+
+    def __str__(self) -> str:
+        faults = "; ".join(map(str, self.faults)) or "no fault"
+        rest = {k: v for k, v in vars(self).items() if v != getattr(Story, k, None) and k != "faults"}
+        return f"{faults} | {rest}"
+
+
+KINDS = ("kill", "kill", "stop", "stop for", "stall", "cut", "slow")
+
+
+def draw(seed: int) -> Story:
+    """A story, the same for a seed on any machine."""
+    dice = random.Random(seed)
+    workers, tokens = dice.randint(1, 5), dice.choice((8, 16, 30))
+    kept = dice.choice(("first,last", "first,last", "none", "first", "last"))
+    own = 0 if kept == "none" else len(kept.split(","))
+    layers = own + dice.randint(max(1, workers - 1), 2 * workers)
+    layer_s = dice.choice((0.002, 0.01, 0.04))
+    row_s = layers * layer_s + 0.002 * workers
+    faults, at_s = [], dice.random() * dice.choice((len(PROMPT), tokens / 2)) * row_s
+    near = dice.random() < 0.4  # close together: during each other's repair
+    for _ in range(dice.choice((0, 1, 1, 1, 2, 2, 3, 4))):
+        kind = dice.choice(KINDS)
+        at_s += dice.random() * (2 * row_s if near else 0.5 * tokens * row_s + 1.0)
+        for_s = dice.choice((0.3, 0.9, 1.5, 3.0, 12.0)) if kind not in ("kill", "stop") else 0.0
+        if kind == "stall" and dice.random() < 0.1:
+            for_s = 45.0
+        faults.append(Fault(at_s, kind.split()[0], dice.randint(1, workers), for_s))
+    rough = dice.random()
+    return Story(
+        seed, layers, workers, dice.choice((0, 1, 1, 2)), tokens, kept, tuple(faults),
+        lost=dice.choice((0.01, 0.05)) if rough < 0.2 else 0.0,
+        doubled=0.05 if 0.1 < rough < 0.4 else 0.0,
+        late=0.1 if 0.3 < rough < 0.6 else 0.0,
+        late_s=dice.choice((0.05, 0.3, 4.0)),
+        room=dice.choice((100.0, 100.0, 3.0, 0.0)),
+        journal_bytes=dice.choice((10**6, 10**6, 10**6, 10 * ROW.size)),
+        prefill_rows=dice.choice((2, 4, 128)),
+        max_skipped=dice.choice((10**6, 10**6, layers // 3)),
+        ladder=dice.choice((("copy", "skip"), ("copy", "skip"), ("copy", "skip"), ("copy",), ("skip",))),
+        sees_deaths=dice.random() < 0.8,
+        layer_s=layer_s,
+    )  # fmt: skip
+
+
+# -- the world
+
+
+class World:
+    def __init__(self):
+        self.now, self.order, self.events = 0.0, count(), []
+        self.hub = greenlet.getcurrent()
+
+    def at(self, time: float, what) -> None:
+        heapq.heappush(self.events, (time, next(self.order), what))
+
+    def run(self, main: greenlet) -> None:
+        """Until `main` has ended."""
+        main.switch()
+        while not main.dead:
+            if not self.events:
+                raise Wrong("rule 7: everyone waits for ever")
+            self.now, _, what = heapq.heappop(self.events)
+            if self.now > LIMIT_S:
+                raise Wrong(f"rule 7: still waiting after {LIMIT_S} s")
+            what()
+
+
+class SimNode:
+    """One node: its process (which can be stopped or killed) and its end of the network; see link.Link."""
+
+    def __init__(self, world: World, me: int, nodes: list["SimNode"], story: Story, dice: random.Random):
+        self.world, self.me, self.nodes, self.story, self.dice = world, me, nodes, story, dice
+        self.size = story.workers + 1
+        self.alive, self.stopped_until, self.cut_until, self.slow_until = True, 0.0, 0.0, 0.0
+        self.stall_s = 0.0  # of the next work
+        self.known_dead: set[int] = set()
+        self.inbox: deque = deque()
+        self.waiting: greenlet | None = None
+        self.turn = 0
+        self.last_arrival: dict[int, float] = {}
+        self.newest = 0  # epoch received
+
+    # -- the process
+
+    def clock(self) -> float:
+        return self.world.now
+
+    def resume(self, sleeper: greenlet, turn: int, value=None) -> None:
+        """Go on with `sleeper`, unless it went on already; not while this process is stopped."""
+        if not self.alive or sleeper.dead or turn != self.turn:
+            return
+        if self.stopped_until > self.world.now:
+            self.world.at(self.stopped_until, lambda: self.resume(sleeper, turn, value))
+            return
+        self.turn += 1
+        self.waiting = None
+        sleeper.switch(value)
+
+    def sleep(self, seconds: float) -> None:
+        me, turn = greenlet.getcurrent(), self.turn
+        self.world.at(self.world.now + seconds, lambda: self.resume(me, turn))
+        self.world.hub.switch()
+
+    def compute(self, rows: int) -> None:
+        """Rows times layers."""
+        stalled, self.stall_s = self.stall_s, 0.0
+        seconds = rows * self.story.layer_s
+        self.sleep(seconds * (20 if self.slow_until > self.world.now else 1) + stalled)
+
+    def beats(self, worker: Worker, every_s: float) -> None:
+        if self.alive:
+            if self.stopped_until <= self.world.now:
+                worker.beat()
+            self.world.at(self.world.now + every_s, lambda: self.beats(worker, every_s))
+
+    # -- the link
+
+    def send(self, node: int, data: bytes) -> None:
+        if node in self.known_dead:
+            raise Lost(self.known_dead)
+        if data[5] == Kind.STEP:
+            epoch = HEADER.unpack_from(data)[6]
+            if self.me != END_USER and epoch < self.newest:
+                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {self.newest}")
+        dice, story = self.dice, self.story
+        control = self.nodes[node] is self or data[5] in (Kind.NOTE, Kind.GOODBYE)
+        if not control and dice.random() < story.lost:
+            return
+        for _ in range(1 + (not control and dice.random() < story.doubled)):
+            self.deliver(node, data, dice.random() < story.late)
+
+    def deliver(self, node: int, data: bytes, late: bool) -> None:
+        other, now = self.nodes[node], self.world.now
+        at = now + 0.0005 + 0.001 * self.dice.random()
+        at = max(at, self.cut_until, other.cut_until)
+        if late:
+            at += self.dice.random() * self.story.late_s  # and out of order
+        else:
+            at = other.last_arrival[self.me] = max(at, other.last_arrival.get(self.me, 0.0) + 1e-6)
+        self.world.at(at, lambda: other.arrives(data))
+
+    def beat(self, data: bytes) -> None:
+        if self.alive:
+            self.send(END_USER, data)
+
+    def flush(self, timeout_s: float) -> None:
+        pass
+
+    def sending(self) -> bool:
+        return False
+
+    def arrives(self, what) -> None:
+        if not self.alive:
+            return
+        self.inbox.append(what)
+        if self.waiting:
+            self.resume(self.waiting, self.turn)
+
+    def receive(self, timeout_s: float) -> bytearray:
+        if not self.inbox:
+            self.waiting, turn = greenlet.getcurrent(), self.turn
+            waiting = self.waiting
+            if timeout_s < LIMIT_S:
+                self.world.at(self.world.now + timeout_s, lambda: self.resume(waiting, turn))
+            self.world.hub.switch()
+        if not self.inbox:
+            raise Silence(f"nothing arrived in {timeout_s} s")
+        what = self.inbox.popleft()
+        if isinstance(what, int):
+            self.known_dead.add(what)
+            raise Lost(self.known_dead)
+        if self.me != END_USER and what[5] == Kind.STEP:
+            self.newest = max(self.newest, HEADER.unpack_from(what)[6])
+        return bytearray(what)
+
+    # -- faults
+
+    def suffer(self, fault: Fault) -> None:
+        until = self.world.now + fault.for_s
+        match fault.kind:
+            case "kill":
+                self.alive = False
+                for other in self.nodes:
+                    if other is not self and self.story.sees_deaths:
+                        at = self.world.now + 0.03 * self.dice.random()
+                        self.world.at(at, lambda other=other: other.arrives(self.me))
+            case "stop" if self.stopped_until < float("inf"):
+                self.stopped_until = until if fault.for_s else float("inf")
+            case "stall":
+                self.stall_s = fault.for_s
+            case "cut":
+                self.cut_until = until
+            case "slow":
+                self.slow_until = until
+
+
+@dataclass
+class Told:
+    """Who is told of faults."""
+
+    signs: list = field(default_factory=list)
+    routes: list = field(default_factory=list)
+    changes: list = field(default_factory=list)
+    log: list = field(default_factory=list)
+
+    def sign(self, at_s, step, node, sign):
+        self.signs.append((at_s, step, node, sign))
+        self.log.append(("sign", node, sign))
+
+    def route(self, at_s, step, epoch, route):
+        self.routes.append((at_s, step, epoch, route))
+        self.log.append(("route", route))
+
+    def change(self, change):
+        self.changes.append(change)
+
+    def copy(self, at_s, step, node, block):
+        self.log.append(("copy", node, block))
+
+    def words(self, node, words):
+        pass
+
+
+@dataclass
+class Outcome:
+    story: Story
+    placement: dict
+    tokens: list
+    told: Told
+    ended: str
+    seconds: float
+    gaps: list
+    stages: dict
+    copies: dict
+
+
+def play(story: Story) -> Outcome:
+    """Run the story. Raises Wrong where a rule is broken."""
+    world, dice = World(), random.Random(story.seed + 1)
+    placement = blocks.place(story.layers, story.workers, split="even", end_user_layers=story.kept)
+    copies = blocks.copies(placement, story.copies)
+    policy = Policy(story.ladder, story.max_skipped, copies=story.copies)
+    crew = Crew(placement, copies, policy, {node: story.room for node in placement})
+    nodes: list[SimNode] = []
+    nodes += [SimNode(world, node, nodes, story, dice) for node in range(story.workers + 1)]
+    patience = Patience()
+    made: dict = {}
+
+    def stages(node: SimNode) -> dict:
+        held = [*placement[node.me], *(block for block, holders in copies.items() if node.me in holders)]
+        return {block: new(node, block) for block in held}
+
+    def new(node: SimNode, block: Block) -> Journalled:
+        made[node.me, block] = SimStage(block, node.compute)
+        return Journalled(made[node.me, block], block, story.journal_bytes)
+
+    def load(node: SimNode):
+        def loaded(block):
+            node.sleep(LOAD_S)
+            return new(node, block)
+
+        return loaded
+
+    failures: list[BaseException] = []
+
+    def serving(worker: Worker):
+        def served():
+            try:
+                worker.serve(10 * LIMIT_S)
+            except Lost:
+                pass
+            except BaseException as error:
+                failures.append(error)
+                raise
+
+        return served
+
+    for node in nodes[1:]:
+        worker = Worker(node, stages(node), node.clock, load(node), patience.beat_s)
+        world.at(0.0, greenlet(serving(worker)).switch)
+        world.at(patience.beat_s * dice.random(), lambda n=node, w=worker: n.beats(w, patience.beat_s))
+    for fault in story.faults:
+        world.at(fault.at_s, lambda fault=fault: nodes[fault.node].suffer(fault))
+    told, tokens, gaps, ended = Told(), [], [], ["text"]
+    user = nodes[END_USER]
+    pace = {node: Pace(story.layer_s, story.layer_s) for node in placement}
+
+    def asking():
+        try:
+            asker = EndUser(
+                user, crew, SimHead(), stages(user), choose, user.clock, prefill_rows=story.prefill_rows,
+                load=load(user), hears=told, patience=patience, pace=pace,
+            )  # fmt: skip
+            last = world.now
+            for token in asker.generate(PROMPT, story.tokens, set()):
+                tokens.append((token, asker.epoch))
+                gaps.append(world.now - last)
+                last = world.now
+        except Unservable as error:
+            ended[0] = str(error)
+        except BaseException as error:
+            failures.append(error)
+
+    world.run(greenlet(asking))
+    if failures:
+        raise failures[0]
+    return Outcome(story, placement, tokens, told, ended[0], world.now, gaps, made, copies)
+
+
+# -- the rules of design.md
+
+
+def check(outcome: Outcome) -> None:
+    """Raises Wrong where a rule of the design is broken."""
+    story, told = outcome.story, outcome.told
+    everything = (1 << story.layers) - 1
+    gone = 0
+    changes = iter([*told.changes, None])
+    change = next(changes)
+    for token, _ in outcome.tokens:
+        while change is not None and change.step <= token.step:
+            bits = sum(1 << layer for layer in change.block)
+            gone = gone | bits if change.to is None else gone & ~bits
+            change = next(changes)
+        ran = ROW.unpack(token.pieces[-1].body[-ROW.size :])[1]
+        said = sum(1 << layer for run in token.pieces[-1].runs for layer in run.block)
+        if ran != everything & ~gone:
+            raise Wrong(f"rule 1: step {token.step} ran {ran:b}, announced missing {gone:b}")
+        if ran != said:
+            raise Wrong(f"rule 1: step {token.step} ran {ran:b}, its message says {said:b}")
+        epoch = max(epoch for _, step, epoch, _ in told.routes if step <= token.step)
+        if token.pieces[-1].epoch != epoch:
+            raise Wrong(f"rule 5: step {token.step} took a message of epoch {token.pieces[-1].epoch}, not {epoch}")
+    ids = [token.id for token, _ in outcome.tokens]
+    ever_skipped = any(change.to is None for change in told.changes)
+    if not ever_skipped and ids != whole_text(outcome.placement, story.tokens)[: len(ids)]:
+        raise Wrong("rule 2: nothing was skipped, but the text differs")
+    if outcome.ended == "text" and len(ids) != story.tokens:
+        raise Wrong("the text ends early, and nobody says why")
+    if must_be_exact(outcome) and (ever_skipped or outcome.ended != "text"):
+        raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, told.changes))}")
+    if story.journal_bytes > 10**5 and any(stage.began > 1 for stage in outcome.stages.values()):
+        raise Wrong("rule 3: a stage began anew")
+    kills_only = all(fault.kind == "kill" for fault in story.faults)
+    if story.sees_deaths and kills_only and not (story.lost or story.late or story.doubled):
+        if story.journal_bytes > 10**5 and any(sign is Sign.MISSING for *_, sign in told.signs):
+            raise Wrong("rule 4: a step had to leave again, and no message was lost")
+    replay(outcome)
+    comes_back(outcome)
+    bound_s = 6 + sum(fault.for_s + 2.5 for fault in story.faults) + 4 * story.late_s * bool(story.late)
+    bound_s += 40 * (any(fault.kind in ("stall", "slow") for fault in story.faults) or story.lost > 0)
+    bound_s += 30 * (story.journal_bytes < 10**5)  # much is run anew then
+    if outcome.gaps and max(outcome.gaps) > bound_s:
+        raise Wrong(f"rule 7: a token took {max(outcome.gaps):.1f} s, at most {bound_s:.1f} s")
+
+
+def quiet(story: Story) -> bool:
+    """Whether messages are what a sound network makes of them."""
+    return not story.lost and not (story.late and story.late_s > 0.4)
+
+
+def must_be_exact(outcome: Outcome) -> bool:
+    """Whether every block has a holder left at every moment, by what is known from outside."""
+    story = outcome.story
+    if not quiet(story):
+        return False
+    if all(fault.kind in ("stall", "slow") and fault.for_s < 30 for fault in story.faults):
+        return True  # whoever beats is waited for
+    if "copy" not in story.ladder:
+        return False
+    hurt = {fault.node for fault in story.faults}
+    untouched = all(
+        owner not in hurt or set(outcome.copies.get(block, ())) - hurt
+        for block, owner in Crew(outcome.placement).blocks()
+    )
+    if untouched:
+        return True
+    kills = [fault for fault in story.faults if fault.kind == "kill"]
+    apart = all(b.at_s - a.at_s > 4.0 for a, b in zip(kills, kills[1:], strict=False))
+    return story.copies >= 1 and story.room >= 100 and kills == list(story.faults) and apart
+
+
+def replay(outcome: Outcome) -> None:
+    """Rule 8: the decisions follow from the signs in the log."""
+    story = outcome.story
+    policy = Policy(story.ladder, story.max_skipped, copies=story.copies)
+    crew = Crew(outcome.placement, outcome.copies, policy)
+    for kind, *what in outcome.told.log:
+        match kind:
+            case "sign":
+                crew = crew.after(*what)
+            case "copy":
+                crew = crew.with_copy(*what)
+            case "route" if crew.route() != what[0]:
+                raise Wrong(f"rule 8: {crew.route()} follows from the log, {what[0]} was taken")
+
+
+def comes_back(outcome: Outcome) -> None:
+    """Rule 6: a node that was away once, and is well again long before the end, does its own work at the end."""
+    story = outcome.story
+    if not quiet(story) or len(story.faults) != 1 or not story.faults[0].for_s or not outcome.tokens:
+        return
+    fault = story.faults[0]
+    left_s = outcome.seconds - (fault.at_s + fault.for_s)
+    last = outcome.tokens[-1][0]
+    if fault.kind != "slow" and left_s > 2.0:
+        nodes = {run.block: run.node for run in last.pieces[-1].runs}
+        for block in outcome.placement[fault.node]:
+            if nodes.get(block) != fault.node:
+                raise Wrong(f"rule 6: node {fault.node} came back, but {block} is run by {nodes.get(block)}")
+
+
+def tell(seed: int) -> str:
+    """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
+    story = draw(seed)
+    try:
+        check(play(story))
+    except Exception as error:
+        return f"seed {seed}: {type(error).__name__}: {error} | {story}"
+    return ""
+
+
+def tell_many(seeds: range) -> list[str]:
+    return [wrong for seed in seeds if (wrong := tell(seed))]
+
+
+if __name__ == "__main__":  # python tests/sim.py SEED: one story, told; python tests/sim.py FIRST END: many
+    import sys
+
+    first, *end = map(int, sys.argv[1:])
+    if end:
+        print(*tell_many(range(first, end[0])), sep="\n")
+        sys.exit()
+    story = draw(first)
+    print(story)
+    outcome = play(story)
+    print(*outcome.told.signs, *outcome.told.routes, *outcome.told.changes, sep="\n")
+    print(outcome.ended, len(outcome.tokens), "tokens,", f"{outcome.seconds:.2f} s, longest gap {max(outcome.gaps):.2f} s")
+    check(outcome)

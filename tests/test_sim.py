@@ -1,0 +1,95 @@
+"""Thousands of stories of faults: the rules of the design hold in each, and the simulation notices what breaks them."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sim
+
+import jarvis_mpi
+
+SEEDS = int(os.environ.get("JARVIS_SEEDS", "10000"))
+PART = 250
+
+
+def test_the_rules_hold_for_every_seed():
+    parts = [range(first, min(first + PART, SEEDS)) for first in range(0, SEEDS, PART)]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        wrong = [line for lines in pool.imap_unordered(sim.tell_many, parts) for line in lines]
+    assert not wrong, "replay one with: python tests/sim.py SEED\n" + "\n".join(wrong[:20])
+
+
+def test_a_seed_gives_the_same_story_and_the_same_run_again():
+    def run(seed):
+        outcome = sim.play(sim.draw(seed))
+        return [token.id for token, _ in outcome.tokens], outcome.told.log, outcome.seconds
+
+    for seed in range(40):
+        assert run(seed) == run(seed)
+
+
+def test_stories_have_every_fault_and_every_answer_to_it():
+    """A rule that no story puts to the test would hold for nothing."""
+    seen = set()
+    for seed in range(800):
+        outcome = sim.play(sim.draw(seed))
+        seen |= {sign.name for *_, sign in outcome.told.signs}
+        seen |= {"skip" if c.to is None else "back" if c.to == c.node else "copy" for c in outcome.told.changes}
+        seen |= {"inexact"} if any(change.inexact for change in outcome.told.changes) else set()
+        seen |= {"restored"} if any(kind == "copy" for kind, *_ in outcome.told.log) else set()
+        seen |= {"sentence"} if outcome.ended != "text" else set()
+        seen |= {"exact"} if outcome.told.changes and sim.must_be_exact(outcome) else set()
+    everything = {"LOST", "SILENT", "STALLED", "STUCK", "BACK", "MISSING"}
+    everything |= {"skip", "back", "copy", "inexact", "restored", "sentence", "exact"}
+    assert everything <= seen, everything - seen
+
+
+BROKEN = {
+    "a worker does not check the epoch": ("worker", "message.epoch < self.epoch or ", "", "rule 5"),
+    "the end user does not check the epoch": ("enduser", "message.epoch == trip.epoch and ", "", "rule"),
+    "the end user takes in a doubled message": ("enduser", " and message.end in trip.awaited", "", ""),
+    "a step is run twice": ("journal", "new = message.end - journal.end", "new = message.rows", "rule 3"),
+    "a catch-up sends one row too few": (
+        "journal",
+        "journal.since(since) + out",
+        "journal.since(since + 1) + out",
+        "",
+    ),
+    "a catch-up is off by one": ("ledger", "0), end - 1)", "0) + 1, end - 1)", "rule 4"),
+    "a wrong announcement": ("news", "owner, to = self.owners[block], now.get(block)", "owner, to = self.owners[block], before", "rule 1"),
+    "silence has no deadline": ("watch", "case State.WELL if quiet_s > self.patience.silence_s", "case State.WELL if False", "rule 7"),
+    "progress has no deadline": (
+        "watch",
+        "if not self.hops or now - self.moved_at < self.patience.progress_s",
+        "if True",
+        "rule 7",
+    ),
+    "a copy is not used": ("crew", "for node in (owner, *copies):", "for node in (owner,):", "rule 2"),
+    "nobody comes back": ("watch", "return Sign.BACK", "return None", "rule 6"),
+    "a copy is not replaced": ("crew", "for _ in range(self.policy.copies + 1 - len(well))", "for _ in ()", "rule 2 or 10"),
+    "a beating worker is skipped": ("crew", "for state in (State.WELL, State.STALLED)", "for state in (State.WELL,)", "rule 2 or 10"),
+    "a decision that is not in the log": ("enduser", "self.hears.sign(self.clock(), trip.step, node, sign)", "pass", "rule 8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
+    module, old, new, rule = BROKEN[name]
+    package = shutil.copytree(Path(jarvis_mpi.__file__).parent, tmp_path / "jarvis_mpi")
+    source = (package / f"{module}.py").read_text()
+    assert source.count(old) == 1, f"{module}.py has not once: {old}"
+    (package / f"{module}.py").write_text(source.replace(old, new))
+    for first in range(0, 1500, 150):
+        words = [sys.executable, str(Path(sim.__file__)), str(first), str(first + 150)]
+        done = subprocess.run(
+            words, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=120
+        )
+        if "seed" in done.stdout:
+            assert rule in done.stdout, done.stdout
+            print(done.stdout.splitlines()[0])
+            return
+    raise AssertionError(f"1,500 stories did not notice it: {done.stdout} {done.stderr}")
