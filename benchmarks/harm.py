@@ -6,9 +6,12 @@ node dies and nobody else holds a copy. The worker dies before the text begins, 
 
 A block is called critical where the model without it does worse than a guesser that knows how often each token
 comes in this very text and reads nothing (the entropy of the text's tokens): then context no longer helps at all.
+The rule is strict, and stricter the shorter the text: in a short one the guesser's knowledge is worth more.
 
-The text is the prose of the Python Language Reference, which every Python carries (pydoc_data), unless --text gives
-another. Windows of 512 tokens, each from position 0. The last line is JSON.
+The text is the prose of the Python Language Reference, which every Python carries (pydoc_data; it differs a little
+from version to version), unless --text gives another. Windows of 512 tokens, each from position 0. With as many
+workers as they have layers (28 for SmolLM2, 16 for Gemma 3 270M) it tells what each single layer is worth.
+The last line is JSON.
 """
 
 import argparse
@@ -66,8 +69,8 @@ def nats(head: Head, body: bytes, ids: list[int]) -> float:
         wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
         head.gap.answer = h[:, first : first + len(wanted)]
         nothing = h.new_zeros(1, len(wanted), head.model.get_input_embeddings().embedding_dim)
-        place_of = positions(0, len(wanted))
-        logits = head.model(inputs_embeds=nothing, position_ids=place_of, use_cache=False).logits[0]
+        at = positions(0, len(wanted))
+        logits = head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0]
         total += cross_entropy(logits.float(), wanted, reduction="sum").item()
     return total
 

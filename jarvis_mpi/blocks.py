@@ -4,7 +4,8 @@ A placement maps every node to its blocks, in the order of the layers. By defaul
 the last layer stay with the end user: losing them costs most, and so no worker's death does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from types import MappingProxyType
 
 from .crew import END_USER, Block
 from .link import Unservable
@@ -13,13 +14,14 @@ Placement = Mapping[int, tuple[Block, ...]]
 
 
 def place(
-    layers: int, workers: int, *, split: str, end_user_layers: str, free_bytes: Sequence[float] = ()
-) -> Placement:
+    layers: int, workers: int, *, split: str, end_user_layers: str,
+    free_bytes: Mapping[int, float] = MappingProxyType({}), missing: Container[int] = (),
+) -> Placement:  # fmt: skip
     """Blocks for nodes 0..workers, made from the user's words.
 
     `split` is 'even', 'memory' or the workers' layer counts ('2,3,3'); `end_user_layers` is 'none'
-    or any of 'first,last'; `free_bytes` [workers] is what each worker may use, for 'memory' only.
-    Raises Unservable where they do not fit the model.
+    or any of 'first,last'; `free_bytes` is what each node may use, for 'memory' only. Nodes that are
+    `missing` get nothing, unless the counts are by hand. Raises Unservable where they do not fit the model.
     """
     if workers < 1:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
@@ -30,10 +32,11 @@ def place(
             f"the model has {layers} layers and --end-user-layers {end_user_layers} leaves none to the workers:"
             " use --end-user-layers none"
         )
-    counts = layer_counts(last - first, workers, split, free_bytes)
-    placement: dict[int, tuple[Block, ...]] = {END_USER: ()}
+    nodes = [node for node in range(1, workers + 1) if node not in missing or split not in ("even", "memory")]
+    counts = layer_counts(last - first, len(nodes), split, [free_bytes.get(node, 0.0) for node in nodes])
+    placement: dict[int, tuple[Block, ...]] = dict.fromkeys(range(workers + 1), ())
     start = first
-    for node, count in enumerate(counts, 1):
+    for node, count in zip(nodes, counts, strict=True):
         placement[node] = (range(start, start + count),) if count else ()
         start += count
     if first:
@@ -49,13 +52,30 @@ def copies(placement: Placement, number: int) -> dict[Block, tuple[int, ...]]:
     A copy there takes over without the network: what it must catch up on is in that node's own journal.
     """
     owners = sorted(
-        (block.start, node, block) for node, blocks in placement.items() if node != END_USER for block in blocks
+        (block.start, node, block)
+        for node, blocks in placement.items()
+        if node != END_USER
+        for block in blocks
     )
     chain = [END_USER, *(node for _, node, _ in owners)]
     return {
         block: tuple(chain[max(0, place - number) : place][::-1])
         for place, (_, _, block) in enumerate(owners, 1)
     }
+
+
+def layers_named(words: str, depth: int) -> frozenset[int]:
+    """'first,last' or '0,1,17' or 'none' -> layers of a model with `depth` of them."""
+    names = {"first": 0, "last": depth - 1}
+    try:
+        numbers = [names[word] if word in names else int(word) for word in words.split(",") if word != "none"]
+    except ValueError:
+        numbers = [-1]
+    if any(not 0 <= number < depth for number in numbers):
+        raise Unservable(
+            f"--never-skip {words!r} is not 'none', 'first,last' or layers from 0 to {depth - 1}"
+        )
+    return frozenset(numbers)
 
 
 def kept_by_end_user(words: str) -> set[str]:

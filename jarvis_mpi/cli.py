@@ -41,13 +41,14 @@ def main(words: list[str]) -> NoReturn:
     status, together = FAILED, False
     try:
         role = roles.end_user if link.me == END_USER else roles.worker
-        together = role(link, settings)
-        status = 0
+        status, together = role(link, settings)
     except (Unservable, Lost, Silence) as error:
         together = give_up(link, str(error))
-    except Exception:  # nothing is retried: what nobody foresaw is shown, and this rank ends
+    except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends
+        if link.me != END_USER:
+            start.die(link, traceback.format_exc())
         traceback.print_exc()
-        together = give_up(link, traceback.format_exc().strip().splitlines()[-1])
+        together = give_up(link, "the end user failed: the traceback is above")
     sys.stdout.flush()
     sys.stderr.flush()
     # mpirun's status is the end user's, who says what went wrong; if that one is gone, the workers'.
@@ -62,9 +63,9 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
             say("the end user (node 0) died, and with it the run")
         return False
     if link.me != END_USER:
-        return start.fail(link, sentence, PARTING_S)
+        return start.give_up(link, sentence, PARTING_S, time.monotonic)
     say(sentence)
-    return len(start.part(link, PARTING_S, time.monotonic)) == link.size
+    return len(start.part(link, (), PARTING_S, time.monotonic)) == link.size
 
 
 def launch_rank() -> int:

@@ -12,13 +12,15 @@ from typing import Any, Protocol
 from .crew import END_USER, Block, Crew, Hop, Sign, State
 from .journal import Behind, Journalled
 from .ledger import Ledger
-from .link import Link, Lost, Silence
+from .link import Link, Lost, Silence, Unservable
 from .news import Change, News
 from .watch import Pace, Patience, Watch
 from .wire import Beat, Kind, Message, Run, note, read_note
 from .worker import Clock, Stages, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
+PATIENCE = Patience()
+ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run anew
 
 Choose = Callable[[Any, int], int]  # logits, position -> token id
 Signs = Iterable[tuple[int, Sign]]
@@ -36,9 +38,9 @@ class Hears(Protocol):
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None: ...
     def route(self, at_s: float, step: int, epoch: int, route: tuple[Hop, ...]) -> None: ...
-    def change(self, change: Change) -> None: ...
+    def change(self, at_s: float, change: Change) -> None: ...
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
-    def words(self, node: int, words: str) -> None: ...
+    def words(self, at_s: float, step: int, node: int, words: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Trip:
     start: int
     end: int
     epoch: int = 0
+    attempts: int = 1
     route: tuple[Hop, ...] = ()
     awaited: set[int] = field(default_factory=set)  # the ends of its pieces that are not home yet
     home: list[Message] = field(default_factory=list)
@@ -75,7 +78,7 @@ class EndUser:
     def __init__(
         self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
         *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
-        patience: Patience = Patience(), pace: dict[int, Pace] | None = None,
+        patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None,
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
         self.stages = stages  # the end user's own layers, and its copies
@@ -137,14 +140,15 @@ class EndUser:
             start, begun = hops[0].since, self.clock()
             body = self.head.embed(trip.ids[start:piece_end], start)
             trip.embed_s += self.clock() - begun
-            message = Message(
-                Kind.STEP, 0, self.epoch, trip.step, start, piece_end - start, hops, (), body
-            )
+            message = Message(Kind.STEP, 0, self.epoch, trip.step, start, piece_end - start, hops, (), body)
             if not self.pass_on(message, trip, 0):
                 return self.depart_again(trip)
         return trip
 
     def depart_again(self, trip: Trip) -> Trip:
+        trip.attempts += 1
+        if trip.attempts > ATTEMPTS:
+            raise Unservable(f"step {trip.step} left {ATTEMPTS} times and did not come home")
         self.ledger.only_known()
         return self.depart(trip, again=True)
 
@@ -178,7 +182,7 @@ class EndUser:
                 self.depart_again(trip)
         trip.home.sort(key=lambda message: message.end)
         for change in self.news.changes(trip.step, trip.home[-1].runs):
-            self.hears.change(change)
+            self.hears.change(self.clock(), change)
         self.order_copies(trip.step)
 
     def send(self, node: int, message: Message) -> None:
@@ -222,7 +226,7 @@ class EndUser:
         if "loaded" in said:
             self.has_copy(node, range(*said["loaded"]), trip.step)
         if "failed" in said:
-            self.hears.words(node, said["failed"])
+            self.hears.words(self.clock(), trip.step, node, said["failed"])
         return []
 
     def is_broken(self, trip: Trip, signs: Signs) -> bool:
@@ -273,4 +277,3 @@ def failure_of(message: Message) -> str:
     """What a worker that gives up says of itself, as a sentence."""
     said = read_note(message)
     return f"node {said['node']} ({said['host']}): {said['failed']}"
-

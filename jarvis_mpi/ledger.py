@@ -10,7 +10,7 @@ from .crew import Block, Hop
 
 
 class Ledger:
-    def __init__(self):
+    def __init__(self) -> None:
         self.known: dict[tuple[int, Block], int] = {}
         self.expected: dict[tuple[int, Block], int] = {}
 

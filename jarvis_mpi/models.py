@@ -124,6 +124,11 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def layer_bytes(folder: Path, depth: int) -> float:
+    """What a layer takes, at the most: the files' bytes shared by all layers, embeddings included."""
+    return sum(path.stat().st_size for path in weight_files(folder)) / depth
+
+
 def from_hub(model: str, say: Say) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

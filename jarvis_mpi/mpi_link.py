@@ -4,6 +4,7 @@ Ranks probe and then sleep, because a rank that spins takes the core from one th
 Failures are told by the error's class (ULFM); every communicator returns its errors.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -12,12 +13,14 @@ from typing import NoReturn
 
 import mpi4py
 
+from .crew import END_USER
 from .doorbell import Doorbell
 from .link import Lost, Silence
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
 
 NAP_S = 50e-6
+IMPATIENT_S = 0.1  # for so long after a send its progress is looked after closely
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
@@ -39,12 +42,16 @@ class MpiLink:
         self.bell = Doorbell(self.me, self.size)
         self.status = MPI.Status()
         self.posted: deque = deque()  # (request, its buffer): the buffer must outlive the request
+        self.posted_at = 0.0
+        self.last_beat = MPI.REQUEST_NULL
+        self.last_beat_data = b""
         self.lost: set[int] = set()
         self.usual_wait_s = 0.0
 
     def send(self, node: int, data: bytes) -> None:
         try:
             self.posted.append((self.comm.Isend([data, self.MPI.BYTE], node), data))
+            self.posted_at = time.monotonic()
             self.bell.ring(node)
             self.sweep()
         except self.MPI.Exception as error:
@@ -61,13 +68,22 @@ class MpiLink:
             raise self.translated(error) from None
 
     def sweep(self) -> int:
-        """Forget the sends that are done; how many are left."""
-        while self.posted:
+        """Forget the sends that are done; how many are left: one to a stopped process stays for long."""
+        for _ in range(len(self.posted)):
             request, data = self.posted.popleft()
             if not request.Test():  # raises once, and is forgotten, if its receiver is gone
-                self.posted.appendleft((request, data))
-                break
+                self.posted.append((request, data))
         return len(self.posted)
+
+    def sending(self) -> bool:
+        return bool(self.posted)
+
+    def beat(self, data: bytes) -> None:
+        with contextlib.suppress(self.MPI.Exception):  # the main thread meets the same, and acts
+            if self.last_beat.Test():
+                self.last_beat = self.comm.Isend([data, self.MPI.BYTE], END_USER)
+                self.last_beat_data = data
+                self.last_beat.Test()
 
     def receive(self, timeout_s: float) -> bytearray:
         begun = time.monotonic()
@@ -100,7 +116,7 @@ class MpiLink:
         waited = time.monotonic() - begun
         if waited > timeout_s:
             raise Silence(f"nothing arrived in {timeout_s:g} s")
-        if self.posted:  # a large message of ours goes on only while we look
+        if self.posted and time.monotonic() - self.posted_at < IMPATIENT_S:  # it goes on only while we look
             time.sleep(NAP_S)
             return
         left = LONGEST_NAP_S if self.bell.hears_all else 0.9 * self.usual_wait_s - waited

@@ -1,23 +1,26 @@
 """The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone.
 
     tokens  one row a token         hops  one row a token (or piece of the prompt) and stage
+    events  one row for every sign of a fault, every route taken, every copy loaded, all that the person was told
     attributes: schema, prompt, settings, versions, hosts, placement, model, started (JSON or text)
 
 Durations are seconds of one node's monotonic clock. Workers' rows came with the messages.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from .crew import Block, Hop, Sign
 from .enduser import Token
 from .link import Unservable
+from .news import Change
 
-SCHEMA = 1
+SCHEMA = 2
 
 TOKEN = np.dtype(
     [
@@ -26,6 +29,24 @@ TOKEN = np.dtype(
         ("token", "u4"),  # its id
         ("total_s", "f8"),  # from the token before it to this one; step 0: from the prompt
         ("head_s", "f8"),  # of that, the end user's embedding, output layer and choice
+        (
+            "layers",
+            "u2",
+        ),  # that were run on the position before: fewer than the model's where some were skipped
+    ]
+)
+EVENT = np.dtype(
+    [
+        ("at_s", "f8"),  # of the end user's monotonic clock, since the prompt
+        ("step", "u4"),
+        ("node", "i4"),  # -1: none
+        ("event", "S8"),  # a sign (crew.Sign), or: route, copy, told, words
+        ("first_layer", "u2"),  # copy: of its block
+        ("layers", "u2"),
+        (
+            "text",
+            h5py.string_dtype(),
+        ),  # route: [[node, first layer, layers], ...]; told and words: what was said
     ]
 )
 HOP = np.dtype(
@@ -63,7 +84,35 @@ class Record:
         self.path = path
         self.tokens = self.file.create_dataset("tokens", (0,), TOKEN, maxshape=(None,), chunks=(256,))
         self.hops = self.file.create_dataset("hops", (0,), HOP, maxshape=(None,), chunks=(1024,))
+        self.events = self.file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
+        self.begun_at: float | None = None
         self.note(schema=SCHEMA, **attributes)
+
+    # -- what enduser.Hears asks for
+
+    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
+        self.event(at_s, step, node, sign.name)
+
+    def route(self, at_s: float, step: int, epoch: int, route: Iterable[Hop]) -> None:
+        hops = [[hop.node, hop.block.start, len(hop.block)] for hop in route]
+        self.event(at_s, step, -1, "route", text=json.dumps(hops))
+
+    def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
+        self.event(at_s, step, node, "copy", block)
+
+    def change(self, at_s: float, change: Change) -> None:
+        self.event(at_s, change.step, change.node, "told", change.block, str(change))
+
+    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+        self.event(at_s, step, node, "words", text=words)
+
+    def event(
+        self, at_s: float, step: int, node: int, event: str, block: Block = range(0), text: str = ""
+    ) -> None:
+        self.begun_at = at_s if self.begun_at is None else self.begun_at
+        row = (at_s - self.begun_at, step, node, event.encode(), block.start, len(block), text)
+        append(self.events, np.array([row], EVENT))
+        self.file.flush()
 
     def write(self, token: Token) -> None:
         """One token and the hops it took, on disk when this returns."""
@@ -72,10 +121,11 @@ class Record:
             for piece in token.pieces
             for run in piece.runs
         ]
+        layers = sum(len(run.block) for run in token.pieces[-1].runs)
         append(self.hops, np.array(hops, HOP))
         append(
             self.tokens,
-            np.array([(token.step, token.position, token.id, token.total_s, token.head_s)], TOKEN),
+            np.array([(token.step, token.position, token.id, token.total_s, token.head_s, layers)], TOKEN),
         )
         self.file.flush()
 

@@ -5,17 +5,24 @@ Heavy modules are imported where they are needed, so that a rank loads only what
 
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from . import blocks, models, start
-from .crew import END_USER, Crew, layers
+from . import blocks, faults, models, start
+from .crew import END_USER, Block, Crew, Policy, State, layers
 from .enduser import EndUser, pieces
+from .journal import Journalled
 from .link import Link, Unservable
 from .settings import Settings
-from .worker import serve
+from .watch import Pace, Patience
+from .wire import Beat
+from .worker import Worker
 
 PARTING_S = 30.0  # longest wait for the others at the end
 
@@ -24,35 +31,80 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def worker(link: Link, settings: Settings) -> bool:
-    """Serve until the run is over. -> whether all ranks part together."""
-    folder = models.locate(settings.model, say, settings.start_timeout_s)
-    start.report(link, start.hello(link.me, models.fingerprint(folder)))
-    import torch
+def worker(link: Link, settings: Settings) -> tuple[int, bool]:
+    """Serve until the run is over. -> exit status, and whether all ranks part together."""
+    with beating(link, settings.beat_s) as beats:
+        folder = models.locate(settings.model, say, settings.start_timeout_s)
+        start.report(link, start.hello(link.me, models.fingerprint(folder)))
+        import torch
 
-    from .light import without_compiler
+        from .light import without_compiler
 
-    with without_compiler():
-        from .family import import_family, load_config, quiet
-        from .stage import Stage
+        with without_compiler():
+            from .family import import_family, load_config, quiet
+            from .stage import Stage
 
-        import_family(load_config(folder))
-    quiet()
-    plan = start.receive_plan(link, settings.start_timeout_s)
-    if plan is None:
-        return start.farewell(link, PARTING_S)
-    begun = time.monotonic()
-    torch.set_num_threads(plan["threads"])
-    stages = {block: Stage(folder, block, getattr(torch, plan["dtype"])) for block in plan["blocks"]}
-    for stage in stages.values():
-        stage.warm_up(plan["pieces"])
-    start.ready(link, time.monotonic() - begun)
-    serve(link, stages, time.perf_counter, settings.timeout_s, settings.idle_timeout_s)
-    return start.farewell(link, PARTING_S)
+            import_family(load_config(folder))
+        quiet()
+        plan = start.receive_plan(link, settings.start_timeout_s, time.monotonic)
+        if plan is None:
+            return 0, start.farewell(link, PARTING_S, time.monotonic)
+        begun = time.monotonic()
+        torch.set_num_threads(plan.threads)
+        dtype = getattr(torch, plan.dtype)
+
+        def journalled(stage: Stage) -> Journalled:
+            return Journalled(stage, stage.block, int(settings.journal_mb * 1e6))
+
+        def load(block: Block) -> Journalled:
+            return journalled(Stage(folder, block, dtype, asleep=True))
+
+        own = [Stage(folder, block, dtype) for block in plan.blocks]
+        paces = [stage.warm_up(plan.pieces, time.perf_counter) for stage in own]
+        loaded_s = time.monotonic() - begun
+        stages = {stage.block: journalled(stage) for stage in own}
+        stages |= {block: load(block) for block in plan.copies}
+        orders = [order for order in faults.parse(settings.fault) if order.node == link.me]
+        made = (faults.FaultyWorker if orders else Worker)(
+            link, stages, time.perf_counter, load, settings.beat_s
+        )
+        if isinstance(made, faults.FaultyWorker):
+            made.orders = tuple(orders)
+        held = sum(map(len, plan.blocks)) or 1
+        start.ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
+        beats.say = made.beat
+        made.serve(settings.idle_timeout_s)
+    return 0, start.farewell(link, PARTING_S, time.monotonic)
 
 
-def end_user(link: Link, settings: Settings) -> bool:
-    """Answer the prompt. -> whether all ranks part together."""
+class Beats:
+    """What is said at every beat."""
+
+    def __init__(self, link: Link):
+        still_starting = Beat(link.me, 0, 0, 0, 0.001, False).pack()  # busy: nothing can be asked of it yet
+        self.say: Callable[[], None] = lambda: link.beat(still_starting)
+
+
+@contextmanager
+def beating(link: Link, beat_s: float) -> Iterator[Beats]:
+    """Beats go out from a thread, while this node computes too."""
+    beats, stop = Beats(link), threading.Event()
+
+    def go() -> None:
+        while not stop.wait(beat_s):
+            beats.say()
+
+    thread = threading.Thread(target=go, name="beats", daemon=True)
+    thread.start()
+    try:
+        yield beats
+    finally:
+        stop.set()
+        thread.join(1.0)
+
+
+def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
+    """Answer the prompt. -> exit status, and whether all ranks part together."""
     from .record import Record, check_path
     from .screen import Screen
 
@@ -61,6 +113,9 @@ def end_user(link: Link, settings: Settings) -> bool:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
     log = Path(settings.log) if settings.log else new_log()
     check_path(log)
+    orders = faults.parse(settings.fault)
+    if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
+        raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
     folder = models.locate(settings.model, say, settings.start_timeout_s)
     fingerprint = models.fingerprint(folder)
     mine = start.hello(END_USER, fingerprint)
@@ -81,14 +136,20 @@ def end_user(link: Link, settings: Settings) -> bool:
     quiet()
     dtype = dtype_of(config, settings.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
-    there = start.gather(link, mine, settings.start_timeout_s, time.monotonic)
+    depth = config.num_hidden_layers
+    never_skip = blocks.layers_named(settings.never_skip, depth)
+    roll = start.Roll(link, settings.start_timeout_s, time.monotonic)
+    there = roll.gather(mine)
+    free = start.free_bytes(there)
     placement = blocks.place(
-        config.num_hidden_layers,
+        depth,
         link.size - 1,
         split=settings.split,
         end_user_layers=settings.end_user_layers,
-        free_bytes=start.free_bytes(there),
+        free_bytes=free,
+        missing=roll.missing,
     )
+    copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}
     text = Text(folder)
     prompt = text.ids_of(settings.prompt)
     room = config.max_position_embeddings - len(prompt)
@@ -98,21 +159,43 @@ def end_user(link: Link, settings: Settings) -> bool:
         )
     sizes = pieces(len(prompt), settings.prefill_rows, link.size - 1)
     threads = start.threads_for(there, settings.threads)
-    start.hand_out(link, placement, threads, dtype_name, sizes)
+    start.hand_out(link, placement, copies, threads, dtype_name, sizes)
     laps.lap("hellos_s")
 
     torch.set_num_threads(threads[END_USER])
+
+    def journalled(stage: Stage) -> Journalled:
+        return Journalled(stage, stage.block, int(settings.journal_mb * 1e6))
+
+    def load(block: Block) -> Journalled:
+        return journalled(Stage(folder, block, dtype, asleep=True))
+
     head = Head(folder, dtype)
-    stages = {block: Stage(folder, block, dtype) for block in placement[END_USER]}
-    for stage in stages.values():
-        stage.warm_up(sizes)
+    own = [Stage(folder, block, dtype) for block in placement[END_USER]]
+    for stage in own:
+        stage.warm_up(sizes, time.perf_counter)
+    stages = {stage.block: journalled(stage) for stage in own}
+    stages |= {block: load(block) for block, nodes in copies.items() if END_USER in nodes}
     head.warm_up()
-    crew = Crew(placement)
-    screen = Screen(crew, {node: hello.host for node, hello in there.items()})
     laps.lap("own_load_s")
-    loaded_s = start.await_ready(link, settings.start_timeout_s, time.monotonic)
+    ready = roll.await_ready(there)
     laps.lap("others_load_s")
-    screen.started(settings.model, dtype_name, sum(laps.seconds.values()))
+    ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
+    most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
+    layer_bytes = models.layer_bytes(folder, depth)
+    crew = Crew(
+        placement,
+        copies,
+        Policy(ladder, most, never_skip, settings.copies),
+        {node: bytes_ / layer_bytes for node, bytes_ in free.items()},
+    )
+    hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}
+    screen = Screen(crew, hosts)
+    for node, sign in roll.missing.items():
+        crew = crew.after(node, sign)
+        screen.tell(f"node {node} {sign.value} before the first token: it is done without")
+    crew.route()  # raises Unservable if that is too little
+    screen.started(crew, settings.model, dtype_name, sum(laps.seconds.values()))
 
     record = Record(
         log,
@@ -121,38 +204,60 @@ def end_user(link: Link, settings: Settings) -> bool:
             "prompt_ids": prompt,
             "settings": settings.as_dict(),
             "versions": {"python": sys.version.split()[0], **mine.versions},
-            "hosts": {node: hello.host for node, hello in there.items()},
+            "hosts": hosts,
             "placement": {node: [layers(block) for block in held] for node, held in placement.items()},
+            "copies": {layers(block): nodes for block, nodes in copies.items()},
+            "policy": {"ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip)},
+            "room": crew.room,
             "model": str(folder),
             "fingerprint": fingerprint,
             "dtype": dtype_name,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "start": laps.seconds,
-            "loaded_s": loaded_s,
+            "loaded_s": {node: answer["loaded_s"] for node, answer in ready.items()},
         },
     )
+    for node, sign in roll.missing.items():
+        record.sign(time.perf_counter(), 0, node, sign)
     asker = EndUser(
-        link,
-        crew,
-        head,
-        stages,
-        Sampler(settings).choose,
-        time.perf_counter,
-        settings.prefill_rows,
-        settings.timeout_s,
-    )
+        link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
+        prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),
+        patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
+        pace={node: Pace(*answer["pace"]) for node, answer in ready.items()},
+    )  # fmt: skip
+    ended = ""
     try:
         for token in asker.generate(prompt, min(settings.max_new_tokens, room), text.end_ids):
             record.write(token)
             print(text.piece(token.id), end="", flush=True)
             screen.add(token)
+    except Unservable as error:
+        ended = str(error)
     finally:
         print(flush=True)
-    peaks = start.part(link, PARTING_S, time.monotonic)
-    record.note(peak_bytes=peaks)
+    silent = [node for node in there if asker.crew.state(node) in (State.SILENT, State.GONE)]
+    peaks = start.part(link, silent, PARTING_S, time.monotonic)
+    start.end_processes(there, silent)
+    record.note(peak_bytes=peaks, ended=ended or "text")
     record.close()
-    screen.summary(record.path)
-    return len(peaks) == link.size
+    screen.summary(asker.crew, record.path)
+    if ended:
+        say(ended)
+    return int(bool(ended)), len(peaks) == link.size
+
+
+class Both:
+    """What it is told, it tells all of `others`."""
+
+    def __init__(self, *others: Any):
+        self.others = others
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def tell(*what: Any) -> None:
+            for other in self.others:
+                getattr(other, name)(*what)
+
+        return tell
 
 
 class Laps:

@@ -32,6 +32,16 @@ class Settings:
     end_user_layers: str = knob(
         "first,last", "the critical layers, kept by the end user: first,last  first  last  none"
     )
+    copies: int = knob(1, "further nodes that hold each block; a copy costs no memory until it is used")
+    on_fault: str = knob(
+        "copy,skip",
+        "what to do without a node, the best first: its layers from a copy (exact), or skipped (a little worse)",
+        choices=("copy,skip", "copy", "skip", "stop"),
+    )
+    max_skipped: int = knob(-1, "layers that may be skipped at a time; -1: a third of the model's")
+    never_skip: str = knob(
+        "first,last", "layers that may not be: first,last, or numbers such as 0,1,17; none"
+    )
     threads: int = knob(0, "compute threads per node; 0: the host's cores shared by its ranks")
     prefill_rows: int = knob(
         256, "positions of a prompt sent at a time, at the most: while one node works, the next does too"
@@ -43,9 +53,20 @@ class Settings:
     top_p: float = knob(1.0, "draw among the likeliest tokens that together have this probability")
     seed: int = knob(0, "of the draws: the same seed gives the same text on any number of nodes")
 
+    fault: str = knob(
+        "",
+        'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
+    )
     log: str = knob("", "the record, an HDF5 file; by default a new one under runs/")
     start_timeout_s: float = knob(600.0, "longest wait for a node to load its block (SD cards are slow)")
-    timeout_s: float = knob(120.0, "longest wait for an activation to come home")
+    beat_s: float = knob(0.25, "a worker shows so often that it lives, where no work of its own does")
+    silence_s: float = knob(1.0, "without a sign of life for so long, a node is done without")
+    progress_s: float = knob(1.0, "more than a node's own measured time: then a copy takes its work over")
+    stall_timeout_s: float = knob(30.0, "a node that lives but does not get on is skipped after so long")
+    give_up_s: float = knob(60.0, "a silent node is not used again after so long")
+    journal_mb: float = knob(
+        64.0, "of what a node has sent, kept for repairs, a block; the oldest goes first"
+    )
     idle_timeout_s: float = knob(3600.0, "a worker that has nothing to do for so long leaves")
 
     def checked(self) -> "Settings":
@@ -58,7 +79,14 @@ class Settings:
             "top_k": (0, None),
             "top_p": (0.0, 1.0),
             "start_timeout_s": (0.001, DAY_S),
-            "timeout_s": (0.001, DAY_S),
+            "copies": (0, None),
+            "max_skipped": (-1, None),
+            "beat_s": (0.01, DAY_S),
+            "silence_s": (0.01, DAY_S),
+            "progress_s": (0.01, DAY_S),
+            "stall_timeout_s": (0.01, DAY_S),
+            "give_up_s": (0.01, DAY_S),
+            "journal_mb": (0.01, None),
             "idle_timeout_s": (0.001, DAY_S),
             "seed": (0, 2**63 - 1),
         }
@@ -67,6 +95,11 @@ class Settings:
             if not value >= low or (high is not None and value > high):
                 bounds = f"at least {low}" if high is None else f"between {low} and {high}"
                 raise Unservable(f"{flag(name)} is {value}, but must be {bounds}")
+        if self.silence_s < 3 * self.beat_s:
+            raise Unservable(
+                f"--silence-s is {self.silence_s:g}, but must be at least 3 times --beat-s ({self.beat_s:g}):"
+                " a beat may be late"
+            )
         if self.top_p == 0:
             raise Unservable("--top-p is 0, which leaves no token to draw: use a value up to 1")
         if not self.prompt.strip():

@@ -22,7 +22,9 @@ from .cache import new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
+from .watch import Pace
 from .weights import empty_parameters, fill
+from .worker import Clock
 
 
 class Head:
@@ -73,10 +75,13 @@ class Gap(nn.Module):
 
 
 class Stage:
-    """The decoder layers of `block`, with a key/value cache for every sequence."""
+    """The decoder layers of `block`, with a key/value cache for every sequence.
 
-    def __init__(self, folder: Path, block: Block, dtype: torch.dtype):
-        self.dtype = dtype
+    A copy is built `asleep`: it reads its weights only when it is used, and takes no memory until then.
+    """
+
+    def __init__(self, folder: Path, block: Block, dtype: torch.dtype, asleep: bool = False):
+        self.folder, self.block, self.dtype = folder, block, dtype
         config = cut_config(folder, block)
         config.vocab_size, config.pad_token_id = 1, None  # a stage embeds nothing: no memory for that
         with empty_parameters():
@@ -84,17 +89,27 @@ class Stage:
         name, self.layers = decoder_layers(self.model)
         embedding = self.model.get_input_embeddings()
         embedding.weight = nn.Parameter(torch.zeros(embedding.weight.shape, dtype=dtype), requires_grad=False)
-        fill(self.model, folder, rename=of_block(name, block, embedding_name(self.model)), dtype=dtype)
+        self.rename = of_block(name, block, embedding_name(self.model))
         self.width = self.model.config.hidden_size
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
-        self.lean = LeanStep(self.model, self.layers)
+        self.lean: LeanStep | None = None
+        if not asleep:
+            self.wake()
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
+
+    def wake(self) -> None:
+        """Read the weights."""
+        fill(self.model, self.folder, rename=self.rename, dtype=self.dtype)
+        self.lean = LeanStep(self.model, self.layers)
 
     @torch.inference_mode()
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
         """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
+        if self.lean is None:
+            self.wake()
+        assert self.lean is not None
         if start == 0:
             self.caches[sequence] = new_cache(self.model.config)
         cache = self.caches[sequence]
@@ -114,14 +129,20 @@ class Stage:
     def forget(self, sequence: int) -> None:
         self.caches.pop(sequence, None)
 
-    def warm_up(self, pieces: Sequence[int]) -> None:
+    def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
-        once, and not one after the other when the first prompt comes."""
+        once, and not one after the other when the first prompt comes. -> what a layer takes."""
         row = self.width * self.dtype.itemsize
-        for rows in {*pieces, 1}:
-            self.run(bytes(rows * row), 0, sequence=-1)
-            self.run(bytes(row), rows, sequence=-1)
+        times: dict[int, float] = {}
+        for rows in sorted({*pieces, 1}):
+            for start, count in ((0, rows), (rows, 1)):
+                begun = clock()
+                self.run(bytes(count * row), start, sequence=-1)
+                times[count] = clock() - begun
         self.forget(-1)
+        most = max(times)
+        more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
+        return Pace(times[1] / len(self.block), more_s / len(self.block))
 
     def _enter(self, _layer, args, kwargs):
         if args:  # GPT-2 passes it by position

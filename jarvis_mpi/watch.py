@@ -55,7 +55,7 @@ class Seen:
 class Watch:
     def __init__(self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float):
         self.patience, self.pace = patience, pace
-        self.seen = {node: Seen(now) for node in nodes if node != END_USER}
+        self.seen = {node: Seen(now, left_at=now) for node in nodes if node != END_USER}
         self.looked_at = now
         self.hops: tuple[Hop, ...] = ()  # of the step under way, the workers' alone
         self.epoch = self.end = self.resends = 0
@@ -167,7 +167,10 @@ class Watch:
             seen = self.seen[hop.node]
             if seen.beat is None or seen.beat_at <= self.moved_at or seen.busy_s:
                 return None  # it has not said so yet: it is silent, or its word is under way
-            if (seen.beat.epoch, seen.beat.end) != (self.epoch, self.end) or seen.beat.reached < hop.block.stop:
+            if (seen.beat.epoch, seen.beat.end) != (
+                self.epoch,
+                self.end,
+            ) or seen.beat.reached < hop.block.stop:
                 return None if before and before.sending else hop.node
             before = seen.beat
         return None if before and before.sending else END_USER

@@ -58,8 +58,8 @@ class Beat(NamedTuple):
 
     @classmethod
     def of(cls, message: "Message") -> "Beat":
-        *numbers, sending = BEAT.unpack(message.body)
-        return cls(*numbers, bool(sending))
+        node, epoch, end, reached, busy_s, sending = BEAT.unpack(message.body)
+        return cls(node, epoch, end, reached, busy_s, bool(sending))
 
 
 @dataclass(frozen=True)

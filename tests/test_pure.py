@@ -15,7 +15,19 @@ from jarvis_mpi.link import Unservable
 from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.wire import Kind, Message, Run, note, read_note
 
-PURE = ["crew", "blocks", "wire", "link", "settings", "enduser", "worker"]
+PURE = [
+    "crew",
+    "blocks",
+    "wire",
+    "link",
+    "settings",
+    "journal",
+    "ledger",
+    "news",
+    "watch",
+    "enduser",
+    "worker",
+]
 HEAVY = ["torch", "transformers", "mpi4py", "h5py", "numpy"]
 
 
@@ -60,7 +72,7 @@ def test_memory_gives_more_layers_to_whom_has_more():
     st.data(),
 )
 def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split, data):
-    free = data.draw(st.lists(st.floats(0, 1e12), min_size=workers, max_size=workers))
+    free = {node: data.draw(st.floats(0, 1e12)) for node in range(1, workers + 1)}
     crew = Crew(blocks.place(layers, workers, split=split, end_user_layers=kept, free_bytes=free))
     assert [layer for hop in crew.route() for layer in hop.block] == list(range(layers))
     assert all(hop.node == END_USER for hop in crew.route() if ("first" in kept and 0 in hop.block))
@@ -106,7 +118,7 @@ seconds = st.floats(0, 1e6, width=32)
 messages = st.builds(
     Message,
     st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers,
-    st.lists(st.builds(Hop, st.integers(0, 65535), blocks_), max_size=20).map(tuple),
+    st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers), max_size=20).map(tuple),
     st.lists(st.builds(Run, st.integers(0, 65535), blocks_, seconds, seconds, seconds, numbers), max_size=20).map(tuple),
     st.binary(max_size=300),
 )  # fmt: skip
@@ -133,7 +145,7 @@ def test_an_activation_costs_its_bytes_and_a_small_header():
 
 
 def test_a_note_is_json():
-    assert read_note(Message.unpack(note(node=3, blocks=[[1, 4]]))) == {"node": 3, "blocks": [[1, 4]]}
+    assert read_note(Message.unpack(note(node=3, blocks=[[1, 4]]).pack())) == {"node": 3, "blocks": [[1, 4]]}
 
 
 # -- settings

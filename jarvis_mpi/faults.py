@@ -1,0 +1,112 @@
+"""Faults on order: --fault "kill 3 @ 10; stop 5 @ 20 for 4s; slow 2 x3; mute 4 @ 7; raise 6 @ 12".
+
+    kill N @ STEP            its process ends by SIGKILL        raise N @ STEP      an exception nobody foresaw
+    stop N @ STEP [for Ts]   SIGSTOP, then SIGCONT              exit N @ STEP       it exits with status 1
+    stall N @ STEP for Ts    its work takes T s longer          slow N [@ STEP] xF  all its work takes F times as long
+    mute N @ STEP [for Ts]   nothing leaves it any more
+
+STEP counts the answer's tokens from 0, N is a node. A test, a demonstration and a paper say it alike.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from .journal import Runs
+from .link import Unservable
+from .wire import Message
+from .worker import Worker
+
+ORDER = re.compile(
+    r"(?P<kind>[a-z]+) +(?P<node>\d+)( *@ *(?P<step>\d+))?( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"
+)
+NEEDS = {  # kind -> what must be said of it
+    "kill": {"step"}, "raise": {"step"}, "exit": {"step"}, "stop": {"step"}, "mute": {"step"},
+    "stall": {"step", "for_s"}, "slow": {"times"},
+}  # fmt: skip
+MAY = {"stop": {"for_s"}, "mute": {"for_s"}, "slow": {"step"}}
+
+
+@dataclass(frozen=True)
+class Order:
+    kind: str
+    node: int
+    step: int = 0
+    for_s: float = 0.0  # 0: for good
+    times: float = 1.0
+
+
+def parse(text: str) -> tuple[Order, ...]:
+    """Orders separated by ';'. Raises Unservable, naming the one that cannot be understood."""
+    orders = []
+    for words in filter(None, (part.strip() for part in text.split(";"))):
+        match = ORDER.fullmatch(words)
+        said = {name: value for name, value in match.groupdict().items() if value} if match else {}
+        kind = said.pop("kind", "")
+        given = set(said) - {"node"}
+        if kind not in NEEDS or not NEEDS[kind] <= given <= NEEDS[kind] | MAY.get(kind, set()):
+            raise Unservable(
+                f"--fault {words!r} is not an order such as: kill 3 @ 10 - stop 5 @ 20 for 4s - stall 5 @ 20 for 10s"
+                " - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
+            )
+        numbers = {name: float(said[name]) for name in ("for_s", "times") if name in said}
+        orders.append(Order(kind, int(said["node"]), int(said.get("step", 0)), **numbers))
+    return tuple(orders)
+
+
+class Slowed:
+    """A stage that takes `times` as long."""
+
+    def __init__(self, stage: Runs, times: float):
+        self.stage, self.times, self.forget = stage, times, stage.forget
+
+    def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes:
+        begun = time.perf_counter()
+        rows = self.stage.run(body, start, sequence)
+        time.sleep((self.times - 1) * (time.perf_counter() - begun))
+        return rows
+
+
+class FaultyWorker(Worker):
+    """A worker that does to itself what was ordered."""
+
+    orders: tuple[Order, ...] = ()
+    muted_until = 0.0
+
+    def step(self, message: Message, received_bytes: int) -> None:
+        due = [order for order in self.orders if message.step >= order.step]
+        self.orders = tuple(order for order in self.orders if order not in due)
+        for order in due:
+            match order.kind:
+                case "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "stop":
+                    if order.for_s:
+                        wake = f"sleep {order.for_s}; kill -CONT {os.getpid()}"
+                        subprocess.Popen(["sh", "-c", wake], start_new_session=True)
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                case "exit":
+                    os._exit(1)
+                case "raise":
+                    raise RuntimeError(f"ordered by --fault at step {message.step}")
+                case "mute":
+                    self.muted_until = self.clock() + (order.for_s or sys.maxsize)
+                case "stall":
+                    self.busy_since = self.clock()
+                    time.sleep(order.for_s)
+                case "slow":
+                    for journalled in self.stages.values():
+                        journalled.stage = Slowed(journalled.stage, order.times)
+        super().step(message, received_bytes)
+
+    def pass_on(self, node: int, message: Message) -> None:
+        if self.clock() >= self.muted_until:
+            super().pass_on(node, message)
+
+    def beat(self) -> None:
+        if self.clock() >= self.muted_until:
+            super().beat()
