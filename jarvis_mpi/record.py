@@ -109,7 +109,9 @@ class Record:
     def event(
         self, at_s: float, step: int, node: int, event: str, block: Block = range(0), text: str = ""
     ) -> None:
-        self.begun_at = at_s if self.begun_at is None else self.begun_at
+        if self.begun_at is None:
+            self.begun_at = at_s
+            self.note(clock_at_begin_s=at_s)
         row = (at_s - self.begun_at, step, node, event.encode(), block.start, len(block), text)
         append(self.events, np.array([row], EVENT))
         self.file.flush()

@@ -20,6 +20,7 @@ from .enduser import EndUser, pieces
 from .journal import Journalled
 from .link import Link, Unservable
 from .settings import Settings
+from .terminal import answer_stream
 from .watch import Pace, Patience
 from .wire import Beat
 from .worker import Worker
@@ -190,7 +191,8 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         {node: bytes_ / layer_bytes for node, bytes_ in free.items()},
     )
     hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}
-    screen = Screen(crew, hosts)
+    answer = answer_stream()
+    screen = Screen(crew, hosts, answer)
     for node, sign in roll.missing.items():
         crew = crew.after(node, sign)
         screen.tell(f"node {node} {sign.value} before the first token: it is done without")
@@ -229,12 +231,12 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     try:
         for token in asker.generate(prompt, min(settings.max_new_tokens, room), text.end_ids):
             record.write(token)
-            print(text.piece(token.id), end="", flush=True)
+            print(text.piece(token.id), end="", file=answer, flush=True)
             screen.add(token)
     except Unservable as error:
         ended = str(error)
     finally:
-        print(flush=True)
+        print(file=answer, flush=True)
     silent = [node for node in there if asker.crew.state(node) in (State.SILENT, State.GONE)]
     peaks = start.part(link, silent, PARTING_S, time.monotonic)
     start.end_processes(there, silent)

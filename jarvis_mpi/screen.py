@@ -1,10 +1,10 @@
 """What the person at the terminal sees on standard error: the chain at the start, a table at the end."""
 
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -15,12 +15,12 @@ from .news import Change
 
 
 class Screen:
-    def __init__(self, crew: Crew, hosts: Mapping[int, str]):
+    def __init__(self, crew: Crew, hosts: Mapping[int, str], answer: TextIO):
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.crew, self.hosts = crew, hosts
         self.tokens: list[Token] = []
         self.working: set[int] = set()  # nodes that had a part in the text
-        self.mixed = sys.stdout.isatty() and sys.stderr.isatty()
+        self.mixed = answer.isatty()  # then lines must not stick to it
 
     def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None:
         way = " > ".join(map(str, crew.route()))

@@ -1,0 +1,34 @@
+"""jarvis_mpi, where a signal from outside brings on what a signal alone cannot: for fault_matrix.py.
+
+SIGUSR1: an exception nobody foresaw, SIGUSR2: exit with status 1, SIGHUP: 10 s in the next stage's work.
+"""
+
+import os
+import runpy
+import signal
+import time
+
+STALL_S = 10.0
+
+
+def fail(*_):
+    raise RuntimeError("the SD card is gone")
+
+
+def stall(*_):
+    from jarvis_mpi.stage import Stage
+
+    run = Stage.run
+
+    def stalled(*args):
+        Stage.run = run
+        time.sleep(STALL_S)
+        return run(*args)
+
+    Stage.run = stalled
+
+
+signal.signal(signal.SIGUSR1, fail)
+signal.signal(signal.SIGUSR2, lambda *_: os._exit(1))
+signal.signal(signal.SIGHUP, stall)
+runpy.run_module("jarvis_mpi", run_name="__main__")
