@@ -1,11 +1,11 @@
 """jarvis_mpi, where a signal from outside brings on what a signal alone cannot: for fault_matrix.py.
 
-SIGUSR1: an exception nobody foresaw, SIGUSR2: exit with status 1, SIGHUP: 10 s in the next stage's work.
+SIGUSR1: an exception nobody foresaw, SIGUSR2: exit with status 1, SIGRTMIN: 10 s in the next stage's work.
 """
 
-import os
 import runpy
 import signal
+import sys
 import time
 
 STALL_S = 10.0
@@ -29,6 +29,6 @@ def stall(*_):
 
 
 signal.signal(signal.SIGUSR1, fail)
-signal.signal(signal.SIGUSR2, lambda *_: os._exit(1))
-signal.signal(signal.SIGHUP, stall)
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
+signal.signal(signal.SIGRTMIN, stall)
 runpy.run_module("jarvis_mpi", run_name="__main__")

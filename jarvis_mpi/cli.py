@@ -65,7 +65,9 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
     if link.me != END_USER:
         return start.give_up(link, sentence, PARTING_S, time.monotonic)
     say(sentence)
-    return len(start.part(link, (), PARTING_S, time.monotonic)) == link.size
+    together = len(start.part(link, (), PARTING_S, time.monotonic)) == link.size
+    start.release(link, together)
+    return together
 
 
 def launch_rank() -> int:

@@ -245,7 +245,8 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     screen.summary(asker.crew, record.path)
     if ended:
         say(ended)
-    return int(bool(ended)), len(peaks) == link.size
+    start.release(link, together := len(peaks) == link.size)
+    return int(bool(ended)), together
 
 
 class Both:

@@ -262,9 +262,9 @@ def die(link: Link, traceback: str) -> None:
 def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> dict[int, int]:
     """The end user ends the run. -> each node's peak of resident memory in bytes, of those that say farewell.
 
-    Nobody waits for the `silent`. Only if all say it, all are told that they part together: see MpiLink.leave.
+    Nobody waits for the `silent`. Those that said it wait for `release`.
     """
-    goodbye(link, b"", timeout_s)
+    goodbye(link, b"", 1.0)
     peaks = {END_USER: peak_bytes()}
     awaited = set(range(1, link.size)) - set(silent)
     end = clock() + timeout_s
@@ -280,8 +280,15 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
         if "peak_bytes" in answer:  # else: said before it heard our goodbye
             peaks[answer["node"]] = answer["peak_bytes"]
             awaited.discard(answer["node"])
-    goodbye(link, wire.TOGETHER if len(peaks) == link.size else wire.APART, timeout_s)
     return dict(sorted(peaks.items()))
+
+
+def release(link: Link, together: bool) -> None:
+    """The very last: mpirun may take the job for ended, and stop listening, once the workers have left.
+
+    Only if all have said farewell they part `together`: see MpiLink.leave.
+    """
+    goodbye(link, wire.TOGETHER if together else wire.APART, 1.0)
 
 
 def goodbye(link: Link, body: bytes, timeout_s: float) -> None:
@@ -289,7 +296,7 @@ def goodbye(link: Link, body: bytes, timeout_s: float) -> None:
         with contextlib.suppress(Lost):
             link.send(node, Message(Kind.GOODBYE, body=body).pack())
     with contextlib.suppress(Silence, Lost):
-        link.flush(min(timeout_s, 1.0))
+        link.flush(timeout_s)
 
 
 def end_processes(there: Mapping[int, Hello], silent: Iterable[int]) -> None:

@@ -3,6 +3,7 @@
 Open MPI 5.0 holds back what a rank prints until a whole line is there (mpirun --output :raw would let it
 through, but no parameter file can say so), and a streamed answer is one long line. Where the end user was
 started by mpirun on its own machine, mpirun's standard output can be opened by anyone of the same user.
+A file is left to mpirun: nobody watches it, and two writers would overwrite each other.
 """
 
 import os
@@ -14,12 +15,12 @@ LAUNCHERS = ("prterun", "mpirun", "mpiexec")
 
 
 def answer_stream() -> TextIO:
-    """mpirun's standard output, or else our own."""
-    parent = Path(f"/proc/{os.getppid()}")
+    """mpirun's standard output if it is a terminal or a pipe, or else our own."""
+    launcher = Path(f"/proc/{os.getppid()}")
     try:
-        if (parent / "comm").read_text().strip() in LAUNCHERS:
-            # Appending: a file keeps what stands there.
-            return os.fdopen(os.open(parent / "fd" / "1", os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8")
+        output = launcher / "fd" / "1"
+        if (launcher / "comm").read_text().strip() in LAUNCHERS and not output.is_file():
+            return os.fdopen(os.open(output, os.O_WRONLY), "w", encoding="utf-8")
     except OSError:  # no /proc, a socket, another user's
         pass
     return sys.stdout
