@@ -170,7 +170,7 @@ def read(log: Path) -> dict:
             "hops": record["hops"][:],
             "events": events,
             "begun": record.attrs["clock_at_begin_s"],
-            "ended": record.attrs["ended"],
+            "ended": record.attrs.get("ended", ""),
         }
 
 

@@ -28,7 +28,8 @@ def stall(*_):
     Stage.run = stalled
 
 
-signal.signal(signal.SIGUSR1, fail)
-signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
-signal.signal(signal.SIGRTMIN, stall)
-runpy.run_module("jarvis_mpi", run_name="__main__")
+if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, fail)
+    signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGRTMIN, stall)
+    runpy.run_module("jarvis_mpi", run_name="__main__")

@@ -157,7 +157,7 @@ class EndUser:
 
         -> False if one of its stages has forgotten what it sent, and must run it again.
         """
-        arrival = Run(self.link.me, range(0), self.clock() - trip.since, 0.0, 0.0, received_bytes)
+        arrival = Run(self.link.me, range(0), 0, self.clock() - trip.since, 0.0, 0.0, received_bytes)
         try:
             message = run_own_hops(arrival, self.stages, message, self.clock)
         except Behind as behind:

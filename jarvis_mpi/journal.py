@@ -58,8 +58,8 @@ class Journalled:
         self.stage, self.block, self.limit_bytes = stage, block, limit_bytes
         self.journals: defaultdict[int, Journal] = defaultdict(Journal)
 
-    def run(self, message: Message, since: int) -> tuple[bytes, bool]:
-        """Run what is new of the message's rows -> rows from position `since` on, and whether any was new.
+    def run(self, message: Message, since: int) -> tuple[bytes, int]:
+        """Run what is new of the message's rows -> rows from position `since` on, and how many were new.
 
         Raises Behind where positions before the message's are missing, or where rows from `since` on were
         run but are no longer kept: then all is forgotten, to be run once more from the beginning.
@@ -73,7 +73,7 @@ class Journalled:
             raise Behind(self.block, 0)
         new = message.end - journal.end
         if new <= 0:
-            return journal.since(since), False
+            return journal.since(since), 0
         old = journal.end - message.start
         body = memoryview(message.body)[old * (len(message.body) // message.rows) :]
         out = self.stage.run(body, journal.end, message.sequence)
@@ -82,7 +82,7 @@ class Journalled:
         else:
             kept = out[(since - journal.end) * (len(out) // new) :]
         journal.add(out, new, self.limit_bytes)
-        return kept, True
+        return kept, new
 
     def have(self, sequence: int) -> int:
         """How many positions were run."""

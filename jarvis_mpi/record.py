@@ -52,8 +52,8 @@ EVENT = np.dtype(
 HOP = np.dtype(
     [
         ("step", "u4"),
-        ("start", "u4"),  # position of the first row
-        ("rows", "u4"),  # positions: 1, or a piece of the prompt
+        ("start", "u4"),  # position of the first row run
+        ("rows", "u4"),  # positions run: 1, a piece of the prompt, or what a copy or a returned node lacked
         ("node", "u2"),
         ("first_layer", "u2"),
         ("layers", "u2"),
@@ -119,7 +119,7 @@ class Record:
     def write(self, token: Token) -> None:
         """One token and the hops it took, on disk when this returns."""
         hops = [
-            (token.step, piece.start, piece.rows, run.node, run.block.start, len(run.block), *run[2:])
+            (token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block), *run[3:])
             for piece in token.pieces
             for run in piece.runs
         ]

@@ -221,6 +221,8 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     )
     for node, sign in roll.missing.items():
         record.sign(time.perf_counter(), 0, node, sign)
+    for node, words in roll.words.items():
+        Both(record, screen).words(time.perf_counter(), 0, node, words)
     asker = EndUser(
         link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
         prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),

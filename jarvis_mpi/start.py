@@ -74,6 +74,7 @@ class Roll:
     def __init__(self, link: Link, timeout_s: float, clock: Clock):
         self.link, self.timeout_s, self.clock = link, timeout_s, clock
         self.missing: dict[int, Sign] = {}
+        self.words: dict[int, str] = {}  # what they said last
 
     def gather(self, mine: Hello) -> dict[int, Hello]:
         """The hellos of all that are there, in the order of nodes. Raises Unservable where one does not fit."""
@@ -130,7 +131,9 @@ class Roll:
                 answer = read_note(message)
                 if "gives_up" in answer:
                     raise Unservable(f"node {answer['node']} ({answer['host']}): {answer['gives_up']}")
-                if answer["node"] in awaited and "failed" not in answer:  # else it is lost in a moment
+                if "failed" in answer:  # it is lost in a moment
+                    self.words[answer["node"]] = answer["failed"]
+                elif answer["node"] in awaited:
                     awaited.discard(answer["node"])
                     yield answer
 

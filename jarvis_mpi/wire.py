@@ -19,7 +19,7 @@ VERSION = 2  # of this format; nodes compare it at the start
 
 HEADER = struct.Struct("<4sBBBBIIIII")  # magic, version, kind, hops, runs, then sequence to rows
 HOP = struct.Struct("<HHHI")  # node, first layer, layers, since
-RUN = struct.Struct("<HHHfffI")  # node, first layer, layers, three durations, bytes
+RUN = struct.Struct("<HHHIfffI")  # node, first layer, layers, rows, three durations, bytes
 BEAT = struct.Struct("<HIIHfB")  # see Beat
 MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
@@ -37,6 +37,7 @@ class Run(NamedTuple):
 
     node: int
     block: Block
+    rows: int  # positions run, the last of them the message's; more than it was new for are a catch-up
     wait_s: float  # from the end of this node's last work to the arrival of the message
     compute_s: float  # inside the stage
     sent_s: float  # how long sending the node's *previous* message took (this one is not sent yet)

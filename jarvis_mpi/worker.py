@@ -59,7 +59,9 @@ class Worker:
         self.epoch, self.busy_since = message.epoch, self.clock()
         if message.step > self.newest_step:
             self.newest_step, self.heard_of_at = message.step, self.busy_since
-        first = Run(self.link.me, range(0), self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes)
+        first = Run(
+            self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes
+        )
         try:
             ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
             message = run_own_hops(first, self.stages, message, self.clock)
@@ -111,9 +113,12 @@ def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> 
         body, new = stages[hop.block].run(message, since)
         journal = stages[hop.block].journals[message.sequence]
         if new:
-            journal.runs = (*message.runs, first._replace(block=hop.block, compute_s=clock() - begun))
+            run = first._replace(block=hop.block, rows=new, compute_s=clock() - begun)
+            journal.runs = (*message.runs, run)
         message = replace(
             message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs, body=body
         )
-        first = Run(first.node, hop.block, 0.0, 0.0, 0.0, 0)  # from one own hop to the next nothing travels
+        first = Run(
+            first.node, hop.block, 0, 0.0, 0.0, 0.0, 0
+        )  # from one own hop to the next nothing travels
     return message

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 
 from jarvis_mpi.crew import END_USER, Crew
 from jarvis_mpi.enduser import EndUser
+from jarvis_mpi.faults import FaultyWorker, parse
+from jarvis_mpi.journal import Journalled
 from jarvis_mpi.link import Silence
 from jarvis_mpi.wire import Kind, Message
-from jarvis_mpi.worker import serve
+
+JOURNAL_BYTES = 10**7
 
 
 class Loopback:
@@ -31,26 +34,67 @@ class Loopback:
         except queue.Empty:
             raise Silence(f"nothing arrived in {timeout_s} s") from None
 
+    def beat(self, data: bytes) -> None:
+        self.send(END_USER, data)
+
+    def sending(self) -> bool:
+        return False
+
+
+class Deaf:
+    """Is told of faults, and minds none."""
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
 
 @contextmanager
-def chain(head, stages: Mapping[int, Mapping], choose, *, prefill_rows: int = 128):
-    """An EndUser whose workers, node -> their stages, serve in threads."""
+def chain(
+    head, stages: Mapping[int, Mapping], choose, *, prefill_rows: int = 128, hears=None, copies=None, fault=""
+):
+    """An EndUser whose workers, node -> their stages, serve in threads; `copies`: block -> their holders."""
     queues = [queue.Queue() for _ in range(max(stages) + 1)]
-    workers = [
-        threading.Thread(
-            target=serve, args=(Loopback(node, queues), held, time.perf_counter, 30.0, 30.0), daemon=True
-        )
+    copies = copies or {}
+    holds = {
+        node: tuple(block for block in held if node not in copies.get(block, ()))
         for node, held in stages.items()
+    }
+
+    def journalled(node):
+        return {
+            block: Journalled(stage, block, JOURNAL_BYTES) for block, stage in stages.get(node, {}).items()
+        }
+
+    workers = [
+        FaultyWorker(Loopback(node, queues), journalled(node), time.perf_counter, no_copies, 0.25)
+        for node in stages
         if node != END_USER
     ]
     for worker in workers:
-        worker.start()
-    crew = Crew({node: tuple(held) for node, held in stages.items()})
-    own = stages.get(END_USER, {})
+        worker.orders = tuple(order for order in parse(fault) if order.node == worker.link.me)
+    threads = [threading.Thread(target=worker.serve, args=(30.0,), daemon=True) for worker in workers]
+    beats = threading.Event()
+    threads.append(threading.Thread(target=beat_all, args=(workers, beats), daemon=True))
+    for thread in threads:
+        thread.start()
     link = Loopback(END_USER, queues)
-    yield EndUser(link, crew, head, own, choose, time.perf_counter, prefill_rows, timeout_s=30.0)
+    yield EndUser(
+        link, Crew(holds, copies), head, journalled(END_USER), choose, time.perf_counter,
+        prefill_rows=prefill_rows, load=no_copies, hears=hears or Deaf(),
+    )  # fmt: skip
     for node in stages:
         link.send(node, Message(Kind.GOODBYE).pack())
-    for worker in workers:
-        worker.join(timeout=30)
-        assert not worker.is_alive()
+    beats.set()
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def beat_all(workers, stop):
+    while not stop.wait(0.25):
+        for worker in workers:
+            worker.beat()
+
+
+def no_copies(block):
+    raise AssertionError(f"nobody wants a copy of {block}")

@@ -7,12 +7,13 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback import chain
+from loopback import Deaf, chain
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.llama import LlamaConfig
 
 from jarvis_mpi import blocks
 from jarvis_mpi.cache import new_cache
+from jarvis_mpi.crew import named
 from jarvis_mpi.family import load_config
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.pack import can_pack
@@ -68,6 +69,40 @@ def test_any_number_of_stages_gives_the_whole_models_tokens_and_logits(folder, w
 def test_the_end_user_may_keep_layers_and_the_prompt_may_come_in_pieces(folder, whole):
     placement = blocks.place(tiny.LAYERS, 2, split="1,3", end_user_layers="first,last")
     assert ask(folder, placement, prefill_rows=7)[0] == whole[0]
+
+
+def test_a_copy_takes_over_in_the_middle_of_the_text(folder, whole):
+    """Node 2 falls silent; node 1 catches up on its layers in one pass, past every window."""
+    placement = blocks.place(tiny.LAYERS, 3, split="even", end_user_layers="first,last")
+    taken = placement[2][0]
+    held = {node: list(own) for node, own in placement.items()}
+    held[1].append(taken)
+    stages = {
+        node: {
+            block: Stage(folder, block, torch.float32, asleep=node == 1 and block == taken) for block in mine
+        }
+        for node, mine in held.items()
+    }
+    told = Told()
+    with chain(
+        Head(folder, torch.float32),
+        stages,
+        lambda logits, _: int(logits.argmax()),
+        hears=told,
+        copies={taken: (1,)},
+        fault="mute 2 @ 12",
+    ) as enduser:
+        tokens = [token.id for token in enduser.generate(PROMPT, TOKENS, set())]
+    assert tokens == whole[0]
+    assert told.lines == [f"node 2 silent at step 12: {named(taken)} from the copy on node 1"]
+
+
+class Told(Deaf):
+    def __init__(self):
+        self.lines = []
+
+    def change(self, at_s, change):
+        self.lines.append(str(change))
 
 
 def test_dropping_any_layer_changes_the_text(folder, whole):
