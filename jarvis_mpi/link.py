@@ -27,6 +27,7 @@ class Link(Protocol):
 
     me: int
     size: int  # how many nodes were launched
+    vendor: str  # whose MPI it is
 
     def send(self, node: int, data: bytes) -> None:
         """Post `data` to `node` and return. Raises Lost; a send that stays stuck shows in `flush`."""

@@ -34,7 +34,7 @@ class MpiLink:
         from mpi4py import MPI
 
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self.MPI = MPI
+        self.MPI, self.vendor = MPI, MPI.get_vendor()[0]
         self.failed = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}
         self.comm = MPI.COMM_WORLD
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)

@@ -20,6 +20,7 @@ from .enduser import EndUser, pieces
 from .journal import Journalled
 from .link import Link, Unservable
 from .settings import Settings
+from .setup import without_fault_tolerance
 from .terminal import answer_stream
 from .watch import Pace, Patience
 from .wire import Beat
@@ -117,6 +118,8 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     orders = faults.parse(settings.fault)
     if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
+    if warning := without_fault_tolerance(link.vendor):
+        say(warning)
     folder = models.locate(settings.model, say, settings.start_timeout_s)
     fingerprint = models.fingerprint(folder)
     mine = start.hello(END_USER, fingerprint)

@@ -4,6 +4,7 @@ Writes what MPI must know into the environment's own etc/ files (nothing outside
 default model.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,32 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
 HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
 
 
+def without_fault_tolerance(vendor: str) -> str:
+    """'' if this MPI tells of lost processes, else one sentence that says so and what to do."""
+    if vendor != "Open MPI":
+        return f"{vendor} does not tell of lost processes: only their silence shows that they are gone"
+    name = "mpi_ft_enable"
+    said = os.environ.get(f"OMPI_MCA_{name}")
+    for folder in (
+        Path.home() / ".openmpi" / "mca-params.conf",
+        Path(sys.prefix) / "etc" / "openmpi-mca-params.conf",
+    ):
+        if said is None and folder.exists():
+            said = parameters_in(folder.read_text()).get(name)
+    if (said or "0").lower() in ("1", "true", "yes", "enabled"):
+        return ""
+    return (
+        f"MPI's fault tolerance is off ({name}): a lost process ends the run or shows by its silence only;"
+        " python -m jarvis_mpi setup switches it on"
+    )
+
+
+def parameters_in(text: str) -> dict[str, str]:
+    """The parameters of a file of Open MPI's."""
+    lines = (line.partition("=") for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in lines}
+
+
 def main(words: Sequence[str]) -> int:
     if words:
         print("usage: python -m jarvis_mpi setup   (prepares this Python environment; takes no arguments)")
@@ -47,9 +74,7 @@ def write_parameters(folder: Path) -> list[Path]:
     for name, parameters in PARAMETERS.items():
         path = folder / name
         there = path.read_text() if path.exists() else ""
-        known = {
-            line.partition("=")[0].strip() for line in there.splitlines() if not line.lstrip().startswith("#")
-        }
+        known = parameters_in(there)
         missing = [f"{key} = {value}" for key, value in parameters.items() if key not in known]
         if missing:
             try:

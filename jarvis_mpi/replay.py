@@ -1,0 +1,64 @@
+"""python -m jarvis_mpi.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from .crew import Block, Crew, Hop, Policy, Sign
+
+
+def block_of(words: str) -> Block:
+    """'4-7' or '4', as crew.layers writes it."""
+    first, _, last = words.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def crew_at_start(record: h5py.File) -> Crew:
+    said = {
+        name: json.loads(record.attrs[name]) for name in ("placement", "copies", "policy", "room", "settings")
+    }
+    policy = said["policy"]
+    return Crew(
+        {int(node): tuple(map(block_of, held)) for node, held in said["placement"].items()},
+        {block_of(block): tuple(nodes) for block, nodes in said["copies"].items()},
+        Policy(
+            tuple(policy["ladder"]),
+            policy["max_skipped"],
+            frozenset(policy["never_skip"]),
+            said["settings"]["copies"],
+        ),
+        {int(node): room for node, room in said["room"].items()},
+    )
+
+
+def replayed(path: Path) -> Iterator[str]:
+    """A line for every event; of a route it says whether it follows from the signs before it."""
+    with h5py.File(path) as record:
+        crew = crew_at_start(record)
+        for event in record["events"]:
+            name, when = event["event"].decode(), f"{event['at_s']:9.3f} s  step {event['step']:4d}"
+            block = range(event["first_layer"], event["first_layer"] + event["layers"])
+            match name:
+                case "route":
+                    taken = tuple(
+                        Hop(node, range(first, first + n)) for node, first, n in json.loads(event["text"])
+                    )
+                    verdict = "as decided" if crew.route() == taken else f"NOT what follows: {crew.route()}"
+                    yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"
+                case "copy":
+                    crew = crew.with_copy(int(event["node"]), block)
+                    yield f"{when}  node {event['node']} holds a copy of {block[0]}-{block[-1]}"
+                case "told" | "words":
+                    yield f"{when}  {event['text'].decode().strip().splitlines()[-1]}"
+                case _:
+                    crew = crew.after(int(event["node"]), Sign[name])
+                    yield f"{when}  node {event['node']}: {Sign[name].value}"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit("usage: python -m jarvis_mpi.replay RUN.h5   (a record that a run has left)")
+    print(*replayed(Path(sys.argv[1])), sep="\n")

@@ -1,0 +1,57 @@
+"""Real mpirun, real weights, real signals: a part of the fault matrix; and a run's decisions follow from its log."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jarvis_mpi import replay
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(
+    not shutil.which("mpirun"), reason="there is no mpirun on the PATH: make test"
+)
+
+
+def test_a_part_of_the_fault_matrix(tmp_path):
+    words = [sys.executable, "benchmarks/fault_matrix.py", "--part"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    print(done.stdout)
+    runs = json.loads(done.stdout.splitlines()[-1])["runs"]
+    assert len(runs) == 8
+    assert [run for run in runs if run["wrong"]] == []
+    assert done.returncode == 0
+
+
+def test_decisions_can_be_replayed_from_the_log(tmp_path):
+    log = tmp_path / "run.h5"
+    words = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", "6", sys.executable]
+    words += [
+        "-m",
+        "jarvis_mpi",
+        "--prompt",
+        "Why is the sky blue?",
+        "--max-new-tokens",
+        "40",
+        "--log",
+        str(log),
+    ]
+    words += ["--fault", "kill 3 @ 5; raise 4 @ 12; stop 1 @ 20 for 2s"]
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "node 3 lost at step 5: layers 13-18 from the copy",
+        "node 4 lost",
+        "node 1 silent",
+        "node 1 back",
+    ):
+        assert line in done.stderr
+    lines = list(replay.replayed(log))
+    assert sum("as decided" in line for line in lines) >= 4
+    assert not any("NOT" in line for line in lines)
