@@ -1,5 +1,7 @@
 # make demo   set everything up, then one prompt over nine MPI ranks
+# make demo-faults    the same, while two of the eight workers die
 # make test   set everything up, then all checks and tests
+# make fault-matrix   every fault at every place, measured: 40 minutes
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,10 +14,13 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint setup clean benchmarks
+.PHONY: demo demo-faults test lint setup clean benchmarks fault-matrix
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
+
+demo-faults: .venv/ready
+	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)" --fault "kill 3 @ 20; kill 6 @ 60"
 
 test: .venv/ready-for-tests lint
 	python -m pytest -q $(TESTS)
@@ -42,6 +47,10 @@ benchmarks: .venv/ready
 	python benchmarks/decode.py
 	python benchmarks/memory.py
 	timeout -k 5 300 mpirun -hostfile hostfiles/local -n 9 python benchmarks/link.py
+
+fault-matrix: .venv/ready
+	mkdir -p runs
+	python benchmarks/fault_matrix.py --out runs/fault-matrix.md
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -41,6 +41,7 @@ class Hears(Protocol):
     def change(self, at_s: float, change: Change) -> None: ...
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
     def words(self, at_s: float, step: int, node: int, words: str) -> None: ...
+    def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ class EndUser:
         self.route: tuple[Hop, ...] = ()
         self.ordered: set[tuple[int, Block]] = set()
         self.provided_for: Crew | None = None  # the crew for which copies were last ordered
+        self.members = tuple(link.nodes)  # of the communicator
+        self.shrinking_to: list[int] = []
+        self.attempts = 0  # to shrink it
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> Iterator[Token]:
@@ -184,6 +188,7 @@ class EndUser:
         for change in self.news.changes(trip.step, trip.home[-1].runs):
             self.hears.change(self.clock(), change)
         self.order_copies(trip.step)
+        self.drop_gone(trip.step)
 
     def send(self, node: int, message: Message) -> None:
         try:
@@ -264,6 +269,24 @@ class EndUser:
         self.crew = self.crew.with_copy(node, block)
         self.ordered.discard((node, block))
         self.hears.copy(self.clock(), step, node, block)
+
+    def drop_gone(self, step: int) -> None:
+        """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
+        if tuple(self.link.nodes) != self.members:
+            self.members = tuple(self.link.nodes)
+            self.hears.shrunk(self.clock(), step, self.members)
+        left = [node for node in self.crew.holds if self.crew.state(node) is not State.GONE]
+        dropped = set(self.members) - set(left)
+        lost = [node for node in dropped if self.news.last_sign.get(node) is Sign.LOST]
+        if not dropped or left == self.shrinking_to or len(lost) not in (0, len(dropped)):
+            return  # of lost ones and given up ones together no MPI gets rid
+        if all(self.crew.state(node) is State.WELL for node in left):
+            self.shrinking_to = left
+            self.attempts += 1
+            order = note(shrink=left, attempt=self.attempts, certain=bool(lost))
+            for node in left[1:]:
+                self.send(node, order)
+            self.link.shrink(self.attempts, left, bool(lost))
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

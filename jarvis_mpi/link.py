@@ -1,6 +1,6 @@
 """What a network must do for us, and the three ways in which it, or the user, can fail us."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -29,6 +29,11 @@ class Link(Protocol):
     size: int  # how many nodes were launched
     vendor: str  # whose MPI it is
 
+    @property
+    def nodes(self) -> Sequence[int]:
+        """Those in the newest communicator: see shrink."""
+        ...
+
     def send(self, node: int, data: bytes) -> None:
         """Post `data` to `node` and return. Raises Lost; a send that stays stuck shows in `flush`."""
         ...
@@ -47,4 +52,11 @@ class Link(Protocol):
 
     def sending(self) -> bool:
         """Whether something posted is not under way yet."""
+        ...
+
+    def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
+        """Begin to drop all but `members` from the communicator, and return: `nodes` tells when it is done.
+
+        All members are told the same. `certain`: the network knows all others to be gone.
+        """
         ...

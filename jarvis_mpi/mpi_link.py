@@ -4,11 +4,12 @@ Ranks probe and then sleep, because a rank that spins takes the core from one th
 Failures are told by the error's class (ULFM); every communicator returns its errors.
 """
 
-import contextlib
 import os
 import signal
+import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import NoReturn
 
 import mpi4py
@@ -16,12 +17,14 @@ import mpi4py
 from .crew import END_USER
 from .doorbell import Doorbell
 from .link import Lost, Silence
+from .shrink import Membership
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
 
 NAP_S = 50e-6
 IMPATIENT_S = 0.1  # for so long after a send its progress is looked after closely
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
+SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
 
@@ -43,6 +46,9 @@ class MpiLink:
         self.status = MPI.Status()
         self.posted: deque = deque()  # (request, its buffer): the buffer must outlive the request
         self.posted_at = 0.0
+        self.membership = Membership(MPI, self.comm)
+        self.shrinking_until = 0.0  # 0: nothing is going on
+        self.inside = threading.Lock()  # no second thread in MPI during a shrink
         self.last_beat = MPI.REQUEST_NULL
         self.last_beat_data = b""
         self.lost: set[int] = set()
@@ -79,11 +85,17 @@ class MpiLink:
         return bool(self.posted)
 
     def beat(self, data: bytes) -> None:
-        with contextlib.suppress(self.MPI.Exception):  # the main thread meets the same, and acts
+        if not self.inside.acquire(blocking=False):
+            return
+        try:
             if self.last_beat.Test():
                 self.last_beat = self.comm.Isend([data, self.MPI.BYTE], END_USER)
                 self.last_beat_data = data
                 self.last_beat.Test()
+        except self.MPI.Exception:
+            pass  # the main thread meets the same, and acts
+        finally:
+            self.inside.release()
 
     def receive(self, timeout_s: float) -> bytearray:
         begun = time.monotonic()
@@ -92,6 +104,8 @@ class MpiLink:
             while not (self.look() or self.look()):  # what one look lets in, only the next one finds
                 if self.posted:
                     self.sweep()
+                if self.shrinking_until:
+                    self.go_on_shrinking()
                 self.nap(begun, timeout_s)
             self.usual_wait_s = time.monotonic() - begun
             data = bytearray(self.status.Get_count(MPI.BYTE))
@@ -103,6 +117,23 @@ class MpiLink:
             return data
         except MPI.Exception as error:
             raise self.translated(error) from None
+
+    @property
+    def nodes(self) -> Sequence[int]:
+        return self.membership.nodes
+
+    def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
+        with self.inside:
+            begun = self.membership.begin(attempt, members, certain)
+        self.shrinking_until = time.monotonic() + SHRINK_S if begun else 0.0
+
+    def go_on_shrinking(self) -> None:
+        with self.inside:
+            if self.membership.poll() is not None:
+                self.shrinking_until = 0.0
+            elif time.monotonic() > self.shrinking_until:
+                self.membership.give_up()
+                self.shrinking_until = 0.0
 
     def look(self) -> bool:
         return self.comm.Iprobe(self.MPI.ANY_SOURCE, self.MPI.ANY_TAG, self.status)

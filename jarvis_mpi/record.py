@@ -8,7 +8,7 @@ Durations are seconds of one node's monotonic clock. Workers' rows came with the
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,13 @@ EVENT = np.dtype(
         ("at_s", "f8"),  # of the end user's monotonic clock, since the prompt
         ("step", "u4"),
         ("node", "i4"),  # -1: none
-        ("event", "S8"),  # a sign (crew.Sign), or: route, copy, told, words
+        ("event", "S8"),  # a sign (crew.Sign), or: route, copy, told, words, shrunk
         ("first_layer", "u2"),  # copy: of its block
         ("layers", "u2"),
         (
             "text",
             h5py.string_dtype(),
-        ),  # route: [[node, first layer, layers], ...]; told and words: what was said
+        ),  # route: [[node, first layer, layers], ...]; shrunk: [node, ...]; told, words: what was said
     ]
 )
 HOP = np.dtype(
@@ -105,6 +105,9 @@ class Record:
 
     def words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.event(at_s, step, node, "words", text=words)
+
+    def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:
+        self.event(at_s, step, -1, "shrunk", text=json.dumps(list(nodes)))
 
     def event(
         self, at_s: float, step: int, node: int, event: str, block: Block = range(0), text: str = ""

@@ -51,6 +51,8 @@ def replayed(path: Path) -> Iterator[str]:
                 case "copy":
                     crew = crew.with_copy(int(event["node"]), block)
                     yield f"{when}  node {event['node']} holds a copy of {block[0]}-{block[-1]}"
+                case "shrunk":
+                    yield f"{when}  the communicator has nodes {event['text'].decode()}"
                 case "told" | "words":
                     yield f"{when}  {event['text'].decode().strip().splitlines()[-1]}"
                 case _:

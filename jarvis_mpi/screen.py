@@ -1,6 +1,7 @@
 """What the person at the terminal sees on standard error: the chain at the start, a table at the end."""
 
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ class Screen:
         self.crew, self.hosts = crew, hosts
         self.tokens: list[Token] = []
         self.working: set[int] = set()  # nodes that had a part in the text
-        self.mixed = answer.isatty()  # then lines must not stick to it
+        self.mixed = answer is not sys.stdout and answer.isatty()  # then lines must not stick to it
 
     def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None:
         way = " > ".join(map(str, crew.route()))
@@ -49,6 +50,9 @@ class Screen:
         self.working |= {hop.node for hop in route}
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
+        pass
+
+    def shrunk(self, at_s: float, step: int, nodes: Iterable[int]) -> None:
         pass
 
     def tell(self, line: str) -> None:

@@ -87,7 +87,10 @@ class Worker:
                 raise
 
     def obey(self, order: dict) -> None:
-        """The end user wants this node to hold a copy."""
+        """The end user wants this node to take part in a shrink, or to hold a copy."""
+        if "shrink" in order:
+            self.link.shrink(order["attempt"], order["shrink"], order["certain"])
+            return
         block = range(*order["load"])
         if block not in self.stages:
             self.stages[block] = self.load(block)

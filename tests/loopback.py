@@ -20,7 +20,7 @@ class Loopback:
     """One node's end of the network; see link.Link."""
 
     def __init__(self, me: int, queues: Sequence[queue.Queue]):
-        self.me, self.size, self.queues = me, len(queues), queues
+        self.me, self.size, self.queues, self.nodes = me, len(queues), queues, range(len(queues))
 
     def send(self, node: int, data: bytes) -> None:
         self.queues[node].put(bytearray(data))
@@ -39,6 +39,9 @@ class Loopback:
 
     def sending(self) -> bool:
         return False
+
+    def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
+        pass
 
 
 class Deaf:

@@ -210,7 +210,8 @@ class SimNode:
     """One node: its process (which can be stopped or killed) and its end of the network; see link.Link."""
 
     def __init__(self, world: World, me: int, nodes: list["SimNode"], story: Story, dice: random.Random):
-        self.world, self.me, self.nodes, self.story, self.dice = world, me, nodes, story, dice
+        self.world, self.me, self.others, self.story, self.dice = world, me, nodes, story, dice
+        self.nodes_left = tuple(range(story.workers + 1))
         self.size = story.workers + 1
         self.alive, self.stopped_until, self.cut_until, self.slow_until = True, 0.0, 0.0, 0.0
         self.stall_s = 0.0  # of the next work
@@ -264,14 +265,14 @@ class SimNode:
             if self.me != END_USER and epoch < self.newest:
                 raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {self.newest}")
         dice, story = self.dice, self.story
-        control = self.nodes[node] is self or data[5] in (Kind.NOTE, Kind.GOODBYE)
+        control = node == self.me or data[5] in (Kind.NOTE, Kind.GOODBYE)
         if not control and dice.random() < story.lost:
             return
         for _ in range(1 + (not control and dice.random() < story.doubled)):
             self.deliver(node, data, dice.random() < story.late)
 
     def deliver(self, node: int, data: bytes, late: bool) -> None:
-        other, now = self.nodes[node], self.world.now
+        other, now = self.others[node], self.world.now
         at = now + 0.0005 + 0.001 * self.dice.random()
         at = max(at, self.cut_until, other.cut_until)
         if late:
@@ -289,6 +290,17 @@ class SimNode:
 
     def sending(self) -> bool:
         return False
+
+    def shrink(self, attempt, members, certain) -> None:
+        """As MPI would have it: certain, that is whoever it was told of; otherwise none of those."""
+        dropped = set(self.nodes_left) - set(members)
+        if self.me == END_USER and certain != (dropped <= self.known_dead):
+            raise Wrong(f"a shrink to {members}, but known dead are {self.known_dead}")
+        self.nodes_left = tuple(members)
+
+    @property
+    def nodes(self):
+        return self.nodes_left
 
     def arrives(self, what) -> None:
         if not self.alive:
@@ -321,7 +333,7 @@ class SimNode:
         match fault.kind:
             case "kill":
                 self.alive = False
-                for other in self.nodes:
+                for other in self.others:
                     if other is not self and self.story.sees_deaths:
                         at = self.world.now + 0.03 * self.dice.random()
                         self.world.at(at, lambda other=other: other.arrives(self.me))
@@ -360,6 +372,9 @@ class Told:
 
     def words(self, at_s, step, node, words):
         pass
+
+    def shrunk(self, at_s, step, nodes):
+        self.log.append(("shrunk", nodes))
 
 
 @dataclass
