@@ -120,7 +120,7 @@ class Crew:
 
     def holder(self, block: Block, owner: int) -> int | None:
         """Who runs `block`: its owner, else a copy; a stalled one is waited for where nobody else is left."""
-        if not self.policy.ladder and self.state(owner) is not State.WELL:
+        if not self.policy.ladder and self.state(owner) in (State.SILENT, State.GONE):
             raise Unservable(f"node {owner} is {self.state(owner).value} ({named(block)}): --on-fault stop")
         copies = self.copies.get(block, ()) if "copy" in self.policy.ladder else ()
         for state in (State.WELL, State.STALLED):

@@ -230,8 +230,11 @@ class EndUser:
             return [(node, Sign.MISSING)]
         if "loaded" in said:
             self.has_copy(node, range(*said["loaded"]), trip.step)
-        if "failed" in said:
+        if "failed" in said:  # and dies, of which MPI tells
             self.hears.words(self.clock(), trip.step, node, said["failed"])
+        if "gives_up" in said:
+            self.hears.words(self.clock(), trip.step, node, said["gives_up"])
+            return [(node, Sign.LOST)]
         return []
 
     def is_broken(self, trip: Trip, signs: Signs) -> bool:
@@ -294,9 +297,3 @@ def pieces(rows: int, most: int, workers: int) -> list[int]:
     worker to be busy with, unless that makes them so small that reading weights outweighs the work."""
     count = max(-(-rows // most), min(workers, rows // WORTHWHILE_ROWS))
     return [rows // count + (piece < rows % count) for piece in range(count)]
-
-
-def failure_of(message: Message) -> str:
-    """What a worker that gives up says of itself, as a sentence."""
-    said = read_note(message)
-    return f"node {said['node']} ({said['host']}): {said['failed']}"
