@@ -206,7 +206,7 @@ from jarvis_mpi.enduser import Token
 from jarvis_mpi.wire import Kind, Message, Run
 record = Record(Path(sys.argv[1]), {"prompt": "hello"})
 for step in itertools.count():
-    piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(Run(1, range(1, 4), .1, .2, .3, 999),))
+    piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(Run(1, range(1, 4), 1, .1, .2, .3, 999),))
     record.write(Token(step, step + 5, 42, 0.5, 0.1, (piece,)))
     print(step, flush=True)
 """
