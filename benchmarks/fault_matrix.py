@@ -26,6 +26,7 @@ import h5py
 ROOT = Path(__file__).parent.parent
 WORKERS = 5
 TOKENS = 64
+MOST_TOKENS = 256
 AFTER = 16  # tokens, at least, after a fault
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river. " * 12
@@ -61,6 +62,11 @@ class Row:
         return [node]
 
     @property
+    def tokens(self) -> int:
+        """Enough that a node has come back before the last of them."""
+        return TOKENS if self.expected != "back" else 2 * TOKENS if "3 s" in self.fault else MOST_TOKENS
+
+    @property
     def name(self) -> str:
         return f"{self.fault}, copies {self.copies}{', ' + ' '.join(self.more) if self.more else ''}"
 
@@ -86,7 +92,7 @@ PART = {  # what CI runs: row -> place
 class Run:
     """One mpirun under way."""
 
-    def __init__(self, log: Path, copies: int, more: tuple[str, ...] = (), tokens: int = TOKENS):
+    def __init__(self, log: Path, copies: int, tokens: int, more: tuple[str, ...] = ()):
         words = [
             "timeout",
             "-k",
@@ -96,10 +102,19 @@ class Run:
             "-hostfile",
             "hostfiles/local",
             "-n",
-            str(WORKERS + 1),
+            f"{WORKERS + 1}",
         ]
         words += [sys.executable, "benchmarks/signalled.py", "--prompt", PROMPT, "--dtype", "float32"]
-        words += ["--max-new-tokens", str(tokens), "--copies", str(copies), "--log", str(log), *more]
+        words += [
+            "--max-new-tokens",
+            str(tokens),
+            "--ignore-eos",
+            "--copies",
+            str(copies),
+            "--log",
+            str(log),
+            *more,
+        ]
         self.log = log
         self.process = subprocess.Popen(
             words,
@@ -191,7 +206,7 @@ def judge(row: Row, place: str, run: Run, seen: dict, reference: list[int], stru
         wrong.append(f"status {status}, ended: {seen['ended']}")
     if (finished > struck_at).sum() < AFTER:
         wrong.append(f"only {(finished > struck_at).sum()} tokens after the fault")
-    if row.expected in ("exact", "back") and (tokens != reference or skipped):
+    if row.expected in ("exact", "back") and (tokens != reference[: row.tokens] or skipped):
         wrong.append(f"not exact: {[event['text'] for event in told]}")
     if row.expected in ("skipped", "first exact") and not skipped:
         wrong.append("nothing was skipped")
@@ -262,7 +277,7 @@ def main() -> int:
     print(f"seed {words.seed}, {len(cells)} runs", flush=True)
     results = []
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Run(Path(scratch) / "whole.h5", 0)
+        whole = Run(Path(scratch) / "whole.h5", 0, MOST_TOKENS)
         whole.wait()
         seen = read(whole.log)
         reference = seen["tokens"]["token"].tolist()
@@ -274,7 +289,7 @@ def main() -> int:
         )
         for number, (row, place, repeat) in enumerate(cells):
             in_prefill = (number if words.part else repeat) % 2 == 1
-            run = Run(Path(scratch) / f"{number}.h5", row.copies, row.more)
+            run = Run(Path(scratch) / f"{number}.h5", row.copies, row.tokens, row.more)
             struck_at = strike(run, row, place, in_prefill, prefill_s, dice)
             run.wait()
             seen = read(run.log)

@@ -232,9 +232,9 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
         pace={node: Pace(*answer["pace"]) for node, answer in ready.items()},
     )  # fmt: skip
-    ended = ""
+    ended, end_ids = "", frozenset[int]() if settings.ignore_eos else text.end_ids
     try:
-        for token in asker.generate(prompt, min(settings.max_new_tokens, room), text.end_ids):
+        for token in asker.generate(prompt, min(settings.max_new_tokens, room), end_ids):
             record.write(token)
             print(text.piece(token.id), end="", file=answer, flush=True)
             screen.add(token)

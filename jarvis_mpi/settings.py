@@ -48,6 +48,7 @@ class Settings:
     )
 
     max_new_tokens: int = knob(200, "the answer ends here at the latest")
+    ignore_eos: bool = knob(False, "go on past the model's end-of-sequence token (for measurements)")
     temperature: float = knob(0.0, "0 takes the likeliest token; higher draws more freely")
     top_k: int = knob(0, "draw among the k likeliest tokens; 0: among all")
     top_p: float = knob(1.0, "draw among the likeliest tokens that together have this probability")
@@ -140,7 +141,11 @@ def parser() -> argparse.ArgumentParser:
     for each in fields(Settings):
         more = dict(each.metadata)
         kind = type(each.default)
-        if kind is not str:
+        if kind is bool:
+            more["action"] = "store_true"
+        else:
+            more["type"] = kind
+        if kind in (int, float):
             more["metavar"] = {int: "N", float: "X"}[kind]
-        made.add_argument(flag(each.name), type=kind, default=each.default, **more)
+        made.add_argument(flag(each.name), default=each.default, **more)
     return made
