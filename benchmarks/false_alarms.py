@@ -1,7 +1,7 @@
 """python benchmarks/false_alarms.py [--stalls 60] [--loaded 20]: who works, or means to, is not skipped or buried.
 
-Stalls of 10 s in the work of a worker that has no copy, two runs side by side; then runs while every core is
-loaded by something else, twice over. Counts the signs that would be false alarms. The last line is JSON.
+Stalls of 10 s in the work of a worker that has no copy, in two runs side by side; then runs while every core is
+loaded by something else. Counts the signs that would be false alarms. The last line is JSON.
 """
 
 import argparse
@@ -13,16 +13,20 @@ import signal
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fault_matrix import Run, read
+from fault_matrix import TOKENS, Run, read
 from signalled import STALL_S
 
+SHARE = 15  # stalls of one run
 FALSE = ("SILENT", "STUCK", "GIVEN_UP", "LOST", "LATE")
 
 
-def stalls(run: Run, number: int, dice: random.Random) -> None:
-    """`number` stalls, one after the other, each while the text is coming."""
+def stalls(log: Path, number: int) -> Counter:
+    """`number` stalls, one after the other, each while the text is coming. -> signs and how often each."""
+    dice = random.Random(time.time())
+    run = Run(log, 0, 6000, ("--never-skip", "none"), limit_s=600)
     assert run.is_ready.wait(150), run.errors.decode()
     pids = run.pids()
     os.set_blocking(run.process.stdout.fileno(), False)
@@ -33,6 +37,8 @@ def stalls(run: Run, number: int, dice: random.Random) -> None:
         time.sleep(STALL_S + 1)
         run.process.stdout.read()
     os.kill(pids[0], signal.SIGKILL)  # long enough
+    run.wait()
+    return Counter(event["event"] for event in read(log)["events"] if event["event"].isupper())
 
 
 def burn() -> None:
@@ -47,27 +53,23 @@ def main() -> None:
     parser.add_argument("--stalls", type=int, default=60)
     parser.add_argument("--loaded", type=int, default=20)
     words = parser.parse_args()
-    dice, seen = random.Random(time.time()), {}
+    seen = {}
     with tempfile.TemporaryDirectory() as scratch:
         signs: Counter = Counter()
-        left = words.stalls
-        while left > 0:
-            share = min(left, 15)
-            left -= share
-            run = Run(Path(scratch) / f"stalls{left}.h5", 0, ("--never-skip", "none"), tokens=6000)
-            stalls(run, share, dice)
-            run.wait()
-            signs.update(event["event"] for event in read(run.log)["events"] if event["event"].isupper())
-            print(f"{words.stalls - left} stalls of {STALL_S:g} s: {dict(signs)}", flush=True)
+        shares = [min(SHARE, words.stalls - begun) for begun in range(0, words.stalls, SHARE)]
+        with ThreadPoolExecutor(2) as pool:
+            for done in pool.map(
+                stalls, (Path(scratch) / f"stalls{n}.h5" for n in range(len(shares))), shares
+            ):
+                signs += done
+                print(f"stalls of {STALL_S:g} s so far: {dict(signs)}", flush=True)
         seen["stalls"] = {"number": words.stalls, **signs}
         signs, texts = Counter(), set()
-        burners = [
-            multiprocessing.Process(target=burn, daemon=True) for _ in range(2 * (os.cpu_count() or 1))
-        ]
+        burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(os.cpu_count() or 1)]
         for burner in burners if words.loaded else ():
             burner.start()
         for number in range(words.loaded):
-            run = Run(Path(scratch) / f"loaded{number}.h5", 0)
+            run = Run(Path(scratch) / f"loaded{number}.h5", 0, TOKENS)
             run.wait()
             record = read(run.log)
             signs.update(event["event"] for event in record["events"] if event["event"].isupper())

@@ -8,6 +8,7 @@ The table is the README's; the last line is JSON, with every run.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -32,6 +33,7 @@ PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river. " * 12
 )
 MARK = f"fault-matrix-{os.getpid()}"
+NUMBER = itertools.count()
 SIGNALS = {
     "SIGKILL": signal.SIGKILL,
     "exception": signal.SIGUSR1,
@@ -92,18 +94,9 @@ PART = {  # what CI runs: row -> place
 class Run:
     """One mpirun under way."""
 
-    def __init__(self, log: Path, copies: int, tokens: int, more: tuple[str, ...] = ()):
-        words = [
-            "timeout",
-            "-k",
-            "5",
-            "180",
-            "mpirun",
-            "-hostfile",
-            "hostfiles/local",
-            "-n",
-            f"{WORKERS + 1}",
-        ]
+    def __init__(self, log: Path, copies: int, tokens: int, more: tuple[str, ...] = (), limit_s: int = 180):
+        words = ["timeout", "-k", "5", f"{limit_s}"]
+        words += ["mpirun", "-hostfile", "hostfiles/local", "-n", f"{WORKERS + 1}"]
         words += [sys.executable, "benchmarks/signalled.py", "--prompt", PROMPT, "--dtype", "float32"]
         words += [
             "--max-new-tokens",
@@ -115,13 +108,14 @@ class Run:
             str(log),
             *more,
         ]
-        self.log = log
+        self.log, self.limit_s = log, limit_s
+        self.mark = f"{MARK}.{next(NUMBER)}"
         self.process = subprocess.Popen(
             words,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, "JARVIS_TEST": MARK},
+            env={**os.environ, "JARVIS_TEST": self.mark},
         )
         self.errors = b""
         self.is_ready = threading.Event()
@@ -140,7 +134,7 @@ class Run:
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 said = dict(word.partition(b"=")[::2] for word in path.read_bytes().split(b"\0"))
-                if said.get(b"JARVIS_TEST") == MARK.encode() and b"PMIX_RANK" in said:
+                if said.get(b"JARVIS_TEST") == self.mark.encode() and b"PMIX_RANK" in said:
                     command = (path.parent / "cmdline").read_bytes()
                     if b"signalled.py" in command and b"mpirun" not in command:
                         found[int(said[b"PMIX_RANK"])] = int(path.parent.name)
@@ -148,7 +142,7 @@ class Run:
 
     def wait(self) -> None:
         self.process.stdout.read()
-        self.process.wait(timeout=200)
+        self.process.wait(timeout=self.limit_s + 20)
         self.reader.join(timeout=10)
 
 
@@ -248,7 +242,7 @@ def left_over() -> list[int]:
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                if f"JARVIS_TEST={MARK}".encode() in path.read_bytes().split(b"\0"):
+                if f"\0JARVIS_TEST={MARK}.".encode() in b"\0" + path.read_bytes():
                     found.append(int(path.parent.name))
         if not found or time.monotonic() > end:
             return found

@@ -25,7 +25,7 @@ def main() -> None:
     words = parser.parse_args()
     more = ("--dtype", words.dtype)
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run(Path(scratch) / "takeover.h5", 1, more, tokens=words.tokens)
+        run = Run(Path(scratch) / "takeover.h5", 1, words.tokens, more)
         assert run.is_ready.wait(150), run.errors.decode()
         while True:  # until the text is that long
             run.process.stdout.read(1)
@@ -40,7 +40,7 @@ def main() -> None:
         mended = next(event["step"] for event in events if event["event"] == b"told")
         prompt = " ".join([PROMPT] * 4)
         whole = Run(
-            Path(scratch) / "prefill.h5", 1, (*more, "--prompt", prompt, "--prefill-rows", "100000"), tokens=2
+            Path(scratch) / "prefill.h5", 1, 2, (*more, "--prompt", prompt, "--prefill-rows", "100000")
         )
         whole.wait()
         with h5py.File(whole.log) as record:
