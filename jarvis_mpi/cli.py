@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import roles, start
+from . import parting, roles
 from .crew import END_USER
 from .link import Lost, Silence, Unservable
 from .roles import PARTING_S, say
@@ -46,7 +46,7 @@ def main(words: list[str]) -> NoReturn:
         together = give_up(link, str(error))
     except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends
         if link.me != END_USER:
-            start.die(link, traceback.format_exc())
+            parting.die(link, traceback.format_exc())
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above")
     sys.stdout.flush()
@@ -63,10 +63,10 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
             say("the end user (node 0) died, and with it the run")
         return False
     if link.me != END_USER:
-        return start.give_up(link, sentence, PARTING_S, time.monotonic)
+        return parting.give_up(link, sentence, PARTING_S, time.monotonic)
     say(sentence)
-    together = len(start.part(link, (), PARTING_S, time.monotonic)) == link.size
-    start.release(link, together)
+    together = len(parting.part(link, (), PARTING_S, time.monotonic)) == link.size
+    parting.release(link, together)
     return together
 
 

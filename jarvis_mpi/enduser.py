@@ -13,9 +13,10 @@ from .crew import END_USER, Block, Crew, Hop, Sign, State
 from .journal import Behind, Journalled
 from .ledger import Ledger
 from .link import Link, Lost, Silence, Unservable
-from .news import Change, News
+from .news import Hears, News
+from .upkeep import Upkeep
 from .watch import Pace, Patience, Watch
-from .wire import Beat, Kind, Message, Run, note, read_note
+from .wire import Beat, Kind, Message, Run, read_note
 from .worker import Clock, Stages, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
@@ -31,17 +32,6 @@ class Embeds(Protocol):
 
     def embed(self, ids: Sequence[int], start: int) -> bytes: ...
     def logits(self, body: bytes | memoryview) -> Any: ...
-
-
-class Hears(Protocol):
-    """Who is told of faults: the record and the screen."""
-
-    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None: ...
-    def route(self, at_s: float, step: int, epoch: int, route: tuple[Hop, ...]) -> None: ...
-    def change(self, at_s: float, change: Change) -> None: ...
-    def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
-    def words(self, at_s: float, step: int, node: int, words: str) -> None: ...
-    def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -83,16 +73,12 @@ class EndUser:
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
         self.stages = stages  # the end user's own layers, and its copies
-        self.prefill_rows, self.load, self.hears = prefill_rows, load, hears
+        self.prefill_rows, self.hears = prefill_rows, hears
         self.watch = Watch(crew.holds, patience, pace or {}, clock())
         self.ledger, self.news = Ledger(), News(crew)
         self.epoch = 0
         self.route: tuple[Hop, ...] = ()
-        self.ordered: set[tuple[int, Block]] = set()
-        self.provided_for: Crew | None = None  # the crew for which copies were last ordered
-        self.members = tuple(link.nodes)  # of the communicator
-        self.shrinking_to: list[int] = []
-        self.attempts = 0  # to shrink it
+        self.upkeep = Upkeep(link, stages, load, self.send, hears, clock)
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> Iterator[Token]:
@@ -187,8 +173,8 @@ class EndUser:
         trip.home.sort(key=lambda message: message.end)
         for change in self.news.changes(trip.step, trip.home[-1].runs):
             self.hears.change(self.clock(), change)
-        self.order_copies(trip.step)
-        self.drop_gone(trip.step)
+        self.crew = self.upkeep.order_copies(self.crew, trip.step)
+        self.upkeep.drop_gone(self.crew, self.news.last_sign, trip.step)
 
     def send(self, node: int, message: Message) -> None:
         try:
@@ -229,7 +215,7 @@ class EndUser:
             self.ledger.behind(node, range(*said["behind"]), said["have"])
             return [(node, Sign.MISSING)]
         if "loaded" in said:
-            self.has_copy(node, range(*said["loaded"]), trip.step)
+            self.crew = self.upkeep.has_copy(self.crew, node, range(*said["loaded"]), trip.step)
         if "failed" in said:  # and dies, of which MPI tells
             self.hears.words(self.clock(), trip.step, node, said["failed"])
         if "gives_up" in said:
@@ -252,44 +238,6 @@ class EndUser:
             return False
         ill = any(self.crew.state(hop.node) is not State.WELL for hop in trip.route)
         return missing or (ill and self.crew.route() != trip.route)
-
-    # -- copies
-
-    def order_copies(self, step: int) -> None:
-        """The next fault is to find a copy again."""
-        if self.crew is self.provided_for:
-            return
-        self.provided_for = self.crew
-        for node, block in self.crew.wanted(self.ordered):
-            self.ordered.add((node, block))
-            if node == END_USER:
-                self.stages[block] = self.load(block)
-                self.has_copy(node, block, step)
-                continue
-            self.send(node, note(load=[block.start, block.stop]))
-
-    def has_copy(self, node: int, block: Block, step: int) -> None:
-        self.crew = self.crew.with_copy(node, block)
-        self.ordered.discard((node, block))
-        self.hears.copy(self.clock(), step, node, block)
-
-    def drop_gone(self, step: int) -> None:
-        """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
-        if tuple(self.link.nodes) != self.members:
-            self.members = tuple(self.link.nodes)
-            self.hears.shrunk(self.clock(), step, self.members)
-        left = [node for node in self.crew.holds if self.crew.state(node) is not State.GONE]
-        dropped = set(self.members) - set(left)
-        lost = [node for node in dropped if self.news.last_sign.get(node) is Sign.LOST]
-        if not dropped or left == self.shrinking_to or len(lost) not in (0, len(dropped)):
-            return  # of lost ones and given up ones together no MPI gets rid
-        if all(self.crew.state(node) is State.WELL for node in left):
-            self.shrinking_to = left
-            self.attempts += 1
-            order = note(shrink=left, attempt=self.attempts, certain=bool(lost))
-            for node in left[1:]:
-                self.send(node, order)
-            self.link.shrink(self.attempts, left, bool(lost))
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

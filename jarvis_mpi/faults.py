@@ -14,7 +14,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from .journal import Runs
 from .link import Unservable
@@ -74,8 +76,9 @@ class Slowed:
 class FaultyWorker(Worker):
     """A worker that does to itself what was ordered."""
 
-    orders: tuple[Order, ...] = ()
-    muted_until = 0.0
+    def __init__(self, orders: Iterable[Order], *parts: Any):
+        super().__init__(*parts)
+        self.orders, self.muted_until = tuple(orders), 0.0
 
     def step(self, message: Message, received_bytes: int) -> None:
         due = [order for order in self.orders if message.step >= order.step]

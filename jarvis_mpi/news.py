@@ -1,9 +1,10 @@
 """What the person is told of faults: said of what was really run, not of what was meant to be."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from .crew import Block, Crew, Sign, named
+from .crew import Block, Crew, Hop, Sign, named
 from .wire import Run
 
 
@@ -27,6 +28,17 @@ class Change:
             what = f"{named(self.block)} from the copy on {f'node {self.to}' if self.to else 'the end user'}"
         inexact = ", inexact for what was skipped before" if self.inexact and self.to is not None else ""
         return f"node {self.node} {self.sign.value} at step {self.step}: {what}{inexact}"
+
+
+class Hears(Protocol):
+    """Who is told of faults: the record and the screen."""
+
+    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None: ...
+    def route(self, at_s: float, step: int, epoch: int, route: tuple[Hop, ...]) -> None: ...
+    def change(self, at_s: float, change: Change) -> None: ...
+    def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
+    def words(self, at_s: float, step: int, node: int, words: str) -> None: ...
+    def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None: ...
 
 
 class News:

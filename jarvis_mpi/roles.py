@@ -5,26 +5,35 @@ Heavy modules are imported where they are needed, so that a rank loads only what
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import psutil
 
-from . import blocks, faults, models, start
+from . import blocks, faults, models
+from .beats import beating
 from .crew import END_USER, Block, Crew, Policy, State, layers
-from .enduser import EndUser, pieces
+from .enduser import EndUser, Token, pieces
 from .journal import Journalled
 from .link import Link, Unservable
+from .parting import end_processes, farewell, part, release
+from .plan import free_bytes, hand_out, ready, receive_plan, threads_for
+from .roll import Roll, hello, report
 from .settings import Settings
 from .setup import without_fault_tolerance
 from .terminal import answer_stream
 from .watch import Pace, Patience
-from .wire import Beat
 from .worker import Worker
+
+if TYPE_CHECKING:
+    import torch
+
+    from .record import Record
+    from .screen import Screen
+    from .stage import Stage
+    from .text import Text
 
 PARTING_S = 30.0  # longest wait for the others at the end
 
@@ -37,7 +46,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
     """Serve until the run is over. -> exit status, and whether all ranks part together."""
     with beating(link, settings.beat_s) as beats:
         folder = models.locate(settings.model, say, settings.start_timeout_s)
-        start.report(link, start.hello(link.me, models.fingerprint(folder)))
+        report(link, hello(link.me, models.fingerprint(folder)))
         import torch
 
         from .light import without_compiler
@@ -48,61 +57,38 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
 
             import_family(load_config(folder))
         quiet()
-        plan = start.receive_plan(link, settings.start_timeout_s, time.monotonic)
+        plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
         if plan is None:
-            return 0, start.farewell(link, PARTING_S, time.monotonic)
+            return 0, farewell(link, PARTING_S, time.monotonic)
         begun = time.monotonic()
         torch.set_num_threads(plan.threads)
         dtype = getattr(torch, plan.dtype)
 
-        def journalled(stage: Stage) -> Journalled:
-            return Journalled(stage, stage.block, int(settings.journal_mb * 1e6))
-
-        def load(block: Block) -> Journalled:
-            return journalled(Stage(folder, block, dtype, asleep=True))
-
+        load = copy_loader(folder, dtype, settings)
         own = [Stage(folder, block, dtype) for block in plan.blocks]
         paces = [stage.warm_up(plan.pieces, time.perf_counter) for stage in own]
         loaded_s = time.monotonic() - begun
-        stages = {stage.block: journalled(stage) for stage in own}
+        stages = {stage.block: journalled(stage, settings) for stage in own}
         stages |= {block: load(block) for block in plan.copies}
         orders = [order for order in faults.parse(settings.fault) if order.node == link.me]
-        made = (faults.FaultyWorker if orders else Worker)(
-            link, stages, time.perf_counter, load, settings.beat_s
-        )
-        if isinstance(made, faults.FaultyWorker):
-            made.orders = tuple(orders)
+        parts = (link, stages, time.perf_counter, load, settings.beat_s)
+        made = faults.FaultyWorker(orders, *parts) if orders else Worker(*parts)
         held = sum(map(len, plan.blocks)) or 1
-        start.ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
+        ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         beats.say = made.beat
         made.serve(settings.idle_timeout_s)
-    return 0, start.farewell(link, PARTING_S, time.monotonic)
+    return 0, farewell(link, PARTING_S, time.monotonic)
 
 
-class Beats:
-    """What is said at every beat."""
-
-    def __init__(self, link: Link):
-        still_starting = Beat(link.me, 0, 0, 0, 0.001, False).pack()  # busy: nothing can be asked of it yet
-        self.say: Callable[[], None] = lambda: link.beat(still_starting)
+def journalled(stage: "Stage", settings: Settings) -> Journalled:
+    return Journalled(stage, stage.block, int(settings.journal_mb * 1e6))
 
 
-@contextmanager
-def beating(link: Link, beat_s: float) -> Iterator[Beats]:
-    """Beats go out from a thread, while this node computes too."""
-    beats, stop = Beats(link), threading.Event()
+def copy_loader(folder: Path, dtype: "torch.dtype", settings: Settings) -> Callable[[Block], Journalled]:
+    """What makes a copy of a block: asleep, so that it costs no memory until it is used."""
+    from .stage import Stage
 
-    def go() -> None:
-        while not stop.wait(beat_s):
-            beats.say()
-
-    thread = threading.Thread(target=go, name="beats", daemon=True)
-    thread.start()
-    try:
-        yield beats
-    finally:
-        stop.set()
-        thread.join(1.0)
+    return lambda block: journalled(Stage(folder, block, dtype, asleep=True), settings)
 
 
 def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
@@ -122,7 +108,7 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         say(warning)
     folder = models.locate(settings.model, say, settings.start_timeout_s)
     fingerprint = models.fingerprint(folder)
-    mine = start.hello(END_USER, fingerprint)
+    mine = hello(END_USER, fingerprint)
     laps.lap("model_s")
     import torch
 
@@ -142,9 +128,9 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     dtype_name = str(dtype).removeprefix("torch.")
     depth = config.num_hidden_layers
     never_skip = blocks.layers_named(settings.never_skip, depth)
-    roll = start.Roll(link, settings.start_timeout_s, time.monotonic)
+    roll = Roll(link, settings.start_timeout_s, time.monotonic)
     there = roll.gather(mine)
-    free = start.free_bytes(there)
+    free = free_bytes(there)
     placement = blocks.place(
         depth,
         link.size - 1,
@@ -162,27 +148,22 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
             f"the prompt has {len(prompt)} tokens, the model takes {config.max_position_embeddings}"
         )
     sizes = pieces(len(prompt), settings.prefill_rows, link.size - 1)
-    threads = start.threads_for(there, settings.threads)
-    start.hand_out(link, placement, copies, threads, dtype_name, sizes)
+    threads = threads_for(there, settings.threads)
+    hand_out(link, placement, copies, threads, dtype_name, sizes)
     laps.lap("hellos_s")
 
     torch.set_num_threads(threads[END_USER])
 
-    def journalled(stage: Stage) -> Journalled:
-        return Journalled(stage, stage.block, int(settings.journal_mb * 1e6))
-
-    def load(block: Block) -> Journalled:
-        return journalled(Stage(folder, block, dtype, asleep=True))
-
+    load = copy_loader(folder, dtype, settings)
     head = Head(folder, dtype)
     own = [Stage(folder, block, dtype) for block in placement[END_USER]]
     for stage in own:
         stage.warm_up(sizes, time.perf_counter)
-    stages = {stage.block: journalled(stage) for stage in own}
+    stages = {stage.block: journalled(stage, settings) for stage in own}
     stages |= {block: load(block) for block, nodes in copies.items() if END_USER in nodes}
     head.warm_up()
     laps.lap("own_load_s")
-    ready = roll.await_ready(there)
+    loaded = roll.await_ready(there)
     laps.lap("others_load_s")
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
@@ -219,7 +200,7 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
             "dtype": dtype_name,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "start": laps.seconds,
-            "loaded_s": {node: answer["loaded_s"] for node, answer in ready.items()},
+            "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
         },
     )
     for node, sign in roll.missing.items():
@@ -230,28 +211,35 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
         prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
-        pace={node: Pace(*answer["pace"]) for node, answer in ready.items()},
+        pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
     )  # fmt: skip
-    ended, end_ids = "", frozenset[int]() if settings.ignore_eos else text.end_ids
-    try:
-        for token in asker.generate(prompt, min(settings.max_new_tokens, room), end_ids):
-            record.write(token)
-            print(text.piece(token.id), end="", file=answer, flush=True)
-            screen.add(token)
-    except Unservable as error:
-        ended = str(error)
-    finally:
-        print(file=answer, flush=True)
+    end_ids = frozenset[int]() if settings.ignore_eos else text.end_ids
+    tokens = asker.generate(prompt, min(settings.max_new_tokens, room), end_ids)
+    ended = show(tokens, text, answer, record, screen)
     silent = [node for node in there if asker.crew.state(node) in (State.SILENT, State.GONE)]
-    peaks = start.part(link, silent, PARTING_S, time.monotonic)
-    start.end_processes(there, silent)
+    peaks = part(link, silent, PARTING_S, time.monotonic)
+    end_processes(there, silent)
     record.note(peak_bytes=peaks, ended=ended or "text")
     record.close()
     screen.summary(asker.crew, record.path)
     if ended:
         say(ended)
-    start.release(link, together := len(peaks) == link.size)
+    release(link, together := len(peaks) == link.size)
     return int(bool(ended)), together
+
+
+def show(tokens: Iterator[Token], text: "Text", answer: TextIO, record: "Record", screen: "Screen") -> str:
+    """Record and print each token as it comes. -> the sentence that ended them too early, or nothing."""
+    try:
+        for token in tokens:
+            record.write(token)
+            print(text.piece(token.id), end="", file=answer, flush=True)
+            screen.add(token)
+    except Unservable as error:
+        return str(error)
+    finally:
+        print(file=answer, flush=True)
+    return ""
 
 
 class Both:

@@ -15,6 +15,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 PATIENCE_S = 1.0  # how long `poll` waits for the making, once: every member has just said that it is there
 LOWEST_PRIORITY = 19  # of a thread that cannot be ended
@@ -23,7 +24,7 @@ LOWEST_PRIORITY = 19  # of a thread that cannot be ended
 class Membership:
     """`comm` is the newest communicator, `nodes` are its ranks' nodes. All nodes make one at the start."""
 
-    def __init__(self, MPI, world):
+    def __init__(self, MPI: Any, world: Any):
         self.MPI, self.world = MPI, world
         self.talk = world.Dup()  # for ready and go alone
         self.comm = world.Dup()  # for `make` alone: Create_group's own messages answer to ANY_TAG

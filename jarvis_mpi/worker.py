@@ -26,10 +26,7 @@ class Worker:
         self.reached = (0, 0, 0)  # epoch, end, and the layer after the last one run: see wire.Beat
         self.busy_since: float | None = None
         self.free_at, self.sent_s = clock(), 0.0
-        self.newest_step, self.heard_of_at = (
-            0,
-            clock(),
-        )  # a new step: the one before it came home, from us too
+        self.newest_step, self.heard_of_at = 0, clock()  # a new step: the one before came home, from us too
 
     def serve(self, idle_timeout_s: float) -> None:
         """Run what comes until the end user says goodbye.

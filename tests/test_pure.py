@@ -26,7 +26,12 @@ PURE = [
     "news",
     "watch",
     "enduser",
+    "upkeep",
     "worker",
+    "beats",
+    "roll",
+    "plan",
+    "parting",
 ]
 HEAVY = ["torch", "transformers", "mpi4py", "h5py", "numpy"]
 

@@ -1,0 +1,34 @@
+"""A worker's sign of life, from a thread: while it computes, loads or waits too."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from .link import Link
+from .wire import Beat
+
+
+class Beats:
+    """What is said at every beat."""
+
+    def __init__(self, link: Link):
+        still_starting = Beat(link.me, 0, 0, 0, 0.001, False).pack()  # busy: nothing can be asked of it yet
+        self.say: Callable[[], None] = lambda: link.beat(still_starting)
+
+
+@contextmanager
+def beating(link: Link, beat_s: float) -> Iterator[Beats]:
+    """Say it every `beat_s` seconds, as long as this lasts."""
+    beats, stop = Beats(link), threading.Event()
+
+    def go() -> None:
+        while not stop.wait(beat_s):
+            beats.say()
+
+    thread = threading.Thread(target=go, name="beats", daemon=True)
+    thread.start()
+    try:
+        yield beats
+    finally:
+        stop.set()
+        thread.join(1.0)

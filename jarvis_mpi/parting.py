@@ -1,0 +1,115 @@
+"""The end of a run, for all ranks and for one alone: nothing is left running, and nobody waits for ever."""
+
+import contextlib
+import os
+import platform
+import resource
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+
+import psutil
+
+from . import wire
+from .crew import END_USER
+from .link import Link, Lost, Silence
+from .roll import Clock, Hello, next_message
+from .wire import Kind, Message, note, read_note
+
+
+def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> dict[int, int]:
+    """The end user ends the run. -> each node's peak of resident memory in bytes, of those that say farewell.
+
+    Nobody waits for the `silent`. Those that said it wait for `release`.
+    """
+    goodbye(link, b"", 1.0)
+    peaks = {END_USER: peak_bytes()}
+    awaited = set(range(1, link.size)) - set(silent)
+    end = clock() + timeout_s
+    while awaited:
+        try:
+            message = Message.unpack(link.receive(max(0.0, end - clock())))
+        except Silence:
+            break
+        except Lost as lost:
+            awaited -= set(lost.nodes)
+            continue
+        answer = read_note(message) if message.kind is Kind.NOTE else {}
+        if "peak_bytes" in answer:  # else: said before it heard our goodbye
+            peaks[answer["node"]] = answer["peak_bytes"]
+            awaited.discard(answer["node"])
+    return dict(sorted(peaks.items()))
+
+
+def release(link: Link, together: bool) -> None:
+    """The very last: mpirun may take the job for ended, and stop listening, once the workers have left.
+
+    Only if all have said farewell they part `together`: see MpiLink.leave.
+    """
+    goodbye(link, wire.TOGETHER if together else wire.APART, 1.0)
+
+
+def goodbye(link: Link, body: bytes, timeout_s: float) -> None:
+    for node in range(1, link.size):
+        with contextlib.suppress(Lost):
+            link.send(node, Message(Kind.GOODBYE, body=body).pack())
+    with contextlib.suppress(Silence, Lost):
+        link.flush(timeout_s)
+
+
+def end_processes(there: Mapping[int, Hello], silent: Iterable[int]) -> None:
+    """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for it."""
+    for node in silent:
+        if node in there and there[node].machine == there[END_USER].machine:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(there[node].pid)
+                if abs(process.create_time() - there[node].started) < 0.1:
+                    process.kill()
+
+
+# -- a worker's side
+
+
+def peak_bytes() -> int:
+    """This process's largest resident set so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
+    """A worker's last words, after the end user's goodbye. -> whether all part together."""
+    try:
+        link.send(END_USER, note(node=link.me, peak_bytes=peak_bytes()).pack())
+        # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
+        return await_goodbye(link, 2 * timeout_s + 1, clock) == wire.TOGETHER
+    except (Silence, Lost):
+        return False
+
+
+def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
+    """What comes with the next goodbye; other messages no longer matter. Raises Silence or Lost."""
+    while True:
+        message = next_message(link, timeout_s, clock)
+        if message.kind is Kind.GOODBYE:
+            return bytes(message.body)
+
+
+def give_up(link: Link, sentence: str, timeout_s: float, clock: Clock) -> bool:
+    """A worker tells the end user why it cannot take part. -> whether all part together."""
+    try:
+        link.send(END_USER, note(node=link.me, host=platform.node(), gives_up=sentence).pack())
+        await_goodbye(link, timeout_s, clock)
+    except (Silence, Lost):
+        return False
+    return farewell(link, timeout_s, clock)
+
+
+def die(link: Link, traceback: str) -> None:
+    """A worker's end after an exception that nobody foresaw: in a way that MPI notices.
+
+    Other exit statuses than a signal's are not told to ranks that share memory (Open MPI 5.0).
+    """
+    with contextlib.suppress(Exception):
+        link.send(END_USER, note(node=link.me, failed=traceback).pack())
+        link.flush(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)

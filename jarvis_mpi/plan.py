@@ -1,0 +1,70 @@
+"""What every worker is to hold, handed out by the end user, and its word when that is loaded."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .blocks import Placement
+from .crew import END_USER, Block
+from .link import Link, Lost
+from .roll import Clock, Hello, next_message
+from .watch import Pace
+from .wire import Kind, Message, note, read_note
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker is to hold, and how it is to run it."""
+
+    blocks: list[Block]
+    copies: list[Block]
+    threads: int
+    dtype: str
+    pieces: list[int]  # of how many rows the prompt comes
+
+    def note(self) -> Message:
+        def spans(held):
+            return [[block.start, block.stop] for block in held]
+
+        return note(**{**asdict(self), "blocks": spans(self.blocks), "copies": spans(self.copies)})
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> "Plan":
+        spans = {name: [range(*span) for span in said[name]] for name in ("blocks", "copies")}
+        return cls(**{**said, **spans})
+
+
+def free_bytes(there: Mapping[int, Hello]) -> dict[int, float]:
+    """What each node may use of its host's memory, shared with the host's other ranks."""
+    ranks = Counter(hello.machine for hello in there.values())
+    return {node: hello.free_bytes / ranks[hello.machine] for node, hello in there.items()}
+
+
+def threads_for(there: Mapping[int, Hello], wanted: int) -> dict[int, int]:
+    """Compute threads of each node: as wanted, or the host's cores shared by its ranks."""
+    ranks = Counter(hello.machine for hello in there.values())
+    return {node: wanted or max(1, hello.cores // ranks[hello.machine]) for node, hello in there.items()}
+
+
+def hand_out(
+    link: Link, placement: Placement, copies: Mapping[Block, Sequence[int]], threads: Mapping[int, int],
+    dtype: str, pieces: list[int],
+) -> None:  # fmt: skip
+    """Tell every worker that is there what it holds."""
+    for node in threads.keys() - {END_USER}:
+        copied = [block for block, nodes in copies.items() if node in nodes]
+        plan = Plan(list(placement[node]), copied, threads[node], dtype, pieces)
+        with contextlib.suppress(Lost):
+            link.send(node, plan.note().pack())
+
+
+def receive_plan(link: Link, timeout_s: float, clock: Clock) -> Plan | None:
+    """A worker's plan; None if the end user has called the run off. Raises Silence or Lost."""
+    message = next_message(link, timeout_s, clock)
+    return None if message.kind is Kind.GOODBYE else Plan.of(read_note(message))
+
+
+def ready(link: Link, loaded_s: float, pace: Pace) -> None:
+    link.send(END_USER, note(node=link.me, loaded_s=loaded_s, pace=list(pace)).pack())

@@ -1,0 +1,149 @@
+"""The roll call: nodes report, are compared, and nobody is waited for without a deadline.
+
+Who is missing is done without.
+"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from . import __version__, wire
+from .crew import END_USER, Sign
+from .link import Link, Lost, Silence, Unservable
+from .wire import Kind, Message, note, read_note
+
+Clock = Callable[[], float]
+
+STARTING_SILENCE_S = 30.0  # imports and the reading of weights may hold a beat up for seconds
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a node says of itself."""
+
+    node: int
+    host: str
+    cores: int
+    machine: str  # the same for all ranks of one machine: Pis fresh from the card all have one host name
+    pid: int
+    started: float  # when the process did, by its own machine's clock: pids are used again
+    free_bytes: int
+    versions: dict[str, str]
+    fingerprint: str  # of the model's files there
+
+
+def hello(me: int, fingerprint: str) -> Hello:
+    versions = {
+        name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers")
+    }
+    return Hello(
+        node=me,
+        host=platform.node(),
+        machine=machine(),
+        pid=os.getpid(),
+        started=psutil.Process().create_time(),
+        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        free_bytes=psutil.virtual_memory().available,
+        versions={"jarvis_mpi": __version__, "wire": str(wire.VERSION), **versions},
+        fingerprint=fingerprint,
+    )
+
+
+def machine() -> str:
+    """Told apart by the kernel's boot id where there is one."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    return boot_id.read_text().strip() if boot_id.exists() else platform.node()
+
+
+class Roll:
+    """The nodes that are called at the start, and those that are missing: node -> why."""
+
+    def __init__(self, link: Link, timeout_s: float, clock: Clock):
+        self.link, self.timeout_s, self.clock = link, timeout_s, clock
+        self.missing: dict[int, Sign] = {}
+        self.words: dict[int, str] = {}  # what they said last
+
+    def gather(self, mine: Hello) -> dict[int, Hello]:
+        """The hellos of all that are there, in the order of nodes. Raises Unservable where one does not fit."""
+        there = {END_USER: mine}
+        for answer in self.answers(range(1, self.link.size)):
+            there[answer["node"]] = Hello(**answer["hello"])
+        for node, other in sorted(there.items()):
+            for name, version in mine.versions.items():
+                if other.versions.get(name) != version:
+                    raise Unservable(
+                        f"node {node} ({other.host}) has {name} {other.versions.get(name)}, the end user {version}:"
+                        " install the same versions on every host"
+                    )
+            if other.fingerprint != mine.fingerprint:
+                raise Unservable(
+                    f"node {node} ({other.host}) has other model files than the end user (fingerprint"
+                    f" {other.fingerprint}, not {mine.fingerprint}): copy the same folder to every host"
+                )
+        if len(there) == 1:
+            raise Unservable(f"no worker reported within {self.timeout_s:g} s (--start-timeout-s)")
+        return dict(sorted(there.items()))
+
+    def await_ready(self, nodes: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """What each worker says when it has loaded its block: loaded_s, pace."""
+        return {answer["node"]: answer for answer in self.answers(nodes)}
+
+    def answers(self, nodes: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """The notes of `nodes` as they come, but of those that are lost, silent or too late.
+
+        Raises Unservable if one says why it gives up.
+        """
+        awaited = set(nodes) - {END_USER} - self.missing.keys()
+        end = self.clock() + self.timeout_s
+        heard_at = dict.fromkeys(awaited, self.clock())
+        while awaited:
+            silent_at = min(heard_at[node] for node in awaited) + STARTING_SILENCE_S
+            try:
+                message = Message.unpack(self.link.receive(max(0.0, min(end, silent_at) - self.clock())))
+            except Silence:
+                late = {
+                    node for node in awaited if self.clock() >= min(end, heard_at[node] + STARTING_SILENCE_S)
+                }
+                self.missing.update(dict.fromkeys(late, Sign.LATE))
+                awaited -= late
+            except Lost as lost:
+                self.missing.update(dict.fromkeys(lost.nodes, Sign.LOST))
+                awaited -= set(lost.nodes)
+            except ValueError as error:
+                raise Unservable(f"a node has another version of jarvis_mpi: {error}") from None
+            else:
+                if message.kind is Kind.BEAT:
+                    heard_at[wire.Beat.of(message).node] = self.clock()
+                    continue
+                answer = read_note(message)
+                if "gives_up" in answer:
+                    raise Unservable(f"node {answer['node']} ({answer['host']}): {answer['gives_up']}")
+                if "failed" in answer:  # it is lost in a moment
+                    self.words[answer["node"]] = answer["failed"]
+                elif answer["node"] in awaited:
+                    awaited.discard(answer["node"])
+                    yield answer
+
+
+def report(link: Link, mine: Hello) -> None:
+    """A worker says hello."""
+    link.send(END_USER, note(node=link.me, hello=asdict(mine)).pack())
+    link.flush(60.0)
+
+
+def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
+    """The next one, whatever becomes of other workers. Raises Silence, or Lost if the end user is gone."""
+    end = clock() + timeout_s
+    while True:
+        try:
+            return Message.unpack(link.receive(max(0.0, end - clock())))
+        except Lost as lost:
+            if END_USER in lost.nodes:
+                raise

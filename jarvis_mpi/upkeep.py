@@ -1,0 +1,70 @@
+"""Between two steps: what lets the next fault find a copy again, and the communicator without the lost nodes."""
+
+from collections.abc import Callable, Mapping
+
+from .crew import END_USER, Block, Crew, Sign, State
+from .journal import Journalled
+from .link import Link
+from .news import Hears
+from .wire import Message, note
+from .worker import Clock, Stages
+
+Send = Callable[[int, Message], None]
+
+
+class Upkeep:
+    """`send` takes what is for a worker; `load` makes the end user's own further copies."""
+
+    def __init__(
+        self, link: Link, stages: Stages, load: Callable[[Block], Journalled], send: Send, hears: Hears, clock: Clock
+    ):  # fmt: skip
+        self.link, self.stages, self.load, self.send, self.hears, self.clock = (
+            link,
+            stages,
+            load,
+            send,
+            hears,
+            clock,
+        )
+        self.ordered: set[tuple[int, Block]] = set()
+        self.provided_for: Crew | None = None  # the crew for which copies were last ordered
+        self.members = tuple(link.nodes)  # of the communicator
+        self.shrinking_to: list[int] = []
+        self.attempts = 0  # to shrink it
+
+    def order_copies(self, crew: Crew, step: int) -> Crew:
+        """What is wanted and not ordered yet. -> the crew with the copies that are there at once."""
+        if crew is self.provided_for:
+            return crew
+        self.provided_for = crew
+        for node, block in crew.wanted(self.ordered):
+            self.ordered.add((node, block))
+            if node == END_USER:
+                self.stages[block] = self.load(block)
+                crew = self.has_copy(crew, node, block, step)
+            else:
+                self.send(node, note(load=[block.start, block.stop]))
+        return crew
+
+    def has_copy(self, crew: Crew, node: int, block: Block, step: int) -> Crew:
+        self.ordered.discard((node, block))
+        self.hears.copy(self.clock(), step, node, block)
+        return crew.with_copy(node, block)
+
+    def drop_gone(self, crew: Crew, last_sign: Mapping[int, Sign], step: int) -> None:
+        """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
+        if tuple(self.link.nodes) != self.members:
+            self.members = tuple(self.link.nodes)
+            self.hears.shrunk(self.clock(), step, self.members)
+        left = [node for node in crew.holds if crew.state(node) is not State.GONE]
+        dropped = set(self.members) - set(left)
+        lost = [node for node in dropped if last_sign.get(node) is Sign.LOST]
+        if not dropped or left == self.shrinking_to or len(lost) not in (0, len(dropped)):
+            return  # of lost ones and given up ones together no MPI gets rid
+        if all(crew.state(node) is State.WELL for node in left):
+            self.shrinking_to = left
+            self.attempts += 1
+            order = note(shrink=left, attempt=self.attempts, certain=bool(lost))
+            for node in left[1:]:
+                self.send(node, order)
+            self.link.shrink(self.attempts, left, bool(lost))
