@@ -27,6 +27,25 @@ def test_a_part_of_the_fault_matrix(tmp_path):
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("how", "ulfm"),
+    [("SIGKILL", True), ("SIGSTOP", True), ("SIGSTOP", False)],
+    ids=["Shrink", "hung", "no ULFM"],
+)
+def test_both_ways_to_shrink_end_with_the_same_communicator(how, ulfm):
+    words = ["timeout", "-k", "5", "60", "mpirun", "-hostfile", "hostfiles/local", "-n", "5", sys.executable]
+    without = {} if ulfm else {"OMPI_MCA_mpi_ft_enable": "0"}
+    done = subprocess.run(
+        [*words, "tests/shrinking.py", how],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **without},
+    )
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert said == [f"rank {node}: [0, 1, 3, 4], sum 8" for node in (0, 1, 3, 4)], done.stdout + done.stderr
+
+
 def test_decisions_can_be_replayed_from_the_log(tmp_path):
     log = tmp_path / "run.h5"
     words = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", "6", sys.executable]
