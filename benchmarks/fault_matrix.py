@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import shlex
 import signal
 import statistics
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +34,14 @@ AFTER = 16  # tokens, at least, after a fault
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river. " * 12
 )
+LAUNCHER = ("mpirun", "-hostfile", "hostfiles/local")
 MARK = f"fault-matrix-{os.getpid()}"
 NUMBER = itertools.count()
 SIGNALS = {
     "SIGKILL": signal.SIGKILL,
-    "exception": signal.SIGUSR1,
-    "exit 1": signal.SIGUSR2,  # sys.exit: that of a library of C is met by silence only, and mpirun reports it
+    "exception": signal.SIGRTMIN + 1,
+    "exit 1": signal.SIGRTMIN
+    + 2,  # sys.exit: that of a library of C is met by silence only, and mpirun reports it
     "SIGSTOP for good": signal.SIGSTOP,
     "SIGSTOP for 3 s": signal.SIGSTOP,
     "stall of 10 s": signal.SIGRTMIN,
@@ -94,9 +98,17 @@ PART = {  # what CI runs: row -> place
 class Run:
     """One mpirun under way."""
 
-    def __init__(self, log: Path, copies: int, tokens: int, more: tuple[str, ...] = (), limit_s: int = 180):
+    def __init__(
+        self,
+        log: Path,
+        copies: int,
+        tokens: int,
+        more: tuple[str, ...] = (),
+        limit_s: int = 180,
+        launcher: Sequence[str] = LAUNCHER,
+    ):
         words = ["timeout", "-k", "5", f"{limit_s}"]
-        words += ["mpirun", "-hostfile", "hostfiles/local", "-n", f"{WORKERS + 1}"]
+        words += [*launcher, "-n", f"{WORKERS + 1}"]
         words += [sys.executable, "benchmarks/signalled.py", "--prompt", PROMPT, "--dtype", "float32"]
         words += [
             "--max-new-tokens",
@@ -134,10 +146,12 @@ class Run:
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 said = dict(word.partition(b"=")[::2] for word in path.read_bytes().split(b"\0"))
-                if said.get(b"JARVIS_TEST") == self.mark.encode() and b"PMIX_RANK" in said:
+                if said.get(b"JARVIS_TEST") == self.mark.encode() and (
+                    rank := said.get(b"PMIX_RANK", said.get(b"PMI_RANK"))
+                ):
                     command = (path.parent / "cmdline").read_bytes()
                     if b"signalled.py" in command and b"mpirun" not in command:
-                        found[int(said[b"PMIX_RANK"])] = int(path.parent.name)
+                        found[int(rank)] = int(path.parent.name)
         return found
 
     def wait(self) -> None:
@@ -257,9 +271,12 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=[""], help="only rows whose name has one of these in it")
     parser.add_argument("--part", action="store_true")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument(
+        "--launcher", default=shlex.join(LAUNCHER), help='of MPICH: "mpiexec -disable-auto-cleanup"'
+    )
     parser.add_argument("--out", help="the table as a file too")
     words = parser.parse_args()
-    dice = random.Random(words.seed)
+    dice, launcher = random.Random(words.seed), shlex.split(words.launcher)
     cells = [
         (row, place, repeat)
         for row in ROWS
@@ -271,7 +288,7 @@ def main() -> int:
     print(f"seed {words.seed}, {len(cells)} runs", flush=True)
     results = []
     with tempfile.TemporaryDirectory() as scratch:
-        whole = Run(Path(scratch) / "whole.h5", 0, MOST_TOKENS)
+        whole = Run(Path(scratch) / "whole.h5", 0, MOST_TOKENS, launcher=launcher)
         whole.wait()
         seen = read(whole.log)
         reference = seen["tokens"]["token"].tolist()
@@ -283,7 +300,7 @@ def main() -> int:
         )
         for number, (row, place, repeat) in enumerate(cells):
             in_prefill = (number if words.part else repeat) % 2 == 1
-            run = Run(Path(scratch) / f"{number}.h5", row.copies, row.tokens, row.more)
+            run = Run(Path(scratch) / f"{number}.h5", row.copies, row.tokens, row.more, launcher=launcher)
             struck_at = strike(run, row, place, in_prefill, prefill_s, dice)
             run.wait()
             seen = read(run.log)

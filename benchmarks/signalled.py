@@ -1,6 +1,7 @@
 """jarvis_mpi, where a signal from outside brings on what a signal alone cannot: for fault_matrix.py.
 
-SIGUSR1: an exception nobody foresaw, SIGUSR2: exit with status 1, SIGRTMIN: 10 s in the next stage's work.
+SIGRTMIN: 10 s in the next stage's work, SIGRTMIN+1: an exception nobody foresaw, SIGRTMIN+2: exit with status 1
+(MPICH's launcher has SIGUSR1 for itself).
 """
 
 import runpy
@@ -29,7 +30,7 @@ def stall(*_):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, fail)
-    signal.signal(signal.SIGUSR2, lambda *_: sys.exit(1))
     signal.signal(signal.SIGRTMIN, stall)
+    signal.signal(signal.SIGRTMIN + 1, fail)
+    signal.signal(signal.SIGRTMIN + 2, lambda *_: sys.exit(1))
     runpy.run_module("jarvis_mpi", run_name="__main__")
