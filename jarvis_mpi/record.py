@@ -29,10 +29,7 @@ TOKEN = np.dtype(
         ("token", "u4"),  # its id
         ("total_s", "f8"),  # from the token before it to this one; step 0: from the prompt
         ("head_s", "f8"),  # of that, the end user's embedding, output layer and choice
-        (
-            "layers",
-            "u2",
-        ),  # that were run on the position before: fewer than the model's where some were skipped
+        ("layers", "u2"),  # run on the position before: fewer than the model's where some were skipped
     ]
 )
 EVENT = np.dtype(
@@ -43,10 +40,8 @@ EVENT = np.dtype(
         ("event", "S8"),  # a sign (crew.Sign), or: route, copy, told, words, shrunk
         ("first_layer", "u2"),  # copy: of its block
         ("layers", "u2"),
-        (
-            "text",
-            h5py.string_dtype(),
-        ),  # route: [[node, first layer, layers], ...]; shrunk: [node, ...]; told, words: what was said
+        # route: [[node, first layer, layers], ...]; shrunk: [node, ...]; told, words: what was said
+        ("text", h5py.string_dtype()),
     ]
 )
 HOP = np.dtype(

@@ -1,5 +1,6 @@
 """python -m jarvis_mpi.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 import h5py
 
 from .crew import Block, Crew, Hop, Policy, Sign
+from .link import Unservable
+from .record import SCHEMA
 
 
 def block_of(words: str) -> Block:
@@ -58,9 +61,29 @@ def replayed(path: Path) -> Iterator[str]:
                 case _:
                     crew = crew.after(int(event["node"]), Sign[name])
                     yield f"{when}  node {event['node']}: {Sign[name].value}"
+        if (ended := record.attrs.get("ended", "")) not in ("", "text"):
+            try:
+                crew.route()
+                yield ended
+            except Unservable as error:
+                yield f"{ended}  {'as decided' if str(error) == ended else f'NOT what follows: {error}'}"
+
+
+def main() -> str | None:
+    parser = argparse.ArgumentParser(prog="python -m jarvis_mpi.replay", description=__doc__)
+    parser.add_argument(
+        "record", type=Path, metavar="RUN.h5", help="what a run left under runs/, or where --log said"
+    )
+    path = parser.parse_args().record
+    try:
+        for line in replayed(path):
+            print(line)
+    except OSError as error:
+        return f"{path} cannot be read as a record: {error}"
+    except KeyError as error:
+        return f"{path} is no record of schema {SCHEMA}: {error.args[0]}"
+    return None
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
-        sys.exit("usage: python -m jarvis_mpi.replay RUN.h5   (a record that a run has left)")
-    print(*replayed(Path(sys.argv[1])), sep="\n")
+    sys.exit(main())

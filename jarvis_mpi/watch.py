@@ -167,10 +167,8 @@ class Watch:
             seen = self.seen[hop.node]
             if seen.beat is None or seen.beat_at <= self.moved_at or seen.busy_s:
                 return None  # it has not said so yet: it is silent, or its word is under way
-            if (seen.beat.epoch, seen.beat.end) != (
-                self.epoch,
-                self.end,
-            ) or seen.beat.reached < hop.block.stop:
+            is_there = (seen.beat.epoch, seen.beat.end) == (self.epoch, self.end)
+            if not is_there or seen.beat.reached < hop.block.stop:
                 return None if before and before.sending else hop.node
             before = seen.beat
         return None if before and before.sending else END_USER
