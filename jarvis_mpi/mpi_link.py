@@ -38,7 +38,8 @@ class MpiLink:
 
         signal.setitimer(signal.ITIMER_REAL, 0)
         self.MPI, self.vendor = MPI, MPI.get_vendor()[0]
-        self.failed = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED}
+        # An MPI without ULFM has no such classes: mpi4py then says ERR_UNKNOWN, which tells of no process.
+        self.failed = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED} - {MPI.ERR_UNKNOWN}
         self.comm = MPI.COMM_WORLD
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.me, self.size = self.comm.rank, self.comm.size
