@@ -46,7 +46,7 @@ def main(words: list[str]) -> NoReturn:
         together = give_up(link, str(error))
     except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends
         if link.me != END_USER:
-            parting.die(link, traceback.format_exc())
+            parting.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above")
     sys.stdout.flush()

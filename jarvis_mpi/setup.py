@@ -31,7 +31,10 @@ HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
 def without_fault_tolerance(vendor: str) -> str:
     """'' if this MPI tells of lost processes, else one sentence that says so and what to do."""
     if vendor != "Open MPI":
-        return f"{vendor} does not tell of lost processes: only their silence shows that they are gone"
+        how = (
+            ", and a run outlives them only under mpiexec -disable-auto-cleanup" if vendor == "MPICH" else ""
+        )
+        return f"{vendor} does not tell of lost processes: only their silence shows that they are gone{how}"
     name = "mpi_ft_enable"
     said = os.environ.get(f"OMPI_MCA_{name}")
     for folder in (
