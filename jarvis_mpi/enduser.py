@@ -130,7 +130,7 @@ class EndUser:
             start, begun = hops[0].since, self.clock()
             body = self.head.embed(trip.ids[start:piece_end], start)
             trip.embed_s += self.clock() - begun
-            message = Message(Kind.STEP, 0, self.epoch, trip.step, start, piece_end - start, hops, (), body)
+            message = Message(Kind.STEP, 0, self.epoch, trip.step, start, piece_end - start, hops, body=body)
             if not self.pass_on(message, trip, 0):
                 return self.depart_again(trip)
         return trip
@@ -170,8 +170,9 @@ class EndUser:
             signs, heard_all = self.hear(trip, self.watch.look_again_s(self.clock()) if trip.awaited else 0.0)
             if self.is_broken(trip, signs):
                 self.depart_again(trip)
+                self.crew = self.upkeep.order_copies(self.crew, trip.step)  # while the others mend the step
         trip.home.sort(key=lambda message: message.end)
-        for change in self.news.changes(trip.step, trip.home[-1].runs):
+        for change in self.news.changes(trip.step, trip.home[-1].runs, trip.home[-1].lacks):
             self.hears.change(self.clock(), change)
         self.crew = self.upkeep.order_copies(self.crew, trip.step)
         self.upkeep.drop_gone(self.crew, self.news.last_sign, trip.step)

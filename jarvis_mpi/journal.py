@@ -6,11 +6,12 @@ and only that one works.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .crew import Block
-from .wire import Message, Run
+from .wire import Message, Run, mask
 
 
 class Runs(Protocol):
@@ -37,6 +38,7 @@ class Journal:
     rows: bytearray = field(default_factory=bytearray)
     row_bytes: int = 1
     runs: tuple[Run, ...] = ()  # that led to the last row, this stage's included
+    lacks: int = 0  # layers that some of the positions run so far went without: see wire.Message
 
     def since(self, position: int) -> bytes:
         return bytes(self.rows[(position - self.first) * self.row_bytes :])
@@ -82,8 +84,15 @@ class Journalled:
         else:
             kept = out[(since - journal.end) * (len(out) // new) :]
         journal.add(out, new, self.limit_bytes)
+        journal.lacks |= message.lacks | hole(message.runs, self.block)
         return kept, new
 
     def have(self, sequence: int) -> int:
         """How many positions were run."""
         return self.journals[sequence].end
+
+
+def hole(runs: Iterable[Run], block: Block) -> int:
+    """The layers between the last of `runs` and `block`, as bits."""
+    before = max((run.block.stop for run in runs), default=0)
+    return mask(range(before, block.start))

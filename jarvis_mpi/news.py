@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .crew import Block, Crew, Hop, Sign, named
-from .wire import Run
+from .wire import Run, mask
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,23 @@ class News:
         self.owners = dict(crew.blocks())
         self.served: dict[Block, int | None] = dict(self.owners)
         self.last_sign: dict[int, Sign] = {}
-        self.ever_missing: set[int] = set()  # layers that some position lacks
+        self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
     def seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign
 
-    def changes(self, step: int, runs: Iterable[Run]) -> list[Change]:
-        """What is new in how `step` was run."""
+    def changes(self, step: int, runs: Iterable[Run], lacks: int = 0) -> list[Change]:
+        """What is new in how `step` was run, and in what the stages' positions so far lack (see wire.Message).
+
+        A stage may have run positions over a hole that was mended before the step came home by another way: the
+        text so far is whole, but what that stage says from now on is not what it would have been.
+        """
         now = {run.block: run.node for run in runs}
+        later = {block for block in now if mask(block) & lacks and not self.ever_missing & set(block)}
+        self.ever_missing.update(layer for block in later for layer in block)
         changes = []
         for block, before in self.served.items():
-            if now.get(block) == before:
+            if now.get(block) == before and block not in later:
                 continue
             owner, to = self.owners[block], now.get(block)
             node = owner if before is None or to == owner else before

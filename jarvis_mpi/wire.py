@@ -4,20 +4,23 @@ Source routing: a message carries the hops still ahead of it, so a worker knows 
 carries what was really run on the way, with each node's timings, so that the end user's record
 needs no clock but each node's own and is whole even if a worker dies later.
 
-    header | hops ahead | runs done | body          (little endian, no padding, no pickle)
+    header | hops ahead | runs done | layers lacking | body          (little endian, no padding, no pickle)
 """
 
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .crew import Block, Hop
 
-VERSION = 2  # of this format; nodes compare it at the start
+VERSION = 3  # of this format; nodes compare it at the start
 
-HEADER = struct.Struct("<4sBBBBIIIII")  # magic, version, kind, hops, runs, then sequence to rows
+HEADER = struct.Struct(
+    "<4sBBBBHIIIII"
+)  # magic, version, kind, hops, runs, bytes of `lacks`, sequence to rows
 HOP = struct.Struct("<HHHI")  # node, first layer, layers, since
 RUN = struct.Struct("<HHHIfffI")  # node, first layer, layers, rows, three durations, bytes
 BEAT = struct.Struct("<HIIHfB")  # see Beat
@@ -75,6 +78,7 @@ class Message:
     rows: int = 0  # positions; the body's length tells the rest
     ahead: tuple[Hop, ...] = ()
     runs: tuple[Run, ...] = ()
+    lacks: int = 0  # layers that some position before, or a row of this one, went without: bit l is layer l
     body: bytes | memoryview = field(default=b"", repr=False)
 
     @property
@@ -83,34 +87,42 @@ class Message:
         return self.start + self.rows
 
     def pack(self) -> bytes:
+        lacks = self.lacks.to_bytes(2 * -(-self.lacks.bit_length() // 16), "little")
         parts = [
             HEADER.pack(
-                MAGIC, VERSION, self.kind, len(self.ahead), len(self.runs),
+                MAGIC, VERSION, self.kind, len(self.ahead), len(self.runs), len(lacks),
                 self.sequence, self.epoch, self.step, self.start, self.rows,
             )
         ]  # fmt: skip
         parts += [HOP.pack(hop.node, hop.block.start, len(hop.block), hop.since) for hop in self.ahead]
         parts += [RUN.pack(run.node, run.block.start, len(run.block), *run[2:]) for run in self.runs]
-        return b"".join([*parts, self.body])
+        return b"".join([*parts, lacks, self.body])
 
     @classmethod
     def unpack(cls, data: bytes | bytearray) -> "Message":
         """Raises ValueError if `data` is not a message of this version."""
         if len(data) < HEADER.size:
             raise ValueError(f"a message of {len(data)} bytes is shorter than its header of {HEADER.size}")
-        magic, version, kind, hops, runs, *numbers = HEADER.unpack_from(data)
+        magic, version, kind, hops, runs, lacks_bytes, *numbers = HEADER.unpack_from(data)
         if (magic, version) != (MAGIC, VERSION):
             raise ValueError(f"not a message of version {VERSION}: it begins with {bytes(data[:5])!r}")
         hops_end = HEADER.size + hops * HOP.size
         runs_end = hops_end + runs * RUN.size
-        if len(data) < runs_end:
+        lacks_end = runs_end + lacks_bytes
+        if len(data) < lacks_end:
             raise ValueError(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
         view = memoryview(data)
         sequence, epoch, step, start, count = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
         ahead = tuple(Hop(node, block(a, n), since) for node, a, n, since in HOP.iter_unpack(hops_at))
         ran = tuple(Run(node, block(a, n), *rest) for node, a, n, *rest in RUN.iter_unpack(runs_at))
-        return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, view[runs_end:])
+        lacks = int.from_bytes(view[runs_end:lacks_end], "little")
+        return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, lacks, view[lacks_end:])
+
+
+def mask(layers: Iterable[int]) -> int:
+    """Layers as the bits of a number."""
+    return sum(1 << layer for layer in layers)
 
 
 def block(first: int, count: int) -> Block:

@@ -116,8 +116,9 @@ def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> 
             run = first._replace(block=hop.block, rows=new, compute_s=clock() - begun)
             journal.runs = (*message.runs, run)
         message = replace(
-            message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs, body=body
-        )
+            message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs,
+            lacks=journal.lacks, body=body,
+        )  # fmt: skip
         first = Run(
             first.node, hop.block, 0, 0.0, 0.0, 0.0, 0
         )  # from one own hop to the next nothing travels

@@ -23,6 +23,12 @@ def test_the_rules_hold_for_every_seed():
     assert not wrong, "replay one with: python tests/sim.py SEED\n" + "\n".join(wrong[:20])
 
 
+@pytest.mark.parametrize("seed", [16388, 17003, 18483, 28439, 38270, 76050])
+def test_what_100_000_seeds_once_found_stays_mended(seed):
+    """A copy ordered too late (while a step was being mended), and caches that lacked a layer without a word."""
+    sim.check(sim.play(sim.draw(seed)))
+
+
 def test_a_seed_gives_the_same_story_and_the_same_run_again():
     def run(seed):
         outcome = sim.play(sim.draw(seed))
