@@ -125,7 +125,7 @@ messages = st.builds(
     st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers,
     st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers), max_size=20).map(tuple),
     st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers), max_size=20).map(tuple),
-    st.binary(max_size=300),
+    st.integers(0, 2**200), st.binary(max_size=300),
 )  # fmt: skip
 
 
