@@ -68,13 +68,13 @@ def chain(
             block: Journalled(stage, block, JOURNAL_BYTES) for block, stage in stages.get(node, {}).items()
         }
 
-    workers = [
-        FaultyWorker(Loopback(node, queues), journalled(node), time.perf_counter, no_copies, 0.25)
-        for node in stages
-        if node != END_USER
-    ]
-    for worker in workers:
-        worker.orders = tuple(order for order in parse(fault) if order.node == worker.link.me)
+    def faulty(node):
+        orders = [order for order in parse(fault) if order.node == node]
+        return FaultyWorker(
+            orders, Loopback(node, queues), journalled(node), time.perf_counter, no_copies, 0.25
+        )
+
+    workers = [faulty(node) for node in stages if node != END_USER]
     threads = [threading.Thread(target=worker.serve, args=(30.0,), daemon=True) for worker in workers]
     beats = threading.Event()
     threads.append(threading.Thread(target=beat_all, args=(workers, beats), daemon=True))
