@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import parting, roles
 from .crew import END_USER
+from .launch import ABSENT
+from .lifeline import hold_on
 from .link import Lost, Silence, Unservable
 from .roles import PARTING_S, say
 from .settings import parse
@@ -37,7 +39,11 @@ def main(words: list[str]) -> NoReturn:
         sys.exit(USAGE)
     from .mpi_link import MpiLink
 
+    hold_on()
     link = MpiLink(settings.start_timeout_s)
+    if absent := os.environ.get(ABSENT):  # nobody waits any longer for a rank that cannot be
+        say(absent) if speaks else None
+        parting.die(link, absent)
     status, together = FAILED, False
     try:
         role = roles.end_user if link.me == END_USER else roles.worker

@@ -17,12 +17,14 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "openmpi-mca-params.conf": {
         "mpi_ft_enable": "1",  # ULFM: a dead rank is an error for the others, not their end
         "mpi_add_procs_cutoff": "1024",  # otherwise a revoke may wait for a dead process, across hosts
+        "coll": "^han",  # which takes hosts for one whose daemons are at home, and then waits for ever
     },
     "prte-mca-params.conf": {
         "state_base_recoverable": "1",  # mpirun goes on when a rank dies
         "state_base_notify_errors": "1",  # and tells the others
         "hwloc_default_binding_policy": "none",  # more ranks than cores are refused otherwise
         "rmaps_default_mapping_policy": ":oversubscribe",  # -n 9 without a hostfile, on any machine
+        "plm_ssh_agent": str(Path(sys.prefix) / "bin" / "jarvis_mpi-daemon"),  # daemons at home: launch.py
     },
 }
 HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
