@@ -48,8 +48,9 @@ def daemon() -> None:
     environment = {name: value for name, value in os.environ.items() if OURS.fullmatch(name) or MPIS.match(name)}
     environment[HOST] = host
     environment["PRTE_MCA_odls_base_exec_agent"] = sys.argv[0].removesuffix("-daemon") + "-rank"
-    environment["PMIX_MCA_gds"] = "hash"  # the other store is memory that a daemon and its ranks share
-    os.setsid()  # a Ctrl-C is mpirun's, who ends its daemons in order
+    environment["PMIX_MCA_gds"] = "hash"  # the other store is memory that a daemon and its ranks share,
+    environment["PMIX_MCA_pmix_hwloc_hole_kind"] = "none"  # and so is a topology, unless there is no hole for it
+    os.setpgrp()  # a Ctrl-C is mpirun's, who ends its daemons in order
     os.execve("/bin/sh", ["sh", "-c", " ".join(command)], environment)
 
 

@@ -23,7 +23,7 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
         "state_base_recoverable": "1",  # mpirun goes on when a rank dies
         "state_base_notify_errors": "1",  # and tells the others
         "hwloc_default_binding_policy": "none",  # more ranks than cores are refused otherwise
-        "rmaps_default_mapping_policy": ":oversubscribe",  # -n 9 without a hostfile, on any machine
+        "rmaps_default_mapping_policy": "slot:oversubscribe",  # -n 9 without a hostfile; one with slots is kept to
         "plm_ssh_agent": str(Path(sys.prefix) / "bin" / "jarvis_mpi-daemon"),  # daemons at home: launch.py
     },
 }
