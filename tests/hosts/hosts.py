@@ -66,10 +66,11 @@ def hosts() -> list[int]:
     return sorted(int(word[len(PREFIX) :]) for word in words if word[len(PREFIX) :].isdigit())
 
 
-def up(count: int) -> Path:
-    """Make hosts 0 to `count`. -> a hostfile of 1 to `count`, after host 0: one slot each."""
+def up(count: int, *shared: Path) -> Path:
+    """Make hosts 0 to `count`, which see the folders `shared` of /tmp. -> a hostfile, one slot each."""
     down()
     STATE.mkdir(mode=0o700)
+    (STATE / "shared").write_text("".join(f"{folder}\n" for folder in shared))
     sh(f"ssh-keygen -q -t ed25519 -N '' -f {STATE}/key")
     sh(f"ssh-keygen -q -t ed25519 -N '' -f {STATE}/host_key")
     shutil.copy(STATE / "key.pub", STATE / "authorized_keys")
@@ -136,10 +137,10 @@ def boot(host: int, wait: bool = True) -> None:
         "mkdir -p /run/sshd",
         f"exec {shutil.which('sshd')} -D -e -f {STATE}/sshd_config",
     ]
+    apart = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
     with (STATE / f"{name(host)}.log").open("ab") as log:
         subprocess.Popen(
-            ["ip", "netns", "exec", name(host), "unshare", "-m", "-p", "-u", "-i", "--fork", "--kill-child"]
-            + ["sh", "-c", " && ".join(script)],
+            ["ip", "netns", "exec", name(host), *apart, "sh", "-c", " && ".join(script)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     if wait:
@@ -147,8 +148,11 @@ def boot(host: int, wait: bool = True) -> None:
 
 
 def kept() -> set[Path]:
-    """Folders right under /tmp with Python, its packages or this checkout in them."""
-    paths = (Path(path).resolve() for path in (*sys.path, sys.prefix, sys.base_prefix, __file__, "."))
+    """Folders right under /tmp with Python, its packages, this checkout or something shared in them."""
+    shared = (STATE / "shared").read_text().splitlines()
+    paths = (
+        Path(path).resolve() for path in (*sys.path, sys.prefix, sys.base_prefix, __file__, ".", *shared)
+    )
     return {Path(*path.parts[:3]) for path in paths if path.parts[1:2] == ("tmp",) and len(path.parts) > 2}
 
 
