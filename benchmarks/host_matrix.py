@@ -80,8 +80,7 @@ def anything_left() -> str:
     """What goes on after a run on any host that is up; '' if nothing but sshd does."""
     end = time.monotonic() + LEAVES_S
     while True:
-        busy = {host: len(hosts.processes(host)) - 1 for host in hosts.hosts()}
-        busy = {host: count for host, count in busy.items() if count > 0}
+        busy = {host: found for host in hosts.hosts() if (found := hosts.busy(host))}
         if not busy and not left_over():
             return ""
         if time.monotonic() > end:

@@ -70,7 +70,7 @@ def ended(run: subprocess.Popen) -> str:
     """What it said on standard error; nothing is left of it on any host."""
     said = run.communicate(timeout=150)[1].decode()
     end = time.monotonic() + LEAVES_S
-    while busy := {host: found for host in hosts.hosts() if len(found := hosts.processes(host)) > 1}:
+    while busy := {host: found for host in hosts.hosts() if (found := hosts.busy(host))}:
         assert time.monotonic() < end, busy
         time.sleep(0.2)
     return said

@@ -167,20 +167,26 @@ def await_sshd(host: int) -> None:
 def processes(host: int | str) -> list[int]:
     """All on a host, by their numbers here; the first is the host's own process 1, if it is up."""
     found = map(int, sh(f"ip netns pids {host if host == AIR else name(int(host))}", check=False).split())
-    return sorted(found, key=lambda pid: (not is_init(pid), pid))
+    return sorted(found, key=lambda pid: (number_there(pid) != 1, pid))
 
 
-def is_init(pid: int) -> bool:
+def busy(host: int) -> list[int]:
+    """What runs on a host beside its sshd."""
+    return [pid for pid in processes(host) if number_there(pid) > 1]
+
+
+def number_there(pid: int) -> int:
+    """A process's number on its host; 0 if it belongs to none."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         numbers = next(line.split()[1:] for line in lines if line.startswith("NSpid"))
-        return len(numbers) > 1 and numbers[-1] == "1"
-    return False
+        return int(numbers[-1]) if len(numbers) > 1 else 0
+    return 0
 
 
 def command(host: int, words: list[str]) -> list[str]:
     """What runs `words` on a host. Raises SystemExit if it is down."""
-    first = next((pid for pid in processes(host) if is_init(pid)), None)
+    first = next((pid for pid in processes(host) if number_there(pid) == 1), None)
     if first is None:
         raise SystemExit(f"{name(host)} is down: boot {host}")
     spaces = ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p", f"--wdns={Path.cwd()}"]
@@ -235,7 +241,9 @@ def main(words: list[str]) -> int:
             down()
         case ["list"]:
             for host in hosts():
-                print(name(host), address(host), f"{len(processes(host))} processes")
+                print(
+                    name(host), address(host), f"{len(busy(host))} processes" if processes(host) else "down"
+                )
         case ["run", host, *rest] if rest and host.isdigit():
             wanted = command(int(host), rest)
             os.execvp(wanted[0], wanted)
