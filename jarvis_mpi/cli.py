@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .mpi_link import MpiLink
 
 USAGE = 2  # exit status: what was asked for cannot be done
+SETTLED_S = (
+    3.0  # until all have made their communicators: a death meanwhile crashes the others (Open MPI 5.0.11)
+)
 FAILED = 1  # exit status: the run broke off
 
 
@@ -41,8 +44,10 @@ def main(words: list[str]) -> NoReturn:
 
     hold_on()
     link = MpiLink(settings.start_timeout_s)
-    if absent := os.environ.get(ABSENT):  # nobody waits any longer for a rank that cannot be
-        say(absent) if speaks else None
+    if absent := os.environ.get(ABSENT):  # launch.rank could not start it where it belongs
+        if speaks:
+            say(absent)
+        time.sleep(SETTLED_S)
         parting.die(link, absent)
     status, together = FAILED, False
     try:
