@@ -147,7 +147,7 @@ def test_without_a_host_from_the_start_the_others_answer_and_say_so(
     config = hosts.STATE / "ssh_config"
     more = {
         "ssh refused": "Port 2222",
-        "wrong key": "IdentityFile /nowhere\n  IdentitiesOnly yes",
+        "wrong key": "PubkeyAuthentication no",
         "unknown host key": "UserKnownHostsFile /nowhere\n  StrictHostKeyChecking yes",
     }
     if trouble == "down":
