@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import parting, roles
 from .crew import END_USER
+from .launch import ABSENT
+from .lifeline import hold_on
 from .link import Lost, Silence, Unservable
 from .roles import PARTING_S, say
 from .settings import parse
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from .mpi_link import MpiLink
 
 USAGE = 2  # exit status: what was asked for cannot be done
+SETTLED_S = (
+    3.0  # until all have made their communicators: a death before crashes the others (Open MPI 5.0.11)
+)
 FAILED = 1  # exit status: the run broke off
 
 
@@ -37,7 +42,13 @@ def main(words: list[str]) -> NoReturn:
         sys.exit(USAGE)
     from .mpi_link import MpiLink
 
+    hold_on()
     link = MpiLink(settings.start_timeout_s)
+    if absent := os.environ.get(ABSENT):  # launch.rank could not start it where it belongs
+        if speaks:
+            say(absent)
+        time.sleep(SETTLED_S)
+        parting.die(link, absent, by_signal=True)
     status, together = FAILED, False
     try:
         role = roles.end_user if link.me == END_USER else roles.worker

@@ -47,6 +47,7 @@ class MpiLink:
         self.status = MPI.Status()
         self.posted: deque = deque()  # (request, its buffer): the buffer must outlive the request
         self.posted_at = 0.0
+        self.incoming: tuple | None = None  # (request, its buffer): a message that has arrived in part
         self.membership = Membership(MPI, self.comm)
         self.shrinking_until = 0.0  # 0: nothing is going on
         self.inside = threading.Lock()  # no second thread in MPI during a shrink
@@ -102,21 +103,29 @@ class MpiLink:
         begun = time.monotonic()
         MPI = self.MPI
         try:
-            while not (self.look() or self.look()):  # what one look lets in, only the next one finds
+            while not self.incoming and not (
+                self.look() or self.look()
+            ):  # what one look lets in, the next one finds
                 if self.posted:
                     self.sweep()
                 if self.shrinking_until:
                     self.go_on_shrinking()
                 self.nap(begun, timeout_s)
-            self.usual_wait_s = time.monotonic() - begun
-            data = bytearray(self.status.Get_count(MPI.BYTE))
-            request = self.comm.Irecv([data, MPI.BYTE], self.status.source, self.status.tag)
+            if not self.incoming:
+                self.usual_wait_s = time.monotonic() - begun
+                data = bytearray(self.status.Get_count(MPI.BYTE))
+                self.incoming = self.comm.Irecv([data, MPI.BYTE], self.status.source, self.status.tag), data
+            request, data = self.incoming
             while not request.Test():  # the rest of a large message is still on its way: no bell rings for it
-                if time.monotonic() - begun > timeout_s:
+                if (
+                    time.monotonic() - begun > timeout_s
+                ):  # the next call goes on with it: MPI writes into `data`
                     raise Silence(f"half a message arrived in {timeout_s:g} s")
                 time.sleep(NAP_S)
+            self.incoming = None
             return data
         except MPI.Exception as error:
+            self.incoming = None  # its sender died
             raise self.translated(error) from None
 
     @property

@@ -13,6 +13,7 @@ import psutil
 
 from . import wire
 from .crew import END_USER
+from .launch import HOST
 from .link import Link, Lost, Silence
 from .roll import Clock, Hello, next_message
 from .wire import Kind, Message, note, read_note
@@ -66,6 +67,17 @@ def end_processes(there: Mapping[int, Hello], silent: Iterable[int]) -> None:
                 process = psutil.Process(there[node].pid)
                 if abs(process.create_time() - there[node].started) < 0.1:
                     process.kill()
+    end_stand_ins(silent)
+
+
+def end_stand_ins(nodes: Iterable[int]) -> None:
+    """End what stands here for ranks on other hosts (launch.rank and its ssh): mpirun waits for it as well."""
+    ours = {(os.environ.get("PMIX_NAMESPACE"), str(node)) for node in nodes}
+    for process in psutil.process_iter() if ours else ():
+        with contextlib.suppress(psutil.Error):
+            said = process.environ()
+            if HOST in said and (said.get("PMIX_NAMESPACE"), said.get("PMIX_RANK")) in ours:
+                process.kill()
 
 
 # -- a worker's side

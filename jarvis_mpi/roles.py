@@ -216,7 +216,7 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     end_ids = frozenset[int]() if settings.ignore_eos else text.end_ids
     tokens = asker.generate(prompt, min(settings.max_new_tokens, room), end_ids)
     ended = show(tokens, text, answer, record, screen)
-    silent = [node for node in there if asker.crew.state(node) in (State.SILENT, State.GONE)]
+    silent = [node for node in range(1, link.size) if asker.crew.state(node) in (State.SILENT, State.GONE)]
     peaks = part(link, silent, PARTING_S, time.monotonic)
     end_processes(there, silent)
     record.note(peak_bytes=peaks, ended=ended or "text")

@@ -17,14 +17,16 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "openmpi-mca-params.conf": {
         "mpi_ft_enable": "1",  # ULFM: a dead rank is an error for the others, not their end
         "mpi_add_procs_cutoff": "1024",  # otherwise a revoke may wait for a dead process, across hosts
+        "coll": "^han",  # which takes hosts for one whose daemons are at home, and then waits for ever
     },
     "prte-mca-params.conf": {
         "state_base_recoverable": "1",  # mpirun goes on when a rank dies
         "state_base_notify_errors": "1",  # and tells the others
         "hwloc_default_binding_policy": "none",  # more ranks than cores are refused otherwise
-        "rmaps_default_mapping_policy": ":oversubscribe",  # -n 9 without a hostfile, on any machine
+        "rmaps_default_mapping_policy": "slot:oversubscribe",  # -n 9 without a hostfile; one with slots is kept to
     },
 }
+AGENT = Path(sys.prefix) / "bin" / "jarvis_mpi-daemon"  # daemons at home: see launch.py
 HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
 
 
@@ -57,6 +59,16 @@ def parameters_in(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
+def no_agent() -> str:
+    """'' if mpirun can be told of our agent, else one sentence: one that it does not find would end every run."""
+    lost = "so a whole machine that is lost ends the run"
+    if not os.access(AGENT, os.X_OK):
+        return f"{AGENT} is not there, {lost}: pip install jarvis_mpi into this environment"
+    if " " in str(AGENT) or ":" in str(AGENT):  # what mpirun parts words and agents by
+        return f"{AGENT.parent} has a space or a colon in its path, {lost}: move the environment"
+    return ""
+
+
 def main(words: Sequence[str]) -> int:
     if words:
         print("usage: python -m jarvis_mpi setup   (prepares this Python environment; takes no arguments)")
@@ -64,6 +76,8 @@ def main(words: Sequence[str]) -> int:
     try:
         for path in write_parameters(Path(sys.prefix) / "etc"):
             print(f"MPI's parameters are in {path}")
+        if warning := no_agent():
+            print(warning, file=sys.stderr)
         print(f"the default model is in {models.locate(DEFAULT_MODEL, print)}")
     except Unservable as error:
         print(error, file=sys.stderr)
@@ -78,6 +92,8 @@ def write_parameters(folder: Path) -> list[Path]:
         path = folder / name
         there = path.read_text() if path.exists() else ""
         known = parameters_in(there)
+        if name.startswith("prte") and not no_agent():
+            parameters = {**parameters, "plm_ssh_agent": str(AGENT)}
         missing = [f"{key} = {value}" for key, value in parameters.items() if key not in known]
         if missing:
             try:

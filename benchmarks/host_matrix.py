@@ -1,0 +1,184 @@
+"""python benchmarks/host_matrix.py [--repeats 2] [--rows killed ...] [--part] [--out FILE]: hosts that are lost.
+
+As fault_matrix.py, but an end user and five workers on six hosts (tests/hosts/hosts.py: root, Linux, sshd), and
+what strikes is a host's power or its link. The table is the README's; the last line is JSON, with every run.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fault_matrix import PLACES, ROOT, WORKERS, Row, Run, judge, left_over, measure, read, table
+
+sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+import hosts
+
+LIMIT_S = 170
+LEAVES_S = 100.0  # a rank that was cut off has left: launch.SILENCE_S, and some
+BACK_S = {"link down for 5 s": 5.0, "link down for 30 s": 30.0, "reboot": 10.0}
+
+
+@dataclass(frozen=True)
+class HostRow(Row):
+    @property
+    def tokens(self) -> int:
+        """Enough that a node has come back before the last of them."""
+        return 512 if "30 s" in self.fault else 256 if self.expected == "back" else 128
+
+
+ROWS = [
+    *(
+        HostRow(fault, copies, "exact" if copies else "skipped")
+        for fault in ("rank killed", "host killed", "power off", "link down for good", "reboot")
+        for copies in (1, 0)
+    ),
+    *(HostRow(fault, copies, "back") for fault in ("link down for 5 s", "link down for 30 s") for copies in (1, 0)),
+    HostRow("two neighbours: host killed", 2, "exact"),
+    HostRow("two neighbours: host killed", 1, "first exact"),
+    HostRow("two neighbours: power off", 2, "exact"),
+]  # fmt: skip
+PART = {("host killed", 1): "middle", ("power off", 0): "last", ("link down for 5 s", 1): "first"}
+
+
+def strike(
+    run: Run, row: HostRow, place: str, in_prefill: bool, prefill_s: float, dice: random.Random
+) -> float:
+    """Bring the fault on. -> when, on the monotonic clock that all hosts share here."""
+    assert run.is_ready.wait(LIMIT_S), run.errors.decode()
+    pids = run.pids()
+    if in_prefill:
+        time.sleep(dice.random() * prefill_s)
+    else:
+        run.process.stdout.read(dice.randint(4, 100))
+    at, nodes = time.perf_counter(), row.nodes(place)
+    for node in nodes:
+        match row.fault.split(": ")[-1]:
+            case "rank killed":
+                os.kill(pids[node], signal.SIGKILL)
+            case "host killed" | "reboot":
+                hosts.kill(node)
+            case "power off":
+                hosts.off(node)
+            case _:
+                hosts.cut(node)
+    if row.fault in BACK_S:
+        again = hosts.boot if row.fault == "reboot" else hosts.mend
+        threading.Timer(BACK_S[row.fault], again, nodes).start()
+    return at
+
+
+def anything_left() -> str:
+    """What goes on after a run on any host that is up; '' if nothing but sshd does."""
+    end = time.monotonic() + LEAVES_S
+    while True:
+        busy = {host: found for host in hosts.hosts() if (found := hosts.busy(host))}
+        if not busy and not left_over():
+            return ""
+        if time.monotonic() > end:
+            return f"still running on hosts: {busy}"
+        time.sleep(0.5)
+
+
+def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path, whole: dict, dice) -> dict:
+    """One run, judged and measured."""
+    for host in range(WORKERS + 1):
+        if not hosts.processes(host):
+            hosts.boot(host)
+        hosts.mend(host)
+    run = Run(scratch / f"{number}.h5", row.copies, row.tokens, row.more, LIMIT_S, launcher())
+    struck_at = strike(run, row, place, in_prefill, whole["prefill_s"], dice)
+    run.wait()
+    ended_at = time.perf_counter()
+    seen = read(run.log)
+    wrong = judge(row, place, run, seen, whole["tokens"], struck_at)
+    told_at = seen["begun"] + float(seen["tokens"]["total_s"].sum())
+    if left := anything_left():
+        wrong.append(left)
+    if wrong:
+        print(run.errors.decode(), *seen["events"], sep="\n", flush=True)
+    return {
+        "row": row.name, "expected": row.expected, "place": place, "moment": "prefill" if in_prefill else "decoding",
+        "wrong": wrong, "end_s": ended_at - told_at, "left_s": time.perf_counter() - ended_at,
+        **measure(row, seen, struck_at, in_prefill, whole["prefill_s"]),
+    }  # fmt: skip
+
+
+def launcher() -> list[str]:
+    plain = ["mpirun", "-hostfile", str(hosts.STATE / "hostfile"), "-x", "JARVIS_TEST"]
+    return hosts.command(0, ["timeout", "-k", "5", str(LIMIT_S), *plain])
+
+
+def no_fault(scratch: Path, tokens: int) -> dict:
+    """The text to compare with: where the machine is loaded, a copy keeps it whole."""
+    run = Run(scratch / "whole.h5", 1, tokens, (), LIMIT_S, launcher())
+    run.wait()
+    assert run.process.returncode == 0, run.errors.decode()
+    seen = read(run.log)
+    assert all(seen["tokens"]["layers"] == seen["tokens"]["layers"].max()), run.errors.decode()
+    times = seen["tokens"]["total_s"]
+    return {
+        "tokens": seen["tokens"]["token"].tolist(),
+        "prefill_s": float(times[0]),
+        "token_s": float(statistics.median(times[1:])),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", default=[""], help="only rows whose name has one of these in it")
+    parser.add_argument("--places", nargs="+", default=list(PLACES), choices=list(PLACES))
+    parser.add_argument("--part", action="store_true", help="what CI has time for")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--out", help="the table as a file too")
+    words = parser.parse_args()
+    if why := hosts.missing():
+        print(why, file=sys.stderr)
+        return 1
+    os.chdir(ROOT)
+    dice, results = random.Random(words.seed), []
+    cells = [
+        (row, place, repeat)
+        for repeat in range(1 if words.part else words.repeats)
+        for row in ROWS
+        for place in words.places
+        if any(each in row.name for each in words.rows)
+        and (not words.part or PART.get((row.fault, row.copies)) == place)
+    ]
+    print(f"seed {words.seed}, {len(cells)} runs", flush=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            hosts.up(WORKERS, Path(folder))
+            whole = no_fault(Path(folder), max(row.tokens for row, _, _ in cells))
+            print(
+                f"no fault: prefill {whole['prefill_s']:.2f} s, a token {1e3 * whole['token_s']:.0f} ms",
+                flush=True,
+            )
+            for number, (row, place, repeat) in enumerate(cells):
+                result = cell(number, row, place, (number + repeat) % 2 == 1, Path(folder), whole, dice)
+                results.append(result)
+                noticed = f"{result['noticed_ms'] or float('nan'):.0f} ms"
+                print(f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed {noticed}, gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after the last token, hosts empty {result['left_s']:.1f} s later | {'; '.join(result['wrong']) or 'as expected: ' + row.expected}", flush=True)  # fmt: skip
+    finally:
+        hosts.down()
+    lines = table(results, whole["token_s"])
+    print("\n".join(lines))
+    if words.out:
+        Path(words.out).write_text("\n".join(lines) + "\n")
+    print(json.dumps({"token_ms": 1e3 * whole["token_s"], "runs": results}))
+    return sum(bool(result["wrong"]) for result in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
