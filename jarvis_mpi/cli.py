@@ -39,7 +39,9 @@ def main(words: list[str]) -> NoReturn:
     except Unservable as error:
         if speaks:
             say(str(error))
-        sys.exit(USAGE)
+        sys.exit(
+            USAGE if speaks else 0
+        )  # another's status would have mpirun end the one that speaks before it has
     from .mpi_link import MpiLink
 
     hold_on()
