@@ -103,6 +103,9 @@ def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path,
     told_at = seen["begun"] + float(seen["tokens"]["total_s"].sum())
     if left := anything_left():
         wrong.append(left)
+    pairs = zip(seen["tokens"]["token"].tolist(), whole["tokens"], strict=False)
+    if wrong and (differing := [step for step, (ours, theirs) in enumerate(pairs) if ours != theirs]):
+        wrong.append(f"differs from step {differing[0]} on")
     if wrong:
         print(run.errors.decode(), *seen["events"], sep="\n", flush=True)
     return {

@@ -171,17 +171,21 @@ def processes(host: int | str) -> list[int]:
 
 
 def busy(host: int) -> list[int]:
-    """What runs on a host beside its sshd."""
-    return [pid for pid in processes(host) if number_there(pid) > 1]
+    """What runs on a host beside sshd, which goes on for minutes after a peer that is out of reach."""
+    return [pid for pid in processes(host) if number_there(pid) > 1 and said(pid, "comm").strip() != "sshd"]
+
+
+def said(pid: int, what: str) -> str:
+    """A file of the process's in /proc; '' once it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/{what}").read_text()
+    return ""
 
 
 def number_there(pid: int) -> int:
     """A process's number on its host; 0 if it belongs to none."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        numbers = next(line.split()[1:] for line in lines if line.startswith("NSpid"))
-        return int(numbers[-1]) if len(numbers) > 1 else 0
-    return 0
+    numbers = next((line.split()[1:] for line in said(pid, "status").splitlines() if "NSpid" in line), [])
+    return int(numbers[-1]) if len(numbers) > 1 else 0
 
 
 def command(host: int, words: list[str]) -> list[str]:
