@@ -17,6 +17,7 @@ from pathlib import Path
 
 import h5py
 import shapes
+from chain import command
 
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "
@@ -36,9 +37,8 @@ def one_process(folder: Path, dtype: str, tokens: int) -> dict:
 def chain(ranks: int, folder: Path, dtype: str, tokens: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "run.h5"
-        words = ["timeout", "-k", "5", "600", "mpirun", "-n", str(ranks), sys.executable, "-m", "jarvis_mpi"]
-        words += ["--model", str(folder), "--dtype", dtype, "--threads", "1", "--prompt", PROMPT]
-        words += ["--max-new-tokens", str(tokens), "--log", str(log)]
+        words = ("--model", str(folder), "--dtype", dtype, "--threads", "1", "--prompt", PROMPT)
+        words = command(ranks, log, *words, "--max-new-tokens", str(tokens))
         begun = time.perf_counter()
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
             run.stdout.read(1)

@@ -40,8 +40,8 @@ NUMBER = itertools.count()
 SIGNALS = {
     "SIGKILL": signal.SIGKILL,
     "exception": signal.SIGRTMIN + 1,
-    "exit 1": signal.SIGRTMIN
-    + 2,  # sys.exit: that of a library of C is met by silence only, and mpirun reports it
+    # sys.exit: that of a library of C is met by silence only, and mpirun reports it
+    "exit 1": signal.SIGRTMIN + 2,
     "SIGSTOP for good": signal.SIGSTOP,
     "SIGSTOP for 3 s": signal.SIGSTOP,
     "stall of 10 s": signal.SIGRTMIN,
@@ -265,20 +265,26 @@ def left_over() -> list[int]:
         time.sleep(0.1)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What every matrix can be asked for."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--rows", nargs="+", default=[""], help="only rows whose name has one of these in it")
-    parser.add_argument("--places", nargs="+", default=PLACES, choices=PLACES)
-    parser.add_argument("--part", action="store_true")
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument(
+    made.add_argument("--repeats", type=int, default=2)
+    made.add_argument("--rows", nargs="+", default=[""], help="only rows whose name has one of these in it")
+    made.add_argument("--places", nargs="+", default=list(PLACES), choices=list(PLACES))
+    made.add_argument("--part", action="store_true", help="what CI has time for")
+    made.add_argument("--seed", type=int, default=int(time.time()))
+    made.add_argument("--out", help="the table as a file too")
+    return made
+
+
+def main() -> int:
+    asked = parser(__doc__)
+    asked.add_argument(
         "--launcher", default=shlex.join(LAUNCHER), help='of MPICH: "mpiexec -disable-auto-cleanup"'
     )
-    parser.add_argument("--out", help="the table as a file too")
-    words = parser.parse_args()
+    words = asked.parse_args()
     dice, launcher = random.Random(words.seed), shlex.split(words.launcher)
     cells = [
         (row, place, repeat)
@@ -326,11 +332,16 @@ def main() -> int:
             noticed = f"noticed after {noticed:.0f} ms" if noticed is not None else "no sign"
             print(f"{number + 1}/{len(cells)} {row.name} | {place} | {moment} | {noticed}, gap {figures['gap_ms']:.0f} ms | {'; '.join(wrong) or 'as expected: ' + row.expected}", flush=True)  # fmt: skip
             if wrong:
-                print(run.errors.decode(), *(e for e in seen["events"]), sep="\n", flush=True)
-    lines = table(results, token_s)
-    print("\n".join(lines))
-    if words.out:
-        Path(words.out).write_text("\n".join(lines) + "\n")
+                print(run.errors.decode(), *seen["events"], sep="\n", flush=True)
+    return report(results, prefill_s, token_s, words.out)
+
+
+def report(results: list[dict], prefill_s: float, token_s: float, out: str | None) -> int:
+    """Print the table and the JSON line. -> how many runs were not as expected."""
+    text = "\n".join(table(results, token_s))
+    print(text)
+    if out:
+        Path(out).write_text(text + "\n")
     print(json.dumps({"token_ms": 1e3 * token_s, "prefill_ms": 1e3 * prefill_s, "runs": results}))
     return sum(bool(result["wrong"]) for result in results)
 

@@ -4,8 +4,6 @@ As fault_matrix.py, but an end user and five workers on six hosts (tests/hosts/h
 what strikes is a host's power or its link. The table is the README's; the last line is JSON, with every run.
 """
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -17,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault_matrix import PLACES, ROOT, WORKERS, Row, Run, judge, left_over, measure, read, table
+from fault_matrix import ROOT, WORKERS, Row, Run, judge, left_over, measure, parser, read, report
 
 sys.path.insert(0, str(ROOT / "tests" / "hosts"))
 import hosts
@@ -136,16 +134,7 @@ def no_fault(scratch: Path, tokens: int) -> dict:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--rows", nargs="+", default=[""], help="only rows whose name has one of these in it")
-    parser.add_argument("--places", nargs="+", default=list(PLACES), choices=list(PLACES))
-    parser.add_argument("--part", action="store_true", help="what CI has time for")
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--out", help="the table as a file too")
-    words = parser.parse_args()
+    words = parser(__doc__).parse_args()
     if why := hosts.missing():
         print(why, file=sys.stderr)
         return 1
@@ -175,12 +164,7 @@ def main() -> int:
                 print(f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed {noticed}, gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after the last token, hosts empty {result['left_s']:.1f} s later | {'; '.join(result['wrong']) or 'as expected: ' + row.expected}", flush=True)  # fmt: skip
     finally:
         hosts.down()
-    lines = table(results, whole["token_s"])
-    print("\n".join(lines))
-    if words.out:
-        Path(words.out).write_text("\n".join(lines) + "\n")
-    print(json.dumps({"token_ms": 1e3 * whole["token_s"], "runs": results}))
-    return sum(bool(result["wrong"]) for result in results)
+    return report(results, whole["prefill_s"], whole["token_s"], words.out)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ By default a random model in the shape of Gemma 2B (5 GB) on one end user and ei
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import h5py
 import shapes
+from chain import command
 
 from jarvis_mpi import models
+from jarvis_mpi.replay import block_of
 
 MB = 1e6
 
@@ -44,29 +45,8 @@ def main() -> None:
     folder = shapes.locate(settings.model)
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "run.h5"
-        words = [
-            "timeout",
-            "-k",
-            "5",
-            "600",
-            "mpirun",
-            "-n",
-            str(settings.ranks),
-            sys.executable,
-            "-m",
-            "jarvis_mpi",
-        ]
-        words += [
-            "--model",
-            str(folder),
-            "--prompt",
-            "word " * 200,
-            "--max-new-tokens",
-            "8",
-            "--log",
-            str(log),
-        ]
-        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        words = ("--model", str(folder), "--prompt", "word " * 200, "--max-new-tokens", "8")
+        subprocess.run(command(settings.ranks, log, *words), check=True, stdout=subprocess.DEVNULL)
         with h5py.File(log) as record:
             placement = json.loads(record.attrs["placement"])
             peaks = {int(node): peak for node, peak in json.loads(record.attrs["peak_bytes"]).items()}
@@ -76,10 +56,7 @@ def main() -> None:
     rows = {}
     print("node  layers            weights MB   peak MB   above its weights MB")
     for node, peak in sorted(peaks.items()):
-        held = [
-            range(int(a), int(b or a) + 1)
-            for a, _, b in (text.partition("-") for text in placement[str(node)])
-        ]
+        held = map(block_of, placement[str(node)])
         own = sum(layers[layer] for block in held for layer in block) + (0 if node else rest)
         rows[node] = {"weights_mb": own / MB, "peak_mb": peak / MB, "above_mb": (peak - own) / MB}
         print(

@@ -9,11 +9,11 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import h5py
+from chain import command
 
 ROOT = Path(__file__).parent.parent
 TOKENS = 150
@@ -24,21 +24,15 @@ def run(tree: Path, ranks: int) -> tuple[float, float]:
     """-> seconds a token (median), bytes a token that came in at all stages."""
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "run.h5"
-        words = [
-            "timeout",
-            "-k",
-            "5",
-            "180",
-            "mpirun",
-            "-hostfile",
-            "hostfiles/local",
-            "-n",
-            str(ranks),
-            sys.executable,
-        ]
-        words += ["-m", "jarvis_mpi", "--prompt", PROMPT, "--max-new-tokens", str(TOKENS), "--log", str(log)]
+        words = ("--prompt", PROMPT, "--max-new-tokens", str(TOKENS))
         environment = {**os.environ, "PYTHONPATH": str(tree)}
-        subprocess.run(words, cwd=tree, env=environment, check=True, capture_output=True)
+        subprocess.run(
+            command(ranks, log, *words, limit_s=180),
+            cwd=tree,
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
         with h5py.File(log) as record:
             tokens, hops = record["tokens"][1:], record["hops"][:]
         decoding = hops[hops["step"] > 0]

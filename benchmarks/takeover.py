@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import h5py
-from fault_matrix import PROMPT, Run
+from fault_matrix import PROMPT, Run, read
 
 
 def main() -> None:
@@ -35,19 +35,16 @@ def main() -> None:
                     break
         os.kill(run.pids()[words.node], signal.SIGKILL)
         run.wait()
-        with h5py.File(run.log) as record:
-            tokens, hops, events = record["tokens"][:], record["hops"][:], record["events"][:]
-        mended = next(event["step"] for event in events if event["event"] == b"told")
+        seen = read(run.log)
+        tokens, hops = seen["tokens"], seen["hops"]
+        mended = next(event["step"] for event in seen["events"] if event["event"] == "told")
         prompt = " ".join([PROMPT] * 4)
         whole = Run(
             Path(scratch) / "prefill.h5", 1, 2, (*more, "--prompt", prompt, "--prefill-rows", "100000")
         )
         whole.wait()
-        with h5py.File(whole.log) as record:
-            prefill_rows, prefill_s = (
-                int(record["tokens"]["position"][0]),
-                float(record["tokens"]["total_s"][0]),
-            )
+        first = read(whole.log)["tokens"][0]
+        prefill_rows, prefill_s = int(first["position"]), float(first["total_s"])
     usual_s = float(sorted(tokens["total_s"])[len(tokens) // 2])
     at = tokens[tokens["step"] == mended][0]
     print(

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from .mpi_link import MpiLink
 
 USAGE = 2  # exit status: what was asked for cannot be done
-SETTLED_S = (
-    3.0  # until all have made their communicators: a death before crashes the others (Open MPI 5.0.11)
-)
+SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
 FAILED = 1  # exit status: the run broke off
 
 
@@ -39,9 +37,8 @@ def main(words: list[str]) -> NoReturn:
     except Unservable as error:
         if speaks:
             say(str(error))
-        sys.exit(
-            USAGE if speaks else 0
-        )  # another's status would have mpirun end the one that speaks before it has
+        # Another's status would have mpirun end the one that speaks before it has.
+        sys.exit(USAGE if speaks else 0)
     from .mpi_link import MpiLink
 
     hold_on()

@@ -79,9 +79,8 @@ class Crew:
     """Who holds what and how everyone is."""
 
     holds: Mapping[int, tuple[Block, ...]]  # node -> its own blocks; a spare holds none
-    copies: Mapping[Block, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # block -> further holders, best first
+    # block -> further holders, best first
+    copies: Mapping[Block, tuple[int, ...]] = field(default_factory=dict)
     policy: Policy = Policy()
     room: Mapping[int, float] = field(default_factory=dict)  # node -> layers for which it has memory
     states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; WELL where it is not named

@@ -103,9 +103,8 @@ class MpiLink:
         begun = time.monotonic()
         MPI = self.MPI
         try:
-            while not self.incoming and not (
-                self.look() or self.look()
-            ):  # what one look lets in, the next one finds
+            # What one look lets in, only the next one finds.
+            while not self.incoming and not (self.look() or self.look()):
                 if self.posted:
                     self.sweep()
                 if self.shrinking_until:
@@ -117,9 +116,7 @@ class MpiLink:
                 self.incoming = self.comm.Irecv([data, MPI.BYTE], self.status.source, self.status.tag), data
             request, data = self.incoming
             while not request.Test():  # the rest of a large message is still on its way: no bell rings for it
-                if (
-                    time.monotonic() - begun > timeout_s
-                ):  # the next call goes on with it: MPI writes into `data`
+                if time.monotonic() - begun > timeout_s:  # the next call goes on: MPI writes into `data`
                     raise Silence(f"half a message arrived in {timeout_s:g} s")
                 time.sleep(NAP_S)
             self.incoming = None

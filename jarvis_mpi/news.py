@@ -53,14 +53,16 @@ class News:
     def seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign
 
-    def changes(self, step: int, runs: Iterable[Run], lacks: int = 0) -> list[Change]:
+    def changes(self, step: int, runs: Iterable[Run], lacks: int) -> list[Change]:
         """What is new in how `step` was run, and in what the stages' positions so far lack (see wire.Message).
 
         A stage may have run positions over a hole that was mended before the step came home by another way: the
         text so far is whole, but what that stage says from now on is not what it would have been.
         """
         now = {run.block: run.node for run in runs}
-        later = {block for block in now if mask(block) & lacks and not self.ever_missing & set(block)}
+        later = {
+            block for block in now if lacks and mask(block) & lacks and not self.ever_missing & set(block)
+        }
         self.ever_missing.update(layer for block in later for layer in block)
         changes = []
         for block, before in self.served.items():

@@ -6,7 +6,7 @@ import platform
 import resource
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NoReturn
 
 import psutil
@@ -59,7 +59,7 @@ def goodbye(link: Link, body: bytes, timeout_s: float) -> None:
         link.flush(timeout_s)
 
 
-def end_processes(there: Mapping[int, Hello], silent: Iterable[int]) -> None:
+def end_processes(there: Mapping[int, Hello], silent: Collection[int]) -> None:
     """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for it."""
     for node in silent:
         if node in there and there[node].machine == there[END_USER].machine:
@@ -70,7 +70,7 @@ def end_processes(there: Mapping[int, Hello], silent: Iterable[int]) -> None:
     end_stand_ins(silent)
 
 
-def end_stand_ins(nodes: Iterable[int]) -> None:
+def end_stand_ins(nodes: Collection[int]) -> None:
     """End what stands here for ranks on other hosts (launch.rank and its ssh): mpirun waits for it as well."""
     ours = {(os.environ.get("PMIX_NAMESPACE"), str(node)) for node in nodes}
     for process in psutil.process_iter() if ours else ():

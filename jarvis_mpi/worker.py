@@ -119,7 +119,6 @@ def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> 
             message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs,
             lacks=journal.lacks, body=body,
         )  # fmt: skip
-        first = Run(
-            first.node, hop.block, 0, 0.0, 0.0, 0.0, 0
-        )  # from one own hop to the next nothing travels
+        # From one own hop to the next nothing travels.
+        first = Run(first.node, hop.block, 0, 0.0, 0.0, 0.0, 0)
     return message

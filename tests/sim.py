@@ -22,7 +22,7 @@ from jarvis_mpi.enduser import EndUser
 from jarvis_mpi.journal import Journalled
 from jarvis_mpi.link import Lost, Silence, Unservable
 from jarvis_mpi.watch import Pace, Patience
-from jarvis_mpi.wire import HEADER, Kind
+from jarvis_mpi.wire import HEADER, Kind, mask
 from jarvis_mpi.worker import Worker
 
 ROW = struct.Struct("<QQ")  # value, the layers that were run on it (a bit each)
@@ -58,7 +58,7 @@ class SimStage:
     def __init__(self, block: Block, busy=lambda rows: None):
         self.block, self.busy = block, busy
         self.caches: dict[int, list[int]] = {}
-        self.bits = sum(1 << layer for layer in block)
+        self.bits = mask(block)
         self.began = 0  # how often a sequence was begun: more than once only if it was forgotten
 
     def run(self, body, start: int, sequence: int) -> bytes:
@@ -475,11 +475,11 @@ def check(outcome: Outcome) -> None:
     change = next(changes)
     for token, _ in outcome.tokens:
         while change is not None and change.step <= token.step:
-            bits = sum(1 << layer for layer in change.block)
+            bits = mask(change.block)
             gone = gone | bits if change.to is None else gone & ~bits
             change = next(changes)
         ran = ROW.unpack(token.pieces[-1].body[-ROW.size :])[1]
-        said = sum(1 << layer for run in token.pieces[-1].runs for layer in run.block)
+        said = mask(layer for run in token.pieces[-1].runs for layer in run.block)
         if ran != everything & ~gone:
             raise Wrong(f"rule 1: step {token.step} ran {ran:b}, announced missing {gone:b}")
         if ran != said:
