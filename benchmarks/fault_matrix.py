@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import shlex
@@ -53,7 +54,7 @@ PLACES = {"first": 1, "middle": 3, "last": 5}
 class Row:
     fault: str
     copies: int
-    expected: str  # exact, skipped, back, first exact, goes on, sentence
+    expected: str  # exact, skipped, back, first exact, goes on, goes on or sentence
     more: tuple[str, ...] = ()  # words for the run
 
     def nodes(self, place: str) -> list[int]:
@@ -86,7 +87,8 @@ ROWS = [
     Row("two neighbours: SIGKILL", 1, "first exact"),
     Row("two neighbours: SIGKILL", 2, "exact"),
     Row("all but one: SIGKILL", 1, "goes on", ("--max-skipped", "99")),
-    Row("all but one: SIGKILL", 1, "sentence"),
+    # New copies are made while the step is mended: in time or not, and then too much would have to be skipped.
+    Row("all but one: SIGKILL", 1, "goes on or sentence"),
 ]
 PART = {  # what CI runs: row -> place
     ("SIGKILL", 1): "middle", ("exception", 1): "last", ("exit 1", 1): "first", ("SIGSTOP for good", 0): "last",
@@ -204,8 +206,8 @@ def judge(row: Row, place: str, run: Run, seen: dict, reference: list[int], stru
     skipped = [event for event in told if "skipped" in event["text"].split(":", 1)[1].split(",")[0]]
     finished = seen["begun"] + seen["tokens"]["total_s"].cumsum()
     status = run.process.returncode
-    if row.expected == "sentence":
-        if status == 0 or "may be skipped (--max-skipped)" not in seen["ended"]:
+    if row.expected == "goes on or sentence" and status != 0:
+        if "may be skipped (--max-skipped)" not in seen["ended"]:
             wrong.append(f"status {status}, ended: {seen['ended']}")
         return wrong
     if not any(event["event"].isupper() for event in seen["events"]):
@@ -355,8 +357,8 @@ def table(results: list[dict], token_s: float) -> list[str]:
         mine = [result for result in results if (result["row"], result["expected"]) == name]
         fine = sum(not result["wrong"] for result in mine)
         noticed = [result["noticed_ms"] for result in mine if result["noticed_ms"] is not None]
-        gaps = [result["gap_ms"] for result in mine]
-        lines.append(f"| {name[0]} | {name[1]} | {fine} of {len(mine)} | {spread(noticed)} | {spread(gaps) if name[1] != 'sentence' else 'ends'} |")  # fmt: skip
+        gaps = [result["gap_ms"] for result in mine if not math.isnan(result["gap_ms"])]
+        lines.append(f"| {name[0]} | {name[1]} | {fine} of {len(mine)} | {spread(noticed)} | {spread(gaps)} |")  # fmt: skip
     return [*lines, f"A token takes {1e3 * token_s:.0f} ms without a fault."]
 
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "hosts"))
 import hosts
 
 LIMIT_S = 170
-LEAVES_S = 100.0  # a rank that was cut off has left: launch.SILENCE_S, and some
+LEAVES_S = 100.0  # a rank that was cut off has left: launch.silence_s, and some
 BACK_S = {"link down for 5 s": 5.0, "link down for 30 s": 30.0, "reboot": 10.0}
 
 
@@ -113,9 +113,9 @@ def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path,
     }  # fmt: skip
 
 
-def launcher() -> list[str]:
+def launcher(limit_s: int = LIMIT_S) -> list[str]:
     plain = ["mpirun", "-hostfile", str(hosts.STATE / "hostfile"), "-x", "JARVIS_TEST"]
-    return hosts.command(0, ["timeout", "-k", "5", str(LIMIT_S), *plain])
+    return hosts.command(0, ["timeout", "-k", "5", str(limit_s), *plain])
 
 
 def no_fault(scratch: Path, tokens: int) -> dict:

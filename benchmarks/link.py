@@ -40,7 +40,7 @@ def rounds(link: MpiLink, work_s: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    link = MpiLink(60.0)
+    link = MpiLink(60.0, speaks=True)
     bells = link.bell.hears_all
     results = {}
     for name, ring in (("bells", bells), ("naps", False)):

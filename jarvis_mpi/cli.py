@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import parting, roles
 from .crew import END_USER
-from .launch import ABSENT
-from .lifeline import hold_on
+from .launch import ABSENT, Come
+from .lifeline import hold_on, tell_home
 from .link import Lost, Silence, Unservable
 from .roles import PARTING_S, say
 from .settings import parse
@@ -41,8 +41,15 @@ def main(words: list[str]) -> NoReturn:
         sys.exit(USAGE if speaks else 0)
     from .mpi_link import MpiLink
 
+    tell_home(Come.STARTING)
+    try:
+        link = MpiLink(settings.start_timeout_s, speaks)
+    except Unservable as error:
+        if speaks:
+            say(str(error))
+        os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
+    tell_home(Come.JOINED)
     hold_on()
-    link = MpiLink(settings.start_timeout_s)
     if absent := os.environ.get(ABSENT):  # launch.rank could not start it where it belongs
         if speaks:
             say(absent)

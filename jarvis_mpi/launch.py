@@ -13,6 +13,8 @@ Started once for every rank: only the standard library, and little of it.
 """
 
 import contextlib
+import enum
+import itertools
 import os
 import re
 import select
@@ -25,10 +27,11 @@ import time
 HOST, ABSENT, LIFELINE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_LIFELINE"
 SSH = "JARVIS_SSH"  # the user's: a command in ssh's place, such as "ssh -p 2222"
 SIGN_S = 5.0  # between signs of life
-SILENCE_S = 75  # of a host, until it counts as lost: longer than --give-up-s, for it may come back until then
+GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
+GIVE_UP_S = 60.0
+LONGER_S = 15.0  # than that a host may be silent until it counts as lost
 CONNECT_S = 10  # for the host to answer
 SHELL_S = 30.0  # for its shell to answer: a start-up file may hang
-HERE = b"jarvis_mpi is on its way\n"  # the shell's answer
 PORTS = range(20000, 32000)  # below those that kernels give away
 TRIES = 5  # ports that may be taken
 # Of this machine alone. What else a rank is told (mpirun's own words, and the user's: mpirun -x NAME) goes along.
@@ -37,6 +40,21 @@ OURS = re.compile(
     rf"|{HOST}|{SSH}|PMIX_HOSTNAME|PMIX_SERVER_TMPDIR|PMIX_SYSTEM_TMPDIR"
 )
 MPIS = re.compile(r"(PMIX|PRTE|OMPI|OPAL)_.*|LD_LIBRARY_PATH")
+
+
+class Come(enum.Enum):
+    """How far a rank has come on its host."""
+
+    NOT = enum.auto()
+    BEGUN = enum.auto()  # its shell answered
+    STARTING = enum.auto()  # in MPI_Init
+    JOINED = enum.auto()
+
+
+# Each in one write, as a line of its own on the rank's standard error.
+MARKS: dict[Come, bytes] = {
+    come: f"jarvis_mpi: {come.name}\n".encode() for come in Come if come is not Come.NOT
+}
 
 
 def daemon() -> None:
@@ -62,28 +80,48 @@ def rank() -> None:
     """The daemon's agent: `COMMAND...` runs it on the daemon's host."""
     command, host = sys.argv[1:], os.environ.get(HOST, "")
     for _ in range(TRIES):
-        status, begun, said = over_ssh(host, command)
-        if begun or "remote port forwarding failed" not in said:
+        status, come, said = over_ssh(host, command)
+        if "remote port forwarding failed" not in said:
             break
-    if status != 255:
-        sys.exit(status)
-    if begun:  # the rank died by a signal, or its host is lost: MPI tells of a signal's deaths alone
+    if (
+        come is Come.JOINED and status == 255
+    ):  # a signal, or the host is lost: MPI tells of a signal's deaths alone
         os.kill(os.getpid(), signal.SIGKILL)
+    if come is Come.JOINED or status == 0:
+        sys.exit(status)
+    why = "was lost" if status == 255 else f"ended with status {status}"
+    if come is Come.STARTING:  # the others wait for it in MPI_Init for ever
+        os.write(2, f"{host}: its rank {why} while MPI started, which ends the run: start again\n".encode())
+        end_run()
     # Everybody waits for this rank to come into being, so it does, here, says why, and dies.
-    os.environ[ABSENT] = f"{host} cannot be reached by ssh: {said}"
+    os.environ[ABSENT] = (
+        f"{host}: its rank {why} before MPI started" if come is Come.BEGUN
+        else f"{host} cannot be reached by ssh: {said}"
+    )  # fmt: skip
     os.environ["PATH"] = path_for(os.environ.get("PATH", ""))
     os.execvp(command[0], command)
 
 
-def over_ssh(host: str, command: list[str]) -> tuple[int, bool, str]:
-    """Run a rank. -> ssh's status, whether the rank came to be started, and what ssh said before."""
+def end_run() -> None:
+    """End mpirun, which ends all else in order."""
+    import psutil
+
+    for process in psutil.Process().parents():
+        if process.name() in ("prterun", "mpirun", "mpiexec"):
+            process.terminate()
+            return
+
+
+def over_ssh(host: str, command: list[str]) -> tuple[int, Come, str]:
+    """Run a rank. -> ssh's status, how far the rank had come, what ssh said before it began."""
     speaks = os.environ.get("PMIX_RANK") == "0"  # whose standard input is mpirun's
     port = PORTS[int.from_bytes(os.urandom(4)) % len(PORTS)]
-    words, home = remote(command, port, lifeline=not speaks)
+    bearable_s = silence_s(command)
+    words, home = remote(command, port, 0.0 if speaks else bearable_s)
     ssh = subprocess.Popen(
         [
             *shlex.split(os.environ.get(SSH, "ssh")),
-            *(f"-o{option}" for option in options()),
+            *(f"-o{option}" for option in options(bearable_s)),
             *(f"-R127.0.0.1:{port}:{address}" for address in home),
             host,
             words,
@@ -92,7 +130,7 @@ def over_ssh(host: str, command: list[str]) -> tuple[int, bool, str]:
         stderr=subprocess.PIPE,
     )
     assert ssh.stderr
-    begun, said, last_sign = False, b"", 0.0
+    come, said, last_sign = Come.NOT, b"", 0.0
     give_up_at, parent = time.monotonic() + CONNECT_S + SHELL_S, os.getppid()
     while True:
         now = time.monotonic()
@@ -102,29 +140,40 @@ def over_ssh(host: str, command: list[str]) -> tuple[int, bool, str]:
                 os.write(ssh.stdin.fileno(), b"!")
         if os.getppid() != parent:  # the daemon is gone
             ssh.kill()
-        if not begun and now > give_up_at:
+        if come is Come.NOT and now > give_up_at:
             said += b"its shell does not answer"
             ssh.kill()
             break
-        if select.select([ssh.stderr], [], [], SIGN_S if begun else 1.0)[0]:
+        if select.select([ssh.stderr], [], [], 1.0 if come is Come.NOT else SIGN_S)[0]:
             if not (data := os.read(ssh.stderr.fileno(), 65536)):
                 break
-            if begun:
-                os.write(2, data)
-                continue
-            said, answer, after = (said + data).partition(HERE)
-            if begun := bool(answer):
-                os.write(2, after)
-    return (ssh.wait() if begun else 255), begun, " ".join(said.decode(errors="replace").split())
+            if come is Come.NOT:
+                said, mark, data = (said + data).partition(MARKS[Come.BEGUN])
+                come = Come.BEGUN if mark else come
+            for further in Come.STARTING, Come.JOINED:
+                if MARKS[further] in data:
+                    come, data = further, data.replace(MARKS[further], b"", 1)
+            os.write(2, data)
+    return (255 if come is Come.NOT else ssh.wait()), come, " ".join(said.decode(errors="replace").split())
 
 
-def options() -> list[str]:
+def silence_s(command: list[str]) -> float:
+    """How long a host may give no sign of life until its rank is lost: longer than the run waits for the node."""
+    words = [part for word in command for part in word.split("=", 1)]
+    given = [after for word, after in itertools.pairwise(words) if word == GIVE_UP]
+    try:
+        return LONGER_S + max(GIVE_UP_S, float(given[-1]))
+    except (IndexError, ValueError):  # not given; or nonsense, of which the run itself will complain
+        return LONGER_S + GIVE_UP_S
+
+
+def options(silence_s: float) -> list[str]:
     """ssh's, after the user's own on the command line (JARVIS_SSH), which come first and hold."""
     return [
         "BatchMode=yes",  # a question for a password would be nobody's to answer
         f"ConnectTimeout={CONNECT_S}",
         "ExitOnForwardFailure=yes",
-        f"ServerAliveInterval={SILENCE_S // 5}",
+        f"ServerAliveInterval={max(1, round(silence_s / 5))}",
         "ServerAliveCountMax=5",
         "ControlPath=none",  # a shared connection would outlive the rank
         "LogLevel=ERROR",
@@ -133,10 +182,10 @@ def options() -> list[str]:
     ]
 
 
-def remote(command: list[str], port: int, lifeline: bool) -> tuple[str, set[str]]:
+def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[str]]:
     """The words for the host's shell, and the addresses here that `port` is to lead to."""
     home = set()
-    environment = {LIFELINE: str(SILENCE_S)} if lifeline else {}
+    environment = {LIFELINE: str(bearable_s)}
     for name, value in os.environ.items():
         if name.startswith("PMIX_SERVER_URI"):
             home |= set(re.findall(r"tcp[46]://(.*:\d+)", value))
@@ -145,7 +194,7 @@ def remote(command: list[str], port: int, lifeline: bool) -> tuple[str, set[str]
             environment[name] = value
     assigned = (f"{name}={value}" for name, value in environment.items())
     script = f"cd {shlex.quote(os.getcwd())} 2>/dev/null; "  # noqa: PTH109 (pathlib takes 10 ms to import)
-    script += f"echo {shlex.quote(HERE.decode().strip())} >&2; "
+    script += f"echo {shlex.quote(MARKS[Come.BEGUN].decode().strip())} >&2; "
     script += f'PATH={shlex.quote(path_for(""))}"$PATH" exec env {shlex.join([*assigned, *command])}'
     return f"exec sh -c {shlex.quote(script)}", home
 

@@ -8,16 +8,25 @@ import select
 import signal
 import threading
 
-from .launch import LIFELINE
+from .launch import LIFELINE, MARKS, Come
+
+
+def tell_home(come: Come) -> None:
+    """How far this rank has come; nothing where it was started as usual."""
+    if LIFELINE in os.environ:
+        os.write(2, MARKS[come])
 
 
 def hold_on() -> None:
-    """End this process when the signs on its standard input stay away; nothing where it was started as usual."""
-    if silence := os.environ.pop(LIFELINE, ""):
-        threading.Thread(target=wait_for_the_end, args=(float(silence),), daemon=True).start()
+    """End this process when the signs on its standard input stay away; nothing where it was started as usual.
+
+    No signs come to rank 0, whose standard input is mpirun's.
+    """
+    if bearable_s := float(os.environ.get(LIFELINE, 0.0)):
+        threading.Thread(target=wait_for_the_end, args=(bearable_s,), daemon=True).start()
 
 
-def wait_for_the_end(silence_s: float) -> None:
-    while select.select([0], [], [], silence_s)[0] and os.read(0, 4096):
+def wait_for_the_end(bearable_s: float) -> None:
+    while select.select([0], [], [], bearable_s)[0] and os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,13 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mpi4py
 
 from .crew import END_USER
 from .doorbell import Doorbell
-from .link import Lost, Silence
+from .guard import guarded
+from .link import Lost, Silence, Unservable
 from .shrink import Membership
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
@@ -24,6 +25,8 @@ mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see lea
 NAP_S = 50e-6
 IMPATIENT_S = 0.1  # for so long after a send its progress is looked after closely
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
+DIED = "a rank died while MPI started, or its host was lost or cannot reach the others; start again"
+START_S = 120.0  # longest wait for all ranks in MPI_Init: nothing is loaded yet
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
@@ -31,12 +34,16 @@ LEAVE_S = 5.0  # longest wait for MPI_Finalize
 class MpiLink:
     """See link.Link. A node's name is its rank at launch."""
 
-    def __init__(self, start_timeout_s: float):
-        # A rank that died on its way leaves the others in MPI_Init, which no Python code can interrupt.
-        signal.setitimer(signal.ITIMER_REAL, start_timeout_s)
-        from mpi4py import MPI
+    def __init__(self, start_timeout_s: float, speaks: bool):
+        timeout_s = min(start_timeout_s, START_S)
+        late = f"not all ranks had come within {timeout_s:g} s: {DIED}"
+        with guarded(timeout_s, late if speaks else ""):
+            from mpi4py import MPI
 
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            self.start(MPI)
+
+    def start(self, MPI: Any) -> None:
+        """Raises Unservable if a rank died before all have made their communicators."""
         self.MPI, self.vendor = MPI, MPI.get_vendor()[0]
         # An MPI without ULFM has no such classes: mpi4py then says ERR_UNKNOWN, which tells of no process.
         self.failed = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED} - {MPI.ERR_UNKNOWN}
@@ -48,7 +55,10 @@ class MpiLink:
         self.posted: deque = deque()  # (request, its buffer): the buffer must outlive the request
         self.posted_at = 0.0
         self.incoming: tuple | None = None  # (request, its buffer): a message that has arrived in part
-        self.membership = Membership(MPI, self.comm)
+        try:
+            self.membership = Membership(MPI, self.comm)
+        except MPI.Exception:
+            raise Unservable(DIED) from None
         self.shrinking_until = 0.0  # 0: nothing is going on
         self.inside = threading.Lock()  # no second thread in MPI during a shrink
         self.last_beat = MPI.REQUEST_NULL

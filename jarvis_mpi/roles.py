@@ -22,7 +22,7 @@ from .parting import end_processes, farewell, part, release
 from .plan import free_bytes, hand_out, ready, receive_plan, threads_for
 from .roll import Roll, hello, report
 from .settings import Settings
-from .setup import without_fault_tolerance
+from .setup import machines_without_daemon_at_home, without_fault_tolerance
 from .terminal import answer_stream
 from .watch import Pace, Patience
 from .worker import Worker
@@ -130,6 +130,8 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     never_skip = blocks.layers_named(settings.never_skip, depth)
     roll = Roll(link, settings.start_timeout_s, time.monotonic)
     there = roll.gather(mine)
+    if link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(there)):
+        say(warning)
     free = free_bytes(there)
     placement = blocks.place(
         depth,

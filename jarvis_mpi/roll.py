@@ -16,6 +16,7 @@ import psutil
 
 from . import __version__, wire
 from .crew import END_USER, Sign
+from .launch import LIFELINE
 from .link import Link, Lost, Silence, Unservable
 from .wire import Kind, Message, note, read_note
 
@@ -37,6 +38,7 @@ class Hello:
     free_bytes: int
     versions: dict[str, str]
     fingerprint: str  # of the model's files there
+    daemon_at_home: bool  # or else this machine's loss ends the run: see launch.py
 
 
 def hello(me: int, fingerprint: str) -> Hello:
@@ -53,6 +55,7 @@ def hello(me: int, fingerprint: str) -> Hello:
         free_bytes=psutil.virtual_memory().available,
         versions={"jarvis_mpi": __version__, "wire": str(wire.VERSION), **versions},
         fingerprint=fingerprint,
+        daemon_at_home=LIFELINE in os.environ,
     )
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import models
+from .crew import END_USER
 from .link import Unservable
+from .roll import Hello
 from .settings import DEFAULT_MODEL
 
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
@@ -50,6 +52,18 @@ def without_fault_tolerance(vendor: str) -> str:
     return (
         f"MPI's fault tolerance is off ({name}): a lost process ends the run or shows by its silence only;"
         " python -m jarvis_mpi setup switches it on"
+    )
+
+
+def machines_without_daemon_at_home(there: Mapping[int, Hello]) -> str:
+    """'' if the run survives the loss of any machine but the end user's, else one sentence."""
+    mine = there[END_USER].machine
+    hosts = {other.host for other in there.values() if other.machine != mine and not other.daemon_at_home}
+    if not hosts:
+        return ""
+    return (
+        f"mpirun has a daemon of its own on {', '.join(sorted(hosts))}: the loss of such a machine ends the run;"
+        " python -m jarvis_mpi setup keeps daemons at home (not under Slurm)"
     )
 
 

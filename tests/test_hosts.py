@@ -17,7 +17,7 @@ import hosts
 
 ROOT = Path(__file__).parent.parent
 COUNT = 3
-LEAVES_S = 90.0  # launch.SILENCE_S, and some
+LEAVES_S = 90.0  # launch.silence_s, and some
 
 
 def why_not() -> str:

@@ -8,6 +8,7 @@
     python tests/hosts/hosts.py off 3            power off: cut, then kill
     python tests/hosts/hosts.py boot 3           a killed host comes back, mended, with sshd and nothing else
     python tests/hosts/hosts.py rate 2 5mbit     of its link, both ways; "none" takes the limit away
+    python tests/hosts/hosts.py air 2 50 5       what leaves it takes 50 ms, and 5 % of it never comes; "0 0": a wire
     python tests/hosts/hosts.py down             everything goes, whatever state it is in
 
 A host is a network namespace whose one link ends at a common bridge, with processes, mounts, /tmp, /dev/shm,
@@ -203,7 +204,9 @@ def cut(host: int) -> None:
 
 
 def mend(host: int) -> None:
-    sh(f"ip -n {AIR} link set {PREFIX}p{host} master br0")
+    own = f"{PREFIX}b{host}"  # its own bridge, where its link is a bad one
+    bad = own in sh(f"ip -n {AIR} -br link show type bridge")
+    sh(f"ip -n {AIR} link set {PREFIX}p{host} master {own if bad else 'br0'}")
 
 
 def kill(host: int | str) -> None:
@@ -223,6 +226,32 @@ def rate(host: int, limit: str) -> None:
         sh(f"tc -n {space} qdisc del dev {device} root", check=False)
         if limit != "none":
             sh(f"tc -n {space} qdisc add dev {device} root tbf rate {limit} burst 16kb latency 300ms")
+
+
+def air(host: int, delay_ms: float, loss_percent: float) -> None:
+    """Between a host's link and the common bridge: a bridge of its own, and two TAPs that air.py carries frames between."""
+    own, outer, inner = (f"{PREFIX}{kind}{host}" for kind in "bxy")
+    for pid in processes(AIR):
+        if outer in said(pid, "cmdline").split("\0"):
+            os.kill(pid, signal.SIGKILL)  # the TAPs go with it
+    sh(f"ip -n {AIR} link del {own}", check=False)
+    if delay_ms or loss_percent:
+        sh(f"ip -n {AIR} link add {own} type bridge")
+        words = [outer, inner, str(delay_ms / 1e3), str(loss_percent / 1e2), str(host)]
+        subprocess.Popen(
+            ["ip", "netns", "exec", AIR, sys.executable, Path(__file__).parent / "air.py", *words],
+            start_new_session=True,
+        )
+        end = time.monotonic() + SSHD_WAIT_S
+        while inner not in sh(f"ip -n {AIR} -br link show"):
+            if time.monotonic() > end:
+                raise SystemExit(f"no TAP device {inner} for {name(host)}: is there a /dev/net/tun?")
+            time.sleep(0.02)
+        for device, bridge in (outer, own), (inner, "br0"):
+            sh(f"ip -n {AIR} link set {device} master {bridge}")
+        for device in own, outer, inner:
+            sh(f"ip -n {AIR} link set {device} up")
+    mend(host)
 
 
 def down() -> None:
@@ -253,6 +282,8 @@ def main(words: list[str]) -> int:
             os.execvp(wanted[0], wanted)
         case ["rate", host, limit] if host.isdigit():
             rate(int(host), limit)
+        case ["air", host, delay_ms, loss_percent] if host.isdigit():
+            air(int(host), float(delay_ms), float(loss_percent))
         case [("cut" | "mend" | "kill" | "off" | "boot") as deed, *chosen] if "".join(chosen).isdigit():
             for host in map(int, chosen):
                 {"cut": cut, "mend": mend, "kill": kill, "off": off, "boot": boot}[deed](host)

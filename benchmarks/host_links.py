@@ -1,0 +1,95 @@
+"""python benchmarks/host_links.py [--tokens 48] [--only 54mbit]: an end user and five workers over bad links.
+
+Six links, from a good Wi-Fi to a bad one: rate, delay and loss of every host's link (tests/hosts/hosts.py: root,
+Linux, sshd). Tokens/s, false alarms (signs of a fault that there was not), bytes a token and hop, and the text
+beside that of the best link. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fault_matrix import ROOT, WORKERS, Run, read
+from host_matrix import launcher
+
+sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+import hosts
+
+LIMIT_S = 300
+
+
+@dataclass(frozen=True)
+class Air:
+    """Of what leaves a host; the rate is that of both ways."""
+
+    rate: str
+    delay_ms: float
+    loss_percent: float
+
+    def __str__(self) -> str:
+        return f"{self.rate}/s, {self.delay_ms:g} ms, {self.loss_percent:g} %"
+
+
+AIRS = [
+    Air("54mbit", 2, 0), Air("54mbit", 2, 5), Air("54mbit", 50, 0),
+    Air("11mbit", 50, 5), Air("1mbit", 2, 0), Air("1mbit", 50, 5),
+]  # fmt: skip
+
+
+def measured(log: Path, tokens: int) -> dict:
+    """One run over the links as they are."""
+    run = Run(log, 1, tokens, ("--dtype", "bfloat16"), LIMIT_S, launcher(LIMIT_S))
+    run.wait()
+    if run.process.returncode:
+        raise SystemExit(run.errors.decode())
+    seen = read(log)
+    decoding = seen["hops"][(seen["hops"]["step"] > 0) & (seen["hops"]["received_bytes"] > 0)]
+    return {
+        "first_token_s": float(seen["tokens"]["total_s"][0]),
+        "tokens_per_s": 1 / statistics.median(seen["tokens"]["total_s"][1:].tolist()),
+        "bytes_a_token_and_hop": statistics.mean(decoding["received_bytes"].tolist()),
+        "alarms": [f"{e['event']} {e['node']} @ {e['step']}" for e in seen["events"] if e["event"].isupper()],
+        "tokens": seen["tokens"]["token"].tolist(),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--only", default="", help="links whose name has this in it")
+    asked = parser.parse_args()
+    if why := hosts.missing():
+        print(why, file=sys.stderr)
+        return 1
+    os.chdir(ROOT)
+    results = []
+    print(
+        "| link | first token | tokens/s | bytes a token and hop | alarms | text |\n|---|---|---|---|---|---|"
+    )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            hosts.up(WORKERS, Path(scratch))
+            for air in (air for air in AIRS if asked.only in str(air)):
+                for host in hosts.hosts():
+                    hosts.air(host, air.delay_ms, air.loss_percent)
+                    hosts.rate(host, air.rate)
+                result = measured(Path(scratch) / f"{len(results)}.h5", asked.tokens)
+                results.append({**asdict(air), **result})
+                same = result["tokens"] == results[0]["tokens"]
+                alarms = ", ".join(result["alarms"]) or "none"
+                print(f"| {air} | {result['first_token_s']:.1f} s | {result['tokens_per_s']:.2f} | {result['bytes_a_token_and_hop']:.0f} | {alarms} | {'same' if same else 'differs'} |", flush=True)  # fmt: skip
+    finally:
+        hosts.down()
+    print(json.dumps(results))
+    return sum(bool(result["alarms"]) for result in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

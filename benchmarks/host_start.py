@@ -1,0 +1,74 @@
+"""python benchmarks/host_start.py [--hosts 9] [--rounds 3]: from the mpirun line to the first token, over hosts.
+
+Side by side: our daemons at home (launch.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
+Hosts of our own on this machine (tests/hosts/hosts.py): root, Linux, sshd.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from chain import command
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+import hosts  # noqa: E402
+
+WAYS = {"daemons at home": (), "Open MPI's own": ("--prtemca", "plm_ssh_agent", "ssh")}
+
+
+def first_token_s(ranks: int, way: str) -> float:
+    with tempfile.TemporaryDirectory(dir=hosts.STATE) as scratch:
+        words = command(
+            ranks, Path(scratch) / "run.h5", "--prompt", "Why is the sky blue?", "--max-new-tokens", "4"
+        )
+        at = words.index("mpirun") + 1
+        words[at:at] = ["-hostfile", str(hosts.STATE / "hostfile"), *WAYS[way]]
+        begun = time.perf_counter()
+        with subprocess.Popen(
+            hosts.command(0, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        ) as run:
+            run.stdout.read(1)
+            took_s = time.perf_counter() - begun
+            said = run.communicate()[1].decode()
+    if run.returncode:
+        raise SystemExit(said)
+    return took_s
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hosts", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    if why := hosts.missing():
+        print(why, file=sys.stderr)
+        return 1
+    os.chdir(ROOT)
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    try:
+        hosts.up(asked.hosts - 1)
+        for number in range(asked.rounds):
+            for way in WAYS if number % 2 == 0 else reversed(WAYS):
+                times[way].append(first_token_s(asked.hosts, way))
+                print(f"{way}: first token after {times[way][-1]:.1f} s", flush=True)
+    finally:
+        hosts.down()
+    ours, theirs = (statistics.median(each) for each in times.values())
+    print(
+        f"{asked.hosts} hosts: {ours:.1f} s, Open MPI's own daemons {theirs:.1f} s: {ours / theirs:.2f} of it"
+    )
+    print(json.dumps({"hosts": asked.hosts, "seconds": times, "ratio": ours / theirs}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
