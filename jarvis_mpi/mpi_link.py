@@ -26,7 +26,7 @@ NAP_S = 50e-6
 IMPATIENT_S = 0.1  # for so long after a send its progress is looked after closely
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
 DIED = "a rank died while MPI started, or its host was lost or cannot reach the others; start again"
-START_S = 120.0  # longest wait for all ranks in MPI_Init: nothing is loaded yet
+START_S = 180.0  # longest wait for all ranks in MPI_Init; longer than a silent host is borne (launch.silence_s)
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
