@@ -26,7 +26,9 @@ NAP_S = 50e-6
 IMPATIENT_S = 0.1  # for so long after a send its progress is looked after closely
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
 DIED = "a rank died while MPI started, or its host was lost or cannot reach the others; start again"
-START_S = 180.0  # longest wait for all ranks in MPI_Init; longer than a silent host is borne (launch.silence_s)
+START_S = (
+    180.0  # longest wait for all ranks in MPI_Init; longer than a silent host is borne (launch.silence_s)
+)
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
@@ -54,7 +56,7 @@ class MpiLink:
         self.status = MPI.Status()
         self.posted: deque = deque()  # (request, its buffer): the buffer must outlive the request
         self.posted_at = 0.0
-        self.incoming: tuple | None = None  # (request, its buffer): a message that has arrived in part
+        self.incoming: list[tuple] = []  # (sender, request, its buffer): messages that have arrived in part
         try:
             self.membership = Membership(MPI, self.comm)
         except MPI.Exception:
@@ -111,29 +113,41 @@ class MpiLink:
 
     def receive(self, timeout_s: float) -> bytearray:
         begun = time.monotonic()
-        MPI = self.MPI
         try:
-            # What one look lets in, only the next one finds.
-            while not self.incoming and not (self.look() or self.look()):
+            while (data := self.take()) is None:
                 if self.posted:
                     self.sweep()
                 if self.shrinking_until:
                     self.go_on_shrinking()
                 self.nap(begun, timeout_s)
-            if not self.incoming:
-                self.usual_wait_s = time.monotonic() - begun
-                data = bytearray(self.status.Get_count(MPI.BYTE))
-                self.incoming = self.comm.Irecv([data, MPI.BYTE], self.status.source, self.status.tag), data
-            request, data = self.incoming
-            while not request.Test():  # the rest of a large message is still on its way: no bell rings for it
-                if time.monotonic() - begun > timeout_s:  # the next call goes on: MPI writes into `data`
-                    raise Silence(f"half a message arrived in {timeout_s:g} s")
-                time.sleep(NAP_S)
-            self.incoming = None
+            self.usual_wait_s = time.monotonic() - begun
             return data
-        except MPI.Exception as error:
-            self.incoming = None  # its sender died
+        except self.MPI.Exception as error:
             raise self.translated(error) from None
+
+    def take(self) -> bytearray | None:
+        """The next message that is whole; those of one sender in their order.
+
+        The rest of a large message may never come, if its sender's host lost power: others are let in meanwhile.
+        """
+        if self.look() or self.look():  # what one look lets in, only the next one finds
+            data = bytearray(self.status.Get_count(self.MPI.BYTE))
+            request = self.comm.Irecv([data, self.MPI.BYTE], self.status.source, self.status.tag)
+            self.incoming.append((self.status.source, request, data))
+        waits = set()
+        for index, (source, request, data) in enumerate(self.incoming):
+            if source in waits:
+                continue
+            try:
+                whole = request.Test()
+            except self.MPI.Exception:  # its sender died
+                del self.incoming[index]
+                raise
+            if whole:
+                del self.incoming[index]
+                return data
+            waits.add(source)
+        return None
 
     @property
     def nodes(self) -> Sequence[int]:
@@ -164,6 +178,9 @@ class MpiLink:
         waited = time.monotonic() - begun
         if waited > timeout_s:
             raise Silence(f"nothing arrived in {timeout_s:g} s")
+        if self.incoming:  # no bell rings for the rest of a message
+            time.sleep(min(max(waited / 20, NAP_S), LONGEST_NAP_S))
+            return
         if self.posted and time.monotonic() - self.posted_at < IMPATIENT_S:  # it goes on only while we look
             time.sleep(NAP_S)
             return

@@ -75,3 +75,25 @@ def test_decisions_can_be_replayed_from_the_log(tmp_path):
     lines = list(replay.replayed(log))
     assert sum("as decided" in line for line in lines) >= 4
     assert not any("NOT" in line for line in lines)
+
+
+def test_a_message_that_stays_half_way_keeps_no_other_waiting():
+    words = [
+        "timeout",
+        "-k",
+        "5",
+        "90",
+        "mpirun",
+        "-n",
+        "3",
+        "--mca",
+        "btl",
+        "tcp,self",
+        "--mca",
+        "pml",
+        "ob1",
+    ]
+    done = subprocess.run(
+        [*words, sys.executable, "tests/half_message.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "as it should be\n", done.stderr

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import hosts
 
 ROOT = Path(__file__).parent.parent
 COUNT = 3
+HOSTFILE = hosts.STATE / "hostfile"
 LEAVES_S = 90.0  # launch.silence_s, and some
 
 
@@ -55,8 +57,10 @@ def well():
         hosts.mend(host)
 
 
-def start(*words: str, limit_s: int = 120) -> subprocess.Popen:
-    plain = ["mpirun", "-hostfile", str(hosts.STATE / "hostfile"), "-n", str(COUNT + 1)]
+def start(
+    *words: str, limit_s: int = 120, hostfile: Path = HOSTFILE, mpi: Sequence[str] = ()
+) -> subprocess.Popen:
+    plain = ["mpirun", "-hostfile", str(hostfile), *mpi, "-n", str(COUNT + 1)]
     return subprocess.Popen(
         hosts.command(
             0, ["timeout", "-k", "5", str(limit_s), *plain, sys.executable, "-m", "jarvis_mpi", *words]
@@ -76,6 +80,22 @@ def ended(run: subprocess.Popen) -> str:
         assert time.monotonic() < end, busy
         time.sleep(0.2)
     return said
+
+
+def ssh_that(host: str, command: str, folder: Path) -> str:
+    """A command in ssh's place, that first does something else for one host."""
+    stand_in = folder / "ssh"
+    stand_in.write_text(f'#!/bin/sh\ncase "$*" in *" {host} "*) {command};; esac\nexec ssh "$@"\n')
+    stand_in.chmod(0o755)
+    return str(stand_in)
+
+
+def await_on(host: int, mapped: str) -> None:
+    """Wait until a process there has a library of that name."""
+    end = time.monotonic() + 60
+    while not any(mapped in hosts.said(pid, "maps") for pid in hosts.busy(host)):
+        assert time.monotonic() < end, f"nobody on {host} has {mapped}"
+        time.sleep(0.02)
 
 
 def interrupt() -> None:
@@ -155,10 +175,7 @@ def test_without_a_host_from_the_start_the_others_answer_and_say_so(
     if trouble == "down":
         hosts.off(2)
     elif trouble == "its shell hangs":
-        stand_in = tmp_path / "ssh"
-        stand_in.write_text('#!/bin/sh\ncase "$*" in *" jv2 "*) exec sleep 100;; esac\nexec ssh "$@"\n')
-        stand_in.chmod(0o755)
-        monkeypatch.setenv("JARVIS_SSH", str(stand_in))
+        monkeypatch.setenv("JARVIS_SSH", ssh_that("jv2", "exec sleep 100", tmp_path))
     else:
         with config.open("r+") as file:  # in place: it is mounted
             rest = file.read()
@@ -174,6 +191,66 @@ def test_without_a_host_from_the_start_the_others_answer_and_say_so(
     assert time.monotonic() - begun < 60
 
 
+@pytest.mark.parametrize("moment", ["its shell starts", "it loads"])
+def test_a_host_lost_on_its_way_is_done_without(small, moment, tmp_path):  # noqa: F811
+    run = start(*words_for(small, tmp_path / "run.h5"))
+    await_on(2, "libc.so" if moment == "its shell starts" else "libtorch_cpu")
+    hosts.kill(2)
+    said = ended(run)
+    assert run.returncode == 0, said
+    assert "node 2 lost before the first token: it is done without" in said
+    assert len(tokens_of(tmp_path / "run.h5")) == 8
+
+
+def test_a_host_lost_while_mpi_starts_ends_the_run_at_once(small, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv(
+        "JARVIS_SSH", ssh_that("jv3", "sleep 5", tmp_path)
+    )  # for which the others wait in MPI_Init
+    run = start(*words_for(small, tmp_path / "run.h5"))
+    await_on(2, "libmpi.so")
+    begun = time.monotonic()
+    hosts.kill(2)
+    said = ended(run)
+    assert time.monotonic() - begun < 15
+    assert run.returncode not in (0, 124), said
+    assert "jv2: its rank was lost while MPI started, which ends the run: start again" in said
+
+
+def test_a_host_that_was_given_up_leaves_by_itself_when_its_link_is_back(tmp_path):
+    words = (
+        "--max-new-tokens",
+        "2000",
+        "--ignore-eos",
+        "--give-up-s",
+        "3",
+        "--log",
+        str(tmp_path / "run.h5"),
+    )
+    run = start("--prompt", PROMPT, *words)
+    run.stdout.read(20)
+    hosts.cut(2)
+    time.sleep(8)
+    assert hosts.busy(2)
+    hosts.mend(2)
+    end = time.monotonic() + 30
+    while hosts.busy(2):
+        assert time.monotonic() < end, hosts.busy(2)
+        time.sleep(0.2)
+    assert run.poll() is None  # the others go on
+    interrupt()
+    said = ended(run)
+    assert "node 2 silent" in said
+
+
+def test_hosts_may_have_slots_and_be_named_by_addresses_of_either_kind(small, tmp_path):  # noqa: F811
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text(f"jv0 slots=1\n{hosts.address(1)} slots=2\nfd98::12 slots=1\n")
+    run = start(*words_for(small, tmp_path / "run.h5"), hostfile=hostfile)
+    said = ended(run)
+    assert run.returncode == 0, said
+    assert [line.split()[1] for line in said.splitlines() if line[:1] in "123"] == ["jv1", "jv1", "jv2"]
+
+
 def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
     run = start("--prompt", PROMPT, "--max-new-tokens", "2000", "--log", str(tmp_path / "run.h5"))
     run.stdout.read(20)
@@ -186,17 +263,20 @@ def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
 
 
 def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
-    """ssh -R brings the daemon's port to a host's loopback; what else listens is Open MPI's own traffic."""
-    run = start(
-        "--prompt", PROMPT, "--max-new-tokens", "400", "--ignore-eos", "--log", str(tmp_path / "run.h5")
-    )
+    """ssh -R brings the daemon's port to a host's loopback; what else listens is Open MPI's own, where it is pinned."""
+    ranks, daemons = range(40000, 40100), range(41000, 41100)
+    pinned = ["--mca", "btl_tcp_port_min_v4", "40000", "--mca", "btl_tcp_port_range_v4", "100"]
+    for family in "46":
+        pinned += ["--prtemca", f"prte_dynamic_ipv{family}_ports", "41000-41099"]
+    long = ("--prompt", PROMPT, "--max-new-tokens", "400", "--ignore-eos", "--log", str(tmp_path / "run.h5"))
+    run = start(*long, mpi=pinned)
     run.stdout.read(20)
-    for host in range(1, COUNT + 1):
-        listening = subprocess.run(
-            hosts.command(host, ["ss", "-Hlntp"]), capture_output=True, text=True
-        ).stdout
-        for line in listening.splitlines():
-            address = line.split()[3]
-            assert address.startswith(("127.0.0.1:", "[::1]:")) or '"sshd"' in line or '"python' in line, line
+    for host in hosts.hosts():
+        words = hosts.command(host, ["ss", "-Hlntp"])
+        for line in subprocess.run(words, capture_output=True, text=True).stdout.splitlines():
+            address, _, port = line.split()[3].rpartition(":")
+            own = '"sshd"' in line or ('"python' in line and (int(port) in ranks or address == "[::]"))
+            ours = host == 0 and '"prte' in line and int(port) in daemons
+            assert address in ("127.0.0.1", "[::1]") or own or ours, line
     interrupt()
     ended(run)
