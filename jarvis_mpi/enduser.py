@@ -16,7 +16,7 @@ from .link import Link, Lost, Silence, Unservable
 from .news import Hears, News
 from .upkeep import Upkeep
 from .watch import Pace, Patience, Watch
-from .wire import Beat, Kind, Message, Run, read_note
+from .wire import APART, Beat, Kind, Message, Run, read_note
 from .worker import Clock, Stages, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
@@ -234,7 +234,7 @@ class EndUser:
                 self.hears.sign(self.clock(), trip.step, node, sign)
                 self.news.seen(node, sign)
             if sign is Sign.GIVEN_UP:  # should it ever wake up
-                self.send(node, Message(Kind.GOODBYE))
+                self.send(node, Message(Kind.GOODBYE, body=APART))
         if not signs or not trip.awaited:
             return False
         ill = any(self.crew.state(hop.node) is not State.WELL for hop in trip.route)

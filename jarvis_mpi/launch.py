@@ -26,6 +26,7 @@ import time
 
 HOST, ABSENT, LIFELINE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_LIFELINE"
 SSH = "JARVIS_SSH"  # the user's: a command in ssh's place, such as "ssh -p 2222"
+PROGRAM = "jarvis_mpi"  # in a rank's words; other programs are started too, but nothing more is done for them
 SIGN_S = 5.0  # between signs of life
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
@@ -68,10 +69,8 @@ def daemon() -> None:
     }
     environment[HOST] = host
     environment["PRTE_MCA_odls_base_exec_agent"] = sys.argv[0].removesuffix("-daemon") + "-rank"
-    environment["PMIX_MCA_gds"] = "hash"  # the other store is memory that a daemon and its ranks share,
-    environment["PMIX_MCA_pmix_hwloc_hole_kind"] = (
-        "none"  # and so is a topology, unless there is no hole for it
-    )
+    # PMIx's other store is memory that a daemon and its ranks share, and so is a topology if there is a hole for it.
+    environment |= {"PMIX_MCA_gds": "hash", "PMIX_MCA_pmix_hwloc_hole_kind": "none"}
     os.setpgrp()  # a Ctrl-C is mpirun's, who ends its daemons in order
     os.execve("/bin/sh", ["sh", "-c", " ".join(command)], environment)
 
@@ -83,11 +82,11 @@ def rank() -> None:
         status, come, said = over_ssh(host, command)
         if "remote port forwarding failed" not in said:
             break
-    if (
-        come is Come.JOINED and status == 255
-    ):  # a signal, or the host is lost: MPI tells of a signal's deaths alone
-        os.kill(os.getpid(), signal.SIGKILL)
-    if come is Come.JOINED or status == 0:
+    if come is Come.JOINED or status == 0 or not any(PROGRAM in word for word in command):
+        if come is Come.NOT:
+            os.write(2, f"{host} cannot be reached by ssh: {said}\n".encode())
+        if status == 255:  # a signal, or the host is lost: MPI tells of a signal's deaths alone
+            os.kill(os.getpid(), signal.SIGKILL)
         sys.exit(status)
     why = "was lost" if status == 255 else f"ended with status {status}"
     if come is Come.STARTING:  # the others wait for it in MPI_Init for ever

@@ -76,8 +76,8 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         beats.say = made.beat
-        made.serve(settings.idle_timeout_s)
-    return 0, farewell(link, PARTING_S, time.monotonic)
+        given_up = made.serve(settings.idle_timeout_s)
+    return 0, not given_up and farewell(link, PARTING_S, time.monotonic)
 
 
 def journalled(stage: "Stage", settings: Settings) -> Journalled:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from .crew import END_USER, Block
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence
-from .wire import Beat, Kind, Message, Run, note, read_note
+from .wire import APART, Beat, Kind, Message, Run, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -28,8 +28,8 @@ class Worker:
         self.free_at, self.sent_s = clock(), 0.0
         self.newest_step, self.heard_of_at = 0, clock()  # a new step: the one before came home, from us too
 
-    def serve(self, idle_timeout_s: float) -> None:
-        """Run what comes until the end user says goodbye.
+    def serve(self, idle_timeout_s: float) -> bool:
+        """Run what comes until the end user says goodbye. -> whether it was given up: then nobody waits for its farewell.
 
         Raises Silence if nothing comes for `idle_timeout_s`, Lost if the end user is gone.
         """
@@ -47,7 +47,7 @@ class Worker:
                 case Kind.NOTE:
                     self.obey(read_note(message))
                 case Kind.GOODBYE:
-                    return
+                    return message.body == APART
 
     def step(self, message: Message, received_bytes: int) -> None:
         stage = self.stages[message.ahead[0].block]
