@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import parting, roles
 from .crew import END_USER
-from .launch import ABSENT, Come
+from .launch import ABSENT, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
 from .link import Lost, Silence, Unservable
 from .roles import PARTING_S, say
@@ -39,6 +39,9 @@ def main(words: list[str]) -> NoReturn:
             say(str(error))
         # Another's status would have mpirun end the one that speaks before it has.
         sys.exit(USAGE if speaks else 0)
+    if sentence := crowded():
+        say(sentence)
+        end_run()
     from .mpi_link import MpiLink
 
     tell_home(Come.STARTING)

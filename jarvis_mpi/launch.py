@@ -78,6 +78,9 @@ def daemon() -> None:
 def rank() -> None:
     """The daemon's agent: `COMMAND...` runs it on the daemon's host."""
     command, host = sys.argv[1:], os.environ.get(HOST, "")
+    if sentence := crowded():
+        os.write(2, f"{sentence}\n".encode())
+        end_run()
     for _ in range(TRIES):
         status, come, said = over_ssh(host, command)
         if "remote port forwarding failed" not in said:
@@ -99,6 +102,18 @@ def rank() -> None:
     )  # fmt: skip
     os.environ["PATH"] = path_for(os.environ.get("PATH", ""))
     os.execvp(command[0], command)
+
+
+def crowded() -> str:
+    """'' if MPI can start, else one sentence.
+
+    To PMIx all hosts have one name, that of this machine, on which their daemons run. What it says of a host is said
+    of the last one, and MPI_Init fails in a rank that has more neighbours than that one's.
+    """
+    rank, ranks = (int(os.environ.get(f"OMPI_COMM_WORLD_LOCAL_{name}", -1)) for name in ("RANK", "SIZE"))
+    if rank < ranks or ranks < 0:
+        return ""
+    return f"a host has more ranks than the hostfile's last one, which has {ranks}: name the host with most slots last"
 
 
 def end_run() -> None:

@@ -244,11 +244,21 @@ def test_a_host_that_was_given_up_leaves_by_itself_when_its_link_is_back(tmp_pat
 
 def test_hosts_may_have_slots_and_be_named_by_addresses_of_either_kind(small, tmp_path):  # noqa: F811
     hostfile = tmp_path / "hostfile"
-    hostfile.write_text(f"jv0 slots=1\n{hosts.address(1)} slots=2\nfd98::12 slots=1\n")
+    hostfile.write_text(f"jv0 slots=1\nfd98::12 slots=1\n{hosts.address(1)} slots=2\n")
     run = start(*words_for(small, tmp_path / "run.h5"), hostfile=hostfile)
     said = ended(run)
     assert run.returncode == 0, said
-    assert [line.split()[1] for line in said.splitlines() if line[:1] in "123"] == ["jv1", "jv1", "jv2"]
+    assert [line.split()[1] for line in said.splitlines() if line[:1] in "123"] == ["jv2", "jv1", "jv1"]
+
+
+@pytest.mark.parametrize("slots", [(1, 2, 1), (2, 1, 1)])
+def test_the_host_with_most_slots_comes_last_or_a_sentence_asks_for_it(small, slots, tmp_path):  # noqa: F811
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("".join(f"jv{host} slots={each}\n" for host, each in enumerate(slots)))
+    run = start(*words_for(small, tmp_path / "run.h5"), hostfile=hostfile)
+    said = ended(run)
+    assert run.returncode not in (0, 124), said
+    assert "name the host with most slots last" in said
 
 
 def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
@@ -267,7 +277,7 @@ def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
     ranks, daemons = range(40000, 40100), range(41000, 41100)
     pinned = ["--mca", "btl_tcp_port_min_v4", "40000", "--mca", "btl_tcp_port_range_v4", "100"]
     for family in "46":
-        pinned += ["--prtemca", f"prte_dynamic_ipv{family}_ports", "41000-41099"]
+        pinned += ["--prtemca", f"oob_tcp_dynamic_ipv{family}_ports", "41000-41099"]
     long = ("--prompt", PROMPT, "--max-new-tokens", "400", "--ignore-eos", "--log", str(tmp_path / "run.h5"))
     run = start(*long, mpi=pinned)
     run.stdout.read(20)
