@@ -40,8 +40,8 @@ def main(words: list[str]) -> NoReturn:
         # Another's status would have mpirun end the one that speaks before it has.
         sys.exit(USAGE if speaks else 0)
     if sentence := crowded():
-        say(sentence)
-        end_run()
+        end_run(sentence)
+    hold_on()
     from .mpi_link import MpiLink
 
     tell_home(Come.STARTING)
@@ -52,12 +52,9 @@ def main(words: list[str]) -> NoReturn:
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
     tell_home(Come.JOINED)
-    hold_on()
-    if absent := os.environ.get(ABSENT):  # launch.rank could not start it where it belongs
-        if speaks:
-            say(absent)
+    if ABSENT in os.environ:  # launch.rank could not start it where it belongs, and said why
         time.sleep(SETTLED_S)
-        parting.die(link, absent, by_signal=True)
+        parting.die(link, "", by_signal=True)
     status, together = FAILED, False
     try:
         role = roles.end_user if link.me == END_USER else roles.worker
@@ -85,8 +82,9 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
     if link.me != END_USER:
         return parting.give_up(link, sentence, PARTING_S, time.monotonic)
     say(sentence)
-    together = len(parting.part(link, (), PARTING_S, time.monotonic)) == link.size
-    parting.release(link, together)
+    there = parting.part(link, (), PARTING_S, time.monotonic)
+    parting.end_stand_ins(set(range(link.size)) - there.keys())
+    parting.release(link, together := len(there) == link.size)
     return together
 
 

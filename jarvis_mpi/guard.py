@@ -4,11 +4,12 @@ import contextlib
 import os
 import select
 import signal
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .launch import end_run
+from .lifeline import borne_s
 
 
 @contextmanager
@@ -22,13 +23,13 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
     child = os.fork()
     if child == 0:
         os.close(write)
-        if not select.select([read], [], [], timeout_s)[0]:
-            if sentence:
-                with contextlib.suppress(OSError):
-                    os.write(sys.stderr.fileno(), f"{sentence}\n".encode())
-                end_run()
-            os.kill(guarded_pid, signal.SIGKILL)
-        os._exit(0)
+        try:
+            if not is_through(read, timeout_s):
+                os.kill(guarded_pid, signal.SIGKILL)
+                if sentence:
+                    end_run(sentence)
+        finally:
+            os._exit(0)
     os.close(read)
     try:
         yield
@@ -37,3 +38,16 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
             os.write(write, b"!")
         os.close(write)
         os.waitpid(child, 0)
+
+
+def is_through(done: int, timeout_s: float) -> bool:
+    """Wait for a word on `done`. False if it does not come in time, or home hangs up (see lifeline.py)."""
+    end = time.monotonic() + timeout_s
+    watched = [done, 0] if borne_s() else [done]
+    while (left_s := end - time.monotonic()) > 0:
+        ready = select.select(watched, [], [], left_s)[0]
+        if done in ready:
+            return True
+        if ready and not os.read(0, 4096):
+            return False
+    return False

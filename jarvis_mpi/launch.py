@@ -23,10 +23,13 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NoReturn
 
 HOST, ABSENT, LIFELINE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_LIFELINE"
 SSH = "JARVIS_SSH"  # the user's: a command in ssh's place, such as "ssh -p 2222"
-PROGRAM = "jarvis_mpi"  # in a rank's words; other programs are started too, but nothing more is done for them
+PROGRAM = (
+    "jarvis_mpi"  # among a rank's words; other programs are started too, but nothing more is done for them
+)
 SIGN_S = 5.0  # between signs of life
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
@@ -34,7 +37,10 @@ LONGER_S = 15.0  # than that a host may be silent until it counts as lost
 CONNECT_S = 10  # for the host to answer
 SHELL_S = 30.0  # for its shell to answer: a start-up file may hang
 PORTS = range(20000, 32000)  # below those that kernels give away
-TRIES = 5  # ports that may be taken
+BEGIN_S = 90.0  # for Python to come to MPI_Init
+TRIES = 5
+# What may be otherwise the next time: a port that is taken, an sshd with too many callers at a time.
+PASSING = re.compile("remote port forwarding failed|exchange_identification|Connection (closed|reset) by")
 # Of this machine alone. What else a rank is told (mpirun's own words, and the user's: mpirun -x NAME) goes along.
 OURS = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TERM|TMPDIR|TZ|PWD|OLDPWD|SHLVL|_|SSH_.*|KRB5CCNAME|XDG_.*"
@@ -77,15 +83,17 @@ def daemon() -> None:
 
 def rank() -> None:
     """The daemon's agent: `COMMAND...` runs it on the daemon's host."""
-    command, host = sys.argv[1:], os.environ.get(HOST, "")
+    command, host, daemon_pid = sys.argv[1:], os.environ.get(HOST, ""), os.getppid()
     if sentence := crowded():
-        os.write(2, f"{sentence}\n".encode())
-        end_run()
-    for _ in range(TRIES):
-        status, come, said = over_ssh(host, command)
-        if "remote port forwarding failed" not in said:
+        end_run(sentence)
+    for number in range(TRIES):
+        status, come, said = over_ssh(host, command, daemon_pid)
+        if come is not Come.NOT or not PASSING.search(said) or os.getppid() != daemon_pid:
             break
-    if come is Come.JOINED or status == 0 or not any(PROGRAM in word for word in command):
+        time.sleep((1 + number) * os.urandom(1)[0] / 256)
+    if os.getppid() != daemon_pid:  # nobody is left to start anything for
+        sys.exit(1)
+    if come is Come.JOINED or status == 0 or PROGRAM not in command:
         if come is Come.NOT:
             os.write(2, f"{host} cannot be reached by ssh: {said}\n".encode())
         if status == 255:  # a signal, or the host is lost: MPI tells of a signal's deaths alone
@@ -93,13 +101,13 @@ def rank() -> None:
         sys.exit(status)
     why = "was lost" if status == 255 else f"ended with status {status}"
     if come is Come.STARTING:  # the others wait for it in MPI_Init for ever
-        os.write(2, f"{host}: its rank {why} while MPI started, which ends the run: start again\n".encode())
-        end_run()
-    # Everybody waits for this rank to come into being, so it does, here, says why, and dies.
+        end_run(f"{host}: its rank {why} while MPI started, which ends the run: start again")
+    # Everybody waits for this rank to come into being, so it does, here, and dies.
     os.environ[ABSENT] = (
         f"{host}: its rank {why} before MPI started" if come is Come.BEGUN
         else f"{host} cannot be reached by ssh: {said}"
     )  # fmt: skip
+    os.write(2, f"{os.environ[ABSENT]}\n".encode())
     os.environ["PATH"] = path_for(os.environ.get("PATH", ""))
     os.execvp(command[0], command)
 
@@ -116,45 +124,54 @@ def crowded() -> str:
     return f"a host has more ranks than the hostfile's last one, which has {ranks}: name the host with most slots last"
 
 
-def end_run() -> None:
-    """End mpirun, which ends all else in order."""
+def end_run(sentence: str) -> NoReturn:
+    """Say why, and end mpirun, which ends all else in order, and this process."""
     import psutil
 
-    for process in psutil.Process().parents():
-        if process.name() in ("prterun", "mpirun", "mpiexec"):
-            process.terminate()
-            return
+    with contextlib.suppress(OSError):
+        os.write(2, f"{sentence}\n".encode())
+    with contextlib.suppress(psutil.Error):  # it ends already
+        for process in psutil.Process().parents():
+            if process.name() in ("prterun", "mpirun", "mpiexec"):
+                process.terminate()
+                break
+    os._exit(1)
 
 
-def over_ssh(host: str, command: list[str]) -> tuple[int, Come, str]:
-    """Run a rank. -> ssh's status, how far the rank had come, what ssh said before it began."""
+def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Come, str]:
+    """Run a rank. -> ssh's status (255: it died), how far the rank had come, what ssh said before it began."""
     speaks = os.environ.get("PMIX_RANK") == "0"  # whose standard input is mpirun's
     port = PORTS[int.from_bytes(os.urandom(4)) % len(PORTS)]
     bearable_s = silence_s(command)
-    words, home = remote(command, port, 0.0 if speaks else bearable_s)
+    script, home = remote(command, port, 0.0 if speaks else bearable_s)
+    # What a rank is told may be nobody else's business, and everybody can read the words of an ssh. dd reads no further.
+    words = script if speaks else f'eval "$(dd bs=1 count={len(script.encode())} 2>/dev/null)"'
     ssh = subprocess.Popen(
         [
             *shlex.split(os.environ.get(SSH, "ssh")),
             *(f"-o{option}" for option in options(bearable_s)),
             *(f"-R127.0.0.1:{port}:{address}" for address in home),
             host,
-            words,
+            f"exec sh -c {shlex.quote(words)}",
         ],
         stdin=None if speaks else subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     assert ssh.stderr
-    come, said, last_sign = Come.NOT, b"", 0.0
-    give_up_at, parent = time.monotonic() + CONNECT_S + SHELL_S, os.getppid()
+    come, said, tail, last_sign = Come.NOT, b"", b"", 0.0
+    give_up_at = time.monotonic() + CONNECT_S + SHELL_S
+    if ssh.stdin:
+        with contextlib.suppress(OSError):
+            os.write(ssh.stdin.fileno(), script.encode())
     while True:
         now = time.monotonic()
         if ssh.stdin and now - last_sign >= SIGN_S:
             last_sign = now
             with contextlib.suppress(OSError):
                 os.write(ssh.stdin.fileno(), b"!")
-        if os.getppid() != parent:  # the daemon is gone
+        if os.getppid() != daemon_pid:
             ssh.kill()
-        if come is Come.NOT and now > give_up_at:
+        if come in (Come.NOT, Come.BEGUN) and now > give_up_at:
             said += b"its shell does not answer"
             ssh.kill()
             break
@@ -163,12 +180,15 @@ def over_ssh(host: str, command: list[str]) -> tuple[int, Come, str]:
                 break
             if come is Come.NOT:
                 said, mark, data = (said + data).partition(MARKS[Come.BEGUN])
-                come = Come.BEGUN if mark else come
+                if mark:
+                    come, give_up_at = Come.BEGUN, now + BEGIN_S
+            tail = tail[-100:] + data  # a mark may come in two parts
             for further in Come.STARTING, Come.JOINED:
-                if MARKS[further] in data:
-                    come, data = further, data.replace(MARKS[further], b"", 1)
+                if come is not further and MARKS[further] in tail:
+                    come, tail, data = further, b"", data.replace(MARKS[further], b"", 1)
             os.write(2, data)
-    return (255 if come is Come.NOT else ssh.wait()), come, " ".join(said.decode(errors="replace").split())
+    status = 255 if come is Come.NOT or ssh.wait() < 0 else ssh.returncode
+    return status, come, " ".join(said.decode(errors="replace").split())
 
 
 def silence_s(command: list[str]) -> float:
@@ -192,12 +212,13 @@ def options(silence_s: float) -> list[str]:
         "ControlPath=none",  # a shared connection would outlive the rank
         "LogLevel=ERROR",
         "RequestTTY=no",
+        "RemoteCommand=none",
         "ForwardX11=no",
     ]
 
 
 def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[str]]:
-    """The words for the host's shell, and the addresses here that `port` is to lead to."""
+    """The script for the host's shell, and the addresses here that `port` is to lead to."""
     home = set()
     environment = {LIFELINE: str(bearable_s)}
     for name, value in os.environ.items():
@@ -210,7 +231,7 @@ def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[s
     script = f"cd {shlex.quote(os.getcwd())} 2>/dev/null; "  # noqa: PTH109 (pathlib takes 10 ms to import)
     script += f"echo {shlex.quote(MARKS[Come.BEGUN].decode().strip())} >&2; "
     script += f'PATH={shlex.quote(path_for(""))}"$PATH" exec env {shlex.join([*assigned, *command])}'
-    return f"exec sh -c {shlex.quote(script)}", home
+    return script, home
 
 
 def path_for(path: str) -> str:

@@ -22,11 +22,16 @@ def hold_on() -> None:
 
     No signs come to rank 0, whose standard input is mpirun's.
     """
-    if bearable_s := float(os.environ.get(LIFELINE, 0.0)):
-        threading.Thread(target=wait_for_the_end, args=(bearable_s,), daemon=True).start()
+    if borne_s():
+        threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
-def wait_for_the_end(bearable_s: float) -> None:
-    while select.select([0], [], [], bearable_s)[0] and os.read(0, 4096):
+def borne_s() -> float:
+    """How long the signs may stay away; 0 where none come."""
+    return float(os.environ.get(LIFELINE, 0.0))
+
+
+def wait_for_the_end() -> None:
+    while select.select([0], [], [], borne_s())[0] and os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGKILL)

@@ -29,6 +29,7 @@ DIED = "a rank died while MPI started, or its host was lost or cannot reach the 
 START_S = (
     180.0  # longest wait for all ranks in MPI_Init; longer than a silent host is borne (launch.silence_s)
 )
+LATER_S = 30.0  # one that does not speak waits longer, so that it is not taken for the one that is missing
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
@@ -39,7 +40,7 @@ class MpiLink:
     def __init__(self, start_timeout_s: float, speaks: bool):
         timeout_s = min(start_timeout_s, START_S)
         late = f"not all ranks had come within {timeout_s:g} s: {DIED}"
-        with guarded(timeout_s, late if speaks else ""):
+        with guarded(timeout_s if speaks else timeout_s + LATER_S, late if speaks else ""):
             from mpi4py import MPI
 
             self.start(MPI)

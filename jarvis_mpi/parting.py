@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import NoReturn
 
 import psutil
@@ -24,17 +25,17 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
 
     Nobody waits for the `silent`. Those that said it wait for `release`.
     """
-    goodbye(link, b"", 1.0)
+    lost = goodbye(link, b"", 1.0)
     peaks = {END_USER: peak_bytes()}
-    awaited = set(range(1, link.size)) - set(silent)
+    awaited = set(range(1, link.size)) - set(silent) - lost
     end = clock() + timeout_s
     while awaited:
         try:
             message = Message.unpack(link.receive(max(0.0, end - clock())))
         except Silence:
             break
-        except Lost as lost:
-            awaited -= set(lost.nodes)
+        except Lost as more:
+            awaited -= set(more.nodes)
             continue
         answer = read_note(message) if message.kind is Kind.NOTE else {}
         if "peak_bytes" in answer:  # else: said before it heard our goodbye
@@ -51,12 +52,20 @@ def release(link: Link, together: bool) -> None:
     goodbye(link, wire.TOGETHER if together else wire.APART, 1.0)
 
 
-def goodbye(link: Link, body: bytes, timeout_s: float) -> None:
-    for node in range(1, link.size):
-        with contextlib.suppress(Lost):
-            link.send(node, Message(Kind.GOODBYE, body=body).pack())
-    with contextlib.suppress(Silence, Lost):
-        link.flush(timeout_s)
+def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:
+    """-> the nodes that are found to be lost: the link tells of each but once."""
+    message, lost = Message(Kind.GOODBYE, body=body).pack(), set[int]()
+    for speak in (
+        *(partial(link.send, node, message) for node in range(1, link.size)),
+        partial(link.flush, timeout_s),
+    ):
+        try:
+            speak()
+        except Lost as more:
+            lost |= set(more.nodes)
+        except Silence:
+            pass
+    return lost
 
 
 def end_processes(there: Mapping[int, Hello], silent: Collection[int]) -> None:
@@ -124,8 +133,9 @@ def die(link: Link, traceback: str, by_signal: bool) -> NoReturn:
     signal, but not for a rank that just leaves: its silence shows.
     """
     with contextlib.suppress(Exception):
-        link.send(END_USER, note(node=link.me, failed=traceback).pack())
-        link.flush(1.0)
+        if traceback:
+            link.send(END_USER, note(node=link.me, failed=traceback).pack())
+            link.flush(1.0)
     if by_signal:
         os.kill(os.getpid(), signal.SIGKILL)
     os._exit(0)

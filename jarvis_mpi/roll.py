@@ -91,7 +91,9 @@ class Roll:
                     f" {other.fingerprint}, not {mine.fingerprint}): copy the same folder to every host"
                 )
         if len(there) == 1:
-            raise Unservable(f"no worker reported within {self.timeout_s:g} s (--start-timeout-s)")
+            late = Sign.LATE in self.missing.values()
+            why = f"within {self.timeout_s:g} s (--start-timeout-s)" if late else "and all of them are lost"
+            raise Unservable(f"no worker reported {why}")
         return dict(sorted(there.items()))
 
     def await_ready(self, nodes: Iterable[int]) -> dict[int, dict[str, Any]]:

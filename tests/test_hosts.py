@@ -1,5 +1,6 @@
 """Real mpirun over hosts of our own, each with a real sshd (hosts/hosts.py): hosts are lost, and the text goes on."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -55,6 +56,9 @@ def well():
         if not hosts.processes(host):
             hosts.boot(host)
         hosts.mend(host)
+        for pid in hosts.busy(host):  # a test that failed has left it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def start(
@@ -202,6 +206,30 @@ def test_a_host_lost_on_its_way_is_done_without(small, moment, tmp_path):  # noq
     assert len(tokens_of(tmp_path / "run.h5")) == 8
 
 
+def test_without_any_host_every_reason_is_said_and_the_run_ends(small, tmp_path):  # noqa: F811
+    for host in range(1, COUNT + 1):
+        hosts.off(host)
+    begun = time.monotonic()
+    run = start(*words_for(small, tmp_path / "run.h5"))
+    said = ended(run)
+    assert run.returncode not in (0, 124), said
+    assert all(f"jv{host} cannot be reached by ssh" in said for host in range(1, COUNT + 1)), said
+    assert "no worker reported and all of them are lost" in said
+    assert time.monotonic() - begun < 40
+
+
+def test_ctrl_c_while_mpi_starts_leaves_nothing_on_any_host(small, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("JARVIS_SSH", ssh_that("jv3", "sleep 5", tmp_path))
+    run = start(*words_for(small, tmp_path / "run.h5"))
+    await_on(2, "libmpi.so")
+    begun = time.monotonic()
+    interrupt()
+    said = ended(run)
+    assert time.monotonic() - begun < 15
+    assert run.returncode != 0
+    assert "Traceback" not in said
+
+
 def test_a_host_lost_while_mpi_starts_ends_the_run_at_once(small, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv(
         "JARVIS_SSH", ssh_that("jv3", "sleep 5", tmp_path)
@@ -275,8 +303,16 @@ def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
 def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
     """ssh -R brings the daemon's port to a host's loopback; what else listens is Open MPI's own, where it is pinned."""
     ranks, daemons = range(40000, 40100), range(41000, 41100)
-    pinned = ["--mca", "btl_tcp_port_min_v4", "40000", "--mca", "btl_tcp_port_range_v4", "100"]
+    seen, pinned = set(), []
     for family in "46":
+        pinned += [
+            "--mca",
+            f"btl_tcp_port_min_v{family}",
+            "40000",
+            "--mca",
+            f"btl_tcp_port_range_v{family}",
+            "100",
+        ]
         pinned += ["--prtemca", f"oob_tcp_dynamic_ipv{family}_ports", "41000-41099"]
     long = ("--prompt", PROMPT, "--max-new-tokens", "400", "--ignore-eos", "--log", str(tmp_path / "run.h5"))
     run = start(*long, mpi=pinned)
@@ -285,8 +321,10 @@ def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
         words = hosts.command(host, ["ss", "-Hlntp"])
         for line in subprocess.run(words, capture_output=True, text=True).stdout.splitlines():
             address, _, port = line.split()[3].rpartition(":")
-            own = '"sshd"' in line or ('"python' in line and (int(port) in ranks or address == "[::]"))
+            own = ('"sshd"' in line and port == "22") or ('"python' in line and int(port) in ranks)
             ours = host == 0 and '"prte' in line and int(port) in daemons
             assert address in ("127.0.0.1", "[::1]") or own or ours, line
+            seen.add((host, "loopback" if address in ("127.0.0.1", "[::1]") else "all"))
+    assert seen == {(host, where) for host in hosts.hosts() for where in ("loopback", "all")}
     interrupt()
     ended(run)

@@ -58,8 +58,8 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     monkeypatch.setenv("TMPDIR", "/only/here")
     monkeypatch.setenv(launch.HOST, "jv1")
     code = "import os, sys; print(repr((sys.argv[1:], dict(os.environ), os.getcwd())))"
-    words, home = launch.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
-    said = subprocess.run(["sh", "-c", words], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    script, home = launch.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     arguments, environment, folder = eval(said.stdout)
     assert home == {"127.0.0.1:4242"}
     assert arguments == ["a b", "it's"]

@@ -17,6 +17,7 @@ leave the bridge. The file system is shared, as if the same were installed every
 """
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -25,13 +26,14 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 PREFIX = "jv"
 AIR = f"{PREFIX}air"  # the namespace of the bridge
 STATE = Path("/run/jarvis_hosts")  # keys, configurations, logs
 NEEDED = ("ip", "unshare", "nsenter", "sshd", "ssh-keygen")
-SSHD_WAIT_S = 10.0
+WAIT_S = 10.0
 
 
 def missing() -> str:
@@ -158,11 +160,17 @@ def kept() -> set[Path]:
 
 
 def await_sshd(host: int) -> None:
-    end = time.monotonic() + SSHD_WAIT_S
-    while ":22 " not in sh(f"ip netns exec {name(host)} ss -ltn"):
+    log = STATE / f"{name(host)}.log"
+    until(lambda: ":22 " in sh(f"ip netns exec {name(host)} ss -ltn"), f"{name(host)} has no sshd: see {log}")
+
+
+def until(comes_true: Callable[[], bool], sentence: str) -> None:
+    """Raises SystemExit with `sentence` where it does not within seconds."""
+    end = time.monotonic() + WAIT_S
+    while not comes_true():
         if time.monotonic() > end:
-            raise SystemExit(f"{name(host)}: no sshd: {(STATE / f'{name(host)}.log').read_text()}")
-        time.sleep(0.05)
+            raise SystemExit(sentence)
+        time.sleep(0.02)
 
 
 def processes(host: int | str) -> list[int]:
@@ -173,7 +181,9 @@ def processes(host: int | str) -> list[int]:
 
 def busy(host: int) -> list[int]:
     """What runs on a host beside sshd, which goes on for minutes after a peer that is out of reach."""
-    return [pid for pid in processes(host) if number_there(pid) > 1 and said(pid, "comm").strip() != "sshd"]
+    return [
+        pid for pid in processes(host) if number_there(pid) > 1 and not said(pid, "comm").startswith("sshd")
+    ]
 
 
 def said(pid: int, what: str) -> str:
@@ -198,6 +208,11 @@ def command(host: int, words: list[str]) -> list[str]:
     return [*spaces, *words]
 
 
+def links() -> set[str]:
+    """The network devices beside the common bridge."""
+    return {line.split()[0].partition("@")[0] for line in sh(f"ip -n {AIR} -br link show").splitlines()}
+
+
 def cut(host: int) -> None:
     """Off the bridge: the host's own end stays up, so nobody is told."""
     sh(f"ip -n {AIR} link set {PREFIX}p{host} nomaster")
@@ -205,20 +220,23 @@ def cut(host: int) -> None:
 
 def mend(host: int) -> None:
     own = f"{PREFIX}b{host}"  # its own bridge, where its link is a bad one
-    bad = own in sh(f"ip -n {AIR} -br link show type bridge")
+    bad = own in links()
     sh(f"ip -n {AIR} link set {PREFIX}p{host} master {own if bad else 'br0'}")
 
 
-def kill(host: int | str) -> None:
-    """Every process at once, the first process first: it takes the others along."""
-    for pid in processes(host):
+def kill(*chosen: int | str) -> None:
+    """Every process of these hosts at once, their first processes first: each takes the others along."""
+    found = [processes(host) for host in chosen]
+    for pid in itertools.chain(*itertools.zip_longest(*found)):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
 
 
-def off(host: int) -> None:
-    cut(host)
-    kill(host)
+def off(*chosen: int) -> None:
+    for host in chosen:
+        cut(host)
+    kill(*chosen)
 
 
 def rate(host: int, limit: str) -> None:
@@ -234,6 +252,7 @@ def air(host: int, delay_ms: float, loss_percent: float) -> None:
     for pid in processes(AIR):
         if outer in said(pid, "cmdline").split("\0"):
             os.kill(pid, signal.SIGKILL)  # the TAPs go with it
+    until(lambda: not {outer, inner} & links(), f"{outer} and {inner} do not go")
     sh(f"ip -n {AIR} link del {own}", check=False)
     if delay_ms or loss_percent:
         sh(f"ip -n {AIR} link add {own} type bridge")
@@ -242,11 +261,7 @@ def air(host: int, delay_ms: float, loss_percent: float) -> None:
             ["ip", "netns", "exec", AIR, sys.executable, Path(__file__).parent / "air.py", *words],
             start_new_session=True,
         )
-        end = time.monotonic() + SSHD_WAIT_S
-        while inner not in sh(f"ip -n {AIR} -br link show"):
-            if time.monotonic() > end:
-                raise SystemExit(f"no TAP device {inner} for {name(host)}: is there a /dev/net/tun?")
-            time.sleep(0.02)
+        until(lambda: inner in links(), f"no TAP device {inner} for {name(host)}: is there a /dev/net/tun?")
         for device, bridge in (outer, own), (inner, "br0"):
             sh(f"ip -n {AIR} link set {device} master {bridge}")
         for device in own, outer, inner:
