@@ -23,17 +23,19 @@ import hosts  # noqa: E402
 WAYS = {"daemons at home": (), "Open MPI's own": ("--prtemca", "plm_ssh_agent", "ssh")}
 
 
+def started(ranks: int, way: str, log: Path, *more: str) -> subprocess.Popen:
+    """A run over all hosts."""
+    words = command(ranks, log, *more)
+    at = words.index("mpirun") + 1
+    words[at:at] = ["-hostfile", str(hosts.STATE / "hostfile"), *WAYS[way]]
+    return subprocess.Popen(hosts.command(0, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+
+
 def first_token_s(ranks: int, way: str) -> float:
     with tempfile.TemporaryDirectory(dir=hosts.STATE) as scratch:
-        words = command(
-            ranks, Path(scratch) / "run.h5", "--prompt", "Why is the sky blue?", "--max-new-tokens", "4"
-        )
-        at = words.index("mpirun") + 1
-        words[at:at] = ["-hostfile", str(hosts.STATE / "hostfile"), *WAYS[way]]
         begun = time.perf_counter()
-        with subprocess.Popen(
-            hosts.command(0, words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
-        ) as run:
+        words = ("--prompt", "Why is the sky blue?", "--max-new-tokens", "4")
+        with started(ranks, way, Path(scratch) / "run.h5", *words) as run:
             run.stdout.read(1)
             took_s = time.perf_counter() - begun
             said = run.communicate()[1].decode()
