@@ -5,6 +5,7 @@ the last layer stay with the end user: losing them costs most, and so no worker'
 """
 
 from collections.abc import Container, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 
 from .crew import END_USER, Block
@@ -51,17 +52,40 @@ def copies(placement: Placement, number: int) -> dict[Block, tuple[int, ...]]:
 
     A copy there takes over without the network: what it must catch up on is in that node's own journal.
     """
-    owners = sorted(
-        (block.start, node, block)
-        for node, blocks in placement.items()
-        if node != END_USER
-        for block in blocks
+    owned = sorted(
+        ((block, node) for node, blocks in placement.items() if node != END_USER for block in blocks),
+        key=lambda each: each[0].start,
     )
-    chain = [END_USER, *(node for _, node, _ in owners)]
+    chain = list(dict.fromkeys([END_USER, *(node for _, node in owned)]))
+    before = {node: chain[max(0, place - number) : place][::-1] for place, node in enumerate(chain)}
+    return {block: tuple(before[node]) for block, node in owned}
+
+
+def without(placement: Placement, left_out: Container[int]) -> Placement:
+    """`placement` less some layers: what is left of a block may be several."""
     return {
-        block: tuple(chain[max(0, place - number) : place][::-1])
-        for place, (_, _, block) in enumerate(owners, 1)
+        node: tuple(part for block in held for part in parts(block, left_out))
+        for node, held in placement.items()
     }
+
+
+def parts(block: Block, left_out: Container[int]) -> list[Block]:
+    """The runs of layers of `block` between those that are left out."""
+    ends = [-1 + block.start, *(layer for layer in block if layer in left_out), block.stop]
+    return [range(a + 1, b) for a, b in pairwise(ends) if b - a > 1]
+
+
+def counted_from_1(words: str, depth: int) -> frozenset[int]:
+    """'5,6,10' -> layers 4, 5 and 9. Raises Unservable."""
+    try:
+        numbers = [int(word) for word in words.split(",") if word.strip()]
+    except ValueError:
+        numbers = [0]
+    if any(not 1 <= number <= depth for number in numbers):
+        raise Unservable(f"--skip-layers {words!r} is not layers from 1 to {depth}, such as 5,6,10")
+    if len(set(numbers)) == depth:
+        raise Unservable(f"--skip-layers {words!r} leaves no layer")
+    return frozenset(number - 1 for number in numbers)
 
 
 def layers_named(words: str, depth: int) -> frozenset[int]:

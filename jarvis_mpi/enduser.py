@@ -16,14 +16,14 @@ from .link import Link, Lost, Silence, Unservable
 from .news import Hears, News
 from .upkeep import Upkeep
 from .watch import Pace, Patience, Watch
-from .wire import APART, Beat, Kind, Message, Run, read_note
+from .wire import APART, Beat, Kind, Message, Run, note, read_note
 from .worker import Clock, Stages, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
 PATIENCE = Patience()
 ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run anew
 
-Choose = Callable[[Any, int], int]  # logits, position -> token id
+Choose = Callable[[Any, Sequence[int], int], int]  # logits, the text so far, its sequence -> token id
 Signs = Iterable[tuple[int, Sign]]
 
 
@@ -38,6 +38,7 @@ class Embeds(Protocol):
 class Token:
     """One token of an answer, and what it cost."""
 
+    sequence: int
     step: int
     position: int
     id: int
@@ -69,42 +70,75 @@ class EndUser:
     def __init__(
         self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
         *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
-        patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None,
+        patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None, speak_s: float = 60.0,
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
         self.stages = stages  # the end user's own layers, and its copies
         self.prefill_rows, self.hears = prefill_rows, hears
         self.watch = Watch(crew.holds, patience, pace or {}, clock())
         self.ledger, self.news = Ledger(), News(crew)
-        self.epoch = 0
+        self.epoch = self.sequence = self.step = 0
+        self.speak_s, self.spoke_at = speak_s, clock()
+        self.ran = 0  # positions of the sequence that every stage has run, or has under way
         self.route: tuple[Hop, ...] = ()
         self.upkeep = Upkeep(link, stages, load, self.send, hears, clock)
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> Iterator[Token]:
+    def generate(
+        self,
+        text: Sequence[int],
+        max_new_tokens: int,
+        end_ids: Set[int],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Iterator[Token]:
         """Yield the answer's tokens, the end token included. Raises Unservable if too little is left.
 
-        The next token's activation leaves before a token is yielded: it travels while that one is shown.
+        `text` is all of the sequence so far: if it goes on from an earlier answer, only what is new is run.
+        The next token's activation leaves before a token is yielded: it travels while that one is shown. Where no
+        more is `wanted`, a step is not waited for.
         """
-        ids = list(prompt)
+        ids = list(text)
+        self.ledger.only_known()  # a step that was broken off did not come home
         chosen_at = self.clock()
-        trip = self.depart(Trip(0, ids, 0, len(ids)))
-        for step in range(max_new_tokens):
-            self.come_home(trip)
+        trip = self.depart(Trip(self.step, ids, min(self.ran, len(ids) - 1), len(ids)))
+        for number in range(max_new_tokens):
+            self.come_home(trip, wanted)
+            if trip.awaited:
+                return
             home_at = self.clock()
-            token = self.choose(self.head.logits(trip.home[-1].body), len(ids))
+            token = self.choose(self.head.logits(trip.home[-1].body), ids, self.sequence)
             now = self.clock()
             chosen = Token(
-                step, len(ids), token, now - chosen_at, trip.embed_s + now - home_at, tuple(trip.home)
-            )
+                self.sequence, trip.step, len(ids), token, now - chosen_at, trip.embed_s + now - home_at, tuple(trip.home),
+            )  # fmt: skip
             chosen_at = now
             ids.append(token)
-            last = token in end_ids or step + 1 == max_new_tokens
+            self.step += 1
+            last = token in end_ids or number + 1 == max_new_tokens
             if not last:
-                trip = self.depart(Trip(step + 1, ids, len(ids) - 1, len(ids)))
+                trip = self.depart(Trip(self.step, ids, len(ids) - 1, len(ids)))
             yield chosen
             if last:
                 return
+
+    def begin_anew(self) -> None:
+        """What comes next is another text, a new sequence: the caches of this one are forgotten everywhere."""
+        self.sequence, self.epoch = self.sequence + 1, self.epoch + 1
+        self.ran, self.ledger = 0, Ledger()
+        self.route = ()  # so that a new epoch begins: what is under way is late
+        self.news.begin_anew()
+        for stage in self.stages.values():
+            stage.forget_but(self.sequence)
+
+    def rest(self) -> None:
+        """While no text is wanted: hear what becomes of the others."""
+        self.speak()
+        self.watch.rest()
+        nothing, heard_all = Trip(self.step, (), 0, 0, self.epoch), False
+        while not heard_all:
+            signs, heard_all = self.hear(nothing, 0.0)
+            self.is_broken(nothing, signs)
+        self.crew = self.upkeep.order_copies(self.crew, self.step)
 
     # -- a step's way
 
@@ -119,6 +153,7 @@ class EndUser:
             self.epoch, self.route = self.epoch + 1, route
             self.hears.route(self.clock(), trip.step, self.epoch, route)
         trip.epoch, trip.route, trip.since = self.epoch, route, self.clock()
+        self.ran = trip.end
         rows = trip.end - trip.start
         sizes = [rows] if again else pieces(rows, self.prefill_rows, self.link.size - 1)
         ends = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
@@ -130,7 +165,9 @@ class EndUser:
             start, begun = hops[0].since, self.clock()
             body = self.head.embed(trip.ids[start:piece_end], start)
             trip.embed_s += self.clock() - begun
-            message = Message(Kind.STEP, 0, self.epoch, trip.step, start, piece_end - start, hops, body=body)
+            message = Message(
+                Kind.STEP, self.sequence, self.epoch, trip.step, start, piece_end - start, hops, body=body
+            )
             if not self.pass_on(message, trip, 0):
                 return self.depart_again(trip)
         return trip
@@ -163,10 +200,12 @@ class EndUser:
         self.watch.came_home({hop.node for hop in trip.route}, trip.since)
         return True
 
-    def come_home(self, trip: Trip) -> None:
+    def come_home(self, trip: Trip, wanted: Callable[[], bool]) -> None:
         """Wait until all of the step has been everywhere, and mend its route where that is needed."""
         heard_all = False
         while trip.awaited or not heard_all:
+            if trip.awaited and not wanted():
+                return
             signs, heard_all = self.hear(trip, self.watch.look_again_s(self.clock()) if trip.awaited else 0.0)
             if self.is_broken(trip, signs):
                 self.depart_again(trip)
@@ -176,6 +215,14 @@ class EndUser:
             self.hears.change(self.clock(), change)
         self.crew = self.upkeep.order_copies(self.crew, trip.step)
         self.upkeep.drop_gone(self.crew, self.news.last_sign, trip.step)
+        self.speak()
+
+    def speak(self) -> None:
+        """Tell all workers now and then that this goes on: one that has nothing to do would leave."""
+        if self.clock() - self.spoke_at > self.speak_s:
+            self.spoke_at = self.clock()
+            for node in self.crew.holds.keys() - {END_USER}:
+                self.send(node, note())
 
     def send(self, node: int, message: Message) -> None:
         try:

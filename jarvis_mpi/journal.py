@@ -87,6 +87,12 @@ class Journalled:
         journal.lacks |= message.lacks | hole(message.runs, self.block)
         return kept, new
 
+    def forget_but(self, sequence: int) -> None:
+        """Texts other than `sequence` do not go on."""
+        for other in self.journals.keys() - {sequence}:
+            self.stage.forget(other)
+            del self.journals[other]
+
     def have(self, sequence: int) -> int:
         """How many positions were run."""
         return self.journals[sequence].end

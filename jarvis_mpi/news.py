@@ -50,6 +50,10 @@ class News:
         self.last_sign: dict[int, Sign] = {}
         self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
+    def begin_anew(self) -> None:
+        """Another text: what it lacks is what is skipped now."""
+        self.ever_missing = {layer for block, node in self.served.items() if node is None for layer in block}
+
     def seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign
 

@@ -1,9 +1,12 @@
 """Logits -> a token id. A draw depends on (seed, sequence, position) alone, never on how many nodes there are."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.generation.logits_process import (
     LogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -19,20 +22,23 @@ class Sampler:
         self.seed = settings.seed
         self.greedy = settings.temperature == 0
         self.warpers: list[LogitsProcessor] = []
+        if settings.repetition_penalty != 1:
+            self.warpers.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
         if not self.greedy:
             self.warpers.append(TemperatureLogitsWarper(settings.temperature))
-        if settings.top_k:
+        if settings.top_k and not self.greedy:
             self.warpers.append(TopKLogitsWarper(settings.top_k))
-        if settings.top_p < 1:
+        if settings.top_p < 1 and not self.greedy:
             self.warpers.append(TopPLogitsWarper(settings.top_p))
 
-    def choose(self, logits: Tensor, position: int, sequence: int = 0) -> int:
-        """[V] -> the id of the token at `position` of `sequence`."""
-        if self.greedy:
-            return int(logits.argmax())
+    def choose(self, logits: Tensor, text: Sequence[int], sequence: int) -> int:
+        """[V], the ids so far -> the id of the next token of `sequence`."""
+        position = len(text)
         scores = logits[None]
         for warper in self.warpers:
-            scores = warper(torch.empty(0), scores)  # the warpers look at the scores only
+            scores = warper(torch.tensor([text]), scores)
+        if self.greedy:
+            return int(scores.argmax())
         # mt19937 mixes its seed well, so neighbouring positions draw independently.
         draw = torch.Generator().manual_seed(hash((self.seed, sequence, position)) & (2**63 - 1))
         return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=draw))

@@ -85,6 +85,10 @@ class Watch:
             if node != END_USER:
                 self.seen[node].alive_at, self.seen[node].beat = now, None
 
+    def rest(self) -> None:
+        """No step is wanted: none can be missing."""
+        self.hops = ()
+
     def heard(self, beat: Beat, now: float) -> None:
         seen = self.seen[beat.node]
         if beat.busy_s or (seen.beat and beat[1:4] != seen.beat[1:4]):

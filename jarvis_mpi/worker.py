@@ -22,7 +22,7 @@ class Worker:
         self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float
     ):
         self.link, self.stages, self.clock, self.load, self.beat_s = link, stages, clock, load, beat_s
-        self.epoch = 0  # the newest seen: what is of an older one is late
+        self.epoch = self.sequence = 0  # the newest seen: what is of an older epoch is late
         self.reached = (0, 0, 0)  # epoch, end, and the layer after the last one run: see wire.Beat
         self.busy_since: float | None = None
         self.free_at, self.sent_s = clock(), 0.0
@@ -53,6 +53,10 @@ class Worker:
         stage = self.stages[message.ahead[0].block]
         if message.epoch < self.epoch or message.end < stage.have(message.sequence):
             return  # late or doubled: it changes nothing
+        if message.sequence != self.sequence:
+            self.sequence = message.sequence
+            for each in self.stages.values():
+                each.forget_but(self.sequence)
         self.epoch, self.busy_since = message.epoch, self.clock()
         if message.step > self.newest_step:
             self.newest_step, self.heard_of_at = message.step, self.busy_since
@@ -84,14 +88,14 @@ class Worker:
                 raise
 
     def obey(self, order: dict) -> None:
-        """The end user wants this node to take part in a shrink, or to hold a copy."""
+        """The end user wants this node to take part in a shrink, or to hold a copy, or says that it is there."""
         if "shrink" in order:
             self.link.shrink(order["attempt"], order["shrink"], order["certain"])
-            return
-        block = range(*order["load"])
-        if block not in self.stages:
-            self.stages[block] = self.load(block)
-        self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
+        if "load" in order:
+            block = range(*order["load"])
+            if block not in self.stages:
+                self.stages[block] = self.load(block)
+            self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
 
     def beat(self) -> None:
         """Show the end user that this node lives, unless its work has just come home. From any thread."""

@@ -10,7 +10,8 @@ repair shows in the text; a row also carries the layers that were really run on 
 import heapq
 import random
 import struct
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 
@@ -18,7 +19,7 @@ from greenlet import greenlet
 
 from jarvis_mpi import blocks
 from jarvis_mpi.crew import END_USER, Block, Crew, Policy, Sign
-from jarvis_mpi.enduser import EndUser
+from jarvis_mpi.enduser import EndUser, Token
 from jarvis_mpi.journal import Journalled
 from jarvis_mpi.link import Lost, Silence, Unservable
 from jarvis_mpi.watch import Pace, Patience
@@ -59,12 +60,14 @@ class SimStage:
         self.block, self.busy = block, busy
         self.caches: dict[int, list[int]] = {}
         self.bits = mask(block)
-        self.began = 0  # how often a sequence was begun: more than once only if it was forgotten
+        self.began: Counter[int] = (
+            Counter()
+        )  # how often a sequence was: more than once only if it was forgotten
 
     def run(self, body, start: int, sequence: int) -> bytes:
         if start == 0:
             self.caches[sequence] = [mix(self.block.start)]
-            self.began += 1
+            self.began[sequence] += 1
         cache = self.caches[sequence]
         if len(cache) - 1 != start:
             raise Wrong(f"rule 3: layers {self.block} have run {len(cache) - 1} positions, not {start}")
@@ -81,21 +84,25 @@ class SimStage:
         self.caches.pop(sequence, None)
 
 
-def choose(logits: tuple[int, int], position: int) -> int:
+def choose(logits: tuple[int, int], text: Sequence[int], sequence: int = 0) -> int:
     return logits[0] % 1009
 
 
-def whole_text(placement, tokens: int) -> list[int]:
+def whole_text(placement, story: "Story") -> list[int]:
     """What one machine says."""
-    head, stages = SimHead(), [SimStage(block) for block, _ in Crew(placement).blocks()]
-    ids, start = list(PROMPT), 0
-    for _ in range(tokens):
-        body = head.embed(ids[start:], start)
-        for stage in stages:
-            body = stage.run(body, start, 0)
-        start = len(ids)
-        ids.append(choose(head.logits(body), len(ids)))
-    return ids[len(PROMPT) :]
+    head, answers = SimHead(), []
+    for part in turns(story):
+        if part.anew or not answers:
+            stages, ids, start = [SimStage(block) for block, _ in Crew(placement).blocks()], [], 0
+        ids += part.asked
+        for _ in range(part.tokens):
+            body = head.embed(ids[start:], start)
+            for stage in stages:
+                body = stage.run(body, start, 0)
+            start = len(ids)
+            ids.append(choose(head.logits(body), ids))
+            answers.append(ids[-1])
+    return answers
 
 
 # -- a story: what happens, and to whom
@@ -448,7 +455,7 @@ def play(story: Story) -> Outcome:
                 load=load(user), hears=told, patience=patience, pace=pace,
             )  # fmt: skip
             last = world.now
-            for token in asker.generate(PROMPT, story.tokens, set()):
+            for token in answers(asker, story):
                 tokens.append((token, asker.epoch))
                 gaps.append(world.now - last)
                 last = world.now
@@ -461,6 +468,45 @@ def play(story: Story) -> Outcome:
     if failures:
         raise failures[0]
     return Outcome(story, placement, tokens, told, ended[0], world.now, gaps, made, copies)
+
+
+@dataclass(frozen=True)
+class Turn:
+    asked: tuple[int, ...]
+    tokens: int
+    anew: bool = False  # another text, or else this one goes on
+    broken_off: bool = False  # more tokens were wanted at first
+    pause_s: float = 0.0  # before it
+
+
+def turns(story: Story) -> list[Turn]:
+    """The answer in two parts, as in a chat."""
+    dice = random.Random(story.seed + 2)
+    first = dice.randint(1, story.tokens)
+    turn = Turn(tuple(PROMPT), first, broken_off=dice.random() < 0.5)
+    if first == story.tokens:
+        return [turn]
+    asked, pause_s = (11, 12, 13)[: dice.randint(1, 3)], dice.choice([0.0, 0.0, 0.3, 3.0])
+    return [turn, Turn(asked, story.tokens - first, anew=dice.random() < 0.4, pause_s=pause_s)]
+
+
+def answers(asker: EndUser, story: Story) -> Iterator[Token]:
+    text: list[int] = []
+    for turn in turns(story):
+        end = asker.clock() + turn.pause_s
+        while asker.clock() < end:
+            asker.link.sleep(0.25)
+            asker.rest()
+        if turn.anew:
+            asker.begin_anew()
+            text = []
+        text += turn.asked
+        whole = len(text) + turn.tokens
+        for token in asker.generate(text, turn.tokens + 20 * turn.broken_off, set()):
+            text.append(token.id)
+            yield token
+            if len(text) == whole:
+                break
 
 
 # -- the rules of design.md
@@ -490,7 +536,7 @@ def check(outcome: Outcome) -> None:
                 f"rule 5: step {token.step} took a message of epoch {token.pieces[-1].epoch}, not {epoch}"
             )
     ids = [token.id for token, _ in outcome.tokens]
-    whole = whole_text(outcome.placement, story.tokens)
+    whole = whole_text(outcome.placement, story)
     differs = next(
         (step for step, pair in enumerate(zip(ids, whole, strict=False)) if pair[0] != pair[1]), LIMIT_S
     )
@@ -503,8 +549,14 @@ def check(outcome: Outcome) -> None:
         raise Wrong("the text ends early, and nobody says why")
     if must_be_exact(outcome) and (said_at < LIMIT_S or outcome.ended != "text"):
         raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, told.changes))}")
-    if story.journal_bytes > 10**5 and any(stage.began > 1 for stage in outcome.stages.values()):
+    if story.journal_bytes > 10**5 and any(
+        began > 1 for stage in outcome.stages.values() for began in stage.began.values()
+    ):
         raise Wrong("rule 3: a stage began anew")
+    for token, _ in outcome.tokens[-1:] if outcome.ended == "text" else ():
+        for run in token.pieces[-1].runs:
+            if outcome.stages[run.node, run.block].caches.keys() - {token.sequence}:
+                raise Wrong(f"node {run.node} keeps more than sequence {token.sequence}")
     kills_only = all(fault.kind == "kill" for fault in story.faults)
     calm = story.sees_deaths and kills_only and not (story.lost or story.late or story.doubled)
     again = any(sign is Sign.MISSING for *_, sign in told.signs)
@@ -568,7 +620,8 @@ def comes_back(outcome: Outcome) -> None:
     if not quiet(story) or len(story.faults) != 1 or not story.faults[0].for_s or not outcome.tokens:
         return
     fault = story.faults[0]
-    left_s = outcome.seconds - (fault.at_s + fault.for_s)
+    pause_s = sum(turn.pause_s for turn in turns(story))  # who has nothing to do then stalls after it
+    left_s = outcome.seconds - (fault.at_s + fault.for_s) - pause_s
     last = outcome.tokens[-1][0]
     if fault.kind != "slow" and left_s > 2.0:
         nodes = {run.block: run.node for run in last.pieces[-1].runs}

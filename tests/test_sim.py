@@ -79,6 +79,9 @@ BROKEN = {
     "nobody comes back": ("watch", "return Sign.BACK", "return None", "rule 6"),
     "a copy is not replaced": ("crew", "for _ in range(self.policy.copies + 1 - len(well))", "for _ in ()", "rule 2 or 10"),
     "a beating worker is skipped": ("crew", "for state in (State.WELL, State.STALLED)", "for state in (State.WELL,)", "rule 2 or 10"),
+    "another text keeps the ledger": ("enduser", "self.ran, self.ledger = 0, Ledger()", "self.ran = 0", "rule"),
+    "another text keeps the epoch": ("enduser", "self.sequence, self.epoch = self.sequence + 1, self.epoch + 1\n        self.ran, self.ledger = 0, Ledger()\n        self.route = ()", "self.sequence, self.ran, self.ledger = self.sequence + 1, 0, Ledger()\n        pass", ""),
+    "a worker keeps the caches of another text": ("worker", "each.forget_but(self.sequence)", "pass", "keeps more than"),
     "a decision that is not in the log": ("enduser", "self.hears.sign(self.clock(), trip.step, node, sign)", "pass", "rule 8"),
 }  # fmt: skip
 

@@ -46,7 +46,7 @@ def answer_of(model) -> tuple[list[int], list[torch.Tensor]]:
 def ask(folder, placement, dtype=torch.float32, prefill_rows=128):
     seen = []
 
-    def choose(logits, position):
+    def choose(logits, text, sequence):
         seen.append(logits)
         return int(logits.argmax())
 
@@ -87,7 +87,7 @@ def test_a_copy_takes_over_in_the_middle_of_the_text(folder, whole):
     with chain(
         Head(folder, torch.float32),
         stages,
-        lambda logits, _: int(logits.argmax()),
+        lambda logits, text, sequence: int(logits.argmax()),
         hears=told,
         copies={taken: (1,)},
         fault="mute 2 @ 12",
