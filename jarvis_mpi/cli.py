@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import parting, roles
+from . import parting
 from .crew import END_USER
 from .launch import ABSENT, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
@@ -57,7 +57,10 @@ def main(words: list[str]) -> NoReturn:
         parting.die(link, "", by_signal=True)
     status, together = FAILED, False
     try:
-        role = roles.end_user if link.me == END_USER else roles.worker
+        if link.me == END_USER:
+            from .rank0 import end_user as role
+        else:
+            from .roles import worker as role
         status, together = role(link, settings)
     except (Unservable, Lost, Silence) as error:
         together = give_up(link, str(error))

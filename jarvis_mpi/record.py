@@ -1,7 +1,7 @@
 """The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone.
 
     tokens  one row a token         hops  one row a token (or piece of the prompt) and stage
-    events  one row for every sign of a fault, every route taken, every copy loaded, all that the person was told
+    events  one row for every question, sign of a fault, route taken, copy loaded, and all that the person was told
     attributes: schema, prompt, settings, versions, hosts, placement, model, started (JSON or text)
 
 Durations are seconds of one node's monotonic clock. Workers' rows came with the messages.
@@ -20,11 +20,11 @@ from .enduser import Token
 from .link import Unservable
 from .news import Change
 
-SCHEMA = 2
+SCHEMA = 3
 
 TOKEN = np.dtype(
     [
-        ("step", "u4"),  # counts the answer's tokens from 0
+        ("step", "u4"),  # counts the run's tokens from 0
         ("position", "u4"),  # in the sequence, prompt included
         ("token", "u4"),  # its id
         ("total_s", "f8"),  # from the token before it to this one; step 0: from the prompt
@@ -37,10 +37,11 @@ EVENT = np.dtype(
         ("at_s", "f8"),  # of the end user's monotonic clock, since the prompt
         ("step", "u4"),
         ("node", "i4"),  # -1: none
-        ("event", "S8"),  # a sign (crew.Sign), or: route, copy, told, words, shrunk
+        ("event", "S8"),  # a sign (crew.Sign), or: asked, answered, route, copy, told, words, shrunk
         ("first_layer", "u2"),  # copy: of its block
         ("layers", "u2"),
         # route: [[node, first layer, layers], ...]; shrunk: [node, ...]; told, words: what was said
+        # asked: {sequence, prompt, kept, ids}, of which `kept` ids were there before; answered: how it ended
         ("text", h5py.string_dtype()),
     ]
 )
@@ -103,6 +104,17 @@ class Record:
 
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:
         self.event(at_s, step, -1, "shrunk", text=json.dumps(list(nodes)))
+
+    def asked(
+        self, at_s: float, step: int, sequence: int, prompt: str, ids: Sequence[int], kept: int
+    ) -> None:
+        """A question whose first token will be `step`; of its `ids` the first `kept` were there before."""
+        said = {"sequence": sequence, "prompt": prompt, "kept": kept, "ids": list(ids)}
+        self.event(at_s, step, -1, "asked", text=json.dumps(said))
+
+    def answered(self, at_s: float, step: int, ended: str) -> None:
+        """`step` is the one after the answer's last."""
+        self.event(at_s, step, -1, "answered", text=ended)
 
     def event(
         self, at_s: float, step: int, node: int, event: str, block: Block = range(0), text: str = ""

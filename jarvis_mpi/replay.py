@@ -56,6 +56,10 @@ def replayed(path: Path) -> Iterator[str]:
                     yield f"{when}  node {event['node']} holds a copy of {block[0]}-{block[-1]}"
                 case "shrunk":
                     yield f"{when}  the communicator has nodes {event['text'].decode()}"
+                case "asked":
+                    yield f"{when}  asked: {json.loads(event['text'])['prompt']!r}"
+                case "answered":
+                    yield f"{when}  the answer's end: {event['text'].decode()}"
                 case "told" | "words":
                     yield f"{when}  {event['text'].decode().strip().splitlines()[-1]}"
                 case _:

@@ -96,9 +96,13 @@ class Roll:
             raise Unservable(f"no worker reported {why}")
         return dict(sorted(there.items()))
 
-    def await_ready(self, nodes: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """What each worker says when it has loaded its block: loaded_s, pace."""
-        return {answer["node"]: answer for answer in self.answers(nodes)}
+    def await_ready(self, nodes: Iterable[int], tell: Callable[[int], None]) -> dict[int, dict[str, Any]]:
+        """What each worker says when it has loaded its block: loaded_s, pace. `tell` hears of each."""
+        loaded = {}
+        for answer in self.answers(nodes):
+            loaded[answer["node"]] = answer
+            tell(answer["node"])
+        return loaded
 
     def answers(self, nodes: Iterable[int]) -> Iterator[dict[str, Any]]:
         """The notes of `nodes` as they come, but of those that are lost, silent or too late.

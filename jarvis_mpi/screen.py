@@ -1,40 +1,116 @@
-"""What the person at the terminal sees on standard error: the chain at the start, a table at the end."""
+"""What the person at the terminal sees: the answer on standard output; on standard error the chain at the start,
+what becomes of its nodes, and a table at the end."""
 
-import statistics
+import contextlib
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .crew import END_USER, Block, Crew, Hop, Sign, State, layers
+from .conversation import Answer
+from .crew import Block, Crew, Hop, Sign, State, layers
 from .enduser import Token
-from .news import Change
+from .news import Change, Hears
+from .tally import Tally
+from .terminal import launchers_stream
 
 
-class Screen:
-    def __init__(self, crew: Crew, hosts: Mapping[int, str], answer: TextIO):
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.crew, self.hosts = crew, hosts
-        self.tokens: list[Token] = []
+class Shows(Hears, Protocol):
+    """Who shows a run: a screen for people, or lines of JSON (lines.py)."""
+
+    answer: TextIO
+
+    def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
+    def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None: ...
+    def ready_for_a_line(self) -> None: ...
+    def token(self, token: Token, piece: str) -> None: ...
+    def answered(self, prompt: str, answer: Answer, held: str) -> None: ...
+    def tell(self, line: str) -> None: ...
+    def way(self, crew: Crew) -> None: ...
+    def summary(self, crew: Crew, record: Path) -> None: ...
+
+
+Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of each node that is ready
+
+
+class Quiet:
+    """What enduser.Hears asks for, of which the person need not know."""
+
+    def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
+        pass
+
+    def shrunk(self, at_s: float, step: int, nodes: Iterable[int]) -> None:
+        pass
+
+
+class Screen(Quiet):
+    """`asks`: lines are typed, one after the other; `answers`: what comes is shown as text."""
+
+    def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
+        self.answer, errors = launchers_stream(1), launchers_stream(2)
+        terminal = (
+            errors if errors.isatty() else sys.stderr
+        )  # through mpirun, lines keep their order in a file
+        self.console = Console(file=terminal, highlight=False, soft_wrap=True)
+        self.hosts, self.asks, self.answers = hosts, asks, answers
+        self.tally = Tally()
         self.working: set[int] = set()  # nodes that had a part in the text
-        self.mixed = answer is not sys.stdout and answer.isatty()  # then lines must not stick to it
+        self.mixed = self.answer is not sys.stdout and self.answer.isatty()  # then lines must not stick to it
+        self.in_line = False
+
+    @contextlib.contextmanager
+    def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> Iterator[Callable[[int], None]]:
+        """A line for every node that loads, on a terminal."""
+        begun, hosts = time.monotonic(), self.hosts
+        columns = (SpinnerColumn(finished_text="+"), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as progress:
+            tasks = {
+                node: progress.add_task(
+                    f"node {node} ({hosts[node]}) loads {', '.join(map(layers, held)) or 'nothing'}", total=1
+                )
+                for node, held in blocks.items()
+            }
+
+            def ready(node: int) -> None:
+                took = f"node {node} ({hosts[node]}) is ready after {time.monotonic() - begun:.1f} s"
+                progress.update(tasks[node], completed=1, description=took)
+
+            yield ready
 
     def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None:
-        way = " > ".join(map(str, crew.route()))
-        self.console.print(f"{model}, {dtype}, ready in {seconds:.1f} s: {way}", markup=False)
+        self.crew = crew
+        self.console.print(f"{model}, {dtype}, ready in {seconds:.1f} s: {route(crew)}", markup=False)
         if spares := [node for node in crew.spares() if crew.state(node) is State.WELL]:
             self.console.print(
                 f"more workers than layers: node {', '.join(map(str, spares))} waits as a spare"
             )
+        if self.asks and self.mixed:
+            self.console.print("/help tells what can be said besides a question", markup=False)
 
-    def add(self, token: Token) -> None:
-        self.tokens.append(token)
+    def ready_for_a_line(self) -> None:
+        if self.asks and self.mixed:
+            print("> ", end="", file=self.answer, flush=True)
+            self.in_line = False
 
-    # -- what enduser.Hears asks for: of all that only what the person must know
+    def token(self, token: Token, piece: str) -> None:
+        self.tally.add(token)
+        if self.answers:
+            print(piece, end="", file=self.answer, flush=True)
+            self.in_line = True
+
+    def answered(self, prompt: str, answer: Answer, held: str) -> None:
+        if self.answers:
+            print(held, file=self.answer, flush=True)
+        self.in_line = False
+
+    # -- what enduser.Hears asks for
 
     def change(self, at_s: float, change: Change) -> None:
         self.tell(str(change))
@@ -49,43 +125,31 @@ class Screen:
     def route(self, at_s: float, step: int, epoch: int, route: Iterable[Hop]) -> None:
         self.working |= {hop.node for hop in route}
 
-    def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
-        pass
-
-    def shrunk(self, at_s: float, step: int, nodes: Iterable[int]) -> None:
-        pass
-
     def tell(self, line: str) -> None:
         """A line of its own, also where the answer stands on the same terminal."""
-        self.console.print(f"\n[{line}]" if self.mixed else line, markup=False)
+        self.console.print(f"\n[{line}]" if self.mixed and self.in_line else line, markup=False)
+
+    def way(self, crew: Crew) -> None:
+        self.tell(route(crew))
 
     def summary(self, crew: Crew, record: Path) -> None:
         """tokens/s, time to first token, and where each node's time went (means of a token)."""
-        if not self.tokens:
+        tally = self.tally
+        if not tally.count:
             return
-        first, *later = self.tokens
-        prompt = first.position
-        speed = f", then {1 / statistics.mean(t.total_s for t in later):.1f} tokens/s" if later else ""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("node", "host", "layers", "is", "compute ms", "wait ms"):
             table.add_column(name, justify="right" if name.endswith("ms") else "left")
-        runs = defaultdict(list)
-        for token in later or [first]:
-            for run in (run for piece in token.pieces for run in piece.runs):
-                runs[run.node].append(run)
-        steps = len(later) or 1
-        for node, blocks in sorted(self.crew.holds.items()):
-            mine = runs[node]
-            table.add_row(
-                "end user" if node == END_USER else str(node),
-                self.hosts[node],
-                ", ".join(map(layers, blocks)) or "spare",
-                crew.state(node).value,
-                f"{1e3 * sum(run.compute_s for run in mine) / steps:.2f}",
-                f"{1e3 * sum(run.wait_s for run in mine) / steps:.2f}",
-            )
+        for row in tally.rows(self.crew, crew, self.hosts):
+            table.add_row(*row)
         self.console.print(table)
+        speed = f", then {tally.tokens_per_s:.1f} tokens/s" if tally.tokens_per_s else ""
         self.console.print(
-            f"{len(self.tokens)} tokens: the first after {first.total_s:.2f} s ({prompt} of prompt){speed}; record: {record}",
+            f"{tally.count} tokens: the first after {tally.first_s:.2f} s ({tally.prompt} of prompt){speed};"
+            f" record: {record}",
             markup=False,
         )
+
+
+def route(crew: Crew) -> str:
+    return " > ".join(map(str, crew.route()))

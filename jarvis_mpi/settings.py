@@ -20,7 +20,13 @@ def knob(default: Any, help: str, **more: Any) -> Any:
 class Settings:
     """What a run does. Every rank reads the same command line."""
 
-    prompt: str = knob("", "the question; a model without a chat template completes it instead")
+    prompt: str | None = knob(
+        None, "one question; a model without a chat template completes it instead. Without: a chat", type=str
+    )
+    prompts: str = knob(
+        "", "a file of prompts, one a line or JSONL (prompt); the answers are JSONL, in order"
+    )
+    json: bool = knob(False, "lines of JSON on standard output, for programs, in place of text and table")
     model: str = knob(
         DEFAULT_MODEL,
         "a bundled name (smollm2-135m-instruct, gemma-3-270m), a folder of safetensors, a GGUF file,"
@@ -33,6 +39,9 @@ class Settings:
         "first,last", "the critical layers, kept by the end user: first,last  first  last  none"
     )
     copies: int = knob(1, "further nodes that hold each block; a copy costs no memory until it is used")
+    skip_layers: str = knob(
+        "", "layers left out from the start, counted from 1 as in the JARVIS paper: 5,6,10"
+    )
     on_fault: str = knob(
         "copy,skip",
         "what to do without a node, the best first: its layers from a copy (exact), or skipped (a little worse)",
@@ -52,6 +61,10 @@ class Settings:
     temperature: float = knob(0.0, "0 takes the likeliest token; higher draws more freely")
     top_k: int = knob(0, "draw among the k likeliest tokens; 0: among all")
     top_p: float = knob(1.0, "draw among the likeliest tokens that together have this probability")
+    repetition_penalty: float = knob(1.0, "above 1: what stands in the text already becomes less likely")
+    stop: tuple[str, ...] = knob(
+        (), "an answer ends before this text; may be said several times", metavar="TEXT"
+    )
     seed: int = knob(0, "of the draws: the same seed gives the same text on any number of nodes")
 
     fault: str = knob(
@@ -79,6 +92,7 @@ class Settings:
             "temperature": (0.0, None),
             "top_k": (0, None),
             "top_p": (0.0, 1.0),
+            "repetition_penalty": (0.01, 100.0),
             "start_timeout_s": (0.001, DAY_S),
             "copies": (0, None),
             "max_skipped": (-1, None),
@@ -103,12 +117,27 @@ class Settings:
             )
         if self.top_p == 0:
             raise Unservable("--top-p is 0, which leaves no token to draw: use a value up to 1")
-        if not self.prompt.strip():
-            raise Unservable('there is no prompt: say --prompt "Why is the sky blue?"')
+        if self.prompt is not None and self.prompts:
+            raise Unservable(f"--prompt and --prompts {self.prompts} are both said: say one of them")
+        if self.prompt is not None and not self.prompt.strip():
+            raise Unservable(
+                'there is no prompt: say --prompt "Why is the sky blue?", or no --prompt for a chat'
+            )
+        for name, words in asdict(self).items():
+            if any(not is_utf8(word) for word in (words if isinstance(words, tuple) else [str(words)])):
+                raise Unservable(f"{flag(name)} is not UTF-8 text")
         return self
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def is_utf8(words: str) -> bool:
+    """A command line's other bytes come as what cannot be encoded."""
+    try:
+        return bool(words.encode()) or True
+    except UnicodeEncodeError:
+        return False
 
 
 def flag(name: str) -> str:
@@ -124,7 +153,8 @@ class Parser(argparse.ArgumentParser):
 
 def parse(words: Sequence[str]) -> Settings:
     """The command line's words as Settings. Raises Unservable, or SystemExit after --help."""
-    return Settings(**vars(parser().parse_args(words)))
+    said: dict[str, Any] = vars(parser().parse_args(words))
+    return Settings(**{**said, "stop": tuple(said["stop"])})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -143,9 +173,28 @@ def parser() -> argparse.ArgumentParser:
         kind = type(each.default)
         if kind is bool:
             more["action"] = "store_true"
+        elif kind is tuple:
+            more["action"] = "append"
         else:
-            more["type"] = kind
+            more.setdefault("type", kind)
         if kind in (int, float):
             more["metavar"] = {int: "N", float: "X"}[kind]
-        made.add_argument(flag(each.name), default=each.default, **more)
+        default = [] if kind is tuple else each.default
+        made.add_argument(flag(each.name), default=default, **more)
     return made
+
+
+def markdown() -> str:
+    """All knobs as the README's table."""
+    rows = ["| option | default | what it is |", "|---|---|---|"]
+    for each in fields(Settings):
+        default = (
+            each.default if isinstance(each.default, int | float | str) and each.default is not False else ""
+        )
+        choices = f": `{'`, `'.join(each.metadata['choices'])}`" if "choices" in each.metadata else ""
+        rows.append(f"| `{flag(each.name)}` | {default} | {each.metadata['help']}{choices} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":  # python -m jarvis_mpi.settings
+    print(markdown())

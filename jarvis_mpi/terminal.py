@@ -1,4 +1,4 @@
-"""Where the answer goes: straight to the terminal, pipe or file that mpirun writes to.
+"""Where the answer goes, and where the person looks: straight to what mpirun writes to and reads from.
 
 Open MPI 5.0 holds back what a rank prints until a whole line is there (mpirun --output :raw would let it
 through, but no parameter file can say so), and a streamed answer is one long line. Where the end user was
@@ -14,13 +14,21 @@ from typing import TextIO
 LAUNCHERS = ("prterun", "mpirun", "mpiexec")
 
 
-def answer_stream() -> TextIO:
-    """mpirun's standard output if it is a terminal or a pipe, or else our own."""
-    launcher = Path(f"/proc/{os.getppid()}")
+def launcher() -> Path | None:
+    """mpirun's folder in /proc, where it is this process's parent."""
+    parent = Path(f"/proc/{os.getppid()}")
     try:
-        output = launcher / "fd" / "1"
-        if (launcher / "comm").read_text().strip() in LAUNCHERS and not output.is_file():
-            return os.fdopen(os.open(output, os.O_WRONLY), "w", encoding="utf-8")
-    except OSError:  # no /proc, a socket, another user's
+        return parent if (parent / "comm").read_text().strip() in LAUNCHERS else None
+    except OSError:  # no /proc
+        return None
+
+
+def launchers_stream(descriptor: int) -> TextIO:
+    """mpirun's standard output (1) or error (2) if it is a terminal or a pipe, or else our own."""
+    try:
+        output = (launcher() or Path("/nowhere")) / "fd" / str(descriptor)
+        if output.exists() and not output.is_file():
+            return os.fdopen(os.open(output, os.O_WRONLY | os.O_NOCTTY), "w", encoding="utf-8")
+    except OSError:  # a socket, another user's
         pass
-    return sys.stdout
+    return sys.stdout if descriptor == 1 else sys.stderr

@@ -1,6 +1,8 @@
 """Text <-> token ids: the model's own tokenizer, chat template and end tokens."""
 
 import json
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from .link import Unservable
 
 
 class Text:
+    """`ids` is all of a conversation so far, `prompt` what is asked next."""
+
     def __init__(self, folder: Path):
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -19,22 +23,72 @@ class Text:
                 f"{folder} has no tokenizer that can be used: {str(error).splitlines()[0]}"
             ) from None
         self.end_ids = frozenset(end_ids(folder)) | {self.tokenizer.eos_token_id} - {None}
+        self.asked: list[str] = []  # the questions of the conversation
+        self.begin_answer()
+
+    def begin_anew(self) -> None:
+        """Another conversation."""
+        self.asked = []
+
+    def begin_answer(self) -> None:
+        """What comes next is another answer's first token."""
         self.stream = DecodeStream(skip_special_tokens=True)
 
     def ids_of(self, prompt: str) -> list[int]:
         """The prompt as one turn of a chat; without a chat template, as text to be completed."""
         if self.tokenizer.chat_template:
-            turn = [{"role": "user", "content": prompt}]
-            asked: Any = self.tokenizer.apply_chat_template(
-                turn, add_generation_prompt=True, return_dict=True
-            )
-        else:
-            asked = self.tokenizer(prompt)
-        return list(asked["input_ids"])
+            return list(self.tokenizer(self.rendered([user(prompt)]), add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(prompt)["input_ids"])
+
+    def after(self, ids: Sequence[int], prompt: str) -> list[int]:
+        """The conversation with `prompt` at its end: `ids`, without an end token, stay as they are, so their caches do."""
+        if not ids:
+            return self.ids_of(prompt)
+        more = f"\n{prompt}"
+        if self.tokenizer.chat_template:
+            answer = uuid.uuid4().hex  # stands for the last answer: what comes behind it is new
+            turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
+            turns[-1] = assistant(answer)
+            more = self.rendered([*turns, user(prompt)]).rpartition(answer)[2]
+        return [*ids, *self.tokenizer(more, add_special_tokens=False)["input_ids"]]
+
+    def rendered(self, turns: list[dict[str, str]]) -> str:
+        words: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return words
 
     def piece(self, token: int) -> str:
         """What one more token adds; '' while a character of several bytes is not whole."""
         return self.stream.step(self.tokenizer.backend_tokenizer, token) or ""
+
+
+def user(prompt: str) -> dict[str, str]:
+    return {"role": "user", "content": prompt}
+
+
+def assistant(answer: str) -> dict[str, str]:
+    return {"role": "assistant", "content": answer}
+
+
+class Stops:
+    """Ends an answer before any of `stops`; text that may be the beginning of one is held back."""
+
+    def __init__(self, stops: Sequence[str]):
+        self.stops, self.held, self.met = [stop for stop in stops if stop], "", False
+
+    def add(self, piece: str) -> str:
+        """What can be shown, now that `piece` has come."""
+        self.held += piece
+        found = [at for stop in self.stops if (at := self.held.find(stop)) >= 0]
+        if found:
+            self.met, shown, self.held = True, self.held[: min(found)], ""
+            return shown
+        most = max((len(stop) - 1 for stop in self.stops), default=0)
+        for length in range(min(most, len(self.held)), 0, -1):
+            if any(stop.startswith(self.held[-length:]) for stop in self.stops):
+                shown, self.held = self.held[:-length], self.held[-length:]
+                return shown
+        shown, self.held = self.held, ""
+        return shown
 
 
 def end_ids(folder: Path) -> set[int]:

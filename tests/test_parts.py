@@ -155,31 +155,48 @@ def settings(**words):
     return Settings(prompt="hello", **words)
 
 
+def text(length: int) -> list[int]:
+    return [0] * length
+
+
 def test_a_draw_depends_on_seed_sequence_and_position_alone():
     logits = torch.randn(500)
     sampler = Sampler(settings(temperature=1.0, seed=3))
-    draws = [sampler.choose(logits, position) for position in range(50)]
+    draws = [sampler.choose(logits, text(position), 0) for position in range(50)]
     again = [
-        Sampler(settings(temperature=1.0, seed=3)).choose(logits, position) for position in range(49, -1, -1)
+        Sampler(settings(temperature=1.0, seed=3)).choose(logits, text(position), 0)
+        for position in range(49, -1, -1)
     ]
     assert draws == again[::-1]
     assert len(set(draws)) > 20
-    assert draws != [sampler.choose(logits, position, sequence=1) for position in range(50)]
-    assert draws != [Sampler(settings(temperature=1.0, seed=4)).choose(logits, p) for p in range(50)]
+    assert draws != [sampler.choose(logits, text(position), 1) for position in range(50)]
+    assert draws != [Sampler(settings(temperature=1.0, seed=4)).choose(logits, text(p), 0) for p in range(50)]
 
 
 def test_draws_follow_the_probabilities():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).log_softmax(0)
     sampler = Sampler(settings(temperature=1.0))
-    counts = np.bincount([sampler.choose(logits, position) for position in range(4000)], minlength=4)
+    counts = np.bincount([sampler.choose(logits, text(position), 0) for position in range(4000)], minlength=4)
     assert abs(counts / 4000 - logits.exp().numpy()).max() < 0.03  # 4 standard deviations
 
 
 def test_top_k_and_top_p_leave_out_the_unlikely():
     logits = torch.tensor([3.0, 2.9, 2.8, 0.0, -9.0])
-    assert {Sampler(settings(temperature=5.0, top_k=2)).choose(logits, p) for p in range(200)} == {0, 1}
-    assert {Sampler(settings(temperature=1.0, top_p=0.5)).choose(logits, p) for p in range(200)} == {0, 1}
-    assert {Sampler(settings()).choose(logits, p) for p in range(9)} == {0}
+    assert {Sampler(settings(temperature=5.0, top_k=2)).choose(logits, text(p), 0) for p in range(200)} == {
+        0,
+        1,
+    }
+    assert {Sampler(settings(temperature=1.0, top_p=0.5)).choose(logits, text(p), 0) for p in range(200)} == {
+        0,
+        1,
+    }
+    assert {Sampler(settings()).choose(logits, text(p), 0) for p in range(9)} == {0}
+
+
+def test_what_stands_in_the_text_is_made_less_likely_also_where_nothing_is_drawn():
+    logits = torch.tensor([3.0, 2.9, -1.0])
+    choose = Sampler(settings(repetition_penalty=1.5)).choose
+    assert [choose(logits, [2], 0), choose(logits, [0], 0), choose(logits, [0, 1], 0)] == [0, 1, 0]
 
 
 # -- record
@@ -207,7 +224,7 @@ from jarvis_mpi.wire import Kind, Message, Run
 record = Record(Path(sys.argv[1]), {"prompt": "hello"})
 for step in itertools.count():
     piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(Run(1, range(1, 4), 1, .1, .2, .3, 999),))
-    record.write(Token(step, step + 5, 42, 0.5, 0.1, (piece,)))
+    record.write(Token(0, step, step + 5, 42, 0.5, 0.1, (piece,)))
     print(step, flush=True)
 """
 

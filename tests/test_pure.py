@@ -3,12 +3,13 @@
 import contextlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jarvis_mpi import blocks
+from jarvis_mpi import blocks, settings
 from jarvis_mpi.crew import END_USER, Crew, Hop
 from jarvis_mpi.enduser import pieces
 from jarvis_mpi.link import Unservable
@@ -48,6 +49,11 @@ def test_a_worker_imports_nothing_of_the_end_users():
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
     assert done.stdout.split() == []
+
+
+def test_the_readmes_table_of_options_is_made_from_the_code():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    assert settings.markdown() in readme, "python -m jarvis_mpi.settings prints it"
 
 
 # -- blocks
@@ -179,6 +185,6 @@ def test_a_value_out_of_range_is_one_sentence_that_names_it(words, sentence):
         parse(["--prompt", "hello", *words.split()]).checked()
 
 
-def test_no_prompt_is_a_sentence():
-    with pytest.raises(Unservable, match="there is no prompt"):
-        parse([]).checked()
+def test_a_node_that_holds_several_blocks_has_its_copies_elsewhere():
+    placement = {0: (range(0, 1),), 1: (range(1, 3), range(4, 6)), 2: (range(6, 9),)}
+    assert blocks.copies(placement, 2) == {range(1, 3): (0,), range(4, 6): (0,), range(6, 9): (1, 0)}

@@ -1,0 +1,79 @@
+"""--json: what a screen shows, as lines of JSON on standard output, for programs."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .conversation import Answer
+from .crew import Block, Crew, Hop, Sign
+from .enduser import Token
+from .news import Change
+from .screen import Quiet, route
+from .tally import Tally
+from .terminal import launchers_stream
+
+
+class Lines(Quiet):
+    """See screen.Shows. Every line has an "event"; those of answers only if `answers`."""
+
+    def __init__(self, hosts: Mapping[int, str], answers: bool):
+        self.hosts, self.answer, self.answers = hosts, launchers_stream(1), answers
+        self.tally = Tally()
+
+    def line(self, event: str, **what: Any) -> None:
+        print(json.dumps({"event": event, **what}, ensure_ascii=False), file=self.answer, flush=True)
+
+    @contextlib.contextmanager
+    def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> Iterator[Callable[[int], None]]:
+        yield lambda node: self.line("loaded", node=node, host=self.hosts[node])
+
+    def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None:
+        self.crew = crew
+        self.line("started", model=model, dtype=dtype, start_s=seconds, route=route(crew))
+
+    def ready_for_a_line(self) -> None:
+        pass
+
+    def token(self, token: Token, piece: str) -> None:
+        self.tally.add(token)
+        if self.answers:
+            self.line("token", step=token.step, id=token.id, text=piece, total_s=token.total_s)
+
+    def answered(self, prompt: str, answer: Answer, held: str) -> None:
+        if self.answers:
+            self.line("answer", prompt=prompt, text=answer.text, tokens=answer.tokens, ended=answer.ended)
+
+    def change(self, at_s: float, change: Change) -> None:
+        self.tell(str(change))
+
+    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+        self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
+
+    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
+        self.line("sign", step=step, node=node, sign=sign.value)
+
+    def route(self, at_s: float, step: int, epoch: int, route: Iterable[Hop]) -> None:
+        self.line("route", step=step, route=" > ".join(map(str, route)))
+
+    def tell(self, line: str) -> None:
+        self.line("told", text=line)
+
+    def way(self, crew: Crew) -> None:
+        self.tell(route(crew))
+
+    def summary(self, crew: Crew, record: Path) -> None:
+        if not self.tally.count:
+            return
+        names = ("node", "host", "layers", "is", "compute_ms", "wait_ms")
+        self.line(
+            "summary",
+            tokens=self.tally.count,
+            first_token_s=self.tally.first_s,
+            tokens_per_s=self.tally.tokens_per_s,
+            nodes=[
+                dict(zip(names, row, strict=True)) for row in self.tally.rows(self.crew, crew, self.hosts)
+            ],
+            record=str(record),
+        )

@@ -1,0 +1,240 @@
+"""Rank 0 put together: the end user.
+
+Heavy modules are imported where they are needed, after what can be refused at once.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from . import blocks, faults, models, prompts
+from .crew import END_USER, Crew, Policy, State, layers
+from .enduser import EndUser, pieces
+from .keyboard import Keyboard
+from .link import Link, Unservable
+from .parting import end_processes, part, release
+from .plan import free_bytes, hand_out, threads_for
+from .roles import PARTING_S, copy_loader, journalled, say
+from .roll import Roll, hello
+from .settings import Settings
+from .setup import machines_without_daemon_at_home, without_fault_tolerance
+from .watch import Pace, Patience
+
+if TYPE_CHECKING:
+    from .conversation import Conversation
+    from .screen import Shows
+
+CHAT_ROWS = 64  # of a first question that is not known yet
+
+
+def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
+    """Answer what is asked. -> exit status, and whether all ranks part together."""
+    from .record import Record, check_path
+
+    laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
+    if link.size < 2:
+        raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
+    log = Path(settings.log) if settings.log else new_log()
+    check_path(log)
+    questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
+    chats = settings.prompt is None and not settings.prompts
+    orders = faults.parse(settings.fault)
+    if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
+        raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
+    if warning := without_fault_tolerance(link.vendor):
+        say(warning)
+    folder = models.locate(settings.model, say, settings.start_timeout_s)
+    fingerprint = models.fingerprint(folder)
+    mine = hello(END_USER, fingerprint)
+    laps.lap("model_s")
+    import torch
+
+    from .light import without_compiler
+
+    with without_compiler():
+        from .conversation import Conversation, refusal
+        from .family import dtype_of, import_family, load_config, quiet
+        from .lines import Lines
+        from .sample import Sampler
+        from .screen import Screen
+        from .stage import Head, Stage
+        from .text import Text
+
+        config = load_config(folder)
+        import_family(config)
+    laps.lap("imports_s")
+    quiet()
+    dtype = dtype_of(config, settings.dtype)
+    dtype_name = str(dtype).removeprefix("torch.")
+    depth = config.num_hidden_layers
+    never_skip = blocks.layers_named(settings.never_skip, depth)
+    left_out = blocks.counted_from_1(settings.skip_layers, depth)
+    roll = Roll(link, settings.start_timeout_s, time.monotonic)
+    there = roll.gather(mine)
+    if link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(there)):
+        say(warning)
+    free = free_bytes(there)
+    placement = blocks.place(
+        depth,
+        link.size - 1,
+        split=settings.split,
+        end_user_layers=settings.end_user_layers,
+        free_bytes=free,
+        missing=roll.missing,
+    )
+    placement = blocks.without(placement, left_out)
+    copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}
+    text, context = Text(folder), config.max_position_embeddings
+    if settings.prompt is not None and (why := refusal(text, (), settings.prompt, context)):
+        raise Unservable(why)
+    first_prompt = settings.prompt or max((asked.prompt for asked in questions), key=len, default="")
+    likely_rows = min(context, len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS)
+    sizes = pieces(likely_rows, settings.prefill_rows, link.size - 1)
+    threads = threads_for(there, settings.threads)
+    hand_out(link, placement, copies, threads, dtype_name, sizes)
+    laps.lap("hellos_s")
+
+    torch.set_num_threads(threads[END_USER])
+
+    load = copy_loader(folder, dtype, settings)
+    head = Head(folder, dtype)
+    own = [Stage(folder, block, dtype) for block in placement[END_USER]]
+    for stage in own:
+        stage.warm_up(sizes, time.perf_counter)
+    stages = {stage.block: journalled(stage, settings) for stage in own}
+    stages |= {block: load(block) for block, nodes in copies.items() if END_USER in nodes}
+    head.warm_up()
+    laps.lap("own_load_s")
+    hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}
+    shows_answers = not settings.prompts
+    screen: Shows = Lines(hosts, shows_answers) if settings.json else Screen(hosts, chats, shows_answers)
+    with screen.loading({node: placement[node] for node in there if node != END_USER}) as tell_ready:
+        loaded = roll.await_ready(there, tell_ready)
+    laps.lap("others_load_s")
+    ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
+    most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
+    layer_bytes = models.layer_bytes(folder, depth)
+    crew = Crew(
+        placement,
+        copies,
+        Policy(ladder, most, never_skip, settings.copies),
+        {node: bytes_ / layer_bytes for node, bytes_ in free.items()},
+    )
+    if left_out:
+        screen.tell(
+            f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"
+        )
+    for node, sign in roll.missing.items():
+        crew = crew.after(node, sign)
+        screen.tell(f"node {node} {sign.value} before the first token: it is done without")
+    crew.route()  # raises Unservable if that is too little
+    screen.started(crew, settings.model, dtype_name, sum(laps.seconds.values()))
+
+    record = Record(
+        log,
+        {
+            "prompt": settings.prompt or "",
+            "settings": settings.as_dict(),
+            "versions": {"python": sys.version.split()[0], **mine.versions},
+            "hosts": hosts,
+            "placement": {node: [layers(block) for block in held] for node, held in placement.items()},
+            "copies": {layers(block): nodes for block, nodes in copies.items()},
+            "policy": {"ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip)},
+            "room": crew.room,
+            "model": str(folder),
+            "fingerprint": fingerprint,
+            "dtype": dtype_name,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "start": laps.seconds,
+            "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
+        },
+    )
+    for node, sign in roll.missing.items():
+        record.sign(time.perf_counter(), 0, node, sign)
+    for node, words in roll.words.items():
+        Both(record, screen).words(time.perf_counter(), 0, node, words)
+    asker = EndUser(
+        link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
+        prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),
+        patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
+        pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
+        speak_s=min(60.0, settings.idle_timeout_s / 3),
+    )  # fmt: skip
+    with Keyboard() if chats else contextlib.nullcontext() as keyboard:
+        talk = Conversation(
+            asker, text, context, settings, record, screen,
+            interrupted=lambda: keyboard is not None and keyboard.interrupts > 0,
+        )  # fmt: skip
+        ended = answered(talk, settings, questions, keyboard, screen)
+    silent = [node for node in range(1, link.size) if asker.crew.state(node) in (State.SILENT, State.GONE)]
+    peaks = part(link, silent, PARTING_S, time.monotonic)
+    end_processes(there, silent)
+    record.note(peak_bytes=peaks, ended=ended or "text")
+    record.close()
+    screen.summary(asker.crew, record.path)
+    if ended:
+        say(ended)
+    release(link, together := len(peaks) == link.size)
+    return int(bool(ended)), together
+
+
+def answered(
+    talk: "Conversation", settings: Settings, questions: Sequence[prompts.Asked], keyboard: Keyboard | None, screen: "Shows"
+) -> str:  # fmt: skip
+    """Answer what is asked. -> the sentence that ended it too early, or nothing."""
+    try:
+        if keyboard:
+            from .chat import chat
+
+            failed = chat(talk, keyboard, screen)
+            return f"{failed} lines could not be answered" if failed and not keyboard.is_terminal else ""
+        if questions:
+            failed = prompts.ask_all(talk, questions, screen.answer)
+            return f"{failed} of {len(questions)} prompts could not be answered" if failed else ""
+        assert settings.prompt
+        talk.ask(settings.prompt)
+    except Unservable as error:
+        return str(error)
+    except KeyboardInterrupt:
+        return "ended by Ctrl-C"
+    except BrokenPipeError:
+        return "nobody reads the answers any more: standard output is closed"
+    return ""
+
+
+class Both:
+    """What it is told, it tells all of `others`."""
+
+    def __init__(self, *others: Any):
+        self.others = others
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        def tell(*what: Any) -> None:
+            for other in self.others:
+                getattr(other, name)(*what)
+
+        return tell
+
+
+class Laps:
+    """How long each part of the start took."""
+
+    def __init__(self, **seconds: float):
+        self.seconds, self.since = seconds, time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self.since, 3)
+        self.since = now
+
+
+def new_log() -> Path:
+    """A file name of its own under runs/."""
+    stem = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{stem}-{os.getpid()}.h5"

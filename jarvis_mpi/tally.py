@@ -1,0 +1,50 @@
+"""Where a run's time went: sums, so that an afternoon of answers takes no more memory than one."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from .crew import END_USER, Crew, layers
+from .enduser import Token
+
+
+class Tally:
+    """`first` is the first token of all; the means are over those that follow another of their answer."""
+
+    def __init__(self) -> None:
+        self.first_s, self.prompt, self.count = 0.0, 0, 0
+        self.last = (0, 0)  # sequence and position of the last token
+        self.later, self.later_s = 0, 0.0
+        self.compute_s: defaultdict[int, float] = defaultdict(float)  # node -> of the tokens that count
+        self.wait_s: defaultdict[int, float] = defaultdict(float)
+
+    def add(self, token: Token) -> None:
+        follows = (token.sequence, token.position - 1) == self.last and self.count > 0
+        self.last = token.sequence, token.position
+        if not self.count:
+            self.first_s, self.prompt = token.total_s, token.position
+        if follows and not self.later:  # until now the first token stood for all
+            self.compute_s.clear()
+            self.wait_s.clear()
+        self.count += 1
+        self.later += follows
+        self.later_s += token.total_s * follows
+        if follows or self.count == 1:
+            for run in (run for piece in token.pieces for run in piece.runs):
+                self.compute_s[run.node] += run.compute_s
+                self.wait_s[run.node] += run.wait_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return self.later / self.later_s if self.later else None
+
+    def rows(self, held: Crew, crew: Crew, hosts: Mapping[int, str]) -> Iterator[list[str]]:
+        """Of each node, as text: name, host, layers, state, milliseconds of compute and of waiting a token."""
+        for node, blocks in sorted(held.holds.items()):
+            yield [
+                "end user" if node == END_USER else str(node),
+                hosts[node],
+                ", ".join(map(layers, blocks)) or "spare",
+                crew.state(node).value,
+                f"{1e3 * self.compute_s[node] / max(self.later, 1):.2f}",
+                f"{1e3 * self.wait_s[node] / max(self.later, 1):.2f}",
+            ]
