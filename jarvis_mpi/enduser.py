@@ -71,11 +71,12 @@ class EndUser:
         self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
         *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
         patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None, speak_s: float = 60.0,
+        row_s: float = 0.0,
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
         self.stages = stages  # the end user's own layers, and its copies
         self.prefill_rows, self.hears = prefill_rows, hears
-        self.watch = Watch(crew.holds, patience, pace or {}, clock())
+        self.watch = Watch(crew.holds, patience, pace or {}, clock(), row_s)
         self.ledger, self.news = Ledger(), News(crew)
         self.epoch = self.sequence = self.step = 0
         self.speak_s, self.spoke_at = speak_s, clock()

@@ -165,6 +165,7 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
         speak_s=min(60.0, settings.idle_timeout_s / 3),
+        row_s=8 * head.width * dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
     )  # fmt: skip
     with Keyboard() if chats else contextlib.nullcontext() as keyboard:
         talk = Conversation(

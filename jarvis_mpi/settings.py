@@ -76,6 +76,9 @@ class Settings:
     beat_s: float = knob(0.25, "a worker shows so often that it lives, where no work of its own does")
     silence_s: float = knob(1.0, "without a sign of life for so long, a node is done without")
     progress_s: float = knob(1.0, "more than a node's own measured time: then a copy takes its work over")
+    slowest_link_kbit_s: float = knob(
+        500.0, "of the network: a piece of the prompt may be on its way for so long before it counts as lost"
+    )
     stall_timeout_s: float = knob(30.0, "a node that lives but does not get on is skipped after so long")
     give_up_s: float = knob(60.0, "a silent node is not used again after so long")
     journal_mb: float = knob(
@@ -100,6 +103,7 @@ class Settings:
             "silence_s": (0.01, DAY_S),
             "progress_s": (0.01, DAY_S),
             "stall_timeout_s": (0.01, DAY_S),
+            "slowest_link_kbit_s": (0.001, None),
             "give_up_s": (0.01, DAY_S),
             "journal_mb": (0.01, None),
             "idle_timeout_s": (0.001, DAY_S),

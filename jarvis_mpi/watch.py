@@ -53,13 +53,17 @@ class Seen:
 
 
 class Watch:
-    def __init__(self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float):
+    def __init__(
+        self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float, row_s: float
+    ):
+        """`row_s`: how long a row may be on its way over the slowest link."""
         self.patience, self.pace = patience, pace
         self.seen = {node: Seen(now, left_at=now) for node in nodes if node != END_USER}
         self.looked_at = now
         self.hops: tuple[Hop, ...] = ()  # of the step under way, the workers' alone
         self.epoch = self.end = self.resends = 0
         self.left_at = self.moved_at = now
+        self.rows, self.row_s = 0, row_s
         self.allowed_s: dict[int, float] = {}
 
     # -- what happens
@@ -69,6 +73,8 @@ class Watch:
         if not again:
             self.resends, self.left_at = 0, now
         self.hops = tuple(hop for hop in hops if hop.node != END_USER)
+        rows_left = max((end - hop.since for hop in self.hops), default=0)
+        self.rows = rows_left + (0 if again else self.rows)  # pieces queue up one behind the other
         self.epoch, self.end, self.moved_at = epoch, end, now
         self.allowed_s = {}
         for hop in self.hops:
@@ -80,7 +86,7 @@ class Watch:
 
     def came_home(self, nodes: Iterable[int], now: float) -> None:
         """Work of these nodes came home."""
-        self.moved_at = now
+        self.moved_at, self.rows = now, 0
         for node in nodes:
             if node != END_USER:
                 self.seen[node].alive_at, self.seen[node].beat = now, None
@@ -146,7 +152,7 @@ class Watch:
 
     def missing(self, crew: Crew, now: float) -> list[tuple[int, Sign]]:
         """The step under way that nobody works on, though all say that they could: it has been lost."""
-        if not self.hops or now - self.moved_at < self.patience.progress_s:
+        if not self.hops or now - self.moved_at < self.patience.progress_s + self.rows * self.row_s:
             return []
         node = self.stranded_at()
         if node is None:

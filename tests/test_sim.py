@@ -71,7 +71,7 @@ BROKEN = {
     "silence has no deadline": ("watch", "case State.WELL if quiet_s > self.patience.silence_s", "case State.WELL if False", "rule 7"),
     "progress has no deadline": (
         "watch",
-        "if not self.hops or now - self.moved_at < self.patience.progress_s",
+        "if not self.hops or now - self.moved_at < self.patience.progress_s + self.rows * self.row_s",
         "if True",
         "rule 7",
     ),
