@@ -41,9 +41,11 @@ AIRS = [
 ]  # fmt: skip
 
 
-def measured(log: Path, tokens: int) -> dict:
-    """One run over the links as they are."""
-    run = Run(log, 1, tokens, ("--dtype", "bfloat16"), LIMIT_S, launcher(LIMIT_S))
+def measured(log: Path, tokens: int, air: Air) -> dict:
+    """One run over the links as they are, told how slow and how lossy they are."""
+    words = ["--dtype", "bfloat16", "--slowest-link-kbit-s", str(int(air.rate.removesuffix("mbit")) * 500)]
+    words += ["--silence-s", "3"] if air.loss_percent else []
+    run = Run(log, 1, tokens, tuple(words), LIMIT_S, launcher(LIMIT_S))
     run.wait()
     if run.process.returncode:
         raise SystemExit(run.errors.decode())
@@ -80,7 +82,7 @@ def main() -> int:
                 for host in hosts.hosts():
                     hosts.air(host, air.delay_ms, air.loss_percent)
                     hosts.rate(host, air.rate)
-                result = measured(Path(scratch) / f"{len(results)}.h5", asked.tokens)
+                result = measured(Path(scratch) / f"{len(results)}.h5", asked.tokens, air)
                 results.append({**asdict(air), **result})
                 same = result["tokens"] == results[0]["tokens"]
                 alarms = ", ".join(result["alarms"]) or "none"

@@ -77,7 +77,7 @@ class Settings:
     silence_s: float = knob(1.0, "without a sign of life for so long, a node is done without")
     progress_s: float = knob(1.0, "more than a node's own measured time: then a copy takes its work over")
     slowest_link_kbit_s: float = knob(
-        500.0, "of the network: a piece of the prompt may be on its way for so long before it counts as lost"
+        10000.0, "half of its rate: while a prompt is on its way for so long, beats behind it may be late too"
     )
     stall_timeout_s: float = knob(30.0, "a node that lives but does not get on is skipped after so long")
     give_up_s: float = knob(60.0, "a silent node is not used again after so long")

@@ -127,7 +127,9 @@ class Watch:
         worked = seen.beat is None and seen.alive_at > seen.left_at
         back = (idle or worked) and quiet_s <= self.patience.silence_s and now >= seen.held_back_until
         match state:
-            case State.WELL if quiet_s > self.patience.silence_s:
+            case State.WELL if (
+                quiet_s > self.patience.silence_s + self.rows * self.row_s
+            ):  # a beat queues up behind rows
                 return self.leaving(seen, Sign.SILENT, now)
             case State.STALLED if quiet_s > self.patience.silence_s:
                 return Sign.SILENT
