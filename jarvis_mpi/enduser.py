@@ -158,7 +158,7 @@ class EndUser:
         rows = trip.end - trip.start
         sizes = [rows] if again else pieces(rows, self.prefill_rows, self.link.size - 1)
         ends = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
-        trip.awaited = set(ends)
+        trip.awaited, self.watch.rows = set(ends), 0
         for piece_end in ends:
             hops = self.ledger.hops(route, piece_end)
             self.ledger.left(hops, piece_end)

@@ -63,7 +63,7 @@ class Watch:
         self.hops: tuple[Hop, ...] = ()  # of the step under way, the workers' alone
         self.epoch = self.end = self.resends = 0
         self.left_at = self.moved_at = now
-        self.rows, self.row_s = 0, row_s
+        self.rows, self.row_s = 0, row_s  # rows that left with the step under way
         self.allowed_s: dict[int, float] = {}
 
     # -- what happens
@@ -73,8 +73,9 @@ class Watch:
         if not again:
             self.resends, self.left_at = 0, now
         self.hops = tuple(hop for hop in hops if hop.node != END_USER)
-        rows_left = max((end - hop.since for hop in self.hops), default=0)
-        self.rows = rows_left + (0 if again else self.rows)  # pieces queue up one behind the other
+        self.rows += max(
+            (end - hop.since for hop in self.hops), default=0
+        )  # one piece queues up behind the other
         self.epoch, self.end, self.moved_at = epoch, end, now
         self.allowed_s = {}
         for hop in self.hops:
@@ -86,7 +87,7 @@ class Watch:
 
     def came_home(self, nodes: Iterable[int], now: float) -> None:
         """Work of these nodes came home."""
-        self.moved_at, self.rows = now, 0
+        self.moved_at = now
         for node in nodes:
             if node != END_USER:
                 self.seen[node].alive_at, self.seen[node].beat = now, None
