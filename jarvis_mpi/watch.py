@@ -124,13 +124,12 @@ class Watch:
 
     def sign_of(self, node: int, state: State, now: float) -> Sign | None:
         seen, quiet_s = self.seen[node], now - self.seen[node].alive_at
+        borne_s = self.patience.silence_s + self.rows * self.row_s  # a beat queues up behind rows
         idle = seen.beat is not None and seen.beat_at > seen.left_at and not seen.busy_s
         worked = seen.beat is None and seen.alive_at > seen.left_at
         back = (idle or worked) and quiet_s <= self.patience.silence_s and now >= seen.held_back_until
         match state:
-            case State.WELL if (
-                quiet_s > self.patience.silence_s + self.rows * self.row_s
-            ):  # a beat queues up behind rows
+            case State.WELL if quiet_s > borne_s:
                 return self.leaving(seen, Sign.SILENT, now)
             case State.STALLED if quiet_s > self.patience.silence_s:
                 return Sign.SILENT

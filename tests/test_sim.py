@@ -68,7 +68,7 @@ BROKEN = {
     ),
     "a catch-up is off by one": ("ledger", "0), end - 1)", "0) + 1, end - 1)", "rule"),
     "a wrong announcement": ("news", "owner, to = self.owners[block], now.get(block)", "owner, to = self.owners[block], before", "rule 1"),
-    "silence has no deadline": ("watch", "case State.WELL if quiet_s > self.patience.silence_s + self.rows * self.row_s", "case State.WELL if False", "rule 7"),
+    "silence has no deadline": ("watch", "case State.WELL if quiet_s > borne_s", "case State.WELL if False", "rule 7"),
     "progress has no deadline": (
         "watch",
         "if not self.hops or now - self.moved_at < self.patience.progress_s + self.rows * self.row_s",
