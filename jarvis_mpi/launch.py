@@ -30,6 +30,7 @@ SSH = "JARVIS_SSH"  # the user's: a command in ssh's place, such as "ssh -p 2222
 PROGRAM = (
     "jarvis_mpi"  # among a rank's words; other programs are started too, but nothing more is done for them
 )
+LAUNCHERS = ("prterun", "mpirun", "mpiexec")  # what mpirun's process may be called
 SIGN_S = 5.0  # between signs of life
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
@@ -132,7 +133,7 @@ def end_run(sentence: str) -> NoReturn:
         os.write(2, f"{sentence}\n".encode())
     with contextlib.suppress(psutil.Error):  # it ends already
         for process in psutil.Process().parents():
-            if process.name() in ("prterun", "mpirun", "mpiexec"):
+            if process.name() in LAUNCHERS:
                 process.terminate()
                 break
     os._exit(1)

@@ -9,13 +9,12 @@ from typing import Any
 from .conversation import Answer
 from .crew import Block, Crew, Hop, Sign
 from .enduser import Token
-from .news import Change
-from .screen import Quiet, route
+from .screen import Tells, route
 from .tally import Tally
 from .terminal import launchers_stream
 
 
-class Lines(Quiet):
+class Lines(Tells):
     """See screen.Shows. Every line has an "event"; those of answers only if `answers`."""
 
     def __init__(self, hosts: Mapping[int, str], answers: bool):
@@ -44,12 +43,6 @@ class Lines(Quiet):
     def answered(self, prompt: str, answer: Answer, held: str) -> None:
         if self.answers:
             self.line("answer", prompt=prompt, text=answer.text, tokens=answer.tokens, ended=answer.ended)
-
-    def change(self, at_s: float, change: Change) -> None:
-        self.tell(str(change))
-
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
-        self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         self.line("sign", step=step, node=node, sign=sign.value)

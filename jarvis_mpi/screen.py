@@ -38,8 +38,19 @@ class Shows(Hears, Protocol):
 Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of each node that is ready
 
 
-class Quiet:
-    """What enduser.Hears asks for, of which the person need not know."""
+class Tells:
+    """Of what enduser.Hears asks for: what is told in one line, and what the person need not know."""
+
+    hosts: Mapping[int, str]
+
+    def tell(self, line: str) -> None:
+        raise NotImplementedError
+
+    def change(self, at_s: float, change: Change) -> None:
+        self.tell(str(change))
+
+    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+        self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
         pass
@@ -48,7 +59,7 @@ class Quiet:
         pass
 
 
-class Screen(Quiet):
+class Screen(Tells):
     """`asks`: lines are typed, one after the other; `answers`: what comes is shown as text."""
 
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
@@ -111,12 +122,6 @@ class Screen(Quiet):
         self.in_line = False
 
     # -- what enduser.Hears asks for
-
-    def change(self, at_s: float, change: Change) -> None:
-        self.tell(str(change))
-
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
-        self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP):

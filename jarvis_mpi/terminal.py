@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-LAUNCHERS = ("prterun", "mpirun", "mpiexec")
+from .launch import LAUNCHERS
 
 
 def launcher() -> Path | None:
