@@ -15,9 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import h5py
 import shapes
 from chain import command
+
+from jarvis_mpi.load import load
 
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "
@@ -45,9 +46,8 @@ def chain(ranks: int, folder: Path, dtype: str, tokens: int) -> dict:
             first_byte_s = time.perf_counter() - begun
             _, errors = run.communicate()
         assert run.returncode == 0, errors.decode()
-        with h5py.File(log) as record:
-            rows, hops = record["tokens"][:], record["hops"][:]
-            start = json.loads(record.attrs["start"])
+        record = load(log)
+        rows, hops, start = record.tokens, record.hops, record.start
     later = rows[2:]
     compute, hop_s = [], []
     for row in later:

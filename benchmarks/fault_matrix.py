@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
+from jarvis_mpi.load import load
 
 ROOT = Path(__file__).parent.parent
 WORKERS = 5
@@ -184,21 +184,17 @@ def strike(run: Run, row: Row, place: str, in_prefill: bool, prefill_s: float, d
 
 
 def read(log: Path) -> dict:
-    with h5py.File(log) as record:
-        events = [
-            {
-                name: event[name].decode() if isinstance(event[name], bytes) else event[name].item()
-                for name in event.dtype.names
-            }
-            for event in record["events"][:]
-        ]
-        return {
-            "tokens": record["tokens"][:],
-            "hops": record["hops"][:],
-            "events": events,
-            "begun": record.attrs["clock_at_begin_s"],
-            "ended": record.attrs.get("ended", ""),
-        }
+    run = load(log)
+    events = [
+        {**vars(event), "first_layer": event.block.start, "layers": len(event.block)} for event in run.events
+    ]
+    return {
+        "tokens": run.tokens,
+        "hops": run.hops,
+        "events": events,
+        "begun": run.clock_at_begin_s,
+        "ended": (run.events[-1].said["sentence"] or "text") if run.ended else "",
+    }
 
 
 def judge(row: Row, place: str, run: Run, seen: dict, reference: list[int], struck_at: float) -> list[str]:

@@ -9,11 +9,11 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import h5py
 import shapes
 from chain import command
 
 from jarvis_mpi import models
+from jarvis_mpi.load import load
 from jarvis_mpi.replay import block_of
 
 MB = 1e6
@@ -47,9 +47,9 @@ def main() -> None:
         log = Path(scratch) / "run.h5"
         words = ("--model", str(folder), "--prompt", "word " * 200, "--max-new-tokens", "8")
         subprocess.run(command(settings.ranks, log, *words), check=True, stdout=subprocess.DEVNULL)
-        with h5py.File(log) as record:
-            placement = json.loads(record.attrs["placement"])
-            peaks = {int(node): peak for node, peak in json.loads(record.attrs["peak_bytes"]).items()}
+        record = load(log)
+        placement = record.placement
+        peaks = {int(node): peak for node, peak in record.events[-1].said["peak_bytes"].items()}
     layers, rest = weights_bytes(
         folder, json.loads((folder / "config.json").read_text())["num_hidden_layers"]
     )

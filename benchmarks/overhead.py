@@ -33,7 +33,7 @@ def run(tree: Path, ranks: int) -> tuple[float, float]:
             check=True,
             capture_output=True,
         )
-        with h5py.File(log) as record:
+        with h5py.File(log) as record:  # of any code's schema
             tokens, hops = record["tokens"][1:], record["hops"][:]
         decoding = hops[hops["step"] > 0]
         return float(statistics.median(tokens["total_s"])), decoding["received_bytes"].sum() / len(tokens)

@@ -11,8 +11,9 @@ import signal
 import tempfile
 from pathlib import Path
 
-import h5py
 from fault_matrix import PROMPT, Run, read
+
+from jarvis_mpi.load import load
 
 
 def main() -> None:
@@ -29,10 +30,9 @@ def main() -> None:
         assert run.is_ready.wait(150), run.errors.decode()
         while True:  # until the text is that long
             run.process.stdout.read(1)
-            with h5py.File(run.log, "r", locking=False) as record:
-                tokens = record["tokens"]
-                if len(tokens) and tokens["position"][-1] + 1 >= words.tokens:
-                    break
+            tokens = load(run.log).tokens
+            if len(tokens) and tokens["position"][-1] + 1 >= words.tokens:
+                break
         os.kill(run.pids()[words.node], signal.SIGKILL)
         run.wait()
         seen = read(run.log)

@@ -58,10 +58,13 @@ def main(words: list[str]) -> NoReturn:
     status, together = FAILED, False
     try:
         if link.me == END_USER:
-            from .rank0 import end_user as role
+            from .rank0 import end_user
+
+            status, together = end_user(link, settings, words)
         else:
-            from .roles import worker as role
-        status, together = role(link, settings)
+            from .roles import worker
+
+            status, together = worker(link, settings)
     except (Unservable, Lost, Silence) as error:
         together = give_up(link, str(error))
     except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends

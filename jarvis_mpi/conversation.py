@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .enduser import EndUser
-from .link import Unservable
 from .settings import Settings
 from .text import Stops, Text
 
 if TYPE_CHECKING:
+    from .load import Question
     from .record import Record
     from .screen import Shows
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Answer:
     text: str
     tokens: int
-    ended: str  # end: the model said so; stop: --stop; length: --max-new-tokens; context; interrupted; a sentence
+    ended: str  # end: the model said so; stop: --stop; length: --max-new-tokens; context; interrupted; or what broke it off
 
 
 class Conversation:
@@ -43,39 +43,71 @@ class Conversation:
         """'' if `prompt` can be asked now, else one sentence."""
         return refusal(self.text, self.ids, prompt, self.context)
 
+    def restore(self, questions: "Sequence[Question]", step: int) -> None:
+        """Be where a run was that asked these: all caches are empty, and filled by the next step."""
+        for question in questions:
+            if question.sequence != self.asker.sequence:
+                self.ids = []
+                self.text.begin_anew()
+            self.ids = [*question.ids, *question.tokens]
+            if question.ended == "end":
+                self.ids.pop()
+            self.text.asked.append(question.prompt)
+            self.asker.sequence = question.sequence
+        self.asker.step = step
+
     def ask(self, prompt: str) -> Answer:
         """The answer, shown as it comes. Raises Unservable if too few nodes are left; what came stands in the record."""
         asked = self.text.after(self.ids, prompt)
         self.record.asked(
             self.asker.clock(), self.asker.step, self.asker.sequence, prompt, asked, len(self.ids)
         )
+        return self.answer(prompt, asked)
+
+    def answer(self, prompt: str, asked: Sequence[int], before: Sequence[int] = ()) -> Answer:
+        """`before`: the answer's first tokens, which stand in the record of a run that is resumed."""
         self.text.asked.append(prompt)
         self.text.begin_answer()
-        self.ids, stops, shown, count = asked, Stops(self.settings.stop), [], 0
+        stops = Stops(self.settings.stop)
+        shown = [stops.add(self.text.piece(token)) for token in before]
+        self.ids, count = [*asked, *before], len(before)
+        self.screen.said_before("".join(shown))
         room = self.context - len(asked)
-        most, ended = min(self.settings.max_new_tokens, room), "interrupted"
+        most = min(self.settings.max_new_tokens, room)
+
+        def end() -> str:
+            """How the answer ends with the token that is now the last; '' if it goes on."""
+            if count and (stops.met or self.ids[-1] in self.end_ids):
+                return "stop" if stops.met else "end"
+            if count >= most:
+                return "context" if most == room else "length"
+            return ""
+
+        ended = end()
         try:
-            for token in self.asker.generate(asked, most, self.end_ids, lambda: not self.interrupted()):
+            more = (
+                ()
+                if ended
+                else self.asker.generate(self.ids, most - count, self.end_ids, lambda: not self.interrupted())
+            )
+            for token in more:
                 self.record.write(token)
                 self.ids.append(token.id)
                 count += 1
                 shown.append(stops.add(self.text.piece(token.id)))
                 self.screen.token(token, shown[-1])
-                if token.id in self.end_ids or stops.met or count == most or self.interrupted():
-                    if token.id in self.end_ids or stops.met:
-                        ended = "stop" if stops.met else "end"
-                    elif count == most:
-                        ended = "context" if most == room else "length"
+                if (ended := end()) or self.interrupted():
                     break
-        except Unservable as error:
-            ended = str(error)
+            ended = ended or "interrupted"
+        except BaseException as error:
+            ended = str(error) or "broken off"
             raise
         finally:
             if ended == "end":  # no stage has run it, and a template writes its own
                 self.ids.pop()
             shown.append(stops.held)
             answer = Answer("".join(shown), count, ended)
-            self.record.answered(self.asker.clock(), self.asker.step, ended)
+            self.record.answered(self.asker.clock(), self.asker.step, ended, answer.text)
             self.screen.answered(prompt, answer, stops.held)
         return answer
 

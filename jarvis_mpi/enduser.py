@@ -16,11 +16,12 @@ from .link import Link, Lost, Silence, Unservable
 from .news import Hears, News
 from .upkeep import Upkeep
 from .watch import Pace, Patience, Watch
-from .wire import APART, Beat, Kind, Message, Run, note, read_note
+from .wire import APART, Beat, Kind, Message, Run, Vitals, read_note
 from .worker import Clock, Stages, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
 PATIENCE = Patience()
+CLOCK_TRIPS, CLOCK_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run anew
 
 Choose = Callable[[Any, Sequence[int], int], int]  # logits, the text so far, its sequence -> token id
@@ -42,6 +43,7 @@ class Token:
     step: int
     position: int
     id: int
+    at_s: float  # when it was chosen, by the end user's clock
     total_s: float  # from the token before it to this one: what was done with that one counts too
     head_s: float  # of that: embedding, logits, choice
     pieces: tuple[Message, ...]  # what came home: their `runs` tell each stage's part
@@ -70,19 +72,18 @@ class EndUser:
     def __init__(
         self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
         *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
-        patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None, speak_s: float = 60.0,
-        row_s: float = 0.0,
+        patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None, speak_s: float = 10.0,
+        row_s: float = 0.0, vitals: Callable[[], Vitals] = Vitals,
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
         self.stages = stages  # the end user's own layers, and its copies
-        self.prefill_rows, self.hears = prefill_rows, hears
+        self.prefill_rows, self.hears, self.vitals = prefill_rows, hears, vitals
         self.watch = Watch(crew.holds, patience, pace or {}, clock(), row_s)
         self.ledger, self.news = Ledger(), News(crew)
         self.epoch = self.sequence = self.step = 0
-        self.speak_s, self.spoke_at = speak_s, clock()
         self.ran = 0  # positions of the sequence that every stage has run, or has under way
         self.route: tuple[Hop, ...] = ()
-        self.upkeep = Upkeep(link, stages, load, self.send, hears, clock)
+        self.upkeep = Upkeep(link, stages, load, self.send, hears, clock, speak_s)
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
     def generate(
@@ -110,7 +111,8 @@ class EndUser:
             token = self.choose(self.head.logits(trip.home[-1].body), ids, self.sequence)
             now = self.clock()
             chosen = Token(
-                self.sequence, trip.step, len(ids), token, now - chosen_at, trip.embed_s + now - home_at, tuple(trip.home),
+                self.sequence, trip.step, len(ids), token, now, now - chosen_at, trip.embed_s + now - home_at,
+                tuple(trip.home),
             )  # fmt: skip
             chosen_at = now
             ids.append(token)
@@ -133,13 +135,30 @@ class EndUser:
 
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
-        self.speak()
+        self.upkeep.speak(self.crew)
         self.watch.rest()
-        nothing, heard_all = Trip(self.step, (), 0, 0, self.epoch), False
+        heard_all = False
         while not heard_all:
-            signs, heard_all = self.hear(nothing, 0.0)
-            self.is_broken(nothing, signs)
+            heard_all = self.listen(0.0)
         self.crew = self.upkeep.order_copies(self.crew, self.step)
+
+    def listen(self, wait_s: float) -> bool:
+        """Hear one message while no step is under way. -> whether all that has arrived is heard."""
+        nothing = Trip(self.step, (), 0, 0, self.epoch)
+        signs, heard_all = self.hear(nothing, wait_s)
+        self.is_broken(nothing, signs)
+        return heard_all
+
+    def compare_clocks(self) -> None:
+        """At the start, while nobody works: the best of a few round trips to each worker."""
+        for node in self.crew.holds.keys() - {END_USER}:
+            for _ in range(CLOCK_TRIPS):
+                self.upkeep.ask_clocks([node])
+                end = self.clock() + CLOCK_TRIP_S
+                while node in self.upkeep.asked_clock and self.clock() < end:
+                    self.listen(max(0.0, end - self.clock()))
+                if self.clock() >= end:
+                    break  # it is slow, or not there
 
     # -- a step's way
 
@@ -185,7 +204,16 @@ class EndUser:
 
         -> False if one of its stages has forgotten what it sent, and must run it again.
         """
-        arrival = Run(self.link.me, range(0), 0, self.clock() - trip.since, 0.0, 0.0, received_bytes)
+        arrival = Run(
+            self.link.me,
+            range(0),
+            0,
+            self.clock() - trip.since,
+            0.0,
+            0.0,
+            received_bytes,
+            vitals=self.vitals(),
+        )
         try:
             message = run_own_hops(arrival, self.stages, message, self.clock)
         except Behind as behind:
@@ -216,14 +244,7 @@ class EndUser:
             self.hears.change(self.clock(), change)
         self.crew = self.upkeep.order_copies(self.crew, trip.step)
         self.upkeep.drop_gone(self.crew, self.news.last_sign, trip.step)
-        self.speak()
-
-    def speak(self) -> None:
-        """Tell all workers now and then that this goes on: one that has nothing to do would leave."""
-        if self.clock() - self.spoke_at > self.speak_s:
-            self.spoke_at = self.clock()
-            for node in self.crew.holds.keys() - {END_USER}:
-                self.send(node, note())
+        self.upkeep.speak(self.crew)
 
     def send(self, node: int, message: Message) -> None:
         try:
@@ -263,6 +284,8 @@ class EndUser:
         if "behind" in said and said["epoch"] == trip.epoch:
             self.ledger.behind(node, range(*said["behind"]), said["have"])
             return [(node, Sign.MISSING)]
+        if "pong" in said:
+            self.upkeep.told_clock(node, said)
         if "loaded" in said:
             self.crew = self.upkeep.has_copy(self.crew, node, range(*said["loaded"]), trip.step)
         if "failed" in said:  # and dies, of which MPI tells

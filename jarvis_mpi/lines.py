@@ -35,6 +35,10 @@ class Lines(Tells):
     def ready_for_a_line(self) -> None:
         pass
 
+    def said_before(self, text: str) -> None:
+        if self.answers and text:
+            self.line("before", text=text)
+
     def token(self, token: Token, piece: str) -> None:
         self.tally.add(token)
         if self.answers:

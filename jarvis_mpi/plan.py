@@ -66,5 +66,18 @@ def receive_plan(link: Link, timeout_s: float, clock: Clock) -> Plan | None:
     return None if message.kind is Kind.GOODBYE else Plan.of(read_note(message))
 
 
+def hand_settings(link: Link, options: Mapping[str, Any]) -> None:
+    """Of a run that is resumed: the workers cannot see its record."""
+    for node in range(1, link.size):
+        with contextlib.suppress(Lost):
+            link.send(node, note(options=dict(options)).pack())
+
+
+def receive_settings(link: Link, timeout_s: float, clock: Clock) -> dict[str, Any] | None:
+    """None if the end user has called the run off. Raises Silence or Lost."""
+    message = next_message(link, timeout_s, clock)
+    return None if message.kind is Kind.GOODBYE else read_note(message)["options"]
+
+
 def ready(link: Link, loaded_s: float, pace: Pace) -> None:
     link.send(END_USER, note(node=link.me, loaded_s=loaded_s, pace=list(pace)).pack())

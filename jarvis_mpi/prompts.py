@@ -10,7 +10,8 @@ from .link import Unservable
 from .settings import is_utf8
 
 if TYPE_CHECKING:
-    from .conversation import Conversation
+    from .conversation import Answer, Conversation
+    from .load import Question
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,24 @@ def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
             yield Asked(number, "", no_prompt(number))
 
 
-def ask_all(conversation: "Conversation", questions: Sequence[Asked], out: TextIO) -> int:
-    """A line of JSON for each, in order, as soon as it is answered. -> how many could not be."""
-    failed = 0
+def ask_all(
+    conversation: "Conversation", questions: Sequence[Asked], out: TextIO, before: Sequence["Question"] = ()
+) -> int:
+    """A line of JSON for each, in order, as soon as it is answered. -> how many could not be.
+
+    `before`: what a run that is resumed had asked of them. Raises Unservable if that was something else.
+    """
+    failed, before = 0, list(before)
     for asked in questions:
-        conversation.begin_anew()
+        if not before:
+            conversation.begin_anew()
         line = {"line": asked.number, "prompt": asked.prompt}
         try:
             if why := asked.wrong or conversation.why_not(asked.prompt):
                 failed += 1
                 line["error"] = why
+            elif before:
+                line |= asdict(again(conversation, asked, before.pop(0)))
             else:
                 line |= asdict(conversation.ask(asked.prompt))
         except Unservable as error:  # and with it the run
@@ -76,6 +85,19 @@ def ask_all(conversation: "Conversation", questions: Sequence[Asked], out: TextI
         finally:
             print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
     return failed
+
+
+def again(conversation: "Conversation", asked: Asked, question: "Question") -> "Answer":
+    """What was answered, or the rest of it."""
+    from .conversation import Answer
+
+    if question.prompt != asked.prompt:
+        raise Unservable(
+            f"line {asked.number} of --prompts is not what was asked before: {question.prompt!r}"
+        )
+    if question.answered:
+        return Answer(question.text, len(question.tokens), question.ended)
+    return conversation.answer(asked.prompt, question.ids, question.tokens)
 
 
 def no_prompt(number: int) -> str:

@@ -13,35 +13,51 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from . import blocks, faults, models, prompts
+from . import blocks, faults, models, process, prompts
 from .crew import END_USER, Crew, Policy, State, layers
 from .enduser import EndUser, pieces
 from .keyboard import Keyboard
 from .link import Link, Unservable
 from .parting import end_processes, part, release
-from .plan import free_bytes, hand_out, threads_for
+from .plan import free_bytes, hand_out, hand_settings, threads_for
 from .roles import PARTING_S, copy_loader, journalled, say
 from .roll import Roll, hello
 from .settings import Settings
 from .setup import machines_without_daemon_at_home, without_fault_tolerance
+from .vitals import looking
 from .watch import Pace, Patience
 
 if TYPE_CHECKING:
     from .conversation import Conversation
+    from .load import Question, Run
     from .screen import Shows
 
+SPEAK_S = (
+    10.0  # workers are asked for their clocks so often: two of them drift apart by 0.1 ms or less meanwhile
+)
 CHAT_ROWS = 64  # of a first question that is not known yet
 
 
-def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
-    """Answer what is asked. -> exit status, and whether all ranks part together."""
+def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int, bool]:
+    """Answer what is asked, and what the command line's `words` leave to a run before. -> exit status, and whether
+    all ranks part together."""
+    from . import resume
     from .record import Record, check_path
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
     if link.size < 2:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
-    log = Path(settings.log) if settings.log else new_log()
-    check_path(log)
+    before = resume.read(Path(settings.resume)) if settings.resume else None
+    if before:
+        log = before.path
+        if before.ended == "done":
+            say(f"{log} is done: there is nothing to resume")
+            return 0, all_part(link)
+        settings = resume.settings_of(before, words)
+        hand_settings(link, settings.as_dict())
+    else:
+        log = Path(settings.log) if settings.log else new_log()
+        check_path(log)
     questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
     chats = settings.prompt is None and not settings.prompts
     orders = faults.parse(settings.fault)
@@ -51,6 +67,8 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         say(warning)
     folder = models.locate(settings.model, say, settings.start_timeout_s)
     fingerprint = models.fingerprint(folder)
+    if before:
+        resume.check(before, fingerprint)
     mine = hello(END_USER, fingerprint)
     laps.lap("model_s")
     import torch
@@ -136,25 +154,31 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     crew.route()  # raises Unservable if that is too little
     screen.started(crew, settings.model, dtype_name, sum(laps.seconds.values()))
 
-    record = Record(
-        log,
-        {
-            "prompt": settings.prompt or "",
-            "settings": settings.as_dict(),
-            "versions": {"python": sys.version.split()[0], **mine.versions},
-            "hosts": hosts,
-            "placement": {node: [layers(block) for block in held] for node, held in placement.items()},
-            "copies": {layers(block): nodes for block, nodes in copies.items()},
-            "policy": {"ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip)},
-            "room": crew.room,
-            "model": str(folder),
-            "fingerprint": fingerprint,
-            "dtype": dtype_name,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "start": laps.seconds,
-            "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
-        },
-    )
+    attributes = {
+        "prompt": settings.prompt or "",
+        "settings": settings.as_dict(),
+        "versions": {"python": sys.version.split()[0], **mine.versions},
+        "hosts": hosts,
+        "placement": {node: [layers(block) for block in held] for node, held in placement.items()},
+        "copies": {layers(block): nodes for block, nodes in copies.items()},
+        "policy": {"ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip)},
+        "room": crew.room,
+        "model": str(folder),
+        "fingerprint": fingerprint,
+        "dtype": dtype_name,
+        "depth": depth,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "start": laps.seconds,
+        "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
+        "writer": process.named(os.getpid()),
+    }
+    if before:
+        record = Record.resumed(log, attributes, time.perf_counter(), screen, before.length_s)
+        screen.tell(resumed_at(before))
+        if sentence := resume.unlike(before):
+            screen.tell(sentence)
+    else:
+        record = Record(log, attributes, time.perf_counter(), screen)
     for node, sign in roll.missing.items():
         record.sign(time.perf_counter(), 0, node, sign)
     for node, words in roll.words.items():
@@ -164,19 +188,25 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
         prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
-        speak_s=min(60.0, settings.idle_timeout_s / 3),
+        speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * head.width * dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
+        vitals=looking(time.perf_counter),
     )  # fmt: skip
+    asker.compare_clocks()
     with Keyboard() if chats else contextlib.nullcontext() as keyboard:
         talk = Conversation(
             asker, text, context, settings, record, screen,
             interrupted=lambda: keyboard is not None and keyboard.interrupts > 0,
         )  # fmt: skip
-        ended = answered(talk, settings, questions, keyboard, screen)
+        if before:
+            talk.restore(before.questions, int(before.tokens["step"][-1]) + 1 if len(before.tokens) else 0)
+        ended, done = answered(
+            talk, settings, questions, keyboard, screen, before.questions if before else ()
+        )
     silent = [node for node in range(1, link.size) if asker.crew.state(node) in (State.SILENT, State.GONE)]
     peaks = part(link, silent, PARTING_S, time.monotonic)
     end_processes(there, silent)
-    record.note(peak_bytes=peaks, ended=ended or "text")
+    record.ended(time.perf_counter(), asker.step, ended, done, peaks)
     record.close()
     screen.summary(asker.crew, record.path)
     if ended:
@@ -185,28 +215,49 @@ def end_user(link: Link, settings: Settings) -> tuple[int, bool]:
     return int(bool(ended)), together
 
 
+def all_part(link: Link) -> bool:
+    """Before any work was handed out. -> whether all ranks part together."""
+    there = part(link, (), PARTING_S, time.monotonic)
+    release(link, together := len(there) == link.size)
+    return together
+
+
+def resumed_at(before: "Run") -> str:
+    asked, answered = len(before.questions), sum(question.answered for question in before.questions)
+    under_way = f", the next after {len(before.questions[-1].tokens)} tokens" if asked > answered else ""
+    return f"{before.path} is resumed: {answered} answered{under_way}"
+
+
 def answered(
-    talk: "Conversation", settings: Settings, questions: Sequence[prompts.Asked], keyboard: Keyboard | None, screen: "Shows"
-) -> str:  # fmt: skip
-    """Answer what is asked. -> the sentence that ended it too early, or nothing."""
+    talk: "Conversation", settings: Settings, questions: Sequence[prompts.Asked], keyboard: Keyboard | None,
+    screen: "Shows", before: Sequence["Question"],
+) -> tuple[str, bool]:  # fmt: skip
+    """Answer what is asked, what was begun `before` first. -> what went wrong, if anything, and whether all is done."""
+    under_way = before[-1] if before and not before[-1].answered else None
     try:
+        if questions:
+            failed = prompts.ask_all(talk, questions, screen.answer, before)
+            return f"{failed} of {len(questions)} prompts could not be answered" if failed else "", True
+        if under_way:
+            talk.answer(under_way.prompt, under_way.ids, under_way.tokens)
         if keyboard:
             from .chat import chat
 
             failed = chat(talk, keyboard, screen)
-            return f"{failed} lines could not be answered" if failed and not keyboard.is_terminal else ""
-        if questions:
-            failed = prompts.ask_all(talk, questions, screen.answer)
-            return f"{failed} of {len(questions)} prompts could not be answered" if failed else ""
+            return (
+                f"{failed} lines could not be answered" if failed and not keyboard.is_terminal else "",
+                True,
+            )
         assert settings.prompt
-        talk.ask(settings.prompt)
+        if not before:
+            talk.ask(settings.prompt)
     except Unservable as error:
-        return str(error)
+        return str(error), False
     except KeyboardInterrupt:
-        return "ended by Ctrl-C"
+        return "ended by Ctrl-C", False
     except BrokenPipeError:
-        return "nobody reads the answers any more: standard output is closed"
-    return ""
+        return "nobody reads the answers any more: standard output is closed", False
+    return "", True
 
 
 class Both:

@@ -1,16 +1,16 @@
-"""The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone.
+"""The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone; see docs/record.md.
 
-    tokens  one row a token         hops  one row a token (or piece of the prompt) and stage
-    events  one row for every question, sign of a fault, route taken, copy loaded, and all that the person was told
-    attributes: schema, prompt, settings, versions, hosts, placement, model, started (JSON or text)
-
-Durations are seconds of one node's monotonic clock. Workers' rows came with the messages.
+It can be read while it grows (load.py; HDF5 calls that SWMR): all datasets are there from the start, rows are
+only added, what a row points at stands before the row. Workers' rows came with the messages.
 """
 
 import json
+import os
+import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -19,46 +19,9 @@ from .crew import Block, Hop, Sign
 from .enduser import Token
 from .link import Unservable
 from .news import Change
+from .schema import FIELDS, LIBVER, SCHEMA
 
-SCHEMA = 3
-
-TOKEN = np.dtype(
-    [
-        ("step", "u4"),  # counts the run's tokens from 0
-        ("position", "u4"),  # in the sequence, prompt included
-        ("token", "u4"),  # its id
-        ("total_s", "f8"),  # from the token before it to this one; step 0: from the prompt
-        ("head_s", "f8"),  # of that, the end user's embedding, output layer and choice
-        ("layers", "u2"),  # run on the position before: fewer than the model's where some were skipped
-    ]
-)
-EVENT = np.dtype(
-    [
-        ("at_s", "f8"),  # of the end user's monotonic clock, since the prompt
-        ("step", "u4"),
-        ("node", "i4"),  # -1: none
-        ("event", "S8"),  # a sign (crew.Sign), or: asked, answered, route, copy, told, words, shrunk
-        ("first_layer", "u2"),  # copy: of its block
-        ("layers", "u2"),
-        # route: [[node, first layer, layers], ...]; shrunk: [node, ...]; told, words: what was said
-        # asked: {sequence, prompt, kept, ids}, of which `kept` ids were there before; answered: how it ended
-        ("text", h5py.string_dtype()),
-    ]
-)
-HOP = np.dtype(
-    [
-        ("step", "u4"),
-        ("start", "u4"),  # position of the first row run
-        ("rows", "u4"),  # positions run: 1, a piece of the prompt, or what a copy or a returned node lacked
-        ("node", "u2"),
-        ("first_layer", "u2"),
-        ("layers", "u2"),
-        ("wait_s", "f4"),  # from the end of the node's last work to the message's arrival
-        ("compute_s", "f4"),
-        ("previous_send_s", "f4"),  # sending the node's previous message (this one carried the row)
-        ("received_bytes", "u4"),  # of the message; 0: the node handed it to itself
-    ]
-)
+CHUNK_ROWS = {"tokens": 256, "hops": 1024, "events": 64, "clocks": 64, "text": 4096}
 
 
 def check_path(path: Path) -> None:
@@ -73,16 +36,53 @@ def check_path(path: Path) -> None:
         raise Unservable(f"--log {path} cannot be written: {reason}") from None
 
 
+class Tells(Protocol):
+    """Who is told that the recording had to end."""
+
+    def tell(self, line: str) -> None: ...
+
+
 class Record:
-    def __init__(self, path: Path, attributes: Mapping[str, Any]):
+    """Times are told by the end user's clock and written since the run's beginning, also of a run that is resumed."""
+
+    def __init__(self, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells):
         """A new file with `attributes`; see check_path."""
-        self.file = h5py.File(path, "x")
-        self.path = path
-        self.tokens = self.file.create_dataset("tokens", (0,), TOKEN, maxshape=(None,), chunks=(256,))
-        self.hops = self.file.create_dataset("hops", (0,), HOP, maxshape=(None,), chunks=(1024,))
-        self.events = self.file.create_dataset("events", (0,), EVENT, maxshape=(None,), chunks=(64,))
-        self.begun_at: float | None = None
-        self.note(schema=SCHEMA, **attributes)
+        self.path, self.screen = path, screen
+        self.begun_at = now
+        self.file = h5py.File(path, "x", libver=LIBVER)
+        for name, fields in FIELDS.items():
+            dtype = (
+                np.dtype([(field.name, field.type) for field in fields]) if name != "text" else np.dtype("u1")
+            )
+            self.file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(CHUNK_ROWS[name],))
+        begun = {"clock_at_begin_s": now, "started_unix_s": time.time()}
+        for name, value in {"schema": SCHEMA, **begun, **attributes}.items():
+            self.file.attrs[name] = plain(value)
+        self.open_for_readers()
+
+    @classmethod
+    def resumed(
+        cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, at_s: float
+    ) -> "Record":
+        """Go on with the file, which nobody writes any more; its last row is of `at_s`."""
+        self = cls.__new__(cls)
+        self.path, self.screen = path, screen
+        try:
+            self.file = h5py.File(path, "r+", libver=LIBVER)
+        except OSError as error:
+            raise Unservable(f"--resume {path} cannot be written: {os.strerror(error.errno or 5)}") from None
+        away_s = time.time() - float(
+            self.file.attrs["started_unix_s"]
+        )  # a Pi may have forgotten the time of day
+        self.begun_at = now - max(at_s, away_s)
+        self.open_for_readers()
+        self.event(now, 0, -1, "resumed", text=json.dumps(dict(attributes)))
+        return self
+
+    def open_for_readers(self) -> None:
+        self.datasets = {name: self.file[name] for name in FIELDS}
+        self.writes = self.file.swmr_mode = True
+        self.offset(self.begun_at, 0, 0.0, 0.0)
 
     # -- what enduser.Hears asks for
 
@@ -105,6 +105,12 @@ class Record:
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:
         self.event(at_s, step, -1, "shrunk", text=json.dumps(list(nodes)))
 
+    def offset(self, at_s: float, node: int, offset_s: float, uncertainty_s: float) -> None:
+        """The node's clock is ahead of the end user's by `offset_s`, +- `uncertainty_s`."""
+        self.add("clocks", (at_s - self.begun_at, node, offset_s + self.begun_at, uncertainty_s))
+
+    # -- what is asked and answered
+
     def asked(
         self, at_s: float, step: int, sequence: int, prompt: str, ids: Sequence[int], kept: int
     ) -> None:
@@ -112,46 +118,69 @@ class Record:
         said = {"sequence": sequence, "prompt": prompt, "kept": kept, "ids": list(ids)}
         self.event(at_s, step, -1, "asked", text=json.dumps(said))
 
-    def answered(self, at_s: float, step: int, ended: str) -> None:
+    def answered(self, at_s: float, step: int, ended: str, text: str) -> None:
         """`step` is the one after the answer's last."""
-        self.event(at_s, step, -1, "answered", text=ended)
+        self.event(at_s, step, -1, "answered", text=json.dumps({"ended": ended, "text": text}))
+
+    def ended(self, at_s: float, step: int, sentence: str, done: bool, peak_bytes: Mapping[int, int]) -> None:
+        """The last event: `done`, or what there is to resume. `sentence`: what went wrong, if anything."""
+        said = {"sentence": sentence, "peak_bytes": peak_bytes}
+        self.event(at_s, step, -1, "done" if done else "ended", text=json.dumps(said))
 
     def event(
         self, at_s: float, step: int, node: int, event: str, block: Block = range(0), text: str = ""
     ) -> None:
-        if self.begun_at is None:
-            self.begun_at = at_s
-            self.note(clock_at_begin_s=at_s)
-        row = (at_s - self.begun_at, step, node, event.encode(), block.start, len(block), text)
-        append(self.events, np.array([row], EVENT))
-        self.file.flush()
+        data = text.encode()
+        at = len(self.datasets["text"]) if self.writes else 0
+        self.add("text", *data)
+        row = (at_s - self.begun_at, step, node, event.encode(), block.start, len(block), at, len(data))
+        self.add("events", row)
 
     def write(self, token: Token) -> None:
         """One token and the hops it took, on disk when this returns."""
         hops = [
-            (token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block), *run[3:])
+            (
+                token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block), run.at_s,
+                run.wait_s, run.compute_s, run.sent_s, run.received_bytes, *run.vitals,
+            )
             for piece in token.pieces
             for run in piece.runs
-        ]
+        ]  # fmt: skip
         layers = sum(len(run.block) for run in token.pieces[-1].runs)
-        append(self.hops, np.array(hops, HOP))
-        append(
-            self.tokens,
-            np.array([(token.step, token.position, token.id, token.total_s, token.head_s, layers)], TOKEN),
-        )
-        self.file.flush()
+        self.add("hops", *hops)
+        self.add(
+            "tokens",
+            (
+                token.step, token.sequence, token.position, token.id, token.at_s - self.begun_at, token.total_s,
+                token.head_s, layers, len(hops),
+            ),
+        )  # fmt: skip
 
-    def note(self, **attributes: Any) -> None:
-        """More attributes; whatever is no text or number goes in as JSON."""
-        for name, value in attributes.items():
-            self.file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value)
-        self.file.flush()
+    def add(self, name: str, *rows: Any) -> None:
+        """On disk when this returns. Where that cannot be (the disk is full), the recording ends, and the run goes on.
+
+        HDF5 crashes where such a file is closed, or one of its datasets let go: nobody touches them any more.
+        """
+        if not self.writes or not rows:
+            return
+        try:
+            dataset = self.datasets[name]
+            end = len(dataset)
+            dataset.resize(end + len(rows), axis=0)
+            dataset[end:] = np.array(list(rows), dataset.dtype)
+            dataset.flush()
+        except (OSError, RuntimeError) as error:
+            self.writes = False
+            said = re.search(r"error message = '([^']*)'", str(error))
+            reason = said[1] if said else str(error).splitlines()[0]
+            self.screen.tell(f"the record {self.path} ends here, the run goes on: {reason}")
 
     def close(self) -> None:
-        self.file.close()
+        if self.writes:
+            self.writes = False
+            self.file.close()
 
 
-def append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
-    end = len(dataset)
-    dataset.resize(end + len(rows), axis=0)
-    dataset[end:] = rows
+def plain(value: Any) -> str | int | float:
+    """What is no text or number goes in as JSON."""
+    return value if isinstance(value, str | int | float) else json.dumps(value)

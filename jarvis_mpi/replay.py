@@ -1,16 +1,14 @@
 """python -m jarvis_mpi.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import h5py
-
-from .crew import Block, Crew, Hop, Policy, Sign
+from .crew import Block, Crew, Hop, Policy, Sign, layers
 from .link import Unservable
-from .record import SCHEMA
+from .load import Unreadable, load
 
 
 def block_of(words: str) -> Block:
@@ -19,10 +17,8 @@ def block_of(words: str) -> Block:
     return range(int(first), int(last or first) + 1)
 
 
-def crew_at_start(record: h5py.File) -> Crew:
-    said = {
-        name: json.loads(record.attrs[name]) for name in ("placement", "copies", "policy", "room", "settings")
-    }
+def crew_at_start(said: Mapping[str, Any]) -> Crew:
+    """From the attributes that a start left."""
     policy = said["policy"]
     return Crew(
         {int(node): tuple(map(block_of, held)) for node, held in said["placement"].items()},
@@ -39,38 +35,42 @@ def crew_at_start(record: h5py.File) -> Crew:
 
 def replayed(path: Path) -> Iterator[str]:
     """A line for every event; of a route it says whether it follows from the signs before it."""
-    with h5py.File(path) as record:
-        crew = crew_at_start(record)
-        for event in record["events"]:
-            name, when = event["event"].decode(), f"{event['at_s']:9.3f} s  step {event['step']:4d}"
-            block = range(event["first_layer"], event["first_layer"] + event["layers"])
-            match name:
-                case "route":
-                    taken = tuple(
-                        Hop(node, range(first, first + n)) for node, first, n in json.loads(event["text"])
-                    )
-                    verdict = "as decided" if crew.route() == taken else f"NOT what follows: {crew.route()}"
-                    yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"
-                case "copy":
-                    crew = crew.with_copy(int(event["node"]), block)
-                    yield f"{when}  node {event['node']} holds a copy of {block[0]}-{block[-1]}"
-                case "shrunk":
-                    yield f"{when}  the communicator has nodes {event['text'].decode()}"
-                case "asked":
-                    yield f"{when}  asked: {json.loads(event['text'])['prompt']!r}"
-                case "answered":
-                    yield f"{when}  the answer's end: {event['text'].decode()}"
-                case "told" | "words":
-                    yield f"{when}  {event['text'].decode().strip().splitlines()[-1]}"
-                case _:
-                    crew = crew.after(int(event["node"]), Sign[name])
-                    yield f"{when}  node {event['node']}: {Sign[name].value}"
-        if (ended := record.attrs.get("ended", "")) not in ("", "text"):
-            try:
-                crew.route()
-                yield ended
-            except Unservable as error:
-                yield f"{ended}  {'as decided' if str(error) == ended else f'NOT what follows: {error}'}"
+    run = load(path)
+    crew = crew_at_start(run.attributes)
+    for event in run.events:
+        when = f"{event.at_s:9.3f} s  step {event.step:4d}"
+        match event.event:
+            case "route":
+                taken = tuple(Hop(node, range(first, first + n)) for node, first, n in event.said)
+                verdict = "as decided" if crew.route() == taken else f"NOT what follows: {crew.route()}"
+                yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"
+            case "copy":
+                crew = crew.with_copy(event.node, event.block)
+                yield f"{when}  node {event.node} holds a copy of {layers(event.block)}"
+            case "shrunk":
+                yield f"{when}  the communicator has nodes {event.text}"
+            case "asked":
+                yield f"{when}  asked: {event.said['prompt']!r}"
+            case "answered":
+                yield f"{when}  the answer's end: {event.text if run.schema < 4 else event.said['ended']}"
+            case "resumed":
+                crew = crew_at_start(event.said)
+                yield f"{when}  resumed by {len(event.said['hosts'])} nodes"
+            case "done" | "ended":
+                yield f"{when}  {event.event}  {verdict_on_the_end(crew, event.said['sentence'])}"
+            case "told" | "words":
+                yield f"{when}  {event.text.strip().splitlines()[-1]}"
+            case _:
+                crew = crew.after(event.node, Sign[event.event])
+                yield f"{when}  node {event.node}: {Sign[event.event].value}"
+
+
+def verdict_on_the_end(crew: Crew, sentence: str) -> str:
+    try:
+        crew.route()
+        return sentence
+    except Unservable as error:
+        return f"{sentence}  {'as decided' if str(error) == sentence else f'NOT what follows: {error}'}"
 
 
 def main() -> str | None:
@@ -82,10 +82,10 @@ def main() -> str | None:
     try:
         for line in replayed(path):
             print(line)
-    except OSError as error:
-        return f"{path} cannot be read as a record: {error}"
+    except Unreadable as error:
+        return str(error)
     except KeyError as error:
-        return f"{path} is no record of schema {SCHEMA}: {error.args[0]}"
+        return f"{path} was made by a version that did not record {error}: it cannot be replayed"
     return None
 
 

@@ -15,9 +15,10 @@ from .crew import Block
 from .journal import Journalled
 from .link import Link
 from .parting import farewell
-from .plan import ready, receive_plan
+from .plan import ready, receive_plan, receive_settings
 from .roll import hello, report
 from .settings import Settings
+from .vitals import looking
 from .watch import Pace
 from .worker import Worker
 
@@ -36,6 +37,11 @@ def say(line: str) -> None:
 def worker(link: Link, settings: Settings) -> tuple[int, bool]:
     """Serve until the run is over. -> exit status, and whether all ranks part together."""
     with beating(link, settings.beat_s) as beats:
+        if settings.resume:
+            options = receive_settings(link, settings.start_timeout_s, time.monotonic)
+            if options is None:
+                return 0, farewell(link, PARTING_S, time.monotonic)
+            settings = Settings.of(options)
         folder = models.locate(settings.model, say, settings.start_timeout_s)
         report(link, hello(link.me, models.fingerprint(folder)))
         import torch
@@ -62,7 +68,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         stages = {stage.block: journalled(stage, settings) for stage in own}
         stages |= {block: load(block) for block in plan.copies}
         orders = [order for order in faults.parse(settings.fault) if order.node == link.me]
-        parts = (link, stages, time.perf_counter, load, settings.beat_s)
+        parts = (link, stages, time.perf_counter, load, settings.beat_s, looking(time.perf_counter))
         made = faults.FaultyWorker(orders, *parts) if orders else Worker(*parts)
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())

@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +17,7 @@ from . import __version__, wire
 from .crew import END_USER, Sign
 from .launch import LIFELINE
 from .link import Link, Lost, Silence, Unservable
+from .process import machine
 from .wire import Kind, Message, note, read_note
 
 Clock = Callable[[], float]
@@ -57,12 +57,6 @@ def hello(me: int, fingerprint: str) -> Hello:
         fingerprint=fingerprint,
         daemon_at_home=LIFELINE in os.environ,
     )
-
-
-def machine() -> str:
-    """Told apart by the kernel's boot id where there is one."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id")
-    return boot_id.read_text().strip() if boot_id.exists() else platform.node()
 
 
 class Roll:

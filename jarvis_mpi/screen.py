@@ -28,6 +28,7 @@ class Shows(Hears, Protocol):
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
     def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None: ...
     def ready_for_a_line(self) -> None: ...
+    def said_before(self, text: str) -> None: ...
     def token(self, token: Token, piece: str) -> None: ...
     def answered(self, prompt: str, answer: Answer, held: str) -> None: ...
     def tell(self, line: str) -> None: ...
@@ -56,6 +57,9 @@ class Tells:
         pass
 
     def shrunk(self, at_s: float, step: int, nodes: Iterable[int]) -> None:
+        pass
+
+    def offset(self, at_s: float, node: int, offset_s: float, uncertainty_s: float) -> None:
         pass
 
 
@@ -109,6 +113,12 @@ class Screen(Tells):
         if self.asks and self.mixed:
             print("> ", end="", file=self.answer, flush=True)
             self.in_line = False
+
+    def said_before(self, text: str) -> None:
+        """The beginning of an answer, from the record of a run that is resumed."""
+        if self.answers and text:
+            print(text, end="", file=self.answer, flush=True)
+            self.in_line = True
 
     def token(self, token: Token, piece: str) -> None:
         self.tally.add(token)

@@ -1,7 +1,7 @@
 """Every knob: its default, its unit, its reason. The command line is made from this, the record keeps all of it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -9,6 +9,7 @@ from .link import Unservable
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
+OF_ONE_START = ("fault", "log", "resume")  # options that a resumed run does not have from the one before
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -72,6 +73,11 @@ class Settings:
         'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
     )
     log: str = knob("", "the record, an HDF5 file; by default a new one under runs/")
+    resume: str = knob(
+        "",
+        "a record: go on with its run, which was killed, under its own options but for those said anew",
+        metavar="RUN.h5",
+    )
     start_timeout_s: float = knob(600.0, "longest wait for a node to load its block (SD cards are slow)")
     beat_s: float = knob(0.25, "a worker shows so often that it lives, where no work of its own does")
     silence_s: float = knob(1.0, "without a sign of life for so long, a node is done without")
@@ -121,6 +127,10 @@ class Settings:
             )
         if self.top_p == 0:
             raise Unservable("--top-p is 0, which leaves no token to draw: use a value up to 1")
+        if self.log and self.resume:
+            raise Unservable(
+                f"--log {self.log} and --resume {self.resume} are both said: a resumed run goes on in its own record"
+            )
         if self.prompt is not None and self.prompts:
             raise Unservable(f"--prompt and --prompts {self.prompts} are both said: say one of them")
         if self.prompt is not None and not self.prompt.strip():
@@ -131,6 +141,13 @@ class Settings:
             if any(not is_utf8(word) for word in (words if isinstance(words, tuple) else [str(words)])):
                 raise Unservable(f"{flag(name)} is not UTF-8 text")
         return self
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Settings":
+        """From what as_dict gave, through JSON too, and by an older version: what it did not know has its default."""
+        names = {each.name for each in fields(cls)}
+        known = {name: value for name, value in options.items() if name in names}
+        return cls(**{**known, "stop": tuple(known.get("stop", ()))})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -155,10 +172,17 @@ class Parser(argparse.ArgumentParser):
         raise Unservable(f"{message} (see python -m jarvis_mpi --help)")
 
 
-def parse(words: Sequence[str]) -> Settings:
-    """The command line's words as Settings. Raises Unservable, or SystemExit after --help."""
-    said: dict[str, Any] = vars(parser().parse_args(words))
-    return Settings(**{**said, "stop": tuple(said["stop"])})
+def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Settings:
+    """The command line's words as Settings; of a resumed run `before` holds the options that it had.
+
+    Raises Unservable, or SystemExit after --help.
+    """
+    unsaid = argparse.Namespace(**{each.name: None for each in fields(Settings)})
+    said = {
+        name: value for name, value in vars(parser().parse_args(words, unsaid)).items() if value is not None
+    }
+    kept = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
+    return Settings.of({**kept, **said})
 
 
 def parser() -> argparse.ArgumentParser:

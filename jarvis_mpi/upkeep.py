@@ -1,6 +1,7 @@
-"""Between two steps: what lets the next fault find a copy again, and the communicator without the lost nodes."""
+"""Between two steps: what lets the next fault find a copy again, the communicator without the lost nodes, the clocks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from .crew import END_USER, Block, Crew, Sign, State
 from .journal import Journalled
@@ -13,10 +14,12 @@ Send = Callable[[int, Message], None]
 
 
 class Upkeep:
-    """`send` takes what is for a worker; `load` makes the end user's own further copies."""
+    """`send` takes what is for a worker; `load` makes the end user's own further copies; workers hear every `speak_s`
+    that the run goes on."""
 
     def __init__(
-        self, link: Link, stages: Stages, load: Callable[[Block], Journalled], send: Send, hears: Hears, clock: Clock
+        self, link: Link, stages: Stages, load: Callable[[Block], Journalled], send: Send, hears: Hears, clock: Clock,
+        speak_s: float,
     ):  # fmt: skip
         self.link, self.stages, self.load, self.send, self.hears, self.clock = (
             link,
@@ -31,6 +34,8 @@ class Upkeep:
         self.members = tuple(link.nodes)  # of the communicator
         self.shrinking_to: list[int] = []
         self.attempts = 0  # to shrink it
+        self.speak_s, self.spoke_at = speak_s, clock()
+        self.asked_clock: set[int] = set()  # and not heard yet
 
     def order_copies(self, crew: Crew, step: int) -> Crew:
         """What is wanted and not ordered yet. -> the crew with the copies that are there at once."""
@@ -68,3 +73,21 @@ class Upkeep:
             for node in left[1:]:
                 self.send(node, order)
             self.link.shrink(self.attempts, left, bool(lost))
+
+    def speak(self, crew: Crew) -> None:
+        """Ask all workers for their clocks now and then: one that has nothing to do, and hears nothing, would leave."""
+        if self.clock() - self.spoke_at > self.speak_s:
+            self.spoke_at = self.clock()
+            self.ask_clocks(node for node in crew.holds if crew.state(node) is not State.GONE)
+
+    def ask_clocks(self, nodes: Iterable[int]) -> None:
+        for node in nodes:
+            if node != END_USER:
+                self.asked_clock.add(node)
+                self.send(node, note(ping=self.clock()))
+
+    def told_clock(self, node: int, said: Mapping[str, Any]) -> None:
+        """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905, section 8)."""
+        now, asked_at = self.clock(), said["pong"]
+        self.asked_clock.discard(node)
+        self.hears.offset(now, node, said["clock_s"] - (asked_at + now) / 2, (now - asked_at) / 2)

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from .crew import Block, Hop
 
-VERSION = 3  # of this format; nodes compare it at the start
+VERSION = 4  # of this format; nodes compare it at the start
 
 HEADER = struct.Struct(
     "<4sBBBBHIIIII"
 )  # magic, version, kind, hops, runs, bytes of `lacks`, sequence to rows
 HOP = struct.Struct("<HHHI")  # node, first layer, layers, since
-RUN = struct.Struct("<HHHIfffI")  # node, first layer, layers, rows, three durations, bytes
+RUN = struct.Struct("<HHHIfffIdIhH")  # node, first layer, layers, rows, three durations, bytes, at_s, Vitals
 BEAT = struct.Struct("<HIIHfB")  # see Beat
 MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
@@ -35,6 +35,17 @@ class Kind(IntEnum):
     BEAT = 3  # a worker lives; its body is a Beat
 
 
+NO_TEMPERATURE = -300  # below the absolute zero: the machine does not tell
+
+
+class Vitals(NamedTuple):
+    """A node's process and machine, at most a second ago."""
+
+    memory_kib: int = 0  # resident
+    temperature_c: int = NO_TEMPERATURE
+    clock_mhz: int = 0  # 0: the machine does not tell
+
+
 class Run(NamedTuple):
     """One stage's work on one message, in seconds of its own node's monotonic clock."""
 
@@ -45,6 +56,8 @@ class Run(NamedTuple):
     compute_s: float  # inside the stage
     sent_s: float  # how long sending the node's *previous* message took (this one is not sent yet)
     received_bytes: int  # the whole message, as it came in; 0 if it came from the node itself
+    at_s: float = 0.0  # when the work began, by the node's own clock
+    vitals: Vitals = Vitals()
 
 
 class Beat(NamedTuple):
@@ -95,7 +108,9 @@ class Message:
             )
         ]  # fmt: skip
         parts += [HOP.pack(hop.node, hop.block.start, len(hop.block), hop.since) for hop in self.ahead]
-        parts += [RUN.pack(run.node, run.block.start, len(run.block), *run[2:]) for run in self.runs]
+        parts += [
+            RUN.pack(run.node, run.block.start, len(run.block), *run[2:-1], *run.vitals) for run in self.runs
+        ]
         return b"".join([*parts, lacks, self.body])
 
     @classmethod
@@ -115,7 +130,10 @@ class Message:
         sequence, epoch, step, start, count = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
         ahead = tuple(Hop(node, block(a, n), since) for node, a, n, since in HOP.iter_unpack(hops_at))
-        ran = tuple(Run(node, block(a, n), *rest) for node, a, n, *rest in RUN.iter_unpack(runs_at))
+        ran = tuple(
+            Run(node, block(a, n), rows, wait_s, compute_s, sent_s, bytes_, at_s, Vitals(*vitals))
+            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, *vitals in RUN.iter_unpack(runs_at)
+        )
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, lacks, view[lacks_end:])
 

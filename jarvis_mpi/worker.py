@@ -7,7 +7,7 @@ from dataclasses import replace
 from .crew import END_USER, Block
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence
-from .wire import APART, Beat, Kind, Message, Run, note, read_note
+from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -19,9 +19,11 @@ class Worker:
     """`load` makes the stage of a block that is wanted as a copy; every `beat_s` it shows that it lives."""
 
     def __init__(
-        self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float
-    ):
+        self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float,
+        vitals: Callable[[], Vitals] = Vitals,
+    ):  # fmt: skip
         self.link, self.stages, self.clock, self.load, self.beat_s = link, stages, clock, load, beat_s
+        self.vitals = vitals
         self.epoch = self.sequence = 0  # the newest seen: what is of an older epoch is late
         self.reached = (0, 0, 0)  # epoch, end, and the layer after the last one run: see wire.Beat
         self.busy_since: float | None = None
@@ -61,8 +63,9 @@ class Worker:
         if message.step > self.newest_step:
             self.newest_step, self.heard_of_at = message.step, self.busy_since
         first = Run(
-            self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes
-        )
+            self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes,
+            vitals=self.vitals(),
+        )  # fmt: skip
         try:
             ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
             message = run_own_hops(first, self.stages, message, self.clock)
@@ -88,7 +91,9 @@ class Worker:
                 raise
 
     def obey(self, order: dict) -> None:
-        """The end user wants this node to take part in a shrink, or to hold a copy, or says that it is there."""
+        """The end user wants this node to take part in a shrink, to hold a copy, to tell its clock, or says that it is there."""
+        if "ping" in order:
+            self.pass_on(END_USER, note(node=self.link.me, pong=order["ping"], clock_s=self.clock()))
         if "shrink" in order:
             self.link.shrink(order["attempt"], order["shrink"], order["certain"])
         if "load" in order:
@@ -117,12 +122,12 @@ def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> 
         body, new = stages[hop.block].run(message, since)
         journal = stages[hop.block].journals[message.sequence]
         if new:
-            run = first._replace(block=hop.block, rows=new, compute_s=clock() - begun)
+            run = first._replace(block=hop.block, rows=new, compute_s=clock() - begun, at_s=begun)
             journal.runs = (*message.runs, run)
         message = replace(
             message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs,
             lacks=journal.lacks, body=body,
         )  # fmt: skip
         # From one own hop to the next nothing travels.
-        first = Run(first.node, hop.block, 0, 0.0, 0.0, 0.0, 0)
+        first = Run(first.node, hop.block, 0, 0.0, 0.0, 0.0, 0, vitals=first.vitals)
     return message

@@ -383,6 +383,9 @@ class Told:
     def shrunk(self, at_s, step, nodes):
         self.log.append(("shrunk", nodes))
 
+    def offset(self, at_s, node, offset_s, uncertainty_s):
+        pass
+
 
 @dataclass
 class Outcome:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 from test_mpirun import (
@@ -32,6 +31,7 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import models
+from jarvis_mpi.load import load
 from jarvis_mpi.text import Text
 
 __all__ = ["small"]  # a fixture
@@ -52,8 +52,11 @@ def piped(typed: bytes, ranks: int, *words: str) -> subprocess.CompletedProcess:
 
 
 def events(log: Path, name: str) -> list[str]:
-    with h5py.File(log) as record:
-        return [event["text"].decode() for event in record["events"] if event["event"] == name.encode()]
+    return [
+        event.said["ended"] if name == "answered" else event.text
+        for event in load(log).events
+        if event.event == name
+    ]
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m-instruct", pytest.param("gemma-3-270m", marks=needs_gemma)])
@@ -83,12 +86,12 @@ def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, 
         ids = answer[0].tolist()
         if ids[-1] in text.end_ids:
             ids.pop()
-    with h5py.File(log) as record:
-        assert record["tokens"]["token"].tolist() == [token for answer in said for token in answer]
-        # Nobody ran a position twice, and all but the last token of all were run.
-        for node in range(1, 4):
-            mine = record["hops"][record["hops"]["node"] == node]
-            assert mine["rows"].sum() in (len(ids) - 1, len(ids))  # an end token is no part of the text
+    run = load(log)
+    assert run.tokens["token"].tolist() == [token for answer in said for token in answer]
+    # Nobody ran a position twice, and all but the last token of all were run.
+    for node in range(1, 4):
+        mine = run.hops[run.hops["node"] == node]
+        assert mine["rows"].sum() in (len(ids) - 1, len(ids))  # an end token is no part of the text
     answers = [text.tokenizer.decode(answer, skip_special_tokens=True) for answer in said]
     assert done.stdout.decode() == "".join(f"{answer}\n" for answer in answers)
 

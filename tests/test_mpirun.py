@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import pytest
 import tiny
 import torch
@@ -19,6 +18,7 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import models
+from jarvis_mpi.load import load
 from jarvis_mpi.text import Text
 
 pytestmark = pytest.mark.skipif(
@@ -53,8 +53,7 @@ def mpirun(ranks: int, *words: str, before=()) -> subprocess.CompletedProcess:
 
 
 def tokens_of(log: Path) -> list[int]:
-    with h5py.File(log) as record:
-        return record["tokens"]["token"].tolist()
+    return load(log).tokens["token"].tolist()
 
 
 @pytest.fixture(scope="module", params=["smollm2-135m-instruct", pytest.param(GEMMA, marks=needs_gemma)])
@@ -140,10 +139,10 @@ def test_more_workers_than_layers_wait_as_spares_and_say_so(small, tmp_path):
     done = mpirun(9, *words_for(small, tmp_path / "run.h5"))
     assert done.returncode == 0, done.stderr.decode()
     assert "node 5, 6, 7, 8 waits as a spare" in done.stderr.decode()
-    with h5py.File(tmp_path / "run.h5") as record:
-        assert len(record["tokens"]) == 8
-        assert set(record["hops"]["node"]) == {0, 1, 2, 3, 4}
-        assert (record["hops"]["compute_s"] > 0).all()
+    run = load(tmp_path / "run.h5")
+    assert len(run.tokens) == 8
+    assert set(run.hops["node"]) == {0, 1, 2, 3, 4}
+    assert (run.hops["compute_s"] > 0).all()
 
 
 def test_a_split_by_hand_and_one_by_memory_run(small, tmp_path):
@@ -282,12 +281,12 @@ def test_a_worker_that_fails_while_loading_says_why_and_is_done_without(small, t
     assert "node 2 lost before the first token" in said
     assert "): RuntimeError: the SD card is gone" in said
     assert "Traceback" not in said
-    with h5py.File(tmp_path / "run.h5") as record:
-        words = [event["text"].decode() for event in record["events"] if event["event"] == b"words"]
-        assert len(words) == 1
-        assert "in fill" in words[0]
-        assert len(record["tokens"]) == 8
-        assert (record["tokens"]["layers"] == tiny.LAYERS).all()  # the copy has the layers
+    run = load(tmp_path / "run.h5")
+    words = [event.text for event in run.events if event.event == "words"]
+    assert len(words) == 1
+    assert "in fill" in words[0]
+    assert len(run.tokens) == 8
+    assert (run.tokens["layers"] == tiny.LAYERS).all()  # the copy has the layers
 
 
 @pytest.mark.parametrize(("way", "sentence_of"), [("kill", "the end user (node 0) died"), ("Ctrl-C", "")])
@@ -310,5 +309,4 @@ def test_without_the_end_user_the_workers_leave_within_seconds(way, sentence_of,
     assert errors.decode().count(sentence_of) == 1 or not sentence_of, errors.decode()
     assert_nothing_is_left()
     assert time.monotonic() - begun < 15
-    with h5py.File(tmp_path / "run.h5") as record:
-        assert len(record["tokens"]) > 1
+    assert len(load(tmp_path / "run.h5").tokens) > 1

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from jarvis_mpi import fetch, setup
 from jarvis_mpi import models as names
 from jarvis_mpi.link import Unservable
+from jarvis_mpi.load import load, mend
 from jarvis_mpi.record import check_path
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
@@ -216,15 +217,17 @@ def test_a_record_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 WRITER = """
-import sys, itertools
+import itertools, os, sys
 from pathlib import Path
 from jarvis_mpi.record import Record
 from jarvis_mpi.enduser import Token
 from jarvis_mpi.wire import Kind, Message, Run
-record = Record(Path(sys.argv[1]), {"prompt": "hello"})
+from jarvis_mpi.process import named
+record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)
+record.asked(0.0, 0, 0, "hello", [1, 2], 0)
 for step in itertools.count():
     piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(Run(1, range(1, 4), 1, .1, .2, .3, 999),))
-    record.write(Token(0, step, step + 5, 42, 0.5, 0.1, (piece,)))
+    record.write(Token(0, step, step + 5, 42, 1.0 + step, 0.5, 0.1, (piece,)))
     print(step, flush=True)
 """
 
@@ -235,12 +238,14 @@ def test_every_token_shown_is_in_the_record_after_kill_9(tmp_path):
     shown = [int(writer.stdout.readline()) for _ in range(50)][-1]
     writer.send_signal(signal.SIGKILL)
     shown = max([shown, *map(int, writer.communicate(timeout=30)[0].split())])
-    with h5py.File(path) as record:
-        assert list(record["tokens"]["step"][: shown + 1]) == list(range(shown + 1))
-        assert len(record["hops"]) >= shown + 1
-        hop = record["hops"][0]
+    for run in (load(path), mend(path), load(path)):
+        assert list(run.tokens["step"][: shown + 1]) == list(range(shown + 1))
+        assert len(run.hops) == len(run.tokens)
+        hop = run.hops[0]
         assert (hop["node"], hop["first_layer"], hop["layers"], hop["received_bytes"]) == (1, 1, 3, 999)
-        assert record.attrs["prompt"] == "hello"
+        assert run.prompt == run.questions[0].prompt == "hello"
+    with h5py.File(path) as plain:  # for any HDF5 program, now that it is mended
+        assert len(plain["tokens"]) == len(run.tokens)
 
 
 # -- setup

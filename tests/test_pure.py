@@ -14,7 +14,7 @@ from jarvis_mpi.crew import END_USER, Crew, Hop
 from jarvis_mpi.enduser import pieces
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.settings import Settings, parse
-from jarvis_mpi.wire import Kind, Message, Run, note, read_note
+from jarvis_mpi.wire import Kind, Message, Run, Vitals, note, read_note
 
 PURE = [
     "crew",
@@ -130,7 +130,7 @@ messages = st.builds(
     Message,
     st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers,
     st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers), max_size=20).map(tuple),
-    st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers), max_size=20).map(tuple),
+    st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
     st.integers(0, 2**200), st.binary(max_size=300),
 )  # fmt: skip
 

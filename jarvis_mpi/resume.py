@@ -1,0 +1,55 @@
+"""--resume RUN.h5: a run whose end user, or whole job, died goes on from its record."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .link import Unservable
+from .load import Run, Unreadable, mend
+from .settings import Settings, parse
+
+
+def read(path: Path) -> Run:
+    """The record, which nobody writes any more. Raises Unservable where it cannot be gone on with."""
+    try:
+        run = mend(path)
+    except Unreadable as error:
+        raise Unservable(f"--resume: {error}") from None
+    if run.schema < 4:
+        raise Unservable(
+            f"--resume {path} is a record of schema {run.schema}: only those of schema 4 can be gone on with"
+        )
+    return run
+
+
+def settings_of(run: Run, words: Sequence[str]) -> Settings:
+    """The run's own options, but for those that `words` say anew. Raises Unservable."""
+    settings = parse(words, run.settings).checked()
+    for name in ("prompt", "prompts"):
+        was, now = run.settings[name], getattr(settings, name)
+        if was != now:
+            raise Unservable(
+                f"--{name} is {now!r}, but the run in {run.path} has {was!r}: leave --{name} away"
+            )
+    return settings
+
+
+def check(run: Run, fingerprint: str) -> None:
+    if run.fingerprint != fingerprint:
+        raise Unservable(
+            f"--resume {run.path} was made with other model files (fingerprint {run.fingerprint}, here {fingerprint})"
+        )
+
+
+def unlike(run: Run) -> str:
+    """Why the text may not be what it would have been without the interruption, as one sentence; else ''."""
+    if not run.questions or run.questions[-1].answered:
+        return ""
+    sequence = run.tokens[run.tokens["sequence"] == run.questions[-1].sequence]
+    if (len(sequence) and sequence["layers"].min() < sequence["layers"].max()) or skipped_now(run):
+        return "layers were skipped before the interruption: the text goes on with all that are here now"
+    return ""
+
+
+def skipped_now(run: Run) -> bool:
+    told = [event.text for event in run.events if event.event == "told"]
+    return bool(told) and told[-1].endswith("skipped")

@@ -1,0 +1,48 @@
+"""What a node's machine tells of itself: a Pi throttles when it is hot, and its figures should say so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from .wire import NO_TEMPERATURE, Vitals
+
+LOOK_S = 1.0  # a look costs a tenth of a millisecond
+SENSORS = (
+    "cpu_thermal",
+    "coretemp",
+    "k10temp",
+    "soc_thermal",
+    "cpu-thermal",
+)  # where more than one has a name
+
+
+def looking(clock: Callable[[], float]) -> Callable[[], Vitals]:
+    """What tells the vitals, which are looked at once a second."""
+    seen, seen_at, process = Vitals(), -LOOK_S, psutil.Process()
+
+    def vitals() -> Vitals:
+        nonlocal seen, seen_at
+        if (now := clock()) - seen_at >= LOOK_S:
+            seen_at = now
+            seen = Vitals(process.memory_info().rss >> 10, temperature_c(), clock_mhz())
+        return seen
+
+    return vitals
+
+
+def temperature_c() -> int:
+    """Of the CPU; of whatever is there if none is called so."""
+    sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
+    named = [sensors[name] for name in SENSORS if name in sensors] or list(sensors.values())
+    return (
+        round(max((each.current for each in named[0]), default=NO_TEMPERATURE)) if named else NO_TEMPERATURE
+    )
+
+
+def clock_mhz() -> int:
+    try:
+        told = psutil.cpu_freq()
+    except (OSError, NotImplementedError, AttributeError):  # as psutil has it on some ARM kernels
+        return 0
+    return round(told.current) if told else 0
