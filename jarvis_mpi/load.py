@@ -100,6 +100,8 @@ class Run:
     @property
     def ended(self) -> str:
         """'done', 'ended' too early, or '': it goes on, or was killed."""
+        if self.schema < 4:
+            return {"": "", "text": "done"}.get(self.attributes.get("ended", ""), "ended")
         return self.events[-1].event if self.events and self.events[-1].event in ("done", "ended") else ""
 
     @property

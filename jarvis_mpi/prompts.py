@@ -66,13 +66,15 @@ def ask_all(
 
     `before`: what a run that is resumed had asked of them. Raises Unservable if that was something else.
     """
+    from .conversation import refusal
+
     failed, before = 0, list(before)
     for asked in questions:
         if not before:
             conversation.begin_anew()
         line = {"line": asked.number, "prompt": asked.prompt}
         try:
-            if why := asked.wrong or conversation.why_not(asked.prompt):
+            if why := asked.wrong or refusal(conversation.text, (), asked.prompt, conversation.context):
                 failed += 1
                 line["error"] = why
             elif before:

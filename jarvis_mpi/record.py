@@ -49,7 +49,8 @@ class Record:
         """A new file with `attributes`; see check_path."""
         self.path, self.screen = path, screen
         self.begun_at = now
-        self.file = h5py.File(path, "x", libver=LIBVER)
+        part = path.with_name(f"{path.name}.part")  # until it is one that others can read
+        self.file = h5py.File(part, "w", libver=LIBVER)
         for name, fields in FIELDS.items():
             dtype = (
                 np.dtype([(field.name, field.type) for field in fields]) if name != "text" else np.dtype("u1")
@@ -59,6 +60,7 @@ class Record:
         for name, value in {"schema": SCHEMA, **begun, **attributes}.items():
             self.file.attrs[name] = plain(value)
         self.open_for_readers()
+        part.rename(path)
 
     @classmethod
     def resumed(

@@ -1,0 +1,149 @@
+"""What all figure scripts share: their words, their files, their looks."""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from load import Run, Unreadable, load
+from rich.console import Console
+from rich.table import Table
+
+mpl.use("Agg")
+from matplotlib.figure import Figure
+
+from jarvis_mpi.process import lives
+
+# Okabe and Ito, 2008: told apart by everybody.
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+)  # fmt: skip
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+SIGN_COLOURS = {
+    "LOST": RED,
+    "GIVEN_UP": RED,
+    "SILENT": PURPLE,
+    "STALLED": ORANGE,
+    "STUCK": ORANGE,
+    "BACK": GREEN,
+}
+LIVE_S = 2.0  # a growing file is looked at so often
+FORMATS = ("png", "pdf", "svg")
+
+mpl.rcParams.update({
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+})  # fmt: skip
+
+
+@dataclass
+class Drawn:
+    """A figure, the numbers behind it (a CSV file), and the table for the terminal."""
+
+    figure: Figure
+    columns: Sequence[str]
+    rows: list[Sequence[Any]]
+    shown_columns: Sequence[str]
+    shown: list[Sequence[Any]]
+    notes: list[str] = field(default_factory=list)
+
+
+Draw = Callable[[list[Run], argparse.Namespace], Drawn]
+
+
+def main(
+    about: str, draw: Draw, more: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+) -> None:
+    """Run a figure script: what cannot be drawn is one sentence and a status that is not 0."""
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("records", nargs="+", type=Path, metavar="RUN.h5")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the figure and its CSV; by default beside the first record"
+    )
+    parser.add_argument("--formats", default="png,pdf", help="of png, pdf, svg")
+    parser.add_argument(
+        "--live", action="store_true", help="draw again every two seconds, until the run has ended"
+    )
+    more(parser)
+    words = parser.parse_args()
+    if wrong := set(words.formats.split(",")) - set(FORMATS):
+        sys.exit(f"--formats holds {', '.join(sorted(wrong))}: use {', '.join(FORMATS)}")
+    try:
+        while True:
+            runs = [load(path) for path in words.records]
+            if not words.live or all(len(run.tokens) for run in runs):
+                show(name, draw, runs, words)
+            if not words.live or not any(goes_on(run) for run in runs):
+                return
+            time.sleep(LIVE_S)
+    except (Unreadable, CannotDraw) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class CannotDraw(Exception):
+    """One sentence."""
+
+
+def goes_on(run: Run) -> bool:
+    return not run.ended and run.writer is not None and lives(run.writer) is not False
+
+
+def show(name: str, draw: Draw, runs: list[Run], words: argparse.Namespace) -> None:
+    for run in runs:
+        if not len(run.tokens):
+            raise CannotDraw(f"{run.path} holds no token: there is nothing to draw")
+    drawn = draw(runs, words)
+    folder = words.out or words.records[0].parent
+    stem = folder / (f"{words.records[0].stem}-{name}" if len(runs) == 1 else name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in words.formats.split(","):
+            drawn.figure.savefig(f"{stem}.{suffix}", dpi=160)
+        with Path(f"{stem}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([drawn.columns, *drawn.rows])
+    except OSError as error:
+        raise CannotDraw(f"{stem} cannot be written: {error.strerror} (--out says where else)") from None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in drawn.shown_columns:
+        table.add_column(
+            column,
+            justify="left" if column in ("run", "node", "host", "layers", "told", "fault") else "right",
+        )
+    for row in drawn.shown:
+        table.add_row(*map(text, row))
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+    for note in drawn.notes:
+        console.print(note, markup=False)
+    print(f"{stem}.{{{words.formats},csv}}")
+
+
+def text(value: Any) -> str:
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and abs(value) < 100
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def named(runs: list[Run]) -> list[str]:
+    """Of each run what tells it apart in a legend."""
+    return [run.path.stem for run in runs]

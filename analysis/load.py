@@ -1,0 +1,56 @@
+"""What stands in a record, and how far its run came.
+
+    python analysis/load.py RUN.h5 [more.h5]      a summary, and the text
+    python analysis/load.py --mend RUN.h5         make one that was cut off by kill -9 a file for any HDF5 program
+    python analysis/load.py --done RUN.h5         says nothing; the status is 0 if all is answered: for scripts
+
+In Python: `from load import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/record.md. Needs h5py
+and numpy, and this repository, but neither MPI nor torch.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from jarvis_mpi.load import Fault, Question, Run, Unreadable, load, mend
+
+__all__ = ["Fault", "Question", "Run", "Unreadable", "load", "mend"]
+
+
+def summary(run: Run) -> str:
+    lines = [
+        f"{run.path}: schema {run.schema}, {Path(run.model).name}, {len(run.hosts)} nodes, {run.started}"
+    ]
+    answered = sum(question.answered for question in run.questions)
+    state = {"done": "done", "ended": "ended too early", "": "under way, or killed"}[run.ended]
+    lines += [
+        f"{len(run.tokens)} tokens in {run.length_s:.1f} s, {answered} of {len(run.questions)} answered; {state}"
+    ]
+    lines += [f"{event.at_s:9.3f} s  {event.text}" for event in run.events if event.event == "told"]
+    lines += [f"> {question.prompt}\n{question.text}" for question in run.questions]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("records", nargs="+", type=Path, metavar="RUN.h5")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--mend", action="store_true")
+    what.add_argument("--done", action="store_true")
+    words = parser.parse_args()
+    try:
+        runs = [mend(path) if words.mend else load(path) for path in words.records]
+    except Unreadable as error:
+        sys.exit(str(error))
+    if words.done:
+        return int(any(run.ended != "done" for run in runs))
+    print("\n\n".join(map(summary, runs)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
