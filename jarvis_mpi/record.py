@@ -28,12 +28,17 @@ def check_path(path: Path) -> None:
     """Raises Unservable where no record can be written: better before the model is loaded than after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("x").close()
-        path.unlink()
+        part_of(path).open("w").close()
+        part_of(path).unlink()
+        if path.exists():
+            raise FileExistsError(0, "there is a file of that name already")
     except OSError as error:
-        taken = isinstance(error, FileExistsError) and path.exists()
-        reason = "there is a file of that name already" if taken else error.strerror
-        raise Unservable(f"--log {path} cannot be written: {reason}") from None
+        raise Unservable(f"--log {path} cannot be written: {error.strerror}") from None
+
+
+def part_of(path: Path) -> Path:
+    """Its name until others can read it."""
+    return path.with_name(f"{path.name}.part")
 
 
 class Tells(Protocol):
@@ -49,8 +54,7 @@ class Record:
         """A new file with `attributes`; see check_path."""
         self.path, self.screen = path, screen
         self.begun_at = now
-        part = path.with_name(f"{path.name}.part")  # until it is one that others can read
-        self.file = h5py.File(part, "w", libver=LIBVER)
+        self.file = h5py.File(part_of(path), "w", libver=LIBVER)
         for name, fields in FIELDS.items():
             dtype = (
                 np.dtype([(field.name, field.type) for field in fields]) if name != "text" else np.dtype("u1")
@@ -60,7 +64,7 @@ class Record:
         for name, value in {"schema": SCHEMA, **begun, **attributes}.items():
             self.file.attrs[name] = plain(value)
         self.open_for_readers()
-        part.rename(path)
+        part_of(path).rename(path)
 
     @classmethod
     def resumed(
