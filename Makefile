@@ -1,6 +1,7 @@
 # make demo   set everything up, then one prompt over nine MPI ranks
 # make demo-faults    the same, while two of the eight workers die
 # make test   set everything up, then all checks and tests
+# make figures   the figures in the README, from runs of its own: 4 minutes
 # make fault-matrix   every fault at every place, measured: 40 minutes
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test lint setup clean benchmarks fault-matrix
+.PHONY: demo demo-faults test lint setup clean benchmarks fault-matrix figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
@@ -51,6 +52,9 @@ benchmarks: .venv/ready
 fault-matrix: .venv/ready
 	mkdir -p runs
 	python benchmarks/fault_matrix.py --out runs/fault-matrix.md
+
+figures: .venv/ready-for-tests
+	python benchmarks/figures.py
 
 clean:
 	rm -rf .venv build *.egg-info
