@@ -30,6 +30,24 @@ def main(words: list[str]) -> NoReturn:
         from . import setup
 
         sys.exit(setup.main(words[1:]))
+    if words[:1] == ["stage-model"]:
+        from . import deliver
+
+        sys.exit(deliver.main(words[1:]))
+    if words[:1] == ["doctor"]:
+        from . import doctor
+
+        sys.exit(doctor.main(words[1:]))
+    if words[:1] == ["probe"]:
+        from .doctor import probe
+
+        probe(words[1])
+        sys.exit(0)
+    if words[:1] == ["receive-model"]:
+        from .deliver import receive
+
+        receive(sys.stdin.buffer, sys.stdout.buffer)
+        sys.exit(0)
     speaks = launch_rank() == END_USER  # all ranks read the same words: one complains
     try:
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):

@@ -99,6 +99,9 @@ class Conversation:
                 if (ended := end()) or self.interrupted():
                     break
             ended = ended or "interrupted"
+        except KeyboardInterrupt:
+            ended = "interrupted"
+            raise
         except BaseException as error:
             ended = str(error) or "broken off"
             raise

@@ -67,6 +67,10 @@ def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
     return folder
 
 
+def is_converted(bundled: Bundled) -> bool:
+    return (converted_folder(bundled.sha256) / "config.json").is_file()
+
+
 def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:
     if not path.is_file():
         raise Unservable(f"there is no GGUF file {path}")

@@ -4,13 +4,15 @@ Pickled weights are never read.
 
 import hashlib
 import json
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .fetch import BUNDLED, Say, from_bundle, from_gguf
+from .fetch import BUNDLED, Say, cache_folder, from_bundle, from_gguf, is_converted
 from .link import Unservable
 
+MANIFEST = "delivered.json"  # of a folder that stage-model filled: which tensors are there
 TOKENIZER_FILES = (
     "tokenizer*",
     "*.model",
@@ -29,7 +31,13 @@ def locate(model: str, say: Say = lambda line: None, timeout_s: float = 600.0) -
     wait up to `timeout_s`. Raises Unservable where there is no such model or its files are damaged.
     """
     path = Path(model).expanduser()
-    if model in BUNDLED:
+    if not is_here(model) and delivered_folder(model).is_dir():
+        folder = delivered_folder(model)
+        if not (folder / MANIFEST).is_file():
+            raise Unservable(
+                f"{folder} was not delivered whole: python -m jarvis_mpi stage-model sends what is missing"
+            )
+    elif model in BUNDLED:
         folder = from_bundle(BUNDLED[model], say, timeout_s)
     elif path.suffix == ".gguf":
         folder = from_gguf(path, say, timeout_s)
@@ -44,6 +52,42 @@ def locate(model: str, say: Say = lambda line: None, timeout_s: float = 600.0) -
         )
     check(folder)
     return folder
+
+
+def is_here(model: str) -> bool:
+    """Whether the whole model is on this machine already; a hub id is not looked for."""
+    path = Path(model).expanduser()
+    return is_converted(BUNDLED[model]) if model in BUNDLED else path.exists()
+
+
+def delivered_folder(model: str) -> Path:
+    """Where stage-model puts the part of `model` that is to be here."""
+    return cache_folder() / "delivered" / hashlib.sha256(model.encode()).hexdigest()[:16]
+
+
+def delivered(folder: Path) -> set[str] | None:
+    """The names of the tensors that are there; None: all are."""
+    manifest = folder / MANIFEST
+    return set(json.loads(manifest.read_text())["tensors"]) if manifest.is_file() else None
+
+
+def check_layers(folder: Path, layers: Iterable[int]) -> None:
+    """Raises Unservable if one of them was not delivered."""
+    names = delivered(folder)
+    if names is None:
+        return
+    there = {layer_of(name) for name in names}
+    if lacking := sorted(set(layers) - there):
+        raise Unservable(
+            f"{folder} was delivered without layer {', '.join(map(str, lacking))}:"
+            " python -m jarvis_mpi stage-model with this run's --split and --copies"
+        )
+
+
+def layer_of(tensor: str) -> int | None:
+    """The decoder layer that a tensor of this name belongs to: the first number in it, in every family."""
+    found = re.search(r"\.(\d+)\.", f".{tensor}")
+    return int(found[1]) if found else None
 
 
 def check(folder: Path) -> None:
@@ -122,6 +166,17 @@ def fingerprint(folder: Path) -> str:
                 file.seek(data + (begin + end) // 2)
                 digest.update(file.read(min(64, end - (begin + end) // 2)))
     return digest.hexdigest()[:16]
+
+
+def bytes_by_layer(folder: Path) -> dict[int, int]:
+    """What the tensors of each decoder layer take in the files."""
+    found: dict[int, int] = {}
+    for _, header, _ in headers(folder):
+        for name in header.keys() - {"__metadata__"}:
+            if (layer := layer_of(name)) is not None:
+                begin, end = header[name]["data_offsets"]
+                found[layer] = found.get(layer, 0) + end - begin
+    return found
 
 
 def layer_bytes(folder: Path, depth: int) -> float:

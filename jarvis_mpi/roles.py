@@ -57,6 +57,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
         if plan is None:
             return 0, farewell(link, PARTING_S, time.monotonic)
+        models.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))
         begun = time.monotonic()
         torch.set_num_threads(plan.threads)
         dtype = getattr(torch, plan.dtype)
@@ -82,7 +83,12 @@ def journalled(stage: "Stage", settings: Settings) -> Journalled:
 
 
 def copy_loader(folder: Path, dtype: "torch.dtype", settings: Settings) -> Callable[[Block], Journalled]:
-    """What makes a copy of a block: asleep, so that it costs no memory until it is used."""
+    """What makes a copy of a block: asleep, so that it costs no memory until it is used. It raises Unservable where
+    the block's tensors are not on this machine."""
     from .stage import Stage
 
-    return lambda block: journalled(Stage(folder, block, dtype, asleep=True), settings)
+    def load(block: Block) -> Journalled:
+        models.check_layers(folder, block)
+        return journalled(Stage(folder, block, dtype, asleep=True), settings)
+
+    return load

@@ -191,7 +191,8 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi",
         description="One language model across all ranks: rank 0 asks and answers, the others hold its layers.",
-        epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model)",
+        epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model);"
+        " stage-model: send each host its part of a model; doctor: look at every host before a run",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -210,6 +211,15 @@ def parser() -> argparse.ArgumentParser:
         default = [] if kind is tuple else each.default
         made.add_argument(flag(each.name), default=default, **more)
     return made
+
+
+def plan_words(made: argparse.ArgumentParser) -> None:
+    """The options that say who holds what, for the tools that prepare a run."""
+    for each in fields(Settings):
+        if each.name in ("model", "split", "end_user_layers", "copies"):
+            made.add_argument(
+                flag(each.name), default=each.default, type=type(each.default), help=each.metadata["help"]
+            )
 
 
 def markdown() -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .crew import END_USER, Block
 from .journal import Behind, Journalled
-from .link import Link, Lost, Silence
+from .link import Link, Lost, Silence, Unservable
 from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
@@ -98,9 +98,10 @@ class Worker:
             self.link.shrink(order["attempt"], order["shrink"], order["certain"])
         if "load" in order:
             block = range(*order["load"])
-            if block not in self.stages:
-                self.stages[block] = self.load(block)
-            self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
+            with contextlib.suppress(Unservable):  # its tensors are not here: no copy, and nothing is said
+                if block not in self.stages:
+                    self.stages[block] = self.load(block)
+                self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
 
     def beat(self) -> None:
         """Show the end user that this node lives, unless its work has just come home. From any thread."""

@@ -1,0 +1,223 @@
+"""python -m jarvis_mpi stage-model: each node gets the tensors that it runs, and a run finds them there.
+
+    sender                                            receiver (on the host, started by ssh)
+    what is to be there: files, ranges, hashes   ->
+                                                 <-   which ranges are not there yet, or are damaged
+    those ranges' bytes                          ->
+                                                 <-   whether all is as it should be
+
+A node's files have the names and sizes of the whole model's, with holes where other nodes' tensors are; so nothing that
+reads them has to know. Every tensor's middle is there, of which models.fingerprint is made.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from . import blocks, hostfile, models
+from .crew import END_USER, Block
+from .link import Unservable
+
+PIECE_BYTES = 1 << 22  # hashed and sent at a time
+SAMPLE_BYTES = 64  # see models.fingerprint
+SMALL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+Progress = Callable[[int], None]
+
+
+def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]:
+    """What is to be at a node that runs `layers`, for the receiver; and how many bytes their tensors have."""
+    config = json.loads((folder / "config.json").read_text())
+    layers, tensors, weights, own_bytes = set(layers), [], {}, 0
+    for path, header, data in models.headers(folder):
+        ranges = [(0, data)]
+        for name in sorted(header.keys() - {"__metadata__"}, key=lambda name: header[name]["data_offsets"]):
+            begin, end = header[name]["data_offsets"]
+            layer = models.layer_of(name)
+            if layer in layers or (layer is None and header[name]["shape"][:1] != [config["vocab_size"]]):
+                tensors.append(name)
+                own_bytes += end - begin
+                ranges += [(data + at, min(PIECE_BYTES, end - at)) for at in range(begin, end, PIECE_BYTES)]
+            else:
+                middle = (begin + end) // 2
+                ranges.append((data + middle, min(SAMPLE_BYTES, end - middle)))
+        with path.open("rb") as file:
+            hashed = [(at, length, hash_of(file, at, length)) for at, length in ranges if length]
+        weights[path.name] = {"size": path.stat().st_size, "ranges": hashed}
+    small = {name: (folder / name).read_text() for name in SMALL if (folder / name).is_file()}
+    return {
+        "small": small,
+        "weights": weights,
+        "tensors": tensors,
+        "fingerprint": models.fingerprint(folder),
+    }, own_bytes
+
+
+def hash_of(file: BinaryIO, at: int, length: int) -> str:
+    file.seek(at)
+    return hashlib.sha256(file.read(length)).hexdigest()
+
+
+def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Progress) -> int:
+    """-> how many bytes were sent. Raises Unservable."""
+    import subprocess
+
+    process = hostfile.start(host, "receive-model", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    sent = 0
+    try:
+        process.stdin.write(json.dumps({"model": model, **wanted}).encode() + b"\n")
+        process.stdin.flush()
+        missing = json.loads(process.stdout.readline())
+        for name, numbers in missing["missing"].items():
+            with (folder / name).open("rb") as file:
+                for number in numbers:
+                    at, length, _ = wanted["weights"][name]["ranges"][number]
+                    file.seek(at)
+                    process.stdin.write(file.read(length))
+                    sent += length
+                    tell(sent)
+        process.stdin.close()
+        wrong = json.loads(process.stdout.readline())["wrong"]
+    except (OSError, ValueError):
+        process.kill()
+        words = process.stderr.read().decode(errors="replace").strip().splitlines()
+        wrong = words[-1] if words else "the connection broke off"
+    process.wait(timeout=30)
+    if wrong:
+        raise Unservable(f"{host}: {wrong}; stage-model again sends what is missing")
+    return sent
+
+
+def receive(said: BinaryIO, answer: BinaryIO) -> None:
+    """The other end, on the host."""
+    wanted = json.loads(said.readline())
+    folder = models.delivered_folder(wanted["model"])
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / models.MANIFEST
+    manifest.unlink(missing_ok=True)  # until all is there
+    for name, text in wanted["small"].items():
+        (folder / name).write_text(text)
+    missing = {name: lacking(folder / name, **which) for name, which in wanted["weights"].items()}
+    answer.write(json.dumps({"missing": missing}).encode() + b"\n")
+    answer.flush()
+    wrong = ""
+    for name, numbers in missing.items():
+        with (folder / name).open("r+b") as file:
+            for number in numbers:
+                at, length, sha256 = wanted["weights"][name]["ranges"][number]
+                data = said.read(length)
+                if hashlib.sha256(data).hexdigest() != sha256:
+                    wrong = wrong or "what came is not what was sent"
+                    continue
+                file.seek(at)
+                file.write(data)
+    if not wrong and (found := models.fingerprint(folder)) != wanted["fingerprint"]:
+        wrong = f"the files there are of another model (fingerprint {found})"
+    if not wrong:
+        manifest.write_text(json.dumps({"fingerprint": wanted["fingerprint"], "tensors": wanted["tensors"]}))
+    answer.write(json.dumps({"wrong": wrong}).encode() + b"\n")
+    answer.flush()
+
+
+def lacking(path: Path, size: int, ranges: Sequence[tuple[int, int, str]]) -> list[int]:
+    """Which of `ranges` are not what they should be in the file, which has its size after this."""
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(size)
+        return [
+            number
+            for number, (at, length, sha256) in enumerate(ranges)
+            if hash_of(file, at, length) != sha256
+        ]
+
+
+def layers_of(placement: blocks.Placement, copied: dict[Block, tuple[int, ...]], node: int) -> set[int]:
+    held = [*placement[node], *(block for block, nodes in copied.items() if node in nodes)]
+    return {layer for block in held for layer in block}
+
+
+def main(words: Sequence[str]) -> int:
+    from .settings import Settings, plan_words
+
+    parser = argparse.ArgumentParser(
+        prog="python -m jarvis_mpi stage-model", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--hostfile", type=Path, required=True, help="as mpirun's: rank 0, which is here, first"
+    )
+    plan_words(parser)
+    said = parser.parse_args(words)
+    try:
+        hosts = hostfile.ranks(said.hostfile)
+        folder = models.locate(said.model, print, Settings().start_timeout_s)
+        depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+        placement = blocks.place(
+            depth, len(hosts) - 1, split=said.split, end_user_layers=said.end_user_layers
+        )
+        copied = blocks.copies(placement, said.copies)
+        layers: dict[str, set[int]] = {}
+        for node, host in enumerate(hosts):
+            if node != END_USER and not hostfile.is_here(host):
+                layers.setdefault(host, set()).update(layers_of(placement, copied, node))
+        if not layers:
+            print("all ranks are on this machine, which has the whole model: nothing is to be sent")
+            return 0
+        return deliver(said.model, folder, layers)
+    except Unservable as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
+    """To all hosts at a time. -> exit status."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    failed, lines = [], {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def to(host: str) -> None:
+            task = progress.add_task(host, total=None)
+            try:
+                wanted, own_bytes = wanted_of(folder, layers[host])
+                progress.update(task, total=own_bytes)
+                sent = send(
+                    host, model, folder, wanted, lambda so_far: progress.update(task, completed=so_far)
+                )
+                lines[host] = (
+                    f"{host}: {own_bytes / 1e6:.1f} MB of tensors are there and right, {sent / 1e6:.1f} MB were sent"
+                )
+            except Unservable as error:
+                failed.append(host)
+                lines[host] = str(error)
+
+        threads = [threading.Thread(target=to, args=(host,), daemon=True) for host in layers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for host in layers:
+        print(lines[host], file=sys.stderr if host in failed else sys.stdout)
+    return int(bool(failed))

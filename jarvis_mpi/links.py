@@ -1,0 +1,112 @@
+"""Round trip and rate between every two nodes: mpirun ... python -m jarvis_mpi.links
+
+One pair at a time, so that none spoils another's figures. Rank 0 prints the matrix as JSON; see doctor.py.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from .link import Link, Lost, Silence
+from .wire import Kind, Message, note, read_note
+
+TRIPS = 9
+BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent one after the other while each takes less than ENOUGH_S
+ENOUGH_S = 0.1
+PAIR_S = 30.0  # the longest for a pair
+
+Clock = Callable[[], float]
+
+
+class Measured(NamedTuple):
+    """Of the link between two nodes; NaN where they could not reach each other."""
+
+    a: int
+    b: int
+    round_trip_s: float
+    kbit_s: float  # of one message, from `a` to `b`
+
+
+def measure(link: Link, clock: Clock) -> Iterator[Measured]:
+    """The end user's part: has every pair measured, and tells of each."""
+    nan = float("nan")
+    for a, b in combinations(range(link.size), 2):
+        try:
+            if a == link.me:
+                yield between(link, b, clock)
+            else:
+                link.send(a, note(measure=b).pack())
+                yield Measured(**await_note(link, PAIR_S, clock)["measured"])
+        except (Silence, Lost):
+            yield Measured(a, b, nan, nan)
+    for node in range(1, link.size):
+        link.send(node, Message(Kind.GOODBYE).pack())
+    link.flush(1.0)
+
+
+def serve(link: Link, clock: Clock) -> None:
+    """The others' part. Raises Silence or Lost."""
+    while True:
+        message = Message.unpack(link.receive(link.size**2 * PAIR_S))
+        if message.kind is Kind.GOODBYE:
+            return
+        if message.kind is Kind.STEP:  # somebody's bytes: say that they are here
+            link.send(message.step, note(here=message.rows).pack())
+        elif "measure" in (said := read_note(message)):
+            found = between(link, said["measure"], clock)
+            link.send(0, note(measured=found._asdict()).pack())
+
+
+def between(link: Link, node: int, clock: Clock) -> Measured:
+    trips = [trip(link, node, 0, clock) for _ in range(TRIPS + 1)][1:]  # the first one connects
+    round_trip_s, kbit_s = statistics.median(trips), float("nan")
+    for size in BYTES:
+        took_s = trip(link, node, size, clock)
+        kbit_s = 8e-3 * size / max(took_s - round_trip_s, took_s / 5)
+        if took_s > ENOUGH_S:
+            break
+    return Measured(link.me, node, round_trip_s, kbit_s)
+
+
+def trip(link: Link, node: int, size: int, clock: Clock) -> float:
+    """Seconds until `size` bytes are there, and that is known here."""
+    begun = clock()
+    link.send(node, Message(Kind.STEP, step=link.me, rows=size, body=bytes(size)).pack())
+    link.flush(PAIR_S)
+    await_note(link, PAIR_S, clock)
+    return clock() - begun
+
+
+def await_note(link: Link, timeout_s: float, clock: Clock) -> dict[str, Any]:
+    """The next one; beats are not. Raises Silence or Lost."""
+    end = clock() + timeout_s
+    while True:
+        message = Message.unpack(link.receive(max(0.0, end - clock())))
+        if message.kind is Kind.NOTE:
+            return read_note(message)
+
+
+def main() -> None:
+    from .launch import Come
+    from .lifeline import hold_on, tell_home
+
+    hold_on()
+    from .mpi_link import MpiLink
+
+    tell_home(Come.STARTING)
+    link = MpiLink(60.0, True)
+    tell_home(Come.JOINED)
+    if link.me == 0:
+        print(json.dumps([list(found) for found in measure(link, time.perf_counter)]), flush=True)
+    else:
+        serve(link, time.perf_counter)
+    sys.stdout.flush()
+    link.leave(0, not link.lost)
+
+
+if __name__ == "__main__":
+    main()

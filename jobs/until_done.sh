@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Run until all is answered:   LOG=runs/mine.h5 jobs/until_done.sh MPIRUN'S WORDS -- OUR WORDS
+#
+# A run that ends too early is resumed from its record (--resume) on the hosts that are left. Whether all is answered
+# stands in the record; mpirun's status after a node's loss proves nothing.
+set -euo pipefail
+
+: "${LOG:?the record of the run: LOG=runs/mine.h5}"
+: "${TRIES:=5}"            # starts, at the most
+: "${LIMIT_S:=86400}"      # seconds of one start, at the most
+: "${PAUSE_S:=5}"          # before the next: hosts may come back
+: "${HOSTS_LEFT:=true}"    # a command that prints mpirun's further words for the hosts that are left
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mpi=()
+while [ "${1:---}" != -- ]; do mpi+=("$1"); shift; done
+shift || true
+
+for ((try = 1; try <= TRIES; try++)); do
+    if [ -e "$LOG" ]; then
+        python analysis/load.py --done "$LOG" && exit 0
+        words=(--resume "$LOG")
+    else
+        words=("$@" --log "$LOG")
+    fi
+    [ "$try" = 1 ] || sleep "$PAUSE_S"
+    read -r -a left <<< "$($HOSTS_LEFT)"
+    status=0
+    timeout --foreground -k 20 "$LIMIT_S" mpirun "${left[@]}" "${mpi[@]}" python -m jarvis_mpi "${words[@]}" || status=$?
+    if [ -e "$LOG" ] && python analysis/load.py --done "$LOG"; then
+        exit 0
+    fi
+    # 2: what was asked for cannot be done; 130: Ctrl-C
+    if [ "$status" = 2 ] || [ "$status" = 130 ]; then exit "$status"; fi
+    printf "\n%s\n" "start $try of $TRIES ended with status $status and is not done" >&2
+done
+exit 1
