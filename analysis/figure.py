@@ -83,9 +83,13 @@ def main(
     try:
         while True:
             runs = [load(path) for path in words.records]
-            if not words.live or all(len(run.tokens) for run in runs):
+            live = words.live and any(goes_on(run) for run in runs)
+            try:
                 show(name, draw, runs, words)
-            if not words.live or not any(goes_on(run) for run in runs):
+            except CannotDraw:
+                if not live:
+                    raise  # else: not yet
+            if not live:
                 return
             time.sleep(LIVE_S)
     except (Unreadable, CannotDraw) as error:

@@ -9,6 +9,7 @@ and numpy, and this repository, but neither MPI nor torch.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -53,4 +54,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as | head expects it
     sys.exit(main())

@@ -9,9 +9,10 @@ from .wire import Beat
 
 
 class Beats:
-    """What is said at every beat."""
+    """What is said at every beat, and how often."""
 
-    def __init__(self, link: Link):
+    def __init__(self, link: Link, beat_s: float):
+        self.beat_s = beat_s
         still_starting = Beat(link.me, 0, 0, 0, 0.001, False).pack()  # busy: nothing can be asked of it yet
         self.say: Callable[[], None] = lambda: link.beat(still_starting)
 
@@ -19,10 +20,10 @@ class Beats:
 @contextmanager
 def beating(link: Link, beat_s: float) -> Iterator[Beats]:
     """Say it every `beat_s` seconds, as long as this lasts."""
-    beats, stop = Beats(link), threading.Event()
+    beats, stop = Beats(link, beat_s), threading.Event()
 
     def go() -> None:
-        while not stop.wait(beat_s):
+        while not stop.wait(beats.beat_s):
             beats.say()
 
     thread = threading.Thread(target=go, name="beats", daemon=True)

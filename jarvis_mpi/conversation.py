@@ -43,7 +43,7 @@ class Conversation:
         """'' if `prompt` can be asked now, else one sentence."""
         return refusal(self.text, self.ids, prompt, self.context)
 
-    def restore(self, questions: "Sequence[Question]", step: int) -> None:
+    def restore(self, questions: "Sequence[Question]") -> None:
         """Be where a run was that asked these: all caches are empty, and filled by the next step."""
         for question in questions:
             if question.sequence != self.asker.sequence:
@@ -54,7 +54,11 @@ class Conversation:
                 self.ids.pop()
             self.text.asked.append(question.prompt)
             self.asker.sequence = question.sequence
-        self.asker.step = step
+
+    def show_again(self, question: "Question") -> None:
+        """An answer that stands whole in the record of a run that is resumed."""
+        self.screen.said_before(question.text)
+        self.screen.answered(question.prompt, Answer(question.text, len(question.tokens), question.ended), "")
 
     def ask(self, prompt: str) -> Answer:
         """The answer, shown as it comes. Raises Unservable if too few nodes are left; what came stands in the record."""

@@ -22,7 +22,7 @@ from .schema import FIELDS, LIBVER, SCHEMA
 
 QUIET_S = 60.0  # a run writes its clocks' offsets every ten seconds
 TEXTS = ("prompt", "model", "fingerprint", "dtype", "started")  # attributes that are no JSON
-ANSWERED = ("end", "stop", "length", "context", "interrupted")  # how an answer ends; else it was broken off
+ANSWERED = ("end", "stop", "length", "context")  # how an answer ends
 TYPES = {
     name: np.dtype([(each.name, each.type) for each in fields]) for name, fields in FIELDS.items() if fields
 }
@@ -59,10 +59,7 @@ class Question:
     tokens: list[int] = field(repr=False)
     ended: str
     text: str = field(repr=False)
-
-    @property
-    def answered(self) -> bool:
-        return self.ended in ANSWERED
+    answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,11 +105,34 @@ class Run:
     def length_s(self) -> float:
         return max([0.0, *self.tokens["at_s"][-1:], *(event.at_s for event in self.events[-1:])])
 
+    @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """The attributes of each start: the first, and every --resume."""
+        return [self.attributes, *(event.said for event in self.events if event.event == "resumed")]
+
     @property
     def writer(self) -> dict[str, Any] | None:
         """The process that writes the file; see process.py."""
-        resumed = [event.said for event in self.events if event.event == "resumed"]
-        return (resumed[-1] if resumed else self.attributes).get("writer")
+        return self.starts[-1].get("writer")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every option's value, of the last start."""
+        return self.starts[-1]["settings"]
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """node -> host name, of all starts."""
+        return {node: host for start in self.starts for node, host in start["hosts"].items()}
+
+    @property
+    def placement(self) -> dict[str, list[str]]:
+        """node -> its own blocks, of the last start that had it."""
+        return {node: held for start in self.starts for node, held in start["placement"].items()}
+
+    @cached_property
+    def resumed_steps(self) -> list[int]:
+        return [event.step for event in self.events if event.event == "resumed"]
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -123,8 +143,13 @@ class Run:
                                       event.said["ids"], self.answer(len(found)), "", ""))  # fmt: skip
             elif event.event == "answered" and found:
                 said = {"ended": event.text, "text": ""} if self.schema < 4 else event.said
-                found[-1] = Question(**{**vars(found[-1]), **said})
+                found[-1] = Question(**{**vars(found[-1]), **said, "answered": self.ends(said["ended"])})
         return found
+
+    def ends(self, ended: str) -> bool:
+        """Whether an answer that ended so is whole: who stops one in a chat has read it, a prompt's is wanted whole."""
+        chats = self.settings["prompt"] is None and not self.settings.get("prompts")
+        return ended in ANSWERED or (ended == "interrupted" and chats)
 
     def answer(self, number: int) -> list[int]:
         """The tokens of the question of that number."""
@@ -137,8 +162,9 @@ class Run:
     def follows(self) -> np.ndarray:
         """[tokens] of bool: whether another token of the same answer is before it: its time holds no prompt."""
         tokens, first = self.tokens, {question.step for question in self.questions} or {0}
-        again = {event.step for event in self.events if event.event == "resumed"}
-        return np.array([step not in first | again for step in tokens["step"].tolist()], bool)
+        return np.array(
+            [step not in first | set(self.resumed_steps) for step in tokens["step"].tolist()], bool
+        )
 
     @cached_property
     def faults(self) -> list[Fault]:
@@ -151,9 +177,12 @@ class Run:
         NaN where a node's clock was never compared (schema 3 and before).
         """
         at, within = np.full(len(hops), np.nan), np.full(len(hops), np.nan)
-        for node in np.unique(hops["node"]):
-            mine = hops["node"] == node
-            clocks = self.clocks[self.clocks["node"] == node]
+        # Each start compares clocks anew, the end user's with itself first: a machine may have been booted in between.
+        start_of_clock = (self.clocks["node"] == 0).cumsum() - 1
+        start_of_hop = np.searchsorted(self.resumed_steps, hops["step"], side="right")
+        for start, node in {*zip(start_of_hop.tolist(), hops["node"].tolist(), strict=True)}:
+            mine = (hops["node"] == node) & (start_of_hop == start)
+            clocks = self.clocks[(self.clocks["node"] == node) & (start_of_clock == start)]
             if len(clocks):
                 best = clocks[clocks["uncertainty_s"] <= nearby_minimum(clocks)]
                 by_node = best["at_s"] + best["offset_s"]  # by the node's own clock
@@ -163,8 +192,10 @@ class Run:
 
 
 def nearby_minimum(clocks: np.ndarray, within_s: float = 60.0) -> np.ndarray:
-    near = abs(clocks["at_s"][:, None] - clocks["at_s"][None]) <= within_s
-    return np.where(near, clocks["uncertainty_s"][None], np.inf).min(axis=1)
+    """Of each trip: the least uncertainty of those around it."""
+    first = np.searchsorted(clocks["at_s"], clocks["at_s"] - within_s)
+    last = np.searchsorted(clocks["at_s"], clocks["at_s"] + within_s, side="right")
+    return np.array([clocks["uncertainty_s"][a:b].min() for a, b in zip(first, last, strict=True)])
 
 
 def faults(run: Run):
@@ -193,18 +224,20 @@ def faults(run: Run):
 def load(path: Path | str) -> Run:
     """All that is in the record now. Raises Unreadable."""
     path = Path(path)
-    with opened(path) as file:
-        try:
+    try:
+        with opened(path) as file:
             schema = int(file.attrs["schema"])
             if schema > SCHEMA:
                 raise Unreadable(
                     f"{path} is a record of schema {schema}, newer than this reader's {SCHEMA}: update jarvis_mpi"
                 )
-            return read(path, file, schema)
-        except KeyError as error:
-            raise Unreadable(f"{path} is no record of a run: {error.args[0]}") from None
-        except OSError as error:
-            raise Unreadable(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+            run = read(path, file, schema)
+            _ = run.questions, run.starts  # what is JSON in it
+            return run
+    except KeyError as error:
+        raise Unreadable(f"{path} is no record of a run: {error.args[0]}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise Unreadable(f"{path} is damaged: {str(error).splitlines()[0]}") from None
 
 
 def opened(path: Path) -> h5py.File:
@@ -214,17 +247,21 @@ def opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:
-        first = error
-    try:
-        return h5py.File(path, "r", libver=LIBVER, swmr=True, locking=False)
-    except OSError:
-        pass
-    if isinstance(first, PermissionError) or not os.access(path, os.R_OK):
+        reason = str(error)
+    if not os.access(path, os.R_OK):
         raise Unreadable(f"{path} may not be read by you")
     if not h5py.is_hdf5(path):
         raise Unreadable(f"{path} is no HDF5 file")
-    reason = "it is cut short" if "truncated" in str(first) else str(first).splitlines()[0]
-    raise Unreadable(f"{path} is damaged: {reason}")
+    if "already open for write" in reason and path.stat().st_size >= end_told(path):
+        return h5py.File(path, "r", libver=LIBVER, swmr=True, locking=False)
+    cut_short = "truncated" in reason or "already open for write" in reason
+    raise Unreadable(f"{path} is damaged: {'it is cut short' if cut_short else reason.splitlines()[0]}")
+
+
+def end_told(path: Path) -> int:
+    """The file's length as its superblock says (HDF5's file format, version 3): SWMR does not look, and would wait for more."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(36)[28:36], "little")
 
 
 def read(path: Path, file: h5py.File, schema: int) -> Run:
@@ -232,10 +269,14 @@ def read(path: Path, file: h5py.File, schema: int) -> Run:
     tokens = known(file["tokens"][:], "tokens")
     if schema < 4:
         hops = known(file["hops"][:], "hops")
-        tokens["at_s"] = tokens["total_s"].cumsum()
         tokens["hops"] = [int((hops["step"] == step).sum()) for step in tokens["step"]]
         raw = file["events"][:] if "events" in file else []
         events = [event(row, row["text"].decode()) for row in raw]
+        asked = {each.step: each.at_s for each in events if each.event == "asked"}
+        at_s = 0.0
+        for token in tokens:
+            at_s = asked.get(int(token["step"]), at_s) + token["total_s"]
+            token["at_s"] = at_s
         clocks = np.zeros(0, TYPES["clocks"])
     else:
         tokens = tokens[: first_where(tokens["hops"] == 0)]
@@ -297,11 +338,11 @@ def mend(path: Path) -> Run:
     if run.writer and writer_lives:
         raise Unreadable(f"{path} is still being written, by process {run.writer['pid']} of this machine")
     quiet_s = time.time() - path.stat().st_mtime
-    if writer_lives is None and quiet_s < QUIET_S:
+    if writer_lives is None and 0 <= quiet_s < QUIET_S:
         raise Unreadable(
             f"{path} was written {quiet_s:.0f} s ago, perhaps by another machine: wait for {QUIET_S:.0f} s"
         )
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}.mending")
     whole = {
         "tokens": len(run.tokens),
         "hops": len(run.hops),
@@ -316,7 +357,7 @@ def mend(path: Path) -> Run:
             for name, value in old.attrs.items():
                 new.attrs[name] = value
         part.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
-        raise Unreadable(f"{path} cannot be mended: {error.strerror or str(error).splitlines()[0]}") from None
+        raise Unreadable(f"{path} cannot be mended: {str(error).splitlines()[0]}") from None
     return run

@@ -5,6 +5,14 @@ import platform
 from pathlib import Path
 
 
+def space() -> str:
+    """In which its number is one process's: containers of one machine have numbers of their own."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
 def machine() -> str:
     """Told apart by the kernel's boot id where there is one."""
     boot_id = Path("/proc/sys/kernel/random/boot_id")
@@ -12,21 +20,22 @@ def machine() -> str:
 
 
 def named(pid: int) -> dict[str, str | int]:
-    return {"host": platform.node(), "machine": machine(), "pid": pid, "begun": begun(pid)}
+    return {"machine": machine(), "space": space(), "pid": pid, "begun": status(pid)[1]}
 
 
-def begun(pid: int) -> str:
-    """When it was started, in the kernel's own ticks; '' where that is not told."""
+def status(pid: int) -> tuple[str, str]:
+    """Its state's letter, and when it was started, in the kernel's own ticks; '' where that is not told."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return words[0], words[19]
     except OSError:
-        return ""
+        return "", ""
 
 
 def lives(process: dict[str, str | int]) -> bool | None:
-    """None: it cannot be known, because it was on another machine."""
-    if process["machine"] != machine():
-        return False if process["host"] == platform.node() else None  # this one has been booted since
+    """None: it cannot be known from here, because it was on another machine, or on this one before it was booted."""
+    if (process["machine"], process["space"]) != (machine(), space()):
+        return None
     pid = int(process["pid"])
     try:
         os.kill(pid, 0)
@@ -34,4 +43,5 @@ def lives(process: dict[str, str | int]) -> bool | None:
         return False
     except PermissionError:
         pass
-    return begun(pid) == process["begun"]
+    state, begun = status(pid)
+    return begun == process["begun"] and state != "Z"

@@ -77,6 +77,9 @@ def ask_all(
             if why := asked.wrong or refusal(conversation.text, (), asked.prompt, conversation.context):
                 failed += 1
                 line["error"] = why
+                conversation.record.refused(
+                    conversation.asker.clock(), conversation.asker.step, asked.number, why
+                )
             elif before:
                 line |= asdict(again(conversation, asked, before.pop(0)))
             else:

@@ -50,10 +50,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     before = resume.read(Path(settings.resume)) if settings.resume else None
     if before:
         log = before.path
+        settings = resume.settings_of(before, words)
         if before.ended == "done":
+            asked = prompts.read(Path(settings.prompts)) if settings.prompts else []
+            resume.print_again(before, settings, asked)
             say(f"{log} is done: there is nothing to resume")
             return 0, all_part(link)
-        settings = resume.settings_of(before, words)
         hand_settings(link, settings.as_dict())
     else:
         log = Path(settings.log) if settings.log else new_log()
@@ -172,17 +174,19 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
         "writer": process.named(os.getpid()),
     }
+    step = 0
     if before:
-        record = Record.resumed(log, attributes, time.perf_counter(), screen, before.length_s)
+        step = int(before.tokens["step"][-1]) + 1 if len(before.tokens) else 0
+        record = Record.resumed(log, attributes, time.perf_counter(), screen, before.length_s, step)
         screen.tell(resumed_at(before))
         if sentence := resume.unlike(before):
             screen.tell(sentence)
     else:
         record = Record(log, attributes, time.perf_counter(), screen)
     for node, sign in roll.missing.items():
-        record.sign(time.perf_counter(), 0, node, sign)
-    for node, words in roll.words.items():
-        Both(record, screen).words(time.perf_counter(), 0, node, words)
+        record.sign(time.perf_counter(), step, node, sign)
+    for node, last in roll.words.items():
+        Both(record, screen).words(time.perf_counter(), step, node, last)
     asker = EndUser(
         link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
         prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),
@@ -192,6 +196,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         row_s=8 * head.width * dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
         vitals=looking(time.perf_counter),
     )  # fmt: skip
+    asker.step = step
     asker.compare_clocks()
     with Keyboard() if chats else contextlib.nullcontext() as keyboard:
         talk = Conversation(
@@ -199,7 +204,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             interrupted=lambda: keyboard is not None and keyboard.interrupts > 0,
         )  # fmt: skip
         if before:
-            talk.restore(before.questions, int(before.tokens["step"][-1]) + 1 if len(before.tokens) else 0)
+            talk.restore(before.questions)
         ended, done = answered(
             talk, settings, questions, keyboard, screen, before.questions if before else ()
         )
@@ -251,6 +256,8 @@ def answered(
         assert settings.prompt
         if not before:
             talk.ask(settings.prompt)
+        elif not under_way:
+            talk.show_again(before[-1])
     except Unservable as error:
         return str(error), False
     except KeyboardInterrupt:

@@ -65,14 +65,14 @@ class Record:
         begun = {"clock_at_begin_s": now, "started_unix_s": time.time()}
         for name, value in {"schema": SCHEMA, **begun, **attributes}.items():
             self.file.attrs[name] = plain(value)
-        self.open_for_readers()
+        self.open_for_readers(now)
         part_of(path).rename(path)
 
     @classmethod
     def resumed(
-        cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, at_s: float
+        cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, at_s: float, step: int
     ) -> "Record":
-        """Go on with the file, which nobody writes any more; its last row is of `at_s`."""
+        """Go on with the file, which nobody writes any more; its last row is of `at_s`, and `step` is the next."""
         self = cls.__new__(cls)
         self.path, self.screen = path, screen
         try:
@@ -83,15 +83,15 @@ class Record:
             self.file.attrs["started_unix_s"]
         )  # a Pi may have forgotten the time of day
         self.begun_at = now - max(at_s, away_s)
-        self.open_for_readers()
-        self.event(now, 0, -1, "resumed", text=json.dumps(dict(attributes)))
+        self.open_for_readers(now)
+        self.event(now, step, -1, "resumed", text=json.dumps(dict(attributes)))
         return self
 
-    def open_for_readers(self) -> None:
+    def open_for_readers(self, now: float) -> None:
         self.datasets = {name: self.file[name] for name in FIELDS}
         self.dtypes = {name: dataset.dtype for name, dataset in self.datasets.items()}
         self.writes = self.file.swmr_mode = True
-        self.offset(self.begun_at, 0, 0.0, 0.0)
+        self.offset(now, 0, 0.0, 0.0)  # a start's first row
 
     # -- what enduser.Hears asks for
 
@@ -130,6 +130,10 @@ class Record:
     def answered(self, at_s: float, step: int, ended: str, text: str) -> None:
         """`step` is the one after the answer's last."""
         self.event(at_s, step, -1, "answered", text=json.dumps({"ended": ended, "text": text}))
+
+    def refused(self, at_s: float, step: int, number: int, why: str) -> None:
+        """The line of that number of --prompts cannot be asked."""
+        self.event(at_s, step, -1, "refused", text=json.dumps({"line": number, "error": why}))
 
     def ended(self, at_s: float, step: int, sentence: str, done: bool, peak_bytes: Mapping[int, int]) -> None:
         """The last event: `done`, or what there is to resume. `sentence`: what went wrong, if anything."""

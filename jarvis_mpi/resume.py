@@ -1,10 +1,13 @@
 """--resume RUN.h5: a run whose end user, or whole job, died goes on from its record."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .link import Unservable
 from .load import Run, Unreadable, mend
+from .prompts import Asked
 from .settings import Settings, parse
 
 
@@ -53,3 +56,18 @@ def unlike(run: Run) -> str:
 def skipped_now(run: Run) -> bool:
     told = [event.text for event in run.events if event.event == "told"]
     return bool(told) and told[-1].endswith("skipped")
+
+
+def print_again(run: Run, settings: Settings, asked: Sequence[Asked]) -> None:
+    """What a run that is done had printed: who resumes it has sent its output somewhere."""
+    refused = {event.said["line"]: event.said["error"] for event in run.events if event.event == "refused"}
+    answers = iter(run.questions)
+    for each in asked:
+        line: dict[str, Any] = {"line": each.number, "prompt": each.prompt}
+        if each.number in refused:
+            line["error"] = refused[each.number]
+        elif answer := next(answers, None):
+            line |= {"text": answer.text, "tokens": len(answer.tokens), "ended": answer.ended}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+    if settings.prompt and not settings.json:
+        print(run.questions[-1].text, flush=True)

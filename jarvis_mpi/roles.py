@@ -42,6 +42,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             if options is None:
                 return 0, farewell(link, PARTING_S, time.monotonic)
             settings = Settings.of(options)
+            beats.beat_s = settings.beat_s
         folder = models.locate(settings.model, say, settings.start_timeout_s)
         report(link, hello(link.me, models.fingerprint(folder)))
         import torch

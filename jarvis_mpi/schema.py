@@ -8,6 +8,7 @@ LIBVER = ("v110", "v110")  # of HDF5: the first that can be read while it grows;
 EVENTS = {
     "asked": "a question; `step` is its first token's. Text: {sequence, prompt, kept, ids}: of its `ids` `kept` were there before",
     "answered": "its end; `step` is the one after its last. Text: {ended, text}",
+    "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
     "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see crew.Sign",
     "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]",
     "told": "who runs a block now, in words",
@@ -31,7 +32,7 @@ ABOUT = {
     "tokens": "one row a token, in the order in which they were shown",
     "hops": "one row a token (or piece of the prompt) and stage, in the order of the token's way; a token's rows stand before its own",
     "events": "one row for every question, sign of a fault, route taken, copy loaded, and all that the person was told",
-    "clocks": "one row a round trip to a node: at the start five a node, then one every ten seconds",
+    "clocks": "one row a round trip to a node: at the start five a node, then one every ten seconds; a start's first row is the end user's own",
     "text": "UTF-8, to which events point",
 }
 
@@ -89,6 +90,8 @@ ATTRIBUTES = {
     "versions": "JSON: of Python, jarvis_mpi and what it rests on",
     "hosts": "JSON: node -> host name",
     "placement, copies, policy, room": "JSON: who holds what at the start, and what may be done about faults; see crew.Crew",
+    "depth": "layers of the model",
+    "writer": "JSON: the process that writes the file; see process.py",
     "start, loaded_s": "JSON: seconds of each part of the start; node -> seconds until its block was loaded",
     "started, started_unix_s, clock_at_begin_s": "the run's beginning by the wall clock, and by the end user's monotonic one",
 }  # fmt: skip

@@ -33,6 +33,14 @@ def looking(clock: Callable[[], float]) -> Callable[[], Vitals]:
 
 def temperature_c() -> int:
     """Of the CPU; of whatever is there if none is called so."""
+    try:
+        told = told_c()
+    except (OSError, ValueError):
+        return NO_TEMPERATURE
+    return told if NO_TEMPERATURE < told < 1000 else NO_TEMPERATURE  # a broken sensor says anything
+
+
+def told_c() -> int:
     sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
     named = [sensors[name] for name in SENSORS if name in sensors] or list(sensors.values())
     return (
@@ -43,6 +51,6 @@ def temperature_c() -> int:
 def clock_mhz() -> int:
     try:
         told = psutil.cpu_freq()
-    except (OSError, NotImplementedError, AttributeError):  # as psutil has it on some ARM kernels
+    except (OSError, NotImplementedError, AttributeError, ValueError):  # as psutil has it on some ARM kernels
         return 0
-    return round(told.current) if told else 0
+    return round(told.current) if told and 0 < told.current < 60000 else 0

@@ -9,6 +9,7 @@ set -euo pipefail
 : "${TRIES:=5}"            # starts, at the most
 : "${LIMIT_S:=86400}"      # seconds of one start, at the most
 : "${PAUSE_S:=5}"          # before the next: hosts may come back
+: "${RESUME_WORDS:=}"      # to be said anew then; a split by hand needs all its workers: RESUME_WORDS="--split even"
 : "${HOSTS_LEFT:=true}"    # a command that prints mpirun's further words for the hosts that are left
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +20,8 @@ shift || true
 for ((try = 1; try <= TRIES; try++)); do
     if [ -e "$LOG" ]; then
         python analysis/load.py --done "$LOG" && exit 0
-        words=(--resume "$LOG")
+        # shellcheck disable=SC2206
+        words=(--resume "$LOG" ${RESUME_WORDS:-})
     else
         words=("$@" --log "$LOG")
     fi

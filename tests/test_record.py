@@ -203,7 +203,7 @@ def test_a_run_whose_end_user_died_goes_on_to_the_same_text(small, draws, tmp_pa
     assert (np.diff(run.tokens["at_s"]) > 0).all()
     assert not any("NOT" in line for line in replay.replayed(log))
     again = mpirun(3, "--resume", str(log))
-    assert (again.returncode, again.stdout) == (0, b"")
+    assert (again.returncode, again.stdout) == (0, whole.stdout)
     assert "is done: there is nothing to resume" in again.stderr.decode()
 
 
@@ -232,6 +232,8 @@ def test_a_file_of_prompts_is_gone_on_with_where_it_was_cut_off(small, tmp_path)
     assert done.returncode == whole.returncode == 1  # for the one that is too long
     assert done.stdout == whole.stdout
     assert load(log).ended == "done"
+    again = mpirun(2, "--resume", str(log))
+    assert (again.returncode, again.stdout) == (0, whole.stdout)
     file.write_text("another\nfile")
     shutil.copy(log, tmp_path / "copy.h5")
     with h5py.File(tmp_path / "copy.h5", "r+") as record:
@@ -316,6 +318,16 @@ def bad_files(folder: Path) -> dict[str, str]:
     (folder / "empty.h5").write_bytes(b"")
     whole = (OLD / "schema3.h5").read_bytes()
     (folder / "short.h5").write_bytes(whole[: len(whole) // 2])
+    killed = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder / "killed.h5")], stdout=subprocess.PIPE
+    )
+    for _ in range(2000):
+        killed.stdout.readline()
+    killed.kill()
+    killed.communicate()
+    mend(folder / "killed.h5")
+    whole = (folder / "killed.h5").read_bytes()
+    (folder / "cut.h5").write_bytes(whole[: len(whole) // 3])
     with h5py.File(folder / "other.h5", "w") as other:
         other["x"] = 1
     with h5py.File(folder / "newer.h5", "w") as newer:
@@ -326,6 +338,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "text.h5": "is no HDF5 file",
         "empty.h5": "is no HDF5 file",
         "short.h5": "is damaged: it is cut short",
+        "cut.h5": "is damaged: it is cut short",
         "other.h5": "is no record of a run",
         "newer.h5": "is a record of schema 99, newer than this reader's 4: update jarvis_mpi",
         "folder.h5": "is no file",
