@@ -438,3 +438,31 @@ def test_a_summary_tells_what_is_in_a_record(killed_and_mended, capsys):
     assert script("load", "--done", OLD / "schema3.h5") == ""
     assert script("load", "--done", OLD / "schema1.h5") == "1"  # it had no mark yet
     assert json.loads(json.dumps(load(killed_and_mended).settings))["prompt"] == "abc"
+
+
+def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path):
+    from jarvis_mpi.enduser import Token
+    from jarvis_mpi.record import Record
+    from jarvis_mpi.wire import Kind, Message, Run
+
+    def go_on(record, users_clock, others_clock, steps):
+        for step in steps:
+            now = users_clock + step - steps[0]
+            record.offset(now, 1, others_clock - users_clock, 1e-4)
+            begun = now + 0.3 + others_clock - users_clock
+            runs = (Run(0, range(1), 1, 0, 0.1, 0, 0, now + 0.1), Run(1, range(3), 1, 0, 0.1, 0, 9, begun))
+            message = Message(Kind.STEP, step=step, start=step, rows=1, runs=runs)
+            record.write(Token(0, step, step, 42, now + 0.5, 0.5, 0.1, (message,)))
+        record.close()
+
+    path = tmp_path / "run.h5"
+    said = {"hosts": {"0": "a", "1": "b"}, "settings": {"prompt": "x"}}
+    go_on(Record(path, said, 1000.0, None), 1000.0, 50.0, range(5))
+    resumed = Record.resumed(path, {**said, "hosts": {"0": "a", "2": "c"}}, 20.0, None, load(path).length_s, 5)
+    go_on(resumed, 20.0, 9000.0, range(5, 10))
+    run = load(path)
+    at, _ = run.on_one_clock(run.hops)
+    assert at == pytest.approx(np.repeat(run.tokens["at_s"], 2) - np.tile([0.4, 0.2], 10), abs=1e-6)
+    assert (np.diff(run.tokens["at_s"]) > 0).all()
+    assert run.follows.tolist() == [step not in (0, 5) for step in range(10)]
+    assert run.hosts == {"0": "a", "1": "b", "2": "c"}
