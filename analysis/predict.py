@@ -89,8 +89,10 @@ class Network:
 
 def costs_of(run: Run) -> Costs:
     """Medians of a run without faults. Raises Unreadable where there were some."""
-    if run.faults:
+    if run.faults or len(run.starts) > 1:
         raise Unreadable(f"{run.path} is of a run with faults: the predictor learns from one without")
+    if not run.follows.any():
+        raise Unreadable(f"{run.path} holds less than two tokens of an answer: nothing can be learnt from it")
     decoding = run.hops[np.isin(run.hops["step"], run.tokens["step"][run.follows]) & (run.hops["rows"] == 1)]
     prompt = run.hops[run.hops["step"] == run.tokens["step"][0]]
     stages = {(hop["node"], hop["first_layer"], hop["layers"]): [] for hop in decoding}
@@ -246,9 +248,11 @@ def main() -> None:
     parser.add_argument("--delay-ms", default="0", help="of a hop, one way, beyond the run's own: 1,10")
     parser.add_argument("--kbit-s", default=f"{SLOWEST:.0f}", help="of each node's link: 1000,20000")
     parser.add_argument("--prompt-rows", type=int, default=36)
-    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=200, help="of an answer, at least 2")
     parser.add_argument("--failures-per-hour", type=float, default=0.0, help="of each worker")
     words = parser.parse_args()
+    if words.tokens < 2:
+        raise SystemExit(f"--tokens is {words.tokens}, but must be at least 2")
     try:
         if words.record:
             known = {words.record: costs_of(load(words.record))}

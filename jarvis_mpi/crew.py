@@ -6,7 +6,7 @@ Rule 2: this file knows no MPI, no clock, no tensor and no file: signs in, a new
 A node is named by its rank at launch, for ever: a shrink renumbers ranks, never nodes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
@@ -147,10 +147,12 @@ class Crew:
     def spares(self) -> tuple[int, ...]:
         return tuple(node for node, blocks in self.holds.items() if node != END_USER and not blocks)
 
-    def wanted(self, ordered: Iterable[tuple[int, Block]] = ()) -> list[tuple[int, Block]]:
+    def wanted(
+        self, ordered: Iterable[tuple[int, Block]] = (), unable: Container[tuple[int, Block]] = ()
+    ) -> list[tuple[int, Block]]:
         """(node, block): copies to load so that the next fault finds one again, beside those on order.
 
-        Spares first, then whoever has most room; a node that has no room for a block is not asked.
+        Spares first, then whoever has most room; a node that has no room for a block, or is `unable`, is not asked.
         """
         if "copy" not in self.policy.ladder or not self.policy.copies:
             return []
@@ -166,6 +168,7 @@ class Crew:
                     node
                     for node in self.holds
                     if node not in holders
+                    and (node, block) not in unable
                     and self.state(node) is State.WELL
                     and self.left_over(node, (*ordered, *orders)) >= len(block)
                 ]

@@ -13,6 +13,7 @@ reads them has to know. Every tensor's middle is there, of which models.fingerpr
 import argparse
 import hashlib
 import json
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -31,14 +32,16 @@ Progress = Callable[[int], None]
 
 def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]:
     """What is to be at a node that runs `layers`, for the receiver; and how many bytes their tensors have."""
-    config = json.loads((folder / "config.json").read_text())
+    if models.delivered(folder) is not None:
+        raise Unservable(f"{folder} holds a part of the model only: stage-model needs the whole")
+    vocabulary = vocabulary_of(folder)
     layers, tensors, weights, own_bytes = set(layers), [], {}, 0
     for path, header, data in models.headers(folder):
         ranges = [(0, data)]
         for name in sorted(header.keys() - {"__metadata__"}, key=lambda name: header[name]["data_offsets"]):
             begin, end = header[name]["data_offsets"]
             layer = models.layer_of(name)
-            if layer in layers or (layer is None and header[name]["shape"][:1] != [config["vocab_size"]]):
+            if layer in layers or (layer is None and header[name]["shape"][:1] != [vocabulary]):
                 tensors.append(name)
                 own_bytes += end - begin
                 ranges += [(data + at, min(PIECE_BYTES, end - at)) for at in range(begin, end, PIECE_BYTES)]
@@ -57,15 +60,23 @@ def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]
     }, own_bytes
 
 
+def vocabulary_of(folder: Path) -> int:
+    """Rows of the embedding and of the output layer, which no worker needs."""
+    said = json.loads((folder / "config.json").read_text()).get("vocab_size")
+    if said is None:  # its family's default
+        from .family import load_config
+
+        said = load_config(folder).vocab_size
+    return said
+
+
 def hash_of(file: BinaryIO, at: int, length: int) -> str:
     file.seek(at)
     return hashlib.sha256(file.read(length)).hexdigest()
 
 
 def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Progress) -> int:
-    """-> how many bytes were sent. Raises Unservable."""
-    import subprocess
-
+    """-> how many bytes were sent; -1: the host has the whole model. Raises Unservable."""
     process = hostfile.start(host, "receive-model", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
@@ -75,6 +86,10 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
         process.stdin.write(json.dumps({"model": model, **wanted}).encode() + b"\n")
         process.stdin.flush()
         missing = json.loads(process.stdout.readline())
+        if missing.get("whole"):
+            process.stdin.close()
+            process.wait(timeout=30)
+            return -1
         for name, numbers in missing["missing"].items():
             with (folder / name).open("rb") as file:
                 for number in numbers:
@@ -98,10 +113,18 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
 def receive(said: BinaryIO, answer: BinaryIO) -> None:
     """The other end, on the host."""
     wanted = json.loads(said.readline())
+    here = models.whole_here(wanted["model"])
+    if here and models.fingerprint(here) == wanted["fingerprint"]:
+        answer.write(json.dumps({"whole": True}).encode() + b"\n")
+        answer.flush()
+        return
     folder = models.delivered_folder(wanted["model"])
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / models.MANIFEST
     manifest.unlink(missing_ok=True)  # until all is there
+    for other in folder.iterdir():
+        if other.name not in {*wanted["small"], *wanted["weights"]}:  # of another delivery
+            other.unlink()
     for name, text in wanted["small"].items():
         (folder / name).write_text(text)
     missing = {name: lacking(folder / name, **which) for name, which in wanted["weights"].items()}
@@ -156,8 +179,12 @@ def main(words: Sequence[str]) -> int:
     said = parser.parse_args(words)
     try:
         hosts = hostfile.ranks(said.hostfile)
-        folder = models.locate(said.model, print, Settings().start_timeout_s)
-        depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+        if said.split == "memory":
+            raise Unservable(
+                "--split memory is decided when a run starts: say layers per worker, such as --split 2,3,3"
+            )
+        folder = models.locate(said.model, print, Settings().start_timeout_s, whole=True)
+        depth = len(models.bytes_by_layer(folder))
         placement = blocks.place(
             depth, len(hosts) - 1, split=said.split, end_user_layers=said.end_user_layers
         )
@@ -207,11 +234,15 @@ def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
                     host, model, folder, wanted, lambda so_far: progress.update(task, completed=so_far)
                 )
                 lines[host] = (
-                    f"{host}: {own_bytes / 1e6:.1f} MB of tensors are there and right, {sent / 1e6:.1f} MB were sent"
+                    f"{host} has the whole model"
+                    if sent < 0
+                    else (
+                        f"{host}: {own_bytes / 1e6:.1f} MB of tensors are there and right, {sent / 1e6:.1f} MB were sent"
+                    )
                 )
-            except Unservable as error:
+            except (Unservable, OSError, subprocess.SubprocessError) as error:
                 failed.append(host)
-                lines[host] = str(error)
+                lines[host] = str(error) if isinstance(error, Unservable) else f"{host}: {error}"
 
         threads = [threading.Thread(target=to, args=(host,), daemon=True) for host in layers]
         for thread in threads:

@@ -35,12 +35,10 @@ CLOCK_S = 5.0  # how far a host's time of day may be off, for logs that are read
 def probe(model: str) -> None:
     """What this host says of itself, as a line of JSON."""
     said: dict[str, Any] = {"lacks": without_fault_tolerance("Open MPI") or no_agent(), "wrong_model": ""}
-    fingerprint, folder = "", models.delivered_folder(model)
+    fingerprint = ""
     try:
-        if not models.is_here(model) and not folder.is_dir():
-            raise Unservable(f"the model {model} is not there: python -m jarvis_mpi stage-model sends it")
-        fingerprint = models.fingerprint(models.locate(model))
-        names = models.delivered(folder) if folder.is_dir() else None
+        folder = models.locate(model, fetch=False)
+        fingerprint, names = models.fingerprint(folder), models.delivered(folder)
         said["layers"] = sorted({models.layer_of(name) for name in names} - {None}) if names else None
     except Unservable as error:
         said["wrong_model"] = str(error)
@@ -64,6 +62,17 @@ def ask(host: str, model: str, answers: dict[str, Any]) -> None:
             "cannot be reached by ssh" if cannot_come else "cannot run python -m jarvis_mpi from here's path"
         )
         answers[host] = f"{what}: {last}"
+
+
+def ask_all(hosts: Sequence[str], model: str) -> dict[str, Any]:
+    """host -> what it says, or why it does not, as text."""
+    answers: dict[str, Any] = {}
+    threads = [threading.Thread(target=ask, args=(host, model, answers), daemon=True) for host in set(hosts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def problems(
@@ -198,13 +207,17 @@ def main(words: Sequence[str]) -> int:
         help="what the run will be told of its links",
     )
     plan_words(parser)
-    asked = parser.parse_args(words)
+    asked, _ = parser.parse_known_args(words)  # a run's other options change nothing here
     try:
         hosts = hostfile.ranks(asked.hostfile)
-        folder = models.locate(asked.model, print, Settings().start_timeout_s)
-        depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+        folder = models.locate(asked.model, print, Settings().start_timeout_s, whole=True)
+        depth, said = len(models.bytes_by_layer(folder)), ask_all(hosts, asked.model)
+        free = {
+            node: said[host]["free_bytes"] / hosts.count(host)
+            for node, host in enumerate(hosts) if not isinstance(said[host], str)
+        }  # fmt: skip
         placement = blocks.place(
-            depth, len(hosts) - 1, split=asked.split, end_user_layers=asked.end_user_layers
+            depth, len(hosts) - 1, split=asked.split, end_user_layers=asked.end_user_layers, free_bytes=free
         )
     except Unservable as error:
         print(error, file=sys.stderr)
@@ -219,15 +232,6 @@ def main(words: Sequence[str]) -> int:
         head = weights - sum(per_layer.values()) if node == END_USER else 0
         needs[host] += PROCESS_BYTES + head + sum(per_layer[layer] for layer in own)
         layers[host] |= own | {layer for block, nodes in copied.items() if node in nodes for layer in block}
-    said: dict[str, Any] = {}
-    threads = [
-        threading.Thread(target=ask, args=(host, asked.model, said), daemon=True)
-        for host in dict.fromkeys(hosts)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
     found = list(problems(hosts, said, needs, layers))
     answering = [host for host in dict.fromkeys(hosts) if not isinstance(said[host], str)]
     links: list[Measured] = []

@@ -288,6 +288,8 @@ class EndUser:
             self.upkeep.told_clock(node, said)
         if "loaded" in said:
             self.crew = self.upkeep.has_copy(self.crew, node, range(*said["loaded"]), trip.step)
+        if "cannot_load" in said:
+            self.upkeep.cannot_copy(node, range(*said["cannot_load"]))
         if "failed" in said:  # and dies, of which MPI tells
             self.hears.words(self.clock(), trip.step, node, said["failed"])
         if "gives_up" in said:

@@ -67,8 +67,10 @@ def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
     return folder
 
 
-def is_converted(bundled: Bundled) -> bool:
-    return (converted_folder(bundled.sha256) / "config.json").is_file()
+def converted(bundled: Bundled) -> Path | None:
+    """Its folder, if it is there already."""
+    folder = converted_folder(bundled.sha256)
+    return folder if (folder / "config.json").is_file() else None
 
 
 def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:

@@ -24,7 +24,11 @@ def ranks(path: Path) -> list[str]:
         ) from None
     found: list[str] = []
     for host, *words in filter(None, lines):
-        slots = dict(word.partition("=")[::2] for word in words).get("slots", "1")
+        slots = dict(word.partition("=")[::2] for word in words).get("slots", "")
+        if not slots:
+            raise Unservable(
+                f"--hostfile {path}: {host} has no slots, and mpirun would take its cores for them: write slots=1"
+            )
         if not slots.isdigit():
             raise Unservable(f"--hostfile {path}: {host} has slots={slots}, which is no number")
         found += [host] * int(slots)
@@ -50,5 +54,12 @@ def start(host: str, *words: str, **more: Any) -> subprocess.Popen:
     command = [sys.executable, "-m", "jarvis_mpi", *words]
     if not is_here(host):
         ssh = shlex.split(os.environ.get(SSH, "ssh"))
-        command = [*ssh, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", host, shlex.join(command)]
+        options = (
+            "BatchMode=yes",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=5",
+            "ControlPath=none",
+        )
+        command = [*ssh, *(word for option in options for word in ("-o", option)), host, shlex.join(command)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, **more)

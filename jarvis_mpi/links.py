@@ -3,6 +3,7 @@
 One pair at a time, so that none spoils another's figures. Rank 0 prints the matrix as JSON; see doctor.py.
 """
 
+import contextlib
 import json
 import statistics
 import sys
@@ -17,6 +18,7 @@ from .wire import Kind, Message, note, read_note
 TRIPS = 9
 BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent one after the other while each takes less than ENOUGH_S
 ENOUGH_S = 0.1
+NAN = float("nan")
 PAIR_S = 30.0  # the longest for a pair
 
 Clock = Callable[[], float]
@@ -33,19 +35,29 @@ class Measured(NamedTuple):
 
 def measure(link: Link, clock: Clock) -> Iterator[Measured]:
     """The end user's part: has every pair measured, and tells of each."""
-    nan = float("nan")
     for a, b in combinations(range(link.size), 2):
         try:
             if a == link.me:
                 yield between(link, b, clock)
             else:
                 link.send(a, note(measure=b).pack())
-                yield Measured(**await_note(link, PAIR_S, clock)["measured"])
+                yield answer_of(link, a, b, clock)
         except (Silence, Lost):
-            yield Measured(a, b, nan, nan)
+            yield Measured(a, b, NAN, NAN)
     for node in range(1, link.size):
-        link.send(node, Message(Kind.GOODBYE).pack())
-    link.flush(1.0)
+        with contextlib.suppress(Lost):
+            link.send(node, Message(Kind.GOODBYE).pack())
+    with contextlib.suppress(Lost, Silence):
+        link.flush(1.0)
+
+
+def answer_of(link: Link, a: int, b: int, clock: Clock) -> Measured:
+    """One that came too late is of another pair. Raises Silence or Lost."""
+    end = clock() + 2 * PAIR_S
+    while True:
+        found = Measured(**await_note(link, max(0.0, end - clock()), clock, "measured"))
+        if (found.a, found.b) == (a, b):
+            return found
 
 
 def serve(link: Link, clock: Clock) -> None:
@@ -57,7 +69,10 @@ def serve(link: Link, clock: Clock) -> None:
         if message.kind is Kind.STEP:  # somebody's bytes: say that they are here
             link.send(message.step, note(here=message.rows).pack())
         elif "measure" in (said := read_note(message)):
-            found = between(link, said["measure"], clock)
+            try:
+                found = between(link, said["measure"], clock)
+            except (Silence, Lost):
+                found = Measured(link.me, said["measure"], NAN, NAN)
             link.send(0, note(measured=found._asdict()).pack())
 
 
@@ -67,7 +82,7 @@ def between(link: Link, node: int, clock: Clock) -> Measured:
     for size in BYTES:
         took_s = trip(link, node, size, clock)
         kbit_s = 8e-3 * size / max(took_s - round_trip_s, took_s / 5)
-        if took_s > ENOUGH_S:
+        if took_s - round_trip_s > ENOUGH_S:
             break
     return Measured(link.me, node, round_trip_s, kbit_s)
 
@@ -77,17 +92,17 @@ def trip(link: Link, node: int, size: int, clock: Clock) -> float:
     begun = clock()
     link.send(node, Message(Kind.STEP, step=link.me, rows=size, body=bytes(size)).pack())
     link.flush(PAIR_S)
-    await_note(link, PAIR_S, clock)
+    await_note(link, PAIR_S, clock, "here")
     return clock() - begun
 
 
-def await_note(link: Link, timeout_s: float, clock: Clock) -> dict[str, Any]:
-    """The next one; beats are not. Raises Silence or Lost."""
+def await_note(link: Link, timeout_s: float, clock: Clock, name: str) -> Any:
+    """What the next note says of `name`; others came too late. Raises Silence or Lost."""
     end = clock() + timeout_s
     while True:
         message = Message.unpack(link.receive(max(0.0, end - clock())))
-        if message.kind is Kind.NOTE:
-            return read_note(message)
+        if message.kind is Kind.NOTE and name in (said := read_note(message)):
+            return said[name]
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ Pickled weights are never read.
 
 import hashlib
 import json
+import platform
 import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .fetch import BUNDLED, Say, cache_folder, from_bundle, from_gguf, is_converted
+from .fetch import BUNDLED, Say, cache_folder, converted, from_bundle, from_gguf
 from .link import Unservable
 
 MANIFEST = "delivered.json"  # of a folder that stage-model filled: which tensors are there
@@ -24,26 +25,37 @@ TOKENIZER_FILES = (
 )
 
 
-def locate(model: str, say: Say = lambda line: None, timeout_s: float = 600.0) -> Path:
+def locate(
+    model: str,
+    say: Say = lambda line: None,
+    timeout_s: float = 600.0,
+    *,
+    whole: bool = False,
+    fetch: bool = True,
+) -> Path:
     """The folder of `model`; fetches and converts what is not there yet.
 
-    `say` is told in a line what takes long. Ranks on one host may all call this: one works, the others
-    wait up to `timeout_s`. Raises Unservable where there is no such model or its files are damaged.
+    A part of it that stage-model sent will do, unless all of it must be there (`whole`). `say` is told in a line what
+    takes long. Ranks on one host may all call this: one works, the others wait up to `timeout_s`. Raises Unservable
+    where there is no such model or its files are damaged, or it is not here and not to be fetched.
     """
     path = Path(model).expanduser()
-    if not is_here(model) and delivered_folder(model).is_dir():
+    is_hubs = model.count("/") == 1 and not model.startswith((".", "~", "/"))
+    if here := whole_here(model):
+        folder = here
+    elif not whole and delivered_folder(model).is_dir():
         folder = delivered_folder(model)
         if not (folder / MANIFEST).is_file():
             raise Unservable(
                 f"{folder} was not delivered whole: python -m jarvis_mpi stage-model sends what is missing"
             )
+    elif not fetch and (model in BUNDLED or is_hubs or path.suffix == ".gguf"):
+        raise Unservable(f"the model {model} is not there: python -m jarvis_mpi stage-model sends it")
     elif model in BUNDLED:
         folder = from_bundle(BUNDLED[model], say, timeout_s)
     elif path.suffix == ".gguf":
         folder = from_gguf(path, say, timeout_s)
-    elif path.is_dir():
-        folder = path
-    elif model.count("/") == 1 and not model.startswith((".", "~", "/")):
+    elif is_hubs:
         folder = from_hub(model, say)
     else:
         raise Unservable(
@@ -54,15 +66,23 @@ def locate(model: str, say: Say = lambda line: None, timeout_s: float = 600.0) -
     return folder
 
 
-def is_here(model: str) -> bool:
-    """Whether the whole model is on this machine already; a hub id is not looked for."""
+def whole_here(model: str) -> Path | None:
+    """The folder of a model that needs no fetching and no converting."""
     path = Path(model).expanduser()
-    return is_converted(BUNDLED[model]) if model in BUNDLED else path.exists()
+    if model in BUNDLED:
+        return converted(BUNDLED[model])
+    if path.is_dir():
+        return path
+    if model.count("/") == 1 and not model.startswith((".", "~", "/")):
+        return in_hubs_cache(model)
+    return None
 
 
 def delivered_folder(model: str) -> Path:
-    """Where stage-model puts the part of `model` that is to be here."""
-    return cache_folder() / "delivered" / hashlib.sha256(model.encode()).hexdigest()[:16]
+    """Where stage-model puts the part of `model` that is to be here; hosts may share the user's cache folder."""
+    return (
+        cache_folder() / "delivered" / f"{hashlib.sha256(model.encode()).hexdigest()[:16]}-{platform.node()}"
+    )
 
 
 def delivered(folder: Path) -> set[str] | None:
@@ -184,23 +204,32 @@ def layer_bytes(folder: Path, depth: int) -> float:
     return sum(path.stat().st_size for path in weight_files(folder)) / depth
 
 
+WANTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER_FILES,
+)
+
+
+def in_hubs_cache(model: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(WANTED), local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
 def from_hub(model: str, say: Say) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = [
-        "*.safetensors",
-        "*.safetensors.index.json",
-        "config.json",
-        "generation_config.json",
-        *TOKENIZER_FILES,
-    ]
+    say(f"fetching {model} from the hub")
     try:
-        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        say(f"fetching {model} from the hub")
-    try:
-        return Path(snapshot_download(model, allow_patterns=wanted))
+        return Path(snapshot_download(model, allow_patterns=list(WANTED)))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unservable(

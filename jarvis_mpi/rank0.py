@@ -67,7 +67,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
     if warning := without_fault_tolerance(link.vendor):
         say(warning)
-    folder = models.locate(settings.model, say, settings.start_timeout_s)
+    folder = models.locate(settings.model, say, settings.start_timeout_s, whole=True)
     fingerprint = models.fingerprint(folder)
     if before:
         resume.check(before, fingerprint)
@@ -106,7 +106,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         split=settings.split,
         end_user_layers=settings.end_user_layers,
         free_bytes=free,
-        missing=roll.missing,
+        # Where parts were delivered, nobody else has the layers of one that is missing: its copies, or skipped.
+        missing=() if any(other.has_a_part for other in there.values()) else roll.missing,
     )
     placement = blocks.without(placement, left_out)
     copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}

@@ -44,7 +44,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             settings = Settings.of(options)
             beats.beat_s = settings.beat_s
         folder = models.locate(settings.model, say, settings.start_timeout_s)
-        report(link, hello(link.me, models.fingerprint(folder)))
+        report(link, hello(link.me, models.fingerprint(folder), models.delivered(folder) is not None))
         import torch
 
         from .light import without_compiler

@@ -38,10 +38,11 @@ class Hello:
     free_bytes: int
     versions: dict[str, str]
     fingerprint: str  # of the model's files there
+    has_a_part: bool  # of the model only: what stage-model sent
     daemon_at_home: bool  # or else this machine's loss ends the run: see launch.py
 
 
-def hello(me: int, fingerprint: str) -> Hello:
+def hello(me: int, fingerprint: str, has_a_part: bool = False) -> Hello:
     versions = {
         name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers")
     }
@@ -55,6 +56,7 @@ def hello(me: int, fingerprint: str) -> Hello:
         free_bytes=psutil.virtual_memory().available,
         versions={"jarvis_mpi": __version__, "wire": str(wire.VERSION), **versions},
         fingerprint=fingerprint,
+        has_a_part=has_a_part,
         daemon_at_home=LIFELINE in os.environ,
     )
 

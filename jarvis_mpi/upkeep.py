@@ -30,6 +30,7 @@ class Upkeep:
             clock,
         )
         self.ordered: set[tuple[int, Block]] = set()
+        self.unable: set[tuple[int, Block]] = set()  # that have said so
         self.provided_for: Crew | None = None  # the crew for which copies were last ordered
         self.members = tuple(link.nodes)  # of the communicator
         self.shrinking_to: list[int] = []
@@ -42,7 +43,7 @@ class Upkeep:
         if crew is self.provided_for:
             return crew
         self.provided_for = crew
-        for node, block in crew.wanted(self.ordered):
+        for node, block in crew.wanted(self.ordered, self.unable):
             self.ordered.add((node, block))
             if node == END_USER:
                 self.stages[block] = self.load(block)
@@ -55,6 +56,12 @@ class Upkeep:
         self.ordered.discard((node, block))
         self.hears.copy(self.clock(), step, node, block)
         return crew.with_copy(node, block)
+
+    def cannot_copy(self, node: int, block: Block) -> None:
+        """Another is asked next."""
+        self.ordered.discard((node, block))
+        self.unable.add((node, block))
+        self.provided_for = None
 
     def drop_gone(self, crew: Crew, last_sign: Mapping[int, Sign], step: int) -> None:
         """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""

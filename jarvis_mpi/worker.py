@@ -98,10 +98,12 @@ class Worker:
             self.link.shrink(order["attempt"], order["shrink"], order["certain"])
         if "load" in order:
             block = range(*order["load"])
-            with contextlib.suppress(Unservable):  # its tensors are not here: no copy, and nothing is said
+            try:
                 if block not in self.stages:
                     self.stages[block] = self.load(block)
                 self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
+            except Unservable:  # its tensors are not here
+                self.pass_on(END_USER, note(node=self.link.me, cannot_load=order["load"]))
 
     def beat(self) -> None:
         """Show the end user that this node lives, unless its work has just come home. From any thread."""

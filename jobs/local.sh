@@ -11,4 +11,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export LOG
 
 . "$VENV/bin/activate"
-exec jobs/until_done.sh -hostfile hostfiles/local -n "$RANKS" -- --model "$MODEL" --prompt "$PROMPT" "$@"
+asked=(--prompt "$PROMPT")
+case " $* " in *" --prompts "*) asked=() ;; esac
+exec jobs/until_done.sh -hostfile hostfiles/local -n "$RANKS" -- --model "$MODEL" "${asked[@]}" "$@"

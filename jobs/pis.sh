@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A chain over the hosts of a hostfile, by ssh:   jobs/pis.sh [further words of python -m jarvis_mpi]
-# Its doctor looks at every host first; then each gets the part of the model that it needs.
+# Each host gets the part of the model that it needs; the doctor looks at every host; then it runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -8,13 +8,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${MODEL:=smollm2-135m-instruct}"
 : "${HOSTFILE:=hostfiles/pis}"                    # yourself first, then the workers
 : "${DOCTOR:=yes}"                                # no: start without looking
+: "${STAGE_WORDS:=}"                              # for stage-model, as the run's own: --split 2,3,3 --copies 2
 : "${VENV:=.venv}"                                # made by: make setup, at the same path everywhere
 : "${LOG:=runs/pis-$(date +%Y%m%d-%H%M%S).h5}"
 export LOG
 
 . "$VENV/bin/activate"
+asked=(--prompt "$PROMPT")
+case " $* " in *" --prompts "*) asked=() ;; esac
+# shellcheck disable=SC2086
+python -m jarvis_mpi stage-model --hostfile "$HOSTFILE" --model "$MODEL" $STAGE_WORDS || true   # the doctor says more
 if [ "$DOCTOR" = yes ]; then
-    python -m jarvis_mpi doctor --hostfile "$HOSTFILE" --model "$MODEL"
+    python -m jarvis_mpi doctor --hostfile "$HOSTFILE" --model "$MODEL" "$@"
 fi
 ranks=$(sed -e 's/#.*//' "$HOSTFILE" | awk 'NF { n = 1; for (i = 2; i <= NF; i++) if (sub(/^slots=/, "", $i)) n = $i; sum += n } END { print sum }')
-exec jobs/until_done.sh -hostfile "$HOSTFILE" -n "$ranks" -- --model "$MODEL" --prompt "$PROMPT" "$@"
+exec jobs/until_done.sh -hostfile "$HOSTFILE" -n "$ranks" -- --model "$MODEL" "${asked[@]}" "$@"

@@ -17,9 +17,13 @@ mpi=()
 while [ "${1:---}" != -- ]; do mpi+=("$1"); shift; done
 shift || true
 
+trap 'exit 130' INT                               # else bash would go on with the next start
+
 for ((try = 1; try <= TRIES; try++)); do
-    if [ -e "$LOG" ]; then
-        python analysis/load.py --done "$LOG" && exit 0
+    if [ -e "$LOG" ] && [ "$try" = 1 ]; then
+        echo "$LOG is there already and is resumed" >&2
+        words=(--resume "$LOG" "$@")              # what is said anew counts; another question is refused
+    elif [ -e "$LOG" ]; then
         # shellcheck disable=SC2206
         words=(--resume "$LOG" ${RESUME_WORDS:-})
     else

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jarvis_mpi import blocks, settings
-from jarvis_mpi.crew import END_USER, Crew, Hop
+from jarvis_mpi.crew import END_USER, Crew, Hop, Policy
 from jarvis_mpi.enduser import pieces
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.settings import Settings, parse
@@ -188,3 +188,13 @@ def test_a_value_out_of_range_is_one_sentence_that_names_it(words, sentence):
 def test_a_node_that_holds_several_blocks_has_its_copies_elsewhere():
     placement = {0: (range(0, 1),), 1: (range(1, 3), range(4, 6)), 2: (range(6, 9),)}
     assert blocks.copies(placement, 2) == {range(1, 3): (0,), range(4, 6): (0,), range(6, 9): (1, 0)}
+
+
+def test_a_node_that_cannot_load_a_copy_is_not_asked_again():
+    holds = {0: (), **{node: (range(2 * node, 2 * node + 2),) for node in range(1, 5)}}
+    crew = Crew(holds, {}, Policy(("copy", "skip"), copies=1), dict.fromkeys(holds, 100.0))
+    first = {block: node for node, block in crew.wanted()}
+    unable = {(node, block) for block, node in first.items()}
+    second = {block: node for node, block in crew.wanted((), unable)}
+    assert second.keys() == first.keys()
+    assert all(second[block] != first[block] for block in first)

@@ -68,7 +68,10 @@ def test_1_every_node_gets_its_tensors_and_only_what_it_lacks(tmp_path):
         hosts.command(0, [sys.executable, "-m", "jarvis_mpi", "stage-model", "--hostfile", str(HOSTFILE)]),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    time.sleep(4)  # by then a part of its 85 MB is there
+    cache, end = hosts.STATE / "cache1", time.monotonic() + 60
+    while sum(file.stat().st_blocks * 512 for file in cache.rglob("*.safetensors")) < 15e6:  # of its 85 MB
+        assert time.monotonic() < end
+        time.sleep(0.05)
     for pid in hosts.busy(0):
         os.kill(pid, 9)
     run.communicate(timeout=30)
@@ -137,7 +140,19 @@ def test_4_layers_that_were_not_delivered_are_named_before_the_run():
     assert "Traceback" not in done.stderr
 
 
-def test_5_a_doctor_names_all_that_is_planted_in_one_line_each(tmp_path):
+def test_5_with_parts_delivered_a_host_that_is_down_is_done_without():
+    """Nobody else has its layers but the one that was sent copies of them."""
+    hosts.off(3)
+    words = ("mpirun", "-hostfile", str(HOSTFILE), "-n", "6", sys.executable, "-m", "jarvis_mpi")
+    done = ours("--prompt", "hello", "--max-new-tokens", "8", "--log", hosts.STATE / "down.h5", program=words)
+    hosts.boot(3)
+    bind(3, hosts.STATE / "cache3", Path.home() / ".cache" / "jarvis_mpi")
+    assert done.returncode == 0, done.stderr
+    assert "node 3 lost before the first token: it is done without" in done.stderr
+    assert (load(hosts.STATE / "down.h5").tokens["layers"] == 30).all()
+
+
+def test_6_a_doctor_names_all_that_is_planted_in_one_line_each(tmp_path):
     package = ROOT / "jarvis_mpi" / "__init__.py"
     old, other, memory = hosts.STATE / "old.py", hosts.STATE / "other", hosts.STATE / "meminfo"
     old.write_text(package.read_text().replace('__version__ = "', '__version__ = "0.0.'))
