@@ -34,6 +34,10 @@ def main(words: list[str]) -> NoReturn:
         from . import deliver
 
         sys.exit(deliver.main(words[1:]))
+    if words[:1] == ["study"]:
+        from . import study
+
+        sys.exit(study.main(words[1:]))
     if words[:1] == ["doctor"]:
         from . import doctor
 

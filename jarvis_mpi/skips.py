@@ -1,0 +1,101 @@
+"""Which layers a case of the skip study leaves out, and how cases share their states: what comes before a hole is run once."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import TypeVar
+
+from .link import Unservable
+
+Case = frozenset[int]  # layers left out, counted from 0
+WHOLE: Case = frozenset()
+State = TypeVar("State")
+
+
+def singles(depth: int) -> list[Case]:
+    return [frozenset([layer]) for layer in range(depth)]
+
+
+def pairs(depth: int) -> list[Case]:
+    return [frozenset(pair) for pair in combinations(range(depth), 2)]
+
+
+def runs(depth: int, most: int) -> list[Case]:
+    """Every contiguous block of 1 to `most` layers."""
+    return [
+        frozenset(range(first, first + count))
+        for count in range(1, most + 1)
+        for first in range(depth - count + 1)
+    ]
+
+
+def named(words: str, depth: int) -> list[Case]:
+    """'singles,pairs,blocks-8', and cases by hand such as '3+7+8' -> the cases, the whole model first, each once.
+
+    Raises Unservable.
+    """
+    found = [WHOLE]
+    for word in words.split(","):
+        kind, _, number = word.strip().partition("-")
+        if kind == "singles" and not number:
+            found += singles(depth)
+        elif kind == "pairs" and not number:
+            found += pairs(depth)
+        elif kind == "blocks" and number.isdigit() and 0 < int(number) < depth:
+            found += runs(depth, int(number))
+        else:
+            found.append(by_hand(word.strip(), depth))
+    return list(dict.fromkeys(found))
+
+
+def by_hand(word: str, depth: int) -> Case:
+    parts = word.split("+")
+    if not all(part.isdigit() and int(part) < depth for part in parts) or len(set(parts)) == depth:
+        raise Unservable(
+            f"--cases holds {word!r}, which is none of: singles, pairs, blocks-8, or layers from 0 to {depth - 1} such as 3+7"
+        )
+    return frozenset(map(int, parts))
+
+
+def written(case: Case) -> str:
+    """'3+7'; '' for the whole model."""
+    return "+".join(map(str, sorted(case)))
+
+
+def first_of(case: Case, depth: int) -> int:
+    """Its first hole; `depth` if it has none."""
+    return min(case, default=depth)
+
+
+def walk(
+    cases: Sequence[Case], depth: int, first: int, state: State, run: Callable[[int, State], State]
+) -> Iterator[tuple[Case, State]]:
+    """Each case and its state after the last layer, from `state` before layer `first`, where all of them are alike.
+
+    `run` takes a state through a layer. Cases part where one leaves a layer out and another does not: all that is
+    before is run once for both.
+    """
+    if first == depth:
+        for case in cases:
+            yield case, state
+        return
+    through = [case for case in cases if first not in case]
+    around = [case for case in cases if first in case]
+    if around:
+        yield from walk(around, depth, first + 1, state, run)
+    if through:
+        yield from walk(through, depth, first + 1, run(first, state), run)
+
+
+def passes(cases: Iterable[Case], depth: int) -> tuple[int, int]:
+    """Layer passes that `cases` take with shared states, and without."""
+    known = list(cases)
+    shared = 0
+
+    def count(layer: int, state: int) -> int:
+        nonlocal shared
+        shared += 1
+        return state
+
+    for _ in walk(known, depth, 0, 0, count):
+        pass
+    return shared, sum(depth - len(case) for case in known)
