@@ -24,7 +24,8 @@ from .skips import Case
 from .wire import Kind, Message, note, read_note
 
 if TYPE_CHECKING:
-    pass
+    from .mpi_link import MpiLink
+    from .stage import Head, Stage
 
 WINDOW = 512  # tokens, each from position 0
 ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
@@ -42,13 +43,13 @@ class Scorer:
     """A whole model, layer by layer, and one window's states before each layer."""
 
     def __init__(self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]]):
+        from . import stage
         from .family import load_config
-        from .stage import Head, Stage
 
         self.depth = load_config(folder).num_hidden_layers
-        self.head: Head = Head(folder, dtype)
+        self.head: Head = stage.Head(folder, dtype)
         self.layers: list[Stage] = [
-            Stage(folder, range(layer, layer + 1), dtype) for layer in range(self.depth)
+            stage.Stage(folder, range(layer, layer + 1), dtype) for layer in range(self.depth)
         ]
         self.windows, self.window, self.before = windows, -1, [b""]
 
