@@ -293,7 +293,7 @@ def main(words: Sequence[str]) -> int:
     me = link.me if link else 0
     status = 0
     try:
-        folder = models.locate(asked.model, say)
+        folder = models.locate(asked.model, say, whole=True)
         text = asked.text.read_text() if asked.text else prose()
         from .family import dtype_of, import_family, load_config, quiet
         from .light import without_compiler

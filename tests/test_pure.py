@@ -17,6 +17,7 @@ from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.wire import Kind, Message, Run, Vitals, note, read_note
 
 PURE = [
+    "skips",
     "crew",
     "blocks",
     "wire",
