@@ -28,10 +28,9 @@ def value(run: Run, by: str) -> Any:
     special = {
         "name": run.path.stem,
         "nodes": len(run.hosts),
-        "model": run.path.parent.name,
+        "model": run.settings["model"],
         "faults": len(run.faults),
     }
-    special["model"] = run.settings["model"]
     by = by.replace("-", "_")
     if by not in special and by not in run.settings:
         raise CannotDraw(

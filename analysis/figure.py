@@ -78,8 +78,6 @@ def main(
     )
     more(parser)
     words = parser.parse_args()
-    if wrong := set(words.formats.split(",")) - set(FORMATS):
-        sys.exit(f"--formats holds {', '.join(sorted(wrong))}: use {', '.join(FORMATS)}")
     try:
         while True:
             runs = [load(path) for path in words.records]
@@ -113,14 +111,7 @@ def show(name: str, draw: Draw, runs: list[Run], words: argparse.Namespace) -> N
     drawn = draw(runs, words)
     folder = words.out or words.records[0].parent
     stem = folder / (f"{words.records[0].stem}-{name}" if len(runs) == 1 else name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for suffix in words.formats.split(","):
-            drawn.figure.savefig(f"{stem}.{suffix}", dpi=160)
-        with Path(f"{stem}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([drawn.columns, *drawn.rows])
-    except OSError as error:
-        raise CannotDraw(f"{stem} cannot be written: {error.strerror} (--out says where else)") from None
+    save(drawn.figure, stem, words.formats, drawn.columns, drawn.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in drawn.shown_columns:
         table.add_column(
@@ -136,6 +127,20 @@ def show(name: str, draw: Draw, runs: list[Run], words: argparse.Namespace) -> N
     for note in drawn.notes:
         console.print(note, markup=False)
     print(f"{stem}.{{{words.formats},csv}}")
+
+
+def save(made: Figure, stem: Path, formats: str, columns: Sequence[str], rows: list[Sequence[Any]]) -> None:
+    """The figure in each of `formats`, and the numbers behind it. Raises CannotDraw."""
+    if wrong := set(formats.split(",")) - set(FORMATS):
+        raise CannotDraw(f"--formats holds {', '.join(sorted(wrong))}: use {', '.join(FORMATS)}")
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in formats.split(","):
+            made.savefig(f"{stem}.{suffix}", dpi=160)
+        with Path(f"{stem}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *rows])
+    except OSError as error:
+        raise CannotDraw(f"{stem} cannot be written: {error.strerror} (--out says where else)") from None
 
 
 def text(value: Any) -> str:

@@ -7,13 +7,12 @@ the very text and reads nothing: beyond it, context no longer helps. What is not
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
-from figure import BLUE, COLOURS, FORMATS, Figure
+from figure import BLUE, COLOURS, CannotDraw, Figure, save
 from matplotlib.colors import LogNorm
 
 
@@ -45,8 +44,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--formats", default="png,pdf")
     words = parser.parse_args()
-    if wrong := set(words.formats.split(",")) - set(FORMATS):
-        sys.exit(f"--formats holds {', '.join(sorted(wrong))}: use {', '.join(FORMATS)}")
     studies = [read(path) for path in words.studies]
     made = Figure(figsize=(3.6 * max(2, len(studies)), 8.0))
     axes = made.subplots(3, len(studies), squeeze=False, height_ratios=(1, 2.2, 1))
@@ -88,13 +85,9 @@ def main() -> None:
         )
     stem = (words.out or words.studies[0].parent) / "skip_map"
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for suffix in words.formats.split(","):
-            made.savefig(f"{stem}.{suffix}", dpi=160)
-        with Path(f"{stem}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("model", "left out", "nats a token over the whole model's"), *rows])
-    except OSError as error:
-        sys.exit(f"{stem} cannot be written: {error.strerror} (--out says where else)")
+        save(made, stem, words.formats, ("model", "left out", "nats a token over the whole model's"), rows)
+    except CannotDraw as error:
+        sys.exit(str(error))
     print(f"{stem}.{{{words.formats},csv}}")
 
 

@@ -19,60 +19,16 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
-from pydoc_data.topics import topics
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn.functional import cross_entropy
 
 from jarvis_mpi import models
 from jarvis_mpi.blocks import place
 from jarvis_mpi.crew import END_USER, Block, layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
-from jarvis_mpi.stage import Head, Stage, from_bytes, positions
-from jarvis_mpi.text import Text
-
-WINDOW = 512
-ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
-
-
-def prose() -> str:
-    """The long paragraphs of the Python Language Reference, each once, topics in the order of the alphabet."""
-    paragraphs = [part for name in sorted(topics) for part in topics[name].split("\n\n")]
-    long = [part for part in paragraphs if len(part) > 300 and part[0].isalpha() and part.endswith(".")]
-    return "\n\n".join(dict.fromkeys(" ".join(part.split()) for part in long if "\n " not in part))
-
-
-def windows_of(text: str, folder: Path, tokens: int) -> list[list[int]]:
-    """The first `tokens` token ids in windows, each begun as the model's texts begin (Gemma's do with <bos>)."""
-    tokenizer = Text(folder).tokenizer
-    begin = tokenizer("")["input_ids"]
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]
-    if len(ids) < tokens:
-        print(f"the text has only {len(ids)} tokens of the {tokens} asked for")
-    step = WINDOW - len(begin)
-    return [begin + ids[first : first + step] for first in range(0, len(ids), step)]
-
-
-def token_entropy(windows: list[list[int]]) -> float:
-    """Nats a token of a guesser that knows each token's share of what is to be foretold, and reads nothing."""
-    counts = Counter(token for ids in windows for token in ids[1:])
-    return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
-
-
-@torch.inference_mode()
-def nats(head: Head, body: bytes, ids: list[int]) -> float:
-    """S rows -> the sum of -log p of the S - 1 tokens after the first. Head.logits gives the last row only."""
-    h, total = from_bytes(body, head.width, head.dtype), 0.0
-    for first in range(0, len(ids) - 1, ROWS):
-        wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
-        head.gap.answer = h[:, first : first + len(wanted)]
-        nothing = h.new_zeros(1, len(wanted), head.model.get_input_embeddings().embedding_dim)
-        at = positions(0, len(wanted))
-        logits = head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0]
-        total += cross_entropy(logits.float(), wanted, reduction="sum").item()
-    return total
+from jarvis_mpi.stage import Head, Stage
+from jarvis_mpi.study import WINDOW, nats, prose, token_entropy, windows_of
 
 
 def losses(head: Head, stages: dict[Block, Stage], ids: list[int]) -> dict[Block | None, float]:
@@ -141,7 +97,7 @@ def main() -> None:
     results = {}
     for model in settings.models:
         folder = models.locate(model, print)
-        windows = windows_of(text, folder, settings.tokens)
+        windows = windows_of(text, folder, settings.tokens, WINDOW, print)
         head = Head(folder, dtype_of(load_config(folder), settings.dtype))
         results[model] = {}
         for workers in settings.workers:

@@ -40,7 +40,6 @@ def locate(
     where there is no such model or its files are damaged, or it is not here and not to be fetched.
     """
     path = Path(model).expanduser()
-    is_hubs = model.count("/") == 1 and not model.startswith((".", "~", "/"))
     if here := whole_here(model):
         folder = here
     elif not whole and delivered_folder(model).is_dir():
@@ -49,13 +48,13 @@ def locate(
             raise Unservable(
                 f"{folder} was not delivered whole: python -m jarvis_mpi stage-model sends what is missing"
             )
-    elif not fetch and (model in BUNDLED or is_hubs or path.suffix == ".gguf"):
+    elif not fetch and (model in BUNDLED or is_hubs(model) or path.suffix == ".gguf"):
         raise Unservable(f"the model {model} is not there: python -m jarvis_mpi stage-model sends it")
     elif model in BUNDLED:
         folder = from_bundle(BUNDLED[model], say, timeout_s)
     elif path.suffix == ".gguf":
         folder = from_gguf(path, say, timeout_s)
-    elif is_hubs:
+    elif is_hubs(model):
         folder = from_hub(model, say)
     else:
         raise Unservable(
@@ -73,9 +72,11 @@ def whole_here(model: str) -> Path | None:
         return converted(BUNDLED[model])
     if path.is_dir():
         return path
-    if model.count("/") == 1 and not model.startswith((".", "~", "/")):
-        return in_hubs_cache(model)
-    return None
+    return in_hubs_cache(model) if is_hubs(model) else None
+
+
+def is_hubs(model: str) -> bool:
+    return model.count("/") == 1 and not model.startswith((".", "~", "/"))
 
 
 def delivered_folder(model: str) -> Path:

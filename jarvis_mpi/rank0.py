@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from .load import Question, Run
     from .screen import Shows
 
-SPEAK_S = (
-    10.0  # workers are asked for their clocks so often: two of them drift apart by 0.1 ms or less meanwhile
-)
+SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
 CHAT_ROWS = 64  # of a first question that is not known yet
 
 

@@ -8,7 +8,6 @@ does all by itself. The file can be gone on with at any moment: the same command
 
 import argparse
 import hashlib
-import json
 import math
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import models, skips
+from .fetch import Say
 from .link import Link, Lost, Silence, Unservable
 from .settings import DEFAULT_MODEL, DTYPES
 from .skips import Case
@@ -70,26 +70,27 @@ class Scorer:
         """Summed nats of the window's tokens after the first, of each case."""
         before = self.states(task.window)
         for case, body in skips.walk(cases, self.depth, task.first, before[task.first], self.run):
-            yield case, self.nats(body, self.windows[task.window])
+            yield case, nats(self.head, body, self.windows[task.window])
 
-    def nats(self, body: bytes, ids: Sequence[int]) -> float:
-        """S rows -> the sum of -log p of the S - 1 tokens after the first."""
-        import torch
-        from torch.nn.functional import cross_entropy
 
-        from .stage import from_bytes, positions
+def nats(head: "Head", body: bytes, ids: Sequence[int]) -> float:
+    """S rows -> the sum of -log p of the S - 1 tokens after the first. Head.logits gives the last row only."""
+    import torch
+    from torch.nn.functional import cross_entropy
 
-        head, total = self.head, 0.0
-        with torch.inference_mode():
-            h = from_bytes(body, head.width, head.dtype)
-            for first in range(0, len(ids) - 1, ROWS):
-                wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
-                head.gap.answer = h[:, first : first + len(wanted)]
-                nothing = h.new_zeros(1, len(wanted), head.model.get_input_embeddings().embedding_dim)
-                at = positions(0, len(wanted))
-                logits = head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0]
-                total += cross_entropy(logits.float(), wanted, reduction="sum").item()
-        return total
+    from .stage import from_bytes, positions
+
+    total = 0.0
+    with torch.inference_mode():
+        h = from_bytes(body, head.width, head.dtype)
+        for first in range(0, len(ids) - 1, ROWS):
+            wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
+            head.gap.answer = h[:, first : first + len(wanted)]
+            nothing = h.new_zeros(1, len(wanted), head.model.get_input_embeddings().embedding_dim)
+            at = positions(0, len(wanted))
+            logits = head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0]
+            total += cross_entropy(logits.float(), wanted, reduction="sum").item()
+    return total
 
 
 class Study:
@@ -113,12 +114,7 @@ class Study:
             self.file.create_dataset("nats", data=np.full((len(cases), len(windows)), np.nan))
             self.file["cases"] = names
             self.file["tokens"] = np.array([len(ids) - 1 for ids in windows], "u4")
-            self.file.attrs.update(
-                {
-                    name: value if isinstance(value, str | int | float) else json.dumps(value)
-                    for name, value in said.items()
-                }
-            )
+            self.file.attrs.update(said)
             self.file.flush()
         elif (was := [name.decode() for name in self.file["cases"][:]]) != names or any(
             self.file.attrs.get(name) != value for name, value in said.items() if isinstance(value, str | int)
@@ -148,13 +144,15 @@ def cases_of(task: Task, cases: Sequence[Case], depth: int) -> list[Case]:
     return [case for case in cases if skips.first_of(case, depth) == task.first]
 
 
-def windows_of(text: str, folder: Path, tokens: int, window: int) -> list[list[int]]:
+def windows_of(text: str, folder: Path, tokens: int, window: int, say: Say) -> list[list[int]]:
     """The first `tokens` token ids in windows, each begun as the model's texts begin (Gemma's do with <bos>)."""
     from .text import Text
 
     tokenizer = Text(folder).tokenizer
     begin = tokenizer("")["input_ids"]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]
+    if len(ids) < tokens:
+        say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
     step = window - len(begin)
     return [
         begin + ids[first : first + step]
@@ -178,9 +176,7 @@ def prose() -> str:
     return "\n\n".join(dict.fromkeys(" ".join(part.split()) for part in long if "\n " not in part))
 
 
-def lead(
-    link: Link | None, study: Study, scorer: "Scorer | None", cases: Sequence[Case], depth: int, clock: Any
-) -> None:
+def lead(link: Link | None, study: Study, scorer: "Scorer | None", cases: Sequence[Case], depth: int) -> None:
     """Rank 0: hand out what is left, write what comes."""
     from rich.console import Console
     from rich.progress import (
@@ -307,7 +303,7 @@ def main(words: Sequence[str]) -> int:
         torch.set_num_threads(asked.threads)
         depth = config.num_hidden_layers
         cases = skips.named(asked.cases, depth)
-        windows = windows_of(text, folder, asked.tokens, asked.window)
+        windows = windows_of(text, folder, asked.tokens, asked.window, say if me == 0 else lambda line: None)
         if me == 0:
             said = {
                 "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype_of(config, asked.dtype)),
@@ -325,7 +321,7 @@ def main(words: Sequence[str]) -> int:
             assert link
             follow(link, scorer, cases, depth)  # type: ignore
         else:
-            lead(link, study, scorer, cases, depth, time.monotonic)
+            lead(link, study, scorer, cases, depth)
             study.file.close()
             say(
                 f"{asked.log} is whole: {time.monotonic() - begun:.0f} s in this start; python analysis/skip_map.py {asked.log} draws it"
