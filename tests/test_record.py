@@ -156,6 +156,21 @@ def test_hops_of_a_real_run_follow_each_other_on_one_clock(small, tmp_path):
 # -- a run that is resumed
 
 
+def killed_after(tokens: int, run: subprocess.Popen, log: Path) -> bytes:
+    """Kill the end user of a run that is stalled after so many tokens. -> what had been shown."""
+    end = time.monotonic() + 60
+    while not log.exists() or len(load(log).tokens) != tokens:
+        assert time.monotonic() < end
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+    for process, said in environments():
+        if f"JARVIS_TEST={MARK}".encode() in said and b"PMIX_RANK=0" in said:
+            os.kill(process, signal.SIGKILL)
+    shown, _ = run.communicate(timeout=60)
+    assert_nothing_is_left()
+    return shown
+
+
 def cut_off(small: Path, log: Path, *more: str, ranks: int = 3) -> bytes:
     """A run whose end user is killed during token 5. -> what had been shown."""
     words = words_for(
@@ -171,17 +186,7 @@ def cut_off(small: Path, log: Path, *more: str, ranks: int = 3) -> bytes:
         *more,
     )
     run = start(ranks, *words)
-    end = time.monotonic() + 60
-    while not log.exists() or len(load(log).tokens) != 5:
-        assert time.monotonic() < end
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    for process, said in environments():
-        if f"JARVIS_TEST={MARK}".encode() in said and b"PMIX_RANK=0" in said:
-            os.kill(process, signal.SIGKILL)
-    shown, _ = run.communicate(timeout=60)
-    assert_nothing_is_left()
-    return shown
+    return killed_after(5, run, log)
 
 
 def test_a_run_whose_end_user_died_goes_on_to_the_same_text(small, tmp_path):
@@ -220,14 +225,7 @@ def test_a_file_of_prompts_is_gone_on_with_where_it_was_cut_off(small, tmp_path)
     )
     del words[2:4]
     run = start(3, *words)
-    end = time.monotonic() + 60
-    while not log.exists() or len(load(log).tokens) != 4:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    for process, said in environments():
-        if f"JARVIS_TEST={MARK}".encode() in said and b"PMIX_RANK=0" in said:
-            os.kill(process, signal.SIGKILL)
-    run.communicate(timeout=60)
+    killed_after(4, run, log)
     done = mpirun(3, "--resume", str(log))
     assert done.returncode == whole.returncode == 1  # for the one that is too long
     assert done.stdout == whole.stdout
