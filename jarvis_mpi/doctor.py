@@ -193,6 +193,24 @@ def write(path: Path, hosts: Sequence[str], said: Mapping[str, Any], links: Sequ
         file.attrs["said"] = json.dumps(said)
 
 
+def links_in(path: Path) -> dict[frozenset[str], list[float | None]]:
+    """What `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through. Raises Unservable."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            rows, said = file["links"][:].tolist(), json.loads(file.attrs["said"])
+            names = [said[host]["host"] for host in json.loads(file.attrs["hosts"])]
+    except (OSError, KeyError, ValueError) as error:
+        raise Unservable(
+            f"--links {path} is not what doctor --log writes: {str(error).splitlines()[0]}"
+        ) from None
+    return {
+        frozenset((names[a], names[b])): [None if math.isnan(figure) else figure for figure in figures]
+        for a, b, *figures in rows
+    }
+
+
 def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m jarvis_mpi doctor", description=__doc__)
     parser.add_argument(

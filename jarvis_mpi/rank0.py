@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     """Answer what is asked, and what the command line's `words` leave to a run before. -> exit status, and whether
     all ranks part together."""
     from . import resume
+    from .doctor import links_in
     from .record import Record, check_path
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
@@ -60,6 +62,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         check_path(log)
     questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
     chats = settings.prompt is None and not settings.prompts
+    measured = links_in(Path(settings.links)) if settings.links else {}
     orders = faults.parse(settings.fault)
     if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
@@ -168,6 +171,11 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         "fingerprint": fingerprint,
         "dtype": dtype_name,
         "depth": depth,
+        "links": [
+            (a, b, *measured[pair])
+            for a, b in combinations(hosts, 2)
+            if (pair := frozenset((hosts[a], hosts[b]))) in measured
+        ],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "start": laps.seconds,
         "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},

@@ -90,6 +90,7 @@ ATTRIBUTES = {
     "versions": "JSON: of Python, jarvis_mpi and what it rests on",
     "hosts": "JSON: node -> host name",
     "placement, copies, policy, room": "JSON: who holds what at the start, and what may be done about faults; see crew.Crew",
+    "links": "JSON: [node, node, round trip in s, kbit/s] of each pair that doctor measured (--links); null: it could not be reached",
     "depth": "layers of the model",
     "writer": "JSON: the process that writes the file; see process.py",
     "start, loaded_s": "JSON: seconds of each part of the start; node -> seconds until its block was loaded",

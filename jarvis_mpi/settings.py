@@ -9,7 +9,7 @@ from .link import Unservable
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
-OF_ONE_START = ("fault", "log", "resume")  # options that a resumed run does not have from the one before
+OF_ONE_START = ("fault", "links", "log", "resume")  # options that a resumed run does not have from the one before
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -73,6 +73,9 @@ class Settings:
         'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
     )
     log: str = knob("", "the record, an HDF5 file; by default a new one under runs/")
+    links: str = knob(
+        "", "what doctor --log has written: its figures of the links are kept in the record", metavar="DOCTOR.h5"
+    )
     resume: str = knob(
         "",
         "a record: go on with its run, which was killed, under its own options but for those said anew",

@@ -19,7 +19,8 @@ case " $* " in *" --prompts "*) asked=() ;; esac
 # shellcheck disable=SC2086
 python -m jarvis_mpi stage-model --hostfile "$HOSTFILE" --model "$MODEL" $STAGE_WORDS || true   # the doctor says more
 if [ "$DOCTOR" = yes ]; then
-    python -m jarvis_mpi doctor --hostfile "$HOSTFILE" --model "$MODEL" "$@"
+    python -m jarvis_mpi doctor --hostfile "$HOSTFILE" --model "$MODEL" --log "${LOG%.h5}-doctor.h5" "$@"
+    asked+=(--links "${LOG%.h5}-doctor.h5")                # its figures of the links are kept in the record
 fi
 ranks=$(sed -e 's/#.*//' "$HOSTFILE" | awk 'NF { n = 1; for (i = 2; i <= NF; i++) if (sub(/^slots=/, "", $i)) n = $i; sum += n } END { print sum }')
 exec jobs/until_done.sh -hostfile "$HOSTFILE" -n "$ranks" -- --model "$MODEL" "${asked[@]}" "$@"

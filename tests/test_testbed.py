@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,8 @@ def test_3_a_job_checks_every_host_and_answers_with_what_was_delivered(tmp_path)
     assert "node 2 lost at step 4: layers 7-12 from the copy on node 1" in done.stderr
     run = load(log)
     assert (run.ended, len(run.tokens), run.tokens["layers"].min()) == ("done", 12, 30)
+    assert [tuple(link[:2]) for link in run.links] == list(combinations(range(COUNT + 1), 2))
+    assert all(0 < round_trip_s < 0.1 and kbit_s > 1e5 for _, _, round_trip_s, kbit_s in run.links)
     assert script("latency", log, "--formats", "svg") == ""
 
 
