@@ -22,6 +22,7 @@ from .crew import END_USER
 from .link import Unservable
 from .links import Measured
 from .process import machine
+from .record import check_path
 from .roll import hello
 from .settings import Settings, plan_words
 from .setup import no_agent, without_fault_tolerance
@@ -227,6 +228,8 @@ def main(words: Sequence[str]) -> int:
     plan_words(parser)
     asked, _ = parser.parse_known_args(words)  # a run's other options change nothing here
     try:
+        if asked.log:
+            check_path(asked.log, anew=False)
         hosts = hostfile.ranks(asked.hostfile)
         folder = models.locate(asked.model, print, Settings().start_timeout_s, whole=True)
         depth, said = len(models.bytes_by_layer(folder)), ask_all(hosts, asked.model)

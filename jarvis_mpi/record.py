@@ -26,13 +26,13 @@ from .schema import FIELDS, LIBVER, SCHEMA
 CHUNK_ROWS = {"tokens": 256, "hops": 1024, "events": 64, "clocks": 64, "text": 4096}
 
 
-def check_path(path: Path) -> None:
-    """Raises Unservable where no record can be written: better before the model is loaded than after."""
+def check_path(path: Path, anew: bool = True) -> None:
+    """Raises Unservable where no file can be written (`anew`: none is there): better before the work than after."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part_of(path).open("w").close()
         part_of(path).unlink()
-        if path.exists():
+        if anew and path.exists():
             raise FileExistsError(0, "there is a file of that name already")
     except OSError as error:
         raise Unservable(f"--log {path} cannot be written: {error.strerror}") from None
