@@ -1,39 +1,25 @@
-"""What skipping costs, as a map: single layers as bars, pairs as a triangle, blocks by their length.
+"""What skipping costs, as a map: single layers as bars, pairs as a triangle, blocks by their length, rankings as points.
 
     python analysis/skip_map.py STUDY.h5 [another model's.h5] [--out FOLDER] [--formats png,pdf]
 
-Nats a token over the whole model's (0: nothing lost). A dashed line marks a guesser that knows how often each token comes in
-the very text and reads nothing: beyond it, context no longer helps. What is not done yet stays white.
+Nats a token over the whole model's (0: nothing lost). A dashed line marks chance: a guesser that knows how often each token
+comes in the very text and reads nothing; beyond it, context no longer helps. What is not done yet stays white.
+The points: what each ranking says of a layer without any task (jarvis_mpi/rankings.py), beside what skipping it costs.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
-from figure import BLUE, COLOURS, CannotDraw, Figure, save
+from figure import BLACK, BLUE, COLOURS, CannotDraw, Figure, save
 from matplotlib.colors import LogNorm
+from rich.console import Console
+from rich.table import Table
+from study import WHOLE, Study, is_block, named, read, spearman
 
-
-def read(path: Path) -> tuple[dict, dict[frozenset[int], float]]:
-    """Its attributes, and case -> nats a token over the whole model's. Exits with a sentence."""
-    try:
-        with h5py.File(path, "r") as file:
-            names, nats, tokens = file["cases"][:], file["nats"][:], file["tokens"][:]
-            said = dict(file.attrs)
-    except (OSError, KeyError) as error:
-        sys.exit(f"{path} is no study: {str(error).splitlines()[0]}")
-    done = ~np.isnan(nats[0])
-    if not done.any():
-        sys.exit(f"{path} holds no window of the whole model yet: go on with the study")
-    per_token = nats[:, done].sum(axis=1) / tokens[done].sum()
-    said["whole"] = float(per_token[0])
-    cases = {
-        frozenset(int(layer) for layer in name.decode().split("+") if layer): float(value)
-        for name, value in zip(names, per_token, strict=True)
-    }
-    return said, {case: value - said["whole"] for case, value in cases.items() if value == value}
+LEAST = 1e-2  # nats a token: below it nothing is told apart
+RANKINGS = {"block_influence": "Block Influence", "angular": "angular distance", "kl": "KL of the output"}
 
 
 def main() -> None:
@@ -41,48 +27,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY.h5")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--formats", default="png,pdf")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the figure and its CSV; by default beside the first study"
+    )
+    parser.add_argument("--formats", default="png,pdf", help="of png, pdf, svg")
     words = parser.parse_args()
     studies = [read(path) for path in words.studies]
-    made = Figure(figsize=(3.6 * max(2, len(studies)), 8.0))
-    axes = made.subplots(3, len(studies), squeeze=False, height_ratios=(1, 2.2, 1))
-    rows = []
-    for column, (said, costs) in enumerate(studies):
-        depth, guesser = int(said["depth"]), float(said.get("token_entropy", np.nan)) - said["whole"]
-        single = [costs.get(frozenset([layer]), np.nan) for layer in range(depth)]
-        bars, pairs, blocks = axes[:, column]
-        bars.bar(range(depth), np.maximum(single, 1e-4), color=BLUE)
-        bars.set(
-            yscale="log",
-            ylabel="nats a token",
-            xlabel="layer left out",
-            title=f"{said['model']}: {said['whole']:.2f} nats whole",
-            ylim=(1e-2, None),
-        )
-        bars.axhline(guesser, color="grey", linestyle="--", linewidth=0.8)
-        grid = np.full((depth, depth), np.nan)
-        for case, cost in costs.items():
-            if len(case) == 2:
-                grid[max(case), min(case)] = max(cost, 1e-2)
-        picture = pairs.imshow(grid, cmap="cividis", norm=LogNorm(1e-2, 10), origin="upper")
-        pairs.set(xlabel="one layer left out", ylabel="the other")
-        made.colorbar(picture, ax=pairs, label="nats a token", shrink=0.8)
-        for number in sorted({len(case) for case in costs if is_block(case)}):
-            found = [cost for case, cost in costs.items() if is_block(case) and len(case) == number]
-            blocks.plot(
-                [number] * len(found), np.maximum(found, 1e-3), ".", color=COLOURS[0], markersize=4, alpha=0.6
+    for study in studies:
+        if WHOLE not in study.costs:
+            sys.exit(
+                f"{study.path} holds no text that the whole model has foretold yet: go on with the study"
             )
-            blocks.plot(number, np.median(found), "_", color="black", markersize=12)
-        blocks.axhline(guesser, color="grey", linestyle="--", linewidth=0.8)
-        blocks.set(yscale="log", xlabel="layers in a row left out", ylabel="nats a token")
-        rows += [(said["model"], "+".join(map(str, sorted(case))), cost) for case, cost in costs.items()]
-        worst = sorted(
-            ((cost, case) for case, cost in costs.items() if len(case) == 1), key=lambda each: -each[0]
-        )
-        print(
-            f"{said['model']}: worst single layers {', '.join(f'{min(case)} ({cost:.2f})' for cost, case in worst[:5])}"
-        )
+    made = Figure(figsize=(3.8 * max(2, len(studies)), 10.5))
+    axes = made.subplots(4, len(studies), squeeze=False, height_ratios=(1, 2.2, 1, 1.1))
+    rows = []
+    for study, (bars, pairs, blocks, ranks) in zip(studies, axes.T, strict=True):
+        draw_singles(bars, study)
+        made.colorbar(draw_pairs(pairs, study), ax=pairs, label="nats a token", shrink=0.8, extend="both")
+        draw_blocks(blocks, study)
+        draw_rankings(ranks, study)
+        rows += [(study.model, named(case), cost) for case, cost in study.costs.items()]
+    axes[0, 0].legend(fontsize=7)
+    show(studies)
     stem = (words.out or words.studies[0].parent) / "skip_map"
     try:
         save(made, stem, words.formats, ("model", "left out", "nats a token over the whole model's"), rows)
@@ -91,8 +57,97 @@ def main() -> None:
     print(f"{stem}.{{{words.formats},csv}}")
 
 
-def is_block(case: frozenset[int]) -> bool:
-    return bool(case) and max(case) - min(case) + 1 == len(case)
+def chance(study: Study) -> float:
+    """Over the whole model's nats, as the costs are."""
+    return float(study.said["token_entropy"]) - study.text_nats[WHOLE]
+
+
+def singles(study: Study) -> list[float]:
+    return [study.costs.get(frozenset([layer]), np.nan) for layer in range(study.depth)]
+
+
+def draw_singles(axes, study: Study) -> None:
+    axes.bar(range(study.depth), np.maximum(singles(study), LEAST), color=BLUE)
+    axes.axhline(chance(study), color=BLACK, linestyle="--", linewidth=0.8, label="chance: reads nothing")
+    axes.set(
+        yscale="log", ylim=(LEAST, 20), xlabel="layer skipped", ylabel="nats a token lost",
+        title=f"{study.model}: {study.text_nats[WHOLE]:.2f} nats a token whole",
+    )  # fmt: skip
+
+
+def draw_pairs(axes, study: Study):
+    grid = np.full((study.depth, study.depth), np.nan)
+    for case, cost in study.costs.items():
+        if len(case) == 2:
+            grid[max(case), min(case)] = max(cost, LEAST)
+        elif len(case) == 1:
+            grid[min(case), min(case)] = max(cost, LEAST)
+    axes.set(xlabel="one layer skipped (diagonal: alone)", ylabel="the other")
+    return axes.imshow(grid, cmap="cividis", norm=LogNorm(LEAST, 10), origin="upper")
+
+
+def draw_blocks(axes, study: Study) -> None:
+    """By length: each block a dot, those at either end marked, the median of the others a line."""
+    held: dict[int, list[tuple[float, bool]]] = {}
+    for case, cost in study.costs.items():
+        if is_block(case):
+            at_an_end = min(case) == 0 or max(case) == study.depth - 1
+            held.setdefault(len(case), []).append((max(cost, LEAST), at_an_end))
+    for ends, colour, label in (True, COLOURS[1], "first or last layer in it"), (False, BLUE, "neither"):
+        points = [(length, cost) for length, its in held.items() for cost, end in its if end == ends]
+        axes.plot(*zip(*points, strict=True), ".", color=colour, markersize=4, alpha=0.7, label=label)
+    inner = {length: [cost for cost, end in its if not end] for length, its in sorted(held.items())}
+    axes.plot([*inner], [np.median(costs) for costs in inner.values()], color=BLUE, linewidth=1)
+    axes.axhline(chance(study), color=BLACK, linestyle="--", linewidth=0.8)
+    axes.set(yscale="log", xlabel="layers in a row skipped", ylabel="nats a token lost")
+    axes.legend(fontsize=7)
+
+
+def ranked(study: Study) -> dict[str, list[float]]:
+    found = {name: study.rankings[name] for name in RANKINGS if name in study.rankings}
+    if "angular" in found:
+        found["angular"] = found["angular"][0]
+    return found
+
+
+def draw_rankings(axes, study: Study) -> None:
+    for colour, (name, values) in zip(COLOURS, ranked(study).items(), strict=False):
+        axes.plot(
+            values, np.maximum(singles(study), LEAST), ".", color=colour, markersize=5,
+            label=f"{RANKINGS[name]}: {spearman(values, singles(study)):.2f}",
+        )  # fmt: skip
+    axes.set(
+        xscale="log", yscale="log", xlabel="what the ranking says of a layer", ylabel="nats a token lost"
+    )
+    axes.legend(fontsize=7, title="rank correlation", title_fontsize=7, loc="upper left")
+
+
+def show(studies: list[Study]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (
+        "model",
+        "whole",
+        "chance",
+        "worst single layers",
+        "median single",
+        "median pair",
+        *RANKINGS.values(),
+    ):
+        table.add_column(column, justify="left" if column in ("model", "worst single layers") else "right")
+    for study in studies:
+        single = singles(study)
+        worst = sorted(range(study.depth), key=lambda layer: -np.nan_to_num(single[layer]))[:4]
+        pairs = [cost for case, cost in study.costs.items() if len(case) == 2]
+        table.add_row(
+            study.model, f"{study.text_nats[WHOLE]:.3f}", f"{study.said['token_entropy']:.3f}",
+            ", ".join(f"{layer} ({single[layer]:.2f})" for layer in worst),
+            f"{np.nanmedian(single):.3f}", f"{np.median(pairs):.3f}" if pairs else "",
+            *(f"{spearman(values, single):.2f}" for values in ranked(study).values()),
+        )  # fmt: skip
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
 
 
 if __name__ == "__main__":

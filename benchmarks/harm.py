@@ -27,8 +27,10 @@ from jarvis_mpi import models
 from jarvis_mpi.blocks import place
 from jarvis_mpi.crew import END_USER, Block, layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.scorer import nats
 from jarvis_mpi.stage import Head, Stage
-from jarvis_mpi.study import WINDOW, nats, prose, token_entropy, windows_of
+from jarvis_mpi.study import WINDOW, prose, token_entropy, windows_of
+from jarvis_mpi.text import Text
 
 
 def losses(head: Head, stages: dict[Block, Stage], ids: list[int]) -> dict[Block | None, float]:
@@ -97,7 +99,7 @@ def main() -> None:
     results = {}
     for model in settings.models:
         folder = models.locate(model, print)
-        windows = windows_of(text, folder, settings.tokens, WINDOW, print)
+        windows = windows_of(text, Text(folder), settings.tokens, WINDOW, print)
         head = Head(folder, dtype_of(load_config(folder), settings.dtype))
         results[model] = {}
         for workers in settings.workers:

@@ -9,7 +9,12 @@ from .link import Unservable
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
-OF_ONE_START = ("fault", "links", "log", "resume")  # options that a resumed run does not have from the one before
+OF_ONE_START = (
+    "fault",
+    "links",
+    "log",
+    "resume",
+)  # options that a resumed run does not have from the one before
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -74,7 +79,9 @@ class Settings:
     )
     log: str = knob("", "the record, an HDF5 file; by default a new one under runs/")
     links: str = knob(
-        "", "what doctor --log has written: its figures of the links are kept in the record", metavar="DOCTOR.h5"
+        "",
+        "what doctor --log has written: its figures of the links are kept in the record",
+        metavar="DOCTOR.h5",
     )
     resume: str = knob(
         "",

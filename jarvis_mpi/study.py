@@ -1,164 +1,111 @@
-"""python -m jarvis_mpi study: what skipping a layer costs, for every single layer, every pair, every block.
+"""python -m jarvis_mpi study: what skipping layers costs, for every single layer, every pair, every block.
 
     mpirun -n 3 python -m jarvis_mpi study --model gemma-3-270m --cases singles,pairs,blocks-8 --log study.h5
+    mpirun -n 9 python -m jarvis_mpi study --tasks mmlu:FOLDER --shots 5 --cases singles,blocks-3 --log mmlu.h5
+    python -m jarvis_mpi study --tasks none --prompts FILE --cases singles --log answers.h5
 
-Every rank holds the whole model and works on cases of its own; rank 0 hands them out, keeps the file, and with `-n 1`
+Every rank holds the whole model and works on units of its own; rank 0 hands them out, keeps the file, and with `-n 1`
 does all by itself. The file can be gone on with at any moment: the same command line does what is left.
+python analysis/skip_map.py and analysis/skip_tasks.py draw it.
 """
 
 import argparse
 import hashlib
+import json
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import models, skips
+from . import models, skips, tasks
 from .fetch import Say
 from .link import Link, Lost, Silence, Unservable
+from .scorer import Encoded, Scorer, encoded, nats
 from .settings import DEFAULT_MODEL, DTYPES
 from .skips import Case
-from .wire import Kind, Message, note, read_note
+from .study_file import Item, Kind, StudyFile, Unit
+from .wire import Kind as MessageKind
+from .wire import Message, note, read_note
 
 if TYPE_CHECKING:
     from .mpi_link import MpiLink
-    from .stage import Head, Stage
-
-WINDOW = 512  # tokens, each from position 0
-ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
-TASK_S = 3600.0  # the longest for one
-
-
-class Task(NamedTuple):
-    """All cases with the same first hole, of one window."""
-
-    window: int
-    first: int  # the depth: the whole model
-
-
-class Scorer:
-    """A whole model, layer by layer, and one window's states before each layer."""
-
-    def __init__(self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]]):
-        from . import stage
-        from .family import load_config
-
-        self.depth = load_config(folder).num_hidden_layers
-        self.head: Head = stage.Head(folder, dtype)
-        self.layers: list[Stage] = [
-            stage.Stage(folder, range(layer, layer + 1), dtype) for layer in range(self.depth)
-        ]
-        self.windows, self.window, self.before = windows, -1, [b""]
-
-    def run(self, layer: int, body: bytes) -> bytes:
-        done = self.layers[layer].run(body, 0)
-        self.layers[layer].forget(0)
-        return done
-
-    def states(self, window: int) -> list[bytes]:
-        """Before each layer, and after the last one."""
-        if window != self.window:
-            self.window, self.before = window, [self.head.embed(self.windows[window], 0)]
-            for layer in range(self.depth):
-                self.before.append(self.run(layer, self.before[-1]))
-        return self.before
-
-    def scores(self, task: Task, cases: Sequence[Case]) -> Iterator[tuple[Case, float]]:
-        """Summed nats of the window's tokens after the first, of each case."""
-        before = self.states(task.window)
-        for case, body in skips.walk(cases, self.depth, task.first, before[task.first], self.run):
-            yield case, nats(self.head, body, self.windows[task.window])
-
-
-def nats(head: "Head", body: bytes, ids: Sequence[int]) -> float:
-    """S rows -> the sum of -log p of the S - 1 tokens after the first. Head.logits gives the last row only."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    from .stage import from_bytes, positions
-
-    total = 0.0
-    with torch.inference_mode():
-        h = from_bytes(body, head.width, head.dtype)
-        for first in range(0, len(ids) - 1, ROWS):
-            wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
-            head.gap.answer = h[:, first : first + len(wanted)]
-            nothing = h.new_zeros(1, len(wanted), head.model.get_input_embeddings().embedding_dim)
-            at = positions(0, len(wanted))
-            logits = head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0]
-            total += cross_entropy(logits.float(), wanted, reduction="sum").item()
-    return total
-
-
-class Study:
-    """The file: nats of every case and window, NaN until they are there. Raises Unservable if it is of another study."""
-
-    def __init__(
-        self, path: Path, cases: Sequence[Case], windows: Sequence[Sequence[int]], said: dict[str, Any]
-    ):
-        import h5py
-        import numpy as np
-
-        names = [skips.written(case) for case in cases]
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file: h5py.File = h5py.File(path, "a")
-        except OSError as error:
-            raise Unservable(
-                f"--log {path} cannot be used: {error.strerror or 'it is no HDF5 file'}"
-            ) from None
-        if "nats" not in self.file:
-            self.file.create_dataset("nats", data=np.full((len(cases), len(windows)), np.nan))
-            self.file["cases"] = names
-            self.file["tokens"] = np.array([len(ids) - 1 for ids in windows], "u4")
-            self.file.attrs.update(said)
-            self.file.flush()
-        elif (was := [name.decode() for name in self.file["cases"][:]]) != names or any(
-            self.file.attrs.get(name) != value for name, value in said.items() if isinstance(value, str | int)
-        ):
-            raise Unservable(
-                f"--log {path} is of another study ({len(was)} cases of {self.file.attrs.get('model')}): name another file"
-            )
-        self.row = {case: number for number, case in enumerate(cases)}
-
-    def tasks(self) -> list[Task]:
-        """What is left, window by window."""
-        depth, nats = int(self.file.attrs["depth"]), self.file["nats"][:]
-        left = {
-            Task(window, skips.first_of(case, depth))
-            for case, row in self.row.items() for window in range(nats.shape[1]) if math.isnan(nats[row, window])
-        }  # fmt: skip
-        return sorted(left)
-
-    def write(self, task: Task, scores: dict[Case, float]) -> None:
-        """On disk when this returns."""
-        for case, nats in scores.items():
-            self.file["nats"][self.row[case], task.window] = nats
-        self.file.flush()
-
-
-def cases_of(task: Task, cases: Sequence[Case], depth: int) -> list[Case]:
-    return [case for case in cases if skips.first_of(case, depth) == task.first]
-
-
-def windows_of(text: str, folder: Path, tokens: int, window: int, say: Say) -> list[list[int]]:
-    """The first `tokens` token ids in windows, each begun as the model's texts begin (Gemma's do with <bos>)."""
     from .text import Text
 
-    tokenizer = Text(folder).tokenizer
-    begin = tokenizer("")["input_ids"]
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]
+WINDOW = 512  # tokens, each from position 0
+CALIBRATION = 512  # tokens behind the text's, for rankings.py
+UNIT_S = 3600.0  # the longest for one
+
+
+class Wanted(NamedTuple):
+    """All that the study scores, as token ids; the same on every rank."""
+
+    cases: list[Case]
+    windows: list[list[int]]
+    questions: list[Encoded]
+    prompts: list[list[int]]
+    answer_tokens: int
+    calibration: list[int]
+
+
+class Worker:
+    """Does a unit. What comes out can be told as JSON."""
+
+    def __init__(self, scorer: Scorer, text: "Text", wanted: Wanted):
+        self.scorer, self.text, self.wanted = scorer, text, wanted
+
+    def do(self, unit: Unit) -> Any:
+        wanted, scorer = self.wanted, self.scorer
+        if unit.kind == Kind.RANK:
+            from .rankings import rank
+
+            return rank(scorer, wanted.calibration)._asdict()
+        if unit.kind == Kind.ANSWER:
+            return self.answer(wanted.prompts[unit.number], wanted.cases[unit.at])
+        if unit.kind == Kind.TEXT:
+            cases = [case for case in wanted.cases if skips.first_of(case, scorer.depth) == unit.at]
+            told = scorer.windows_nats(unit.number, unit.at, cases)
+            return [[sorted(case), [nats]] for case, nats in told]
+        of_choices = scorer.choices_nats(wanted.questions[unit.number], wanted.cases)
+        return [[sorted(case), list(nats)] for case, nats in of_choices]
+
+    def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
+        """Greedy, and what a token of it costs the whole model; see grades.py."""
+        scorer, ids = self.scorer, list(prompt)
+        stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
+        start = 0
+        while len(ids) - len(prompt) < self.wanted.answer_tokens:
+            body = scorer.head.embed(ids[start:], start)
+            for stage in stages:
+                body = stage.run(body, start)
+            start = len(ids)
+            token = int(scorer.head.logits(body).argmax())
+            if token in self.text.end_ids:
+                break
+            ids.append(token)
+        for stage in stages:
+            stage.forget(0)
+        said, told = ids[len(prompt) :], None
+        if said:
+            body = scorer.states_of(ids)[-1][(len(prompt) - 1) * scorer.row :]
+            told = nats(scorer.head, body, ids[len(prompt) - 1 :]) / len(said)
+        words = self.text.tokenizer.decode(said, skip_special_tokens=True)
+        return {"ids": said, "text": words, "nats": told}
+
+
+def windows_of(
+    text: str, words: "Text", tokens: int, window: int, say: Say, behind: int = 0
+) -> list[list[int]]:
+    """`tokens` token ids behind the first `behind`, in windows, each begun as the model's texts begin (Gemma's do with <bos>)."""
+    begin = words.tokenizer("")["input_ids"]
+    ids = words.tokenizer(text, add_special_tokens=False)["input_ids"][behind : behind + tokens]
     if len(ids) < tokens:
         say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
     step = window - len(begin)
-    return [
-        begin + ids[first : first + step]
-        for first in range(0, len(ids), step)
-        if len(ids[first : first + step]) > 1
-    ]
+    cut = [ids[first : first + step] for first in range(0, len(ids), step)]
+    return [begin + part for part in cut if len(part) > 1]
 
 
 def token_entropy(windows: Sequence[Sequence[int]]) -> float:
@@ -176,8 +123,21 @@ def prose() -> str:
     return "\n\n".join(dict.fromkeys(" ".join(part.split()) for part in long if "\n " not in part))
 
 
-def lead(link: Link | None, study: Study, scorer: "Scorer | None", cases: Sequence[Case], depth: int) -> None:
-    """Rank 0: hand out what is left, write what comes."""
+def items_of(
+    windows: Sequence[Sequence[int]], asked: Sequence[tasks.Question], cut: Sequence[Encoded]
+) -> list[Item]:
+    found = [Item("text", "", number, 0, -1, len(ids) - 1, 0) for number, ids in enumerate(windows)]
+    for number, (question, its) in enumerate(zip(asked, cut, strict=True)):
+        found += [
+            Item(question.task, question.subject, number, choice, question.answer,
+                 len(its.ids[choice]) - its.context, len(words.strip()))
+            for choice, words in enumerate(question.choices)
+        ]  # fmt: skip
+    return found
+
+
+def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
+    """Rank 0: hand out what is left, write what comes. Alone it does all itself."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -188,9 +148,9 @@ def lead(link: Link | None, study: Study, scorer: "Scorer | None", cases: Sequen
         TimeRemainingColumn,
     )
 
-    tasks = study.tasks()
+    units = file.left()
     columns = (
-        TextColumn("cases"),
+        TextColumn("units"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -198,24 +158,23 @@ def lead(link: Link | None, study: Study, scorer: "Scorer | None", cases: Sequen
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    total = sum(len(cases_of(task, cases, depth)) for task in tasks)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
-        if scorer:
-            for task in tasks:
-                study.write(task, scores := dict(scorer.scores(task, cases_of(task, cases, depth))))
-                progress.advance(bar, len(scores))
+        bar = progress.add_task("", total=len(units))
+        if worker:
+            for unit in units:
+                file.write(unit, worker.do(unit))
+                progress.advance(bar)
             return
         assert link
-        waiting, idle, busy = tasks[::-1], list(range(1, link.size)), dict[int, Task]()
+        waiting, idle, busy = units[::-1], list(range(1, link.size)), dict[int, Unit]()
         while waiting or busy:
             while waiting and idle:
                 busy[node := idle.pop()] = waiting.pop()
-                link.send(node, note(task=list(busy[node])).pack())
+                link.send(node, note(unit=list(busy[node])).pack())
             try:
-                said = read_note(Message.unpack(link.receive(TASK_S)))
+                said = read_note(Message.unpack(link.receive(UNIT_S)))
             except Lost as lost:
-                for node in set(lost.nodes) & busy.keys():  # another does its task
+                for node in set(lost.nodes) & busy.keys():  # another does its work
                     waiting.append(busy.pop(node))
                 idle = [node for node in idle if node not in lost.nodes]
                 if not idle and not busy:
@@ -223,32 +182,28 @@ def lead(link: Link | None, study: Study, scorer: "Scorer | None", cases: Sequen
                 continue
             except Silence:
                 raise Unservable(
-                    f"no worker has answered for {TASK_S:g} s: the same command goes on from the file"
+                    f"no worker has answered for {UNIT_S:g} s: the same command goes on from the file"
                 ) from None
-            task = busy.pop(said["node"])
+            file.write(busy.pop(said["node"]), said["came"])
             idle.append(said["node"])
-            scores = {frozenset(case): nats for case, nats in said["scores"]}
-            study.write(task, scores)
-            progress.advance(bar, len(scores))
+            progress.advance(bar)
         for node in idle:
-            link.send(node, Message(Kind.GOODBYE).pack())
+            link.send(node, Message(MessageKind.GOODBYE).pack())
         link.flush(5.0)
 
 
-def follow(link: Link, scorer: "Scorer", cases: Sequence[Case], depth: int) -> None:
+def follow(link: Link, worker: Worker) -> None:
     """Ranks 1..N. Raises Silence or Lost."""
     while True:
         try:
-            message = Message.unpack(link.receive(TASK_S))
+            message = Message.unpack(link.receive(UNIT_S))
         except Lost as lost:
             if 0 in lost.nodes:
                 raise
             continue
-        if message.kind is Kind.GOODBYE:
+        if message.kind is MessageKind.GOODBYE:
             return
-        task = Task(*read_note(message)["task"])
-        scores = [[sorted(case), nats] for case, nats in scorer.scores(task, cases_of(task, cases, depth))]
-        link.send(0, note(node=link.me, scores=scores).pack())
+        link.send(0, note(node=link.me, came=worker.do(Unit(*read_note(message)["unit"]))).pack())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -256,29 +211,95 @@ def parser() -> argparse.ArgumentParser:
         prog="mpirun -n 3 python -m jarvis_mpi study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=tasks.__doc__,
     )
-    made.add_argument("--model", default=DEFAULT_MODEL)
-    made.add_argument("--dtype", default="float32", choices=DTYPES)
-    made.add_argument(
+    add = made.add_argument
+    add("--model", default=DEFAULT_MODEL)
+    add("--dtype", default="float32", choices=DTYPES)
+    add(
         "--cases",
         default="singles,pairs,blocks-8",
         help="of: singles, pairs, blocks-N, 3+7+8 (default: %(default)s)",
     )
-    made.add_argument(
-        "--text", type=Path, help="a text to foretell; by default the prose of the Python Language Reference"
+    add(
+        "--tasks",
+        default="text",
+        help="of: text (to be foretold), mmlu:PATH, cloze:PATH, bigbench:PATH, none (default: %(default)s)",
     )
-    made.add_argument("--tokens", type=int, default=2000, help="of the text (default: %(default)s)")
-    made.add_argument("--window", type=int, default=WINDOW, help="tokens in one go (default: %(default)s)")
-    made.add_argument(
+    add("--text", type=Path, help="a text to foretell; by default the prose of the Python Language Reference")
+    add("--tokens", type=int, default=2000, help="of the text (default: %(default)s)")
+    add("--window", type=int, default=WINDOW, help="tokens in one go (default: %(default)s)")
+    add(
+        "--shots",
+        type=int,
+        default=0,
+        help="MMLU's examples before each question, its dev split's first (default: %(default)s)",
+    )
+    add("--shots-from", type=Path, metavar="PATH", help="where they are, if not in the folder")
+    add(
+        "--limit",
+        type=int,
+        default=0,
+        help="questions of each task, drawn once for all; 0: all (default: %(default)s)",
+    )
+    add("--prompts", type=Path, metavar="FILE", help="one a line: answered with each case and graded")
+    add("--answer-tokens", type=int, default=40, help="of an answer, at the most (default: %(default)s)")
+    add(
         "--threads",
         type=int,
         default=1,
         help="per rank; it may change the last digits (default: %(default)s)",
     )
-    made.add_argument(
-        "--log", type=Path, default=Path("runs/study.h5"), help="the file, gone on with if it is there"
+    add(
+        "--log",
+        type=Path,
+        default=Path("runs/study.h5"),
+        help="the file, gone on with if it is there (default: %(default)s)",
     )
     return made
+
+
+def wanted_of(
+    asked: argparse.Namespace, text: "Text", config: Any, say: Say
+) -> tuple[Wanted, list[Item], dict[str, Any]]:
+    """-> what is to be scored, its rows in the file, and what tells one study from another. Raises Unservable."""
+    words = [word for word in asked.tasks.split(",") if word not in ("text", "none")]
+    prose_text = asked.text.read_text() if asked.text else prose()
+    windows = windows_of(prose_text, text, asked.tokens, asked.window, say)
+    if not windows:
+        raise Unservable(f"--text {asked.text} has no two tokens: give it a longer text")
+    foretold = windows if "text" in asked.tasks.split(",") else []
+    questions = tasks.questions(",".join(words), asked.shots, asked.shots_from, asked.limit) if words else []
+    cut = [encoded(text, question) for question in questions]
+    lines = asked.prompts.read_text().splitlines() if asked.prompts else []
+    prompts = [text.ids_of(line) for line in lines if line.strip()]
+    most = max((len(ids) for its in cut for ids in its.ids), default=0)
+    if most > config.max_position_embeddings:
+        raise Unservable(
+            f"a question of --tasks has {most} tokens (--shots {asked.shots}), and {asked.model} takes"
+            f" {config.max_position_embeddings}: say fewer shots, or leave the task out"
+        )
+    behind = windows_of(prose_text, text, CALIBRATION, CALIBRATION, lambda line: None, asked.tokens)
+    calibration = (behind or windows)[0]
+    wanted = Wanted(
+        skips.named(asked.cases, config.num_hidden_layers),
+        foretold,
+        cut,
+        prompts,
+        asked.answer_tokens,
+        calibration,
+    )
+    said = {
+        "window": asked.window, "text": digest(prose_text) if foretold else "", "questions": digest(cut) if cut else "",
+        "asked": digest([prompts, asked.answer_tokens]) if prompts else "", "token_entropy": token_entropy(foretold or windows),
+        "shots": asked.shots,
+    }  # fmt: skip
+    return wanted, items_of(foretold, questions, cut), said
+
+
+def digest(what: Any) -> str:
+    text = what if isinstance(what, str) else json.dumps(what)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def main(words: Sequence[str]) -> int:
@@ -290,7 +311,6 @@ def main(words: Sequence[str]) -> int:
     status = 0
     try:
         folder = models.locate(asked.model, say, whole=True)
-        text = asked.text.read_text() if asked.text else prose()
         from .family import dtype_of, import_family, load_config, quiet
         from .light import without_compiler
 
@@ -300,29 +320,31 @@ def main(words: Sequence[str]) -> int:
         quiet()
         import torch
 
+        from .text import Text
+
         torch.set_num_threads(asked.threads)
-        depth = config.num_hidden_layers
-        cases = skips.named(asked.cases, depth)
-        windows = windows_of(text, folder, asked.tokens, asked.window, say if me == 0 else lambda line: None)
+        text, dtype = Text(folder), dtype_of(config, asked.dtype)
+        wanted, items, said = wanted_of(asked, text, config, say if me == 0 else lambda line: None)
         if me == 0:
-            said = {
-                "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype_of(config, asked.dtype)),
-                "depth": depth, "window": asked.window, "text": hashlib.sha256(text.encode()).hexdigest()[:16],
-                "token_entropy": token_entropy(windows),
+            said |= {
+                "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype),
+                "depth": config.num_hidden_layers,
             }  # fmt: skip
-            study = Study(asked.log, cases, windows, said)
-            shared, alone = skips.passes(cases, depth)
+            lines = asked.prompts.read_text().splitlines() if asked.prompts else []
+            file = StudyFile(asked.log, wanted.cases, items, [line for line in lines if line.strip()], said)
+            shared, alone = skips.passes(wanted.cases, config.num_hidden_layers)
             say(
-                f"{len(cases)} cases: {shared} layer passes a window with shared states, {alone} without ({alone / shared:.2f} times)"
+                f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
             )
         begun = time.monotonic()
-        scorer = Scorer(folder, dtype_of(config, asked.dtype), windows) if me or not link else None
+        worker = Worker(Scorer(folder, dtype, wanted.windows), text, wanted) if me or not link else None
         if me:
             assert link
-            follow(link, scorer, cases, depth)  # type: ignore
+            assert worker
+            follow(link, worker)
         else:
-            lead(link, study, scorer, cases, depth)
-            study.file.close()
+            lead(link, file, worker)
+            file.file.close()
             say(
                 f"{asked.log} is whole: {time.monotonic() - begun:.0f} s in this start; python analysis/skip_map.py {asked.log} draws it"
             )

@@ -1,0 +1,202 @@
+"""Right answers and grades with layers skipped: the JARVIS poster's figure, with intervals.
+
+    python analysis/skip_tasks.py STUDY.h5 [another model's.h5] [--subjects] [--out FOLDER] [--formats png,pdf]
+
+Top: share of right answers with each single layer skipped; the whole model's share is a line, chance a dashed one, and the band
+is its 95 % interval (Wilson). Middle: by the number of layers in a row: the mean over all places, and the best and worst place.
+Bottom: grades of the answers (jarvis_mpi/grades.py). What a study does not hold is not drawn.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from figure import BLACK, BLUE, COLOURS, GREEN, RED, YELLOW, CannotDraw, Figure, save
+from rich.console import Console
+from rich.table import Table
+from study import WHOLE, Study, Task, is_block, named, read
+
+from jarvis_mpi.grades import Grade
+from jarvis_mpi.tasks import wilson
+
+GRADE_COLOURS = {Grade.FUNCTIONING: GREEN, Grade.DEGRADED: YELLOW, Grade.CRITICAL: RED}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY.h5")
+    parser.add_argument(
+        "--subjects", action="store_true", help="print each subject's share too (whole model)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the figure and its CSV; by default beside the first study"
+    )
+    parser.add_argument("--formats", default="png,pdf", help="of png, pdf, svg")
+    words = parser.parse_args()
+    studies = [read(path) for path in words.studies]
+    for study in studies:
+        if not study.tasks and not study.graded:
+            sys.exit(
+                f"{study.path} holds no task and no answer yet: say --tasks or --prompts to the study, or go on with it"
+            )
+    asked = max(len(study.tasks) for study in studies)
+    kinds = ([*range(asked), "length"] if asked else []) + (
+        ["grades"] if any(study.graded for study in studies) else []
+    )
+    made = Figure(figsize=(3.8 * max(2, len(studies)), 1.9 * len(kinds) + 0.6))
+    axes = made.subplots(len(kinds), len(studies), squeeze=False)
+    for column, study in enumerate(studies):
+        for kind, place in zip(kinds, axes[:, column], strict=True):
+            if kind == "grades":
+                draw_grades(place, study)
+            elif kind == "length":
+                draw_lengths(place, study)
+            elif kind < len(study.tasks):
+                draw_singles(place, study, study.tasks[kind])
+        axes[0, column].set_title(f"{study.model}\n{axes[0, column].get_title()}")
+    show(studies, words.subjects)
+    stem = (words.out or words.studies[0].parent) / "skip_tasks"
+    columns = (
+        "model",
+        "what",
+        "left out",
+        "right",
+        "of",
+        "share",
+        "low",
+        "high",
+        "grade",
+        "nats",
+        "repetition",
+        "agrees",
+        "text",
+    )
+    try:
+        save(made, stem, words.formats, columns, [row for study in studies for row in rows_of(study)])
+    except CannotDraw as error:
+        sys.exit(str(error))
+    print(f"{stem}.{{{words.formats},csv}}")
+
+
+def draw_singles(axes, study: Study, task: Task) -> None:
+    shares = [
+        task.share(case) if (case := frozenset([layer])) in task.right else np.nan
+        for layer in range(study.depth)
+    ]
+    axes.bar(range(study.depth), shares, color=BLUE, alpha=0.8)
+    axes.axhspan(*task.interval(WHOLE), color=GREEN, alpha=0.2, linewidth=0)
+    axes.axhline(task.share(WHOLE), color=GREEN, linewidth=1)
+    axes.axhline(task.chance, color=BLACK, linestyle="--", linewidth=0.8)
+    axes.set(
+        ylim=(0, None), xlabel="layer skipped", ylabel="right",
+        title=f"{task.name}, {len(task.subjects)} questions",
+    )  # fmt: skip
+
+
+def draw_lengths(axes, study: Study) -> None:
+    for colour, task in zip(COLOURS, study.tasks, strict=False):
+        held: dict[int, list[float]] = {0: [task.share(WHOLE)]}
+        for case in task.right:
+            if is_block(case):
+                held.setdefault(len(case), []).append(task.share(case))
+        lengths = sorted(held)
+        axes.plot(lengths, [np.mean(held[n]) for n in lengths], color=colour, marker=".", label=task.name)
+        axes.fill_between(
+            lengths, [min(held[n]) for n in lengths], [max(held[n]) for n in lengths],
+            color=colour, alpha=0.1, linewidth=0,
+        )  # fmt: skip
+        axes.axhline(task.chance, color=colour, linestyle="--", linewidth=0.6)
+    axes.set(xlabel="layers in a row skipped: mean, best and worst place (dashed: chance)", ylabel="right")
+    axes.legend(fontsize=6)
+
+
+def draw_grades(axes, study: Study) -> None:
+    """Of the answers with so many layers in a row skipped."""
+    counts: dict[int, list[Grade]] = {}
+    for case, _, _, grade in study.graded:
+        if is_block(case) or not case:
+            counts.setdefault(len(case), []).append(grade)
+    lengths, floor = sorted(counts), np.zeros(len(counts))
+    for grade, colour in GRADE_COLOURS.items():
+        shares = np.array([counts[n].count(grade) / len(counts[n]) for n in lengths])
+        axes.bar(lengths, shares, bottom=floor, color=colour, label=grade)
+        floor += shares
+    axes.set(xlabel="layers in a row skipped", ylabel="share of answers", xticks=lengths)
+    axes.legend(fontsize=6, loc="lower left")
+
+
+def rows_of(study: Study) -> list[tuple]:
+    found: list[tuple] = []
+    for task in study.tasks:
+        for case, right in task.right.items():
+            found.append(
+                (
+                    study.model,
+                    task.name,
+                    named(case),
+                    right.sum(),
+                    len(right),
+                    task.share(case),
+                    *task.interval(case),
+                )
+            )
+    found += [
+        (study.model, study.prompts[number], named(case), *[""] * 5, grade, answer.nats, answer.repetition, answer.agrees, answer.text)
+        for case, number, answer, grade in study.graded
+    ]  # fmt: skip
+    return found
+
+
+def show(studies: list[Study], subjects: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (
+        "model",
+        "task",
+        "questions",
+        "chance",
+        "whole",
+        "95 %",
+        "worst single layers",
+        "median single",
+    ):
+        table.add_column(
+            column, justify="left" if column in ("model", "task", "worst single layers") else "right"
+        )
+    for study in studies:
+        for task in study.tasks:
+            single = {min(case): task.share(case) for case in task.right if len(case) == 1}
+            low, high = task.interval(WHOLE)
+            worst = sorted(single, key=lambda layer: (single[layer], layer))[:3]
+            table.add_row(
+                study.model, task.name, str(len(task.subjects)), f"{task.chance:.1%}", f"{task.share(WHOLE):.1%}",
+                f"{low:.0%} - {high:.0%}", ", ".join(f"{layer} ({single[layer]:.0%})" for layer in worst),
+                f"{np.median([*single.values()]):.1%}" if single else "",
+            )  # fmt: skip
+            if subjects:
+                for subject in sorted(set(task.subjects)):
+                    right = task.right[WHOLE][task.subjects == subject]
+                    low, high = wilson(int(right.sum()), len(right))
+                    table.add_row(
+                        "",
+                        f"  {subject}",
+                        str(len(right)),
+                        "",
+                        f"{right.mean():.1%}",
+                        f"{low:.0%} - {high:.0%}",
+                    )
+    console.print(table)
+    for study in studies:
+        for grade in Grade:
+            its = [case for case, _, _, its_grade in study.graded if its_grade is grade]
+            if study.graded:
+                console.print(f"{study.model}: {len(its)} of {len(study.graded)} answers {grade}")
+
+
+if __name__ == "__main__":
+    main()

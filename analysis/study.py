@@ -1,0 +1,149 @@
+"""A skip study's file (python -m jarvis_mpi study) as Python sees it."""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from jarvis_mpi.grades import Answer, Grade, agreeing, grade, repetition
+from jarvis_mpi.tasks import wilson
+
+Case = frozenset[int]
+WHOLE: Case = frozenset()
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    chance: float  # the mean over its questions
+    subjects: np.ndarray  # [questions] of str
+    right: dict[Case, np.ndarray]  # [questions] of bool; of cases that are done
+
+    def share(self, case: Case) -> float:
+        return float(self.right[case].mean())
+
+    def interval(self, case: Case) -> tuple[float, float]:
+        """95 %, Wilson's."""
+        return wilson(int(self.right[case].sum()), len(self.subjects))
+
+
+@dataclass(frozen=True)
+class Study:
+    path: Path
+    said: dict[str, Any]  # the file's attributes
+    cases: list[Case]
+    items: np.ndarray
+    nats: np.ndarray  # [cases, items]
+    prompts: list[str]
+    answers: list[list[str]]  # [cases][prompts], JSON
+
+    @property
+    def model(self) -> str:
+        return str(self.said["model"])
+
+    @property
+    def depth(self) -> int:
+        return int(self.said["depth"])
+
+    @cached_property
+    def text_nats(self) -> dict[Case, float]:
+        """Nats a token of the text, of cases whose windows are all there that the whole model has."""
+        own = (self.items["answer"] < 0) & ~np.isnan(self.nats[0])
+        if not own.any():
+            return {}
+        told = self.nats[:, own].sum(axis=1) / self.items["tokens"][own].sum()
+        return {case: float(value) for case, value in zip(self.cases, told, strict=True) if value == value}
+
+    @cached_property
+    def costs(self) -> dict[Case, float]:
+        """Nats a token over the whole model's."""
+        return {case: value - self.text_nats[WHOLE] for case, value in self.text_nats.items()}
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Right: of all choices the one of least nats (lm-eval's acc) is the answer."""
+        found = []
+        for name in dict.fromkeys(self.items["task"][self.items["answer"] >= 0].tolist()):
+            columns = np.flatnonzero(self.items["task"] == name)
+            numbers, first = np.unique(self.items["number"][columns], return_index=True)
+            groups = np.split(columns, first[1:])
+            right: dict[Case, np.ndarray] = {}
+            for row, case in enumerate(self.cases):
+                its = [self.nats[row, group] for group in groups]
+                if not any(np.isnan(each).any() for each in its):
+                    answers = self.items["answer"][columns[first]]
+                    right[case] = np.array([each.argmin() for each in its]) == answers
+            chance = float(np.mean([1 / len(group) for group in groups]))
+            subjects = np.array([subject.decode() for subject in self.items["subject"][columns[first]]])
+            assert len(numbers) == len(groups)
+            found.append(Task(name.decode(), chance, subjects, right))
+        return [task for task in found if WHOLE in task.right]
+
+    @cached_property
+    def rankings(self) -> dict[str, Any]:
+        """See jarvis_mpi/rankings.py."""
+        return json.loads(self.said.get("rankings", "{}"))
+
+    @cached_property
+    def graded(self) -> list[tuple[Case, int, Answer, Grade]]:
+        """Case, prompt's number, answer and grade of all that is done."""
+        found = []
+        for number in range(len(self.prompts)):
+            if not self.answers[0][number]:
+                continue
+            first = json.loads(self.answers[0][number])
+            whole = answer_of(first, first)
+            for case, row in zip(self.cases, self.answers, strict=True):
+                if row[number]:
+                    answer = answer_of(json.loads(row[number]), first)
+                    found.append((case, number, answer, grade(answer, whole, self.rankings["prose_nats"])))
+        return found
+
+
+def answer_of(said: dict[str, Any], whole: dict[str, Any]) -> Answer:
+    nats = float("nan") if said["nats"] is None else said["nats"]
+    ids = said["ids"]
+    return Answer(said["text"], len(ids), nats, repetition(ids), agreeing(ids, whole["ids"]))
+
+
+def read(path: Path) -> Study:
+    """Exits with a sentence where it is none."""
+    try:
+        with h5py.File(path, "r") as file:
+            return Study(
+                path,
+                dict(file.attrs),
+                [frozenset(map(int, filter(None, name.decode().split("+")))) for name in file["cases"][:]],
+                file["items"][:],
+                file["nats"][:],
+                [prompt.decode() for prompt in file["prompts"][:]],
+                [[cell.decode() for cell in row] for row in file["answers"][:]],
+            )
+    except (OSError, KeyError) as error:
+        sys.exit(f"{path} is no study: {str(error).splitlines()[0]}")
+
+
+def is_block(case: Case) -> bool:
+    """Whether its layers follow one another."""
+    return bool(case) and max(case) - min(case) + 1 == len(case)
+
+
+def named(case: Case) -> str:
+    return "+".join(map(str, sorted(case)))
+
+
+def spearman(a: list[float], b: list[float]) -> float:
+    """Rank correlation; ties share their mean rank."""
+    ranks = [ranks_of(np.asarray(values, float)) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def ranks_of(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return ((last - counts + last + 1) / 2)[inverse]

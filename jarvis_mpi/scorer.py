@@ -1,0 +1,140 @@
+"""A whole model, layer by layer, that scores texts, questions and answers with layers left out."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import skips
+from .skips import Case
+from .tasks import Question
+
+if TYPE_CHECKING:
+    from .stage import Head, Stage
+    from .text import Text
+
+ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
+SHARED, OWN = 0, 1  # sequences: what all choices begin with, and the rest of one
+
+
+class Encoded(NamedTuple):
+    """A question as token ids: each choice's whole text, and how many of them are the context."""
+
+    ids: tuple[tuple[int, ...], ...]
+    context: int
+
+    @property
+    def shared(self) -> int:
+        """Tokens that all inputs begin with. The last token of a text is foretold, and never an input."""
+        inputs = [ids[:-1] for ids in self.ids]
+        return next(
+            (at for at, column in enumerate(zip(*inputs, strict=False)) if len(set(column)) > 1),
+            min(map(len, inputs)),
+        )
+
+
+def encoded(text: "Text", question: Question) -> Encoded:
+    """Context and choice are cut into tokens together, as lm-eval does: a choice's tokens are those behind the context's."""
+    context = question.context.rstrip()
+    spaces = question.context[len(context) :]
+    whole = [tuple(text.tokenizer(context + spaces + choice)["input_ids"]) for choice in question.choices]
+    return Encoded(tuple(whole), len(text.tokenizer(context)["input_ids"]))
+
+
+class Scorer:
+    """Holds every layer as a stage of its own, and one text's states before each layer."""
+
+    def __init__(self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = ()):
+        from . import stage
+        from .family import load_config
+
+        self.depth = load_config(folder).num_hidden_layers
+        self.head: Head = stage.Head(folder, dtype)
+        self.layers: list[Stage] = [
+            stage.Stage(folder, range(layer, layer + 1), dtype) for layer in range(self.depth)
+        ]
+        self.windows, self.window, self.before = windows, -1, [b""]
+        self.row = self.head.width * dtype.itemsize
+
+    def run(self, layer: int, body: bytes) -> bytes:
+        done = self.layers[layer].run(body, 0)
+        self.layers[layer].forget(0)
+        return done
+
+    def states_of(self, ids: Sequence[int]) -> list[bytes]:
+        """Before each layer, and after the last one."""
+        before = [self.head.embed(ids, 0)]
+        for layer in range(self.depth):
+            before.append(self.run(layer, before[-1]))
+        return before
+
+    def windows_nats(self, window: int, first: int, cases: Sequence[Case]) -> Iterator[tuple[Case, float]]:
+        """Summed nats of the window's tokens after the first, of cases that all have `first` as their first hole."""
+        if window != self.window:
+            self.window, self.before = window, self.states_of(self.windows[window])
+        for case, body in skips.walk(cases, self.depth, first, self.before[first], self.run):
+            yield case, nats(self.head, body, self.windows[window])
+
+    def choices_nats(
+        self, question: Encoded, cases: Sequence[Case]
+    ) -> Iterator[tuple[Case, tuple[float, ...]]]:
+        """Summed nats of each choice's own tokens."""
+        shared = question.shared
+        tails = [ids[shared:-1] for ids in question.ids]
+        first = [self.head.embed(question.ids[0][:shared], 0)]
+        first += [self.head.embed(tail, shared) if tail else b"" for tail in tails]
+        for case, (before, *after) in skips.walk(cases, self.depth, 0, first, self.run_choices):
+            yield case, self.of_choices(question, before, after)
+
+    def run_choices(self, layer: int, bodies: list[bytes]) -> list[bytes]:
+        """What all choices begin with is run once; each goes on from a copy of its keys and values."""
+        stage, (before, *after) = self.layers[layer], bodies
+        done = [stage.run(before, 0, SHARED)]
+        for body in after:
+            if body:
+                stage.caches[OWN] = copy.deepcopy(stage.caches[SHARED])
+                body = stage.run(body, len(before) // self.row, OWN)
+            done.append(body)
+        stage.forget(SHARED)
+        stage.forget(OWN)
+        return done
+
+    def of_choices(self, question: Encoded, before: bytes, after: Sequence[bytes]) -> tuple[float, ...]:
+        import torch
+
+        if not any(after) and len(before) == question.context * self.row:  # letters: all foretold by one row
+            told = torch.log_softmax(self.head.logits(before[-self.row :]), -1)
+            return tuple(-told[ids[-1]].item() for ids in question.ids)
+        start = (question.context - 1) * self.row
+        return tuple(
+            nats(self.head, (before + tail)[start:], ids[question.context - 1 :])
+            for tail, ids in zip(after, question.ids, strict=True)
+        )
+
+
+def nats(head: "Head", body: bytes, ids: Sequence[int]) -> float:
+    """S - 1 or more rows -> the sum of -log p of the S - 1 tokens after the first. Head.logits gives the last row only."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    total = 0.0
+    with torch.inference_mode():
+        for first in range(0, len(ids) - 1, ROWS):
+            wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
+            logits = logits_of(head, body, first, first + len(wanted))
+            total += cross_entropy(logits, wanted, reduction="sum").item()
+    return total
+
+
+def logits_of(head: "Head", body: bytes, first: int, end: int) -> Any:
+    """Rows `first` to `end` of `body` -> [rows, V] in float32."""
+    import torch
+
+    from .stage import from_bytes, positions
+
+    with torch.inference_mode():
+        h = from_bytes(body, head.width, head.dtype)[:, first:end]
+        head.gap.answer = h
+        nothing = h.new_zeros(1, h.shape[1], head.model.get_input_embeddings().embedding_dim)
+        at = positions(0, h.shape[1])
+        return head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0].float()

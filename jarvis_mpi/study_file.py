@@ -1,0 +1,123 @@
+"""The skip study's file: what is to be scored, what is done, and what came out. NaN and '' until it is there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import skips
+from .link import Unservable
+from .skips import Case
+
+
+class Kind(StrEnum):
+    RANK = "rank"  # number: 0
+    TEXT = "text"  # a window; cases with the same first hole
+    QUESTION = "question"  # all cases
+    ANSWER = "answer"  # a prompt; one case
+
+
+class Unit(NamedTuple):
+    """What one rank does in one go. `at`: a first hole (TEXT) or a case's number (ANSWER), else 0."""
+
+    kind: str
+    number: int
+    at: int = 0
+
+
+class Item(NamedTuple):
+    """What `nats` is of: a window of the text, or a choice of a question."""
+
+    task: str
+    subject: str
+    number: int
+    choice: int
+    answer: int  # the right choice's number; -1: a text
+    tokens: int
+    characters: int
+
+
+class StudyFile:
+    """Raises Unservable if the file cannot be used, or is of another study. `says`: what the study is; see study.main."""
+
+    def __init__(
+        self,
+        path: Path,
+        cases: Sequence[Case],
+        items: Sequence[Item],
+        prompts: Sequence[str],
+        says: Mapping[str, Any],
+    ):
+        import h5py
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file: h5py.File = h5py.File(path, "a")
+        except OSError as error:
+            raise Unservable(
+                f"--log {path} cannot be used: {error.strerror or 'it is no HDF5 file'}"
+            ) from None
+        self.cases, self.items, self.prompts = cases, items, prompts
+        self.row = {case: number for number, case in enumerate(cases)}
+        names = [skips.written(case) for case in cases]
+        if "cases" not in self.file:
+            self.make(names, says)
+        elif (was := [name.decode() for name in self.file["cases"][:]]) != names or any(
+            self.file.attrs.get(name) != value for name, value in says.items() if isinstance(value, str | int)
+        ):
+            raise Unservable(
+                f"--log {path} is of another study ({len(was)} cases of {self.file.attrs.get('model')}): name another file"
+            )
+
+    def make(self, names: list[str], says: Mapping[str, Any]) -> None:
+        import h5py
+        import numpy as np
+
+        text = h5py.string_dtype()
+        kinds = [("task", "S64"), ("subject", "S64"), ("number", "u4"), ("choice", "u2"), ("answer", "i2"),
+                 ("tokens", "u4"), ("characters", "u4")]  # fmt: skip
+        rows = [(item.task.encode(), item.subject.encode(), *item[2:]) for item in self.items]
+        self.file.create_dataset("items", data=np.array(rows, kinds))
+        self.file.create_dataset("nats", data=np.full((len(names), len(rows)), np.nan))
+        self.file.create_dataset("answers", (len(names), len(self.prompts)), text)
+        self.file.create_dataset("prompts", data=list(self.prompts), dtype=text)
+        self.file.attrs.update(says)
+        self.file["cases"] = names  # last: it says that the rest is there
+        self.file.flush()
+
+    def left(self) -> list[Unit]:
+        """What is not done yet, in order."""
+        import numpy as np
+
+        nats, answers = self.file["nats"][:], self.file["answers"][:]
+        depth = int(self.file.attrs["depth"])
+        found = [] if "rankings" in self.file.attrs else [Unit(Kind.RANK, 0)]
+        for column, item in enumerate(self.items):
+            missing = np.flatnonzero(np.isnan(nats[:, column])).tolist()
+            if item.answer >= 0:
+                found += [Unit(Kind.QUESTION, item.number)] if missing else []
+            else:
+                firsts = {skips.first_of(self.cases[row], depth) for row in missing}
+                found += [Unit(Kind.TEXT, item.number, first) for first in sorted(firsts)]
+        for prompt in range(len(self.prompts)):
+            found += [
+                Unit(Kind.ANSWER, prompt, row) for row in range(len(self.cases)) if not answers[row, prompt]
+            ]
+        return list(dict.fromkeys(found))
+
+    def write(self, unit: Unit, came: Any) -> None:
+        """On disk when this returns. `came`: what Worker.do gave, as JSON has it."""
+        if unit.kind == Kind.RANK:
+            self.file.attrs["rankings"] = json.dumps(came)
+        elif unit.kind == Kind.ANSWER:
+            self.file["answers"][unit.at, unit.number] = json.dumps(came)
+        else:
+            asks = unit.kind == Kind.QUESTION
+            columns = [
+                column for column, item in enumerate(self.items)
+                if (item.answer >= 0) == asks and item.number == unit.number
+            ]  # fmt: skip
+            for case, nats in came:
+                self.file["nats"][self.row[frozenset(case)], columns] = nats
+        self.file.flush()
