@@ -114,7 +114,7 @@ def answer_of(said: dict[str, Any], whole: dict[str, Any]) -> Answer:
 def read(path: Path) -> Study:
     """Exits with a sentence where it is none."""
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             return Study(
                 path,
                 dict(file.attrs),
