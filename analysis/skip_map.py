@@ -119,7 +119,7 @@ def draw_rankings(axes, study: Study) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel="what the ranking says of a layer", ylabel="nats a token lost"
     )
-    axes.legend(fontsize=7, title="rank correlation", title_fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, title="rank correlation", title_fontsize=7, loc="lower right")
 
 
 def show(studies: list[Study]) -> None:
