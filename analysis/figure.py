@@ -11,8 +11,8 @@ from typing import Any
 
 import matplotlib as mpl
 from load import Run, Unreadable, load
-from rich.console import Console
 from rich.table import Table
+from table import console
 
 mpl.use("Agg")
 from matplotlib.figure import Figure
@@ -120,12 +120,10 @@ def show(name: str, draw: Draw, runs: list[Run], words: argparse.Namespace) -> N
         )
     for row in drawn.shown:
         table.add_row(*map(text, row))
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    terminal = console()
+    terminal.print(table)
     for note in drawn.notes:
-        console.print(note, markup=False)
+        terminal.print(note, markup=False)
     print(f"{stem}.{{{words.formats},csv}}")
 
 

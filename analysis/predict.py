@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 from load import Run, Unreadable, load
-from rich.console import Console
 from rich.table import Table
+from table import console
 
 from jarvis_mpi import blocks
 from jarvis_mpi.crew import END_USER, Crew, Hop, Policy, Sign
@@ -293,12 +293,10 @@ def main() -> None:
             f"{row[5]:.3g}",
             row[6],
         )
-    console = Console(soft_wrap=True, highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+    terminal = console(160)
+    terminal.print(table)
     for name, costs in known.items():
-        console.print(
+        terminal.print(
             f"{name}: {costs.layers} layers of {1e3 * costs.layer_s:.2f} ms, {1e3 * costs.row_s:.2f} ms each further row; "
             f"{1e3 * costs.stage_s:.2f} ms a stage, {1e3 * costs.hop_s:.2f} ms a hop, {1e3 * costs.head_s:.1f} ms the head; "
             f"{costs.body_bytes:.0f} bytes a row, {costs.told_bytes:.0f} a message", markup=False,

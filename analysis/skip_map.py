@@ -7,31 +7,23 @@ comes in the very text and reads nothing; beyond it, context no longer helps. Wh
 The points: what each ranking says of a layer without any task (jarvis_mpi/rankings.py), beside what skipping it costs.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 from figure import BLACK, BLUE, COLOURS, CannotDraw, Figure, save
 from matplotlib.colors import LogNorm
-from rich.console import Console
 from rich.table import Table
-from study import WHOLE, Study, is_block, named, read, spearman
+from study import Study, arguments, is_block, read, spearman
+from table import console
+
+from jarvis_mpi.skips import WHOLE, written
 
 LEAST = 1e-2  # nats a token: below it nothing is told apart
 RANKINGS = {"block_influence": "Block Influence", "angular": "angular distance", "kl": "KL of the output"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY.h5")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the figure and its CSV; by default beside the first study"
-    )
-    parser.add_argument("--formats", default="png,pdf", help="of png, pdf, svg")
-    words = parser.parse_args()
+    words = arguments(__doc__).parse_args()
     studies = [read(path) for path in words.studies]
     for study in studies:
         if WHOLE not in study.costs:
@@ -46,7 +38,7 @@ def main() -> None:
         made.colorbar(draw_pairs(pairs, study), ax=pairs, label="nats a token", shrink=0.8, extend="both")
         draw_blocks(blocks, study)
         draw_rankings(ranks, study)
-        rows += [(study.model, named(case), cost) for case, cost in study.costs.items()]
+        rows += [(study.model, written(case), cost) for case, cost in study.costs.items()]
     axes[0, 0].legend(fontsize=7)
     show(studies)
     stem = (words.out or words.studies[0].parent) / "skip_map"
@@ -144,10 +136,7 @@ def show(studies: list[Study]) -> None:
             f"{np.nanmedian(single):.3f}", f"{np.median(pairs):.3f}" if pairs else "",
             *(f"{spearman(values, single):.2f}" for values in ranked(study).values()),
         )  # fmt: skip
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    console().print(table)
 
 
 if __name__ == "__main__":

@@ -7,34 +7,26 @@ is its 95 % interval (Wilson). Middle: by the number of layers in a row: the mea
 Bottom: grades of the answers (jarvis_mpi/grades.py). What a study does not hold is not drawn.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 from figure import BLACK, BLUE, COLOURS, GREEN, RED, YELLOW, CannotDraw, Figure, save
-from rich.console import Console
 from rich.table import Table
-from study import WHOLE, Study, Task, is_block, named, read
+from study import Study, Task, arguments, is_block, read
+from table import console
 
 from jarvis_mpi.grades import Grade
+from jarvis_mpi.skips import WHOLE, written
 from jarvis_mpi.tasks import wilson
 
 GRADE_COLOURS = {Grade.FUNCTIONING: GREEN, Grade.DEGRADED: YELLOW, Grade.CRITICAL: RED}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY.h5")
+    parser = arguments(__doc__)
     parser.add_argument(
         "--subjects", action="store_true", help="print each subject's share too (whole model)"
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder of the figure and its CSV; by default beside the first study"
-    )
-    parser.add_argument("--formats", default="png,pdf", help="of png, pdf, svg")
     words = parser.parse_args()
     studies = [read(path) for path in words.studies]
     for study in studies:
@@ -136,7 +128,7 @@ def rows_of(study: Study) -> list[tuple]:
                 (
                     study.model,
                     task.name,
-                    named(case),
+                    written(case),
                     right.sum(),
                     len(right),
                     task.share(case),
@@ -144,16 +136,14 @@ def rows_of(study: Study) -> list[tuple]:
                 )
             )
     found += [
-        (study.model, study.prompts[number], named(case), *[""] * 5, grade, answer.nats, answer.repetition, answer.agrees, answer.text)
+        (study.model, study.prompts[number], written(case), *[""] * 5, grade, answer.nats, answer.repetition, answer.agrees, answer.text)
         for case, number, answer, grade in study.graded
     ]  # fmt: skip
     return found
 
 
 def show(studies: list[Study], subjects: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
+    terminal = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "model",
@@ -190,12 +180,12 @@ def show(studies: list[Study], subjects: bool) -> None:
                         f"{right.mean():.1%}",
                         f"{low:.0%} - {high:.0%}",
                     )
-    console.print(table)
+    terminal.print(table)
     for study in studies:
         for grade in Grade:
             its = [case for case, _, _, its_grade in study.graded if its_grade is grade]
             if study.graded:
-                console.print(f"{study.model}: {len(its)} of {len(study.graded)} answers {grade}")
+                terminal.print(f"{study.model}: {len(its)} of {len(study.graded)} answers {grade}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A skip study's file (python -m jarvis_mpi study) as Python sees it."""
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -11,10 +12,19 @@ import h5py
 import numpy as np
 
 from jarvis_mpi.grades import Answer, Grade, agreeing, grade, repetition
+from jarvis_mpi.skips import WHOLE, Case
 from jarvis_mpi.tasks import wilson
 
-Case = frozenset[int]
-WHOLE: Case = frozenset()
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """What the scripts that draw studies are told."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("studies", nargs="+", type=Path, metavar="STUDY.h5")
+    made.add_argument(
+        "--out", type=Path, help="folder of the figure and its CSV; by default beside the first study"
+    )
+    made.add_argument("--formats", default="png,pdf", help="of png, pdf, svg")
+    return made
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Study:
         found = []
         for name in dict.fromkeys(self.items["task"][self.items["answer"] >= 0].tolist()):
             columns = np.flatnonzero(self.items["task"] == name)
-            numbers, first = np.unique(self.items["number"][columns], return_index=True)
+            _, first = np.unique(self.items["number"][columns], return_index=True)
             groups = np.split(columns, first[1:])
             right: dict[Case, np.ndarray] = {}
             for row, case in enumerate(self.cases):
@@ -80,7 +90,6 @@ class Study:
                     right[case] = np.array([each.argmin() for each in its]) == answers
             chance = float(np.mean([1 / len(group) for group in groups]))
             subjects = np.array([subject.decode() for subject in self.items["subject"][columns[first]]])
-            assert len(numbers) == len(groups)
             found.append(Task(name.decode(), chance, subjects, right))
         return [task for task in found if WHOLE in task.right]
 
@@ -131,10 +140,6 @@ def read(path: Path) -> Study:
 def is_block(case: Case) -> bool:
     """Whether its layers follow one another."""
     return bool(case) and max(case) - min(case) + 1 == len(case)
-
-
-def named(case: Case) -> str:
-    return "+".join(map(str, sorted(case)))
 
 
 def spearman(a: list[float], b: list[float]) -> float:

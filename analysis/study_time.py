@@ -14,8 +14,8 @@ import argparse
 from typing import NamedTuple
 
 from predict import MACHINES, MODELS
-from rich.console import Console
 from rich.table import Table
+from table import console
 
 from jarvis_mpi import skips
 
@@ -93,10 +93,7 @@ def main() -> None:
                 model, machine, str(ranks), f"{gflop_s:g}", str(whole.cases), str(whole.passes), str(whole.alone),
                 f"{whole.operations / 1e15:.1f}", time,
             )  # fmt: skip
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+    console(160).print(table)
 
 
 if __name__ == "__main__":

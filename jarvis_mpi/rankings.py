@@ -9,7 +9,7 @@
 from typing import Any, NamedTuple
 
 from . import skips
-from .scorer import ROWS, Scorer, logits_of
+from .scorer import ROWS, Scorer
 
 MOST = 8  # layers at a time
 
@@ -49,11 +49,11 @@ def rank(scorer: Scorer, ids: list[int]) -> Rankings:
     ]
     for first in range(0, len(ids), ROWS):
         end = min(first + ROWS, len(ids))
-        whole = torch.log_softmax(logits_of(scorer.head, states[-1], first, end), -1)
+        whole = torch.log_softmax(scorer.head.rows_logits(states[-1], first, end), -1)
         wanted = torch.tensor(ids[first + 1 : end + 1])
         nats -= whole[: len(wanted)].gather(1, wanted[:, None]).sum().item()
         for case, body in without:
-            skipped = torch.log_softmax(logits_of(scorer.head, body, first, end), -1)
+            skipped = torch.log_softmax(scorer.head.rows_logits(body, first, end), -1)
             kl[min(case)] += divergence(whole, skipped) / len(ids)
     return Rankings(influence, angular, kl, nats / (len(ids) - 1))
 

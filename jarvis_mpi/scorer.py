@@ -113,7 +113,7 @@ class Scorer:
 
 
 def nats(head: "Head", body: bytes, ids: Sequence[int]) -> float:
-    """S - 1 or more rows -> the sum of -log p of the S - 1 tokens after the first. Head.logits gives the last row only."""
+    """S - 1 or more rows -> the sum of -log p of the S - 1 tokens after the first."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -121,20 +121,6 @@ def nats(head: "Head", body: bytes, ids: Sequence[int]) -> float:
     with torch.inference_mode():
         for first in range(0, len(ids) - 1, ROWS):
             wanted = torch.tensor(ids[first + 1 : first + 1 + ROWS])
-            logits = logits_of(head, body, first, first + len(wanted))
+            logits = head.rows_logits(body, first, first + len(wanted))
             total += cross_entropy(logits, wanted, reduction="sum").item()
     return total
-
-
-def logits_of(head: "Head", body: bytes, first: int, end: int) -> Any:
-    """Rows `first` to `end` of `body` -> [rows, V] in float32."""
-    import torch
-
-    from .stage import from_bytes, positions
-
-    with torch.inference_mode():
-        h = from_bytes(body, head.width, head.dtype)[:, first:end]
-        head.gap.answer = h
-        nothing = h.new_zeros(1, h.shape[1], head.model.get_input_embeddings().embedding_dim)
-        at = positions(0, h.shape[1])
-        return head.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0].float()

@@ -9,12 +9,8 @@ from .link import Unservable
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
-OF_ONE_START = (
-    "fault",
-    "links",
-    "log",
-    "resume",
-)  # options that a resumed run does not have from the one before
+# Options that a resumed run does not have from the one before.
+OF_ONE_START = ("fault", "links", "log", "resume")
 DTYPES = ("auto", "float32", "bfloat16")
 
 

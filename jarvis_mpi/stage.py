@@ -46,17 +46,18 @@ class Head:
         self.model.base_model(input_ids=tokens, position_ids=positions(start, len(ids)), use_cache=False)
         return to_bytes(self.gap.seen)
 
-    @torch.inference_mode()
     def logits(self, body: bytes | memoryview) -> Tensor:
         """S rows -> [V], of the last row, in float32."""
-        h = from_bytes(body, self.width, self.dtype)
-        self.gap.answer = h[:, -1:]
-        nothing = h.new_zeros(1, 1, self.model.get_input_embeddings().embedding_dim)
-        return (
-            self.model(inputs_embeds=nothing, position_ids=positions(0, 1), use_cache=False)
-            .logits[0, -1]
-            .float()
-        )
+        return self.rows_logits(body, -1, None)[0]
+
+    @torch.inference_mode()
+    def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Tensor:
+        """S rows -> [R, V], of those from `first` to before `end`, in float32."""
+        h = from_bytes(body, self.width, self.dtype)[:, first:end]
+        self.gap.answer = h
+        nothing = h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim)
+        at = positions(0, h.shape[1])
+        return self.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0].float()
 
     def warm_up(self) -> None:
         """Read the weights in, so that the first token does not wait for the disk."""

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import models, skips, tasks
+from . import models, prompts, skips, tasks
 from .fetch import Say
 from .link import Link, Lost, Silence, Unservable
 from .scorer import Encoded, Scorer, encoded, nats
@@ -40,12 +40,13 @@ UNIT_S = 3600.0  # the longest for one
 
 
 class Wanted(NamedTuple):
-    """All that the study scores, as token ids; the same on every rank."""
+    """All that the study scores; the same on every rank. Texts are token ids but for `prompts`."""
 
     cases: list[Case]
     windows: list[list[int]]
     questions: list[Encoded]
-    prompts: list[list[int]]
+    prompts: list[str]
+    prompts_ids: list[list[int]]
     answer_tokens: int
     calibration: list[int]
 
@@ -63,7 +64,7 @@ class Worker:
 
             return rank(scorer, wanted.calibration)._asdict()
         if unit.kind == Kind.ANSWER:
-            return self.answer(wanted.prompts[unit.number], wanted.cases[unit.at])
+            return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
         if unit.kind == Kind.TEXT:
             cases = [case for case in wanted.cases if skips.first_of(case, scorer.depth) == unit.at]
             told = scorer.windows_nats(unit.number, unit.at, cases)
@@ -271,8 +272,10 @@ def wanted_of(
     foretold = windows if "text" in asked.tasks.split(",") else []
     questions = tasks.questions(",".join(words), asked.shots, asked.shots_from, asked.limit) if words else []
     cut = [encoded(text, question) for question in questions]
-    lines = asked.prompts.read_text().splitlines() if asked.prompts else []
-    prompts = [text.ids_of(line) for line in lines if line.strip()]
+    lines = prompts.read(asked.prompts) if asked.prompts else []
+    if wrong := [line.wrong for line in lines if line.wrong]:
+        raise Unservable(f"--prompts {asked.prompts}: {wrong[0]}")
+    prompts_ids = [text.ids_of(line.prompt) for line in lines]
     most = max((len(ids) for its in cut for ids in its.ids), default=0)
     if most > config.max_position_embeddings:
         raise Unservable(
@@ -285,13 +288,14 @@ def wanted_of(
         skips.named(asked.cases, config.num_hidden_layers),
         foretold,
         cut,
-        prompts,
+        [line.prompt for line in lines],
+        prompts_ids,
         asked.answer_tokens,
         calibration,
     )
     said = {
         "window": asked.window, "text": digest(prose_text) if foretold else "", "questions": digest(cut) if cut else "",
-        "asked": digest([prompts, asked.answer_tokens]) if prompts else "", "token_entropy": token_entropy(foretold or windows),
+        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "", "token_entropy": token_entropy(foretold or windows),
         "shots": asked.shots,
     }  # fmt: skip
     return wanted, items_of(foretold, questions, cut), said
@@ -330,8 +334,7 @@ def main(words: Sequence[str]) -> int:
                 "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype),
                 "depth": config.num_hidden_layers,
             }  # fmt: skip
-            lines = asked.prompts.read_text().splitlines() if asked.prompts else []
-            file = StudyFile(asked.log, wanted.cases, items, [line for line in lines if line.strip()], said)
+            file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)
             shared, alone = skips.passes(wanted.cases, config.num_hidden_layers)
             say(
                 f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
