@@ -6,9 +6,10 @@ Rule 2: this file knows no MPI, no clock, no tensor and no file: signs in, a new
 A node is named by its rank at launch, for ever: a shrink renumbers ranks, never nodes.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple
 
 from .link import Unservable
@@ -19,14 +20,18 @@ Block = range  # a run of decoder layers, counted from 0
 
 
 class Hop(NamedTuple):
-    """One stop of a token: `node` runs the layers of `block`, and is sent the positions from `since` on."""
+    """One stop of a token: `node` runs the layers of `block`, and is sent the positions from `since` on.
+
+    `patch`: nobody runs them, and the node, the one before the hole, puts their patch in their place (patch.py).
+    """
 
     node: int
     block: Block
     since: int = 0
+    patch: bool = False
 
     def __str__(self) -> str:
-        return f"{self.node or 'end user'}[{layers(self.block)}]"
+        return f"{self.node or 'end user'}[{'patch ' * self.patch}{layers(self.block)}]"
 
 
 class State(Enum):
@@ -68,10 +73,12 @@ TRANSITIONS = {
 class Policy:
     """What the user lets a fault cost."""
 
-    ladder: tuple[str, ...] = ("copy", "skip")  # what to do without a node, the best first; () is: stop
-    max_skipped: int = 10**6  # layers at a time
+    # what to do without a node, the best first; () is: stop
+    ladder: tuple[str, ...] = ("copy", "patch", "skip")
+    max_skipped: int = 10**6  # layers at a time; patched ones are not skipped
     never_skip: frozenset[int] = frozenset()
     copies: int = 0  # of every block, to be had again after a takeover
+    copied: frozenset[Block] | None = None  # of these blocks alone
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class Crew:
     copies: Mapping[Block, tuple[int, ...]] = field(default_factory=dict)
     policy: Policy = Policy()
     room: Mapping[int, float] = field(default_factory=dict)  # node -> layers for which it has memory
+    patches: frozenset[Block] = frozenset()  # holes for which there is one, of one block or of neighbours
+    patchers: frozenset[int] = frozenset()  # nodes that have them
     states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; WELL where it is not named
 
     def state(self, node: int) -> State:
@@ -104,18 +113,37 @@ class Crew:
         return sorted(own, key=lambda each: each[0].start)
 
     def route(self) -> tuple[Hop, ...]:
-        """Every layer that can be had, once, in order. Raises Unservable where the policy lets it not go on."""
-        hops, skipped = [], []
+        """Every layer that can be had, once, in order, and patches for the others. Raises Unservable where the policy
+        lets it not go on."""
+        hops: list[Hop] = []
+        hole: list[Block] = []
         for block, owner in self.blocks():
             holder = self.holder(block, owner)
             if holder is None:
-                skipped.append((block, owner))
+                hole.append(block)
             else:
-                hops.append(Hop(holder, block))
-        self.check(skipped)
+                hops += [*self.patched(hops, hole), Hop(holder, block)]
+                hole = []
         if not hops:
             raise Unservable("no node that holds a layer is left")
+        hops += self.patched(hops, hole)
+        there = {layer for hop in hops for layer in hop.block}
+        self.check([(block, owner) for block, owner in self.blocks() if not there & set(block)])
         return tuple(hops)
+
+    def patched(self, before: Sequence[Hop], hole: Sequence[Block]) -> list[Hop]:
+        """What the node before a hole of neighbouring blocks does about it: the patches that span most, the first first."""
+        node = before[-1].node if before else END_USER
+        if "patch" not in self.policy.ladder or node not in self.patchers:
+            return []
+        hops, first = [], 0
+        while first < len(hole):
+            spans = [range(hole[first].start, last.stop) for last in hole[first:]]
+            spanned = [count for count, span in enumerate(spans, 1) if span in self.patches and is_whole(hole[first:][:count])]
+            if spanned:
+                hops.append(Hop(node, spans[spanned[-1] - 1], patch=True))
+            first += spanned[-1] if spanned else 1
+        return hops
 
     def holder(self, block: Block, owner: int) -> int | None:
         """Who runs `block`: its owner, else a copy; a stalled one is waited for where nobody else is left."""
@@ -160,6 +188,8 @@ class Crew:
         for block, owner in self.blocks():
             if owner == END_USER:
                 continue  # its death is the run's end: there is nobody to take over
+            if self.policy.copied is not None and block not in self.policy.copied:
+                continue
             asked = {node for node, which in (*ordered, *orders) if which == block}
             holders = {owner, *self.copies.get(block, ()), *asked}
             well = [node for node in holders if self.state(node) is State.WELL]
@@ -190,9 +220,20 @@ class Crew:
         return self.room.get(node, 0.0) - sum(map(len, (*self.holds[node], *copied)))
 
 
+def is_whole(blocks: Sequence[Block]) -> bool:
+    """Whether they follow one another without a layer between them."""
+    return all(a.stop == b.start for a, b in pairwise(blocks))
+
+
 def layers(block: Block) -> str:
     """'4-7', or '4' for a single layer: how a block is written for people."""
     return f"{block[0]}-{block[-1]}" if len(block) > 1 else f"{block[0]}"
+
+
+def block_of(words: str) -> Block:
+    """'4-7' or '4', as `layers` writes it."""
+    first, _, last = words.partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def named(block: Block) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .crew import END_USER, Block, Crew, Hop, Sign, State
+from .harm import NOTHING_KNOWN, Harm
 from .journal import Behind, Journalled
 from .ledger import Ledger
 from .link import Link, Lost, Silence, Unservable
@@ -17,7 +18,7 @@ from .news import Hears, News
 from .upkeep import Upkeep
 from .watch import Pace, Patience, Watch
 from .wire import APART, Beat, Kind, Message, Run, Vitals, read_note
-from .worker import Clock, Stages, run_own_hops
+from .worker import Clock, Patch, Stages, no_patch, run_own_hops
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
 PATIENCE = Patience()
@@ -73,13 +74,14 @@ class EndUser:
         self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
         *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
         patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None, speak_s: float = 10.0,
-        row_s: float = 0.0, vitals: Callable[[], Vitals] = Vitals,
+        row_s: float = 0.0, vitals: Callable[[], Vitals] = Vitals, patch: Patch = no_patch,
+        harm: Harm = NOTHING_KNOWN,
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
-        self.stages = stages  # the end user's own layers, and its copies
+        self.stages, self.patch = stages, patch  # the end user's own layers, its copies, its patches
         self.prefill_rows, self.hears, self.vitals = prefill_rows, hears, vitals
         self.watch = Watch(crew.holds, patience, pace or {}, clock(), row_s)
-        self.ledger, self.news = Ledger(), News(crew)
+        self.ledger, self.news = Ledger(), News(crew, harm)
         self.epoch = self.sequence = self.step = 0
         self.ran = 0  # positions of the sequence that every stage has run, or has under way
         self.route: tuple[Hop, ...] = ()
@@ -215,7 +217,7 @@ class EndUser:
             vitals=self.vitals(),
         )
         try:
-            message = run_own_hops(arrival, self.stages, message, self.clock)
+            message = run_own_hops(arrival, self.stages, self.patch, message, self.clock)
         except Behind as behind:
             self.ledger.behind(END_USER, behind.block, behind.have)
             return False

@@ -15,16 +15,25 @@ class Ledger:
         self.expected: dict[tuple[int, Block], int] = {}
 
     def hops(self, route: Iterable[Hop], end: int) -> tuple[Hop, ...]:
-        """The route for the positions before `end`: every hop is sent what it lacks, and one row at least."""
-        return tuple(
-            hop._replace(since=min(self.expected.get((hop.node, hop.block), 0), end - 1)) for hop in route
-        )
+        """The route for the positions before `end`: every hop is sent what it lacks, and one row at least.
+
+        A patch keeps nothing: it is sent what the hop behind it lacks.
+        """
+        hops: list[Hop] = []
+        since = end - 1  # home needs the last row alone
+        for hop in reversed(list(route)):
+            if not hop.patch:
+                since = min(self.expected.get((hop.node, hop.block), 0), end - 1)
+            hops.append(hop._replace(since=since))
+        return tuple(reversed(hops))
 
     def left(self, hops: Iterable[Hop], end: int) -> None:
-        self.expected.update({(hop.node, hop.block): end for hop in hops})
+        self.expected.update({(hop.node, hop.block): end for hop in hops if not hop.patch})
 
     def came_home(self, hops: Iterable[Hop], end: int) -> None:
         for hop in hops:
+            if hop.patch:
+                continue
             key = (hop.node, hop.block)
             self.known[key] = max(end, self.known.get(key, 0))
             self.expected[key] = max(self.known[key], self.expected.get(key, 0))

@@ -280,7 +280,7 @@ def read(path: Path, file: h5py.File, schema: int) -> Run:
         clocks = np.zeros(0, TYPES["clocks"])
     else:
         tokens = tokens[: first_where(tokens["hops"] == 0)]
-        hops = file["hops"][: int(tokens["hops"].sum())]
+        hops = known(file["hops"][: int(tokens["hops"].sum())], "hops")
         rows = file["events"][:]
         rows, text = rows[: first_where(rows["event"] == b"")], bytes(file["text"][:])
         events = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .crew import Block, Crew, Hop, Sign, named
+from .harm import NOTHING_KNOWN, Harm
 from .wire import Run, mask
 
 
@@ -16,12 +17,15 @@ class Change:
     block: Block
     node: int  # whose block it was until now; its owner if nobody's
     sign: Sign  # the last one seen of that node, or of its owner
-    to: int | None  # who runs it now; None: it is skipped
+    to: int | None  # who runs it now; None: it is patched or skipped
     inexact: bool  # layers before it are or were missing: its cache is not what it would have been
+    patched_by: int | None = None  # the node before the hole
+    loss: str = ""  # what is expected of the hole
 
     def __str__(self) -> str:
         if self.to is None:
-            what = f"{named(self.block)} skipped"
+            patched = self.patched_by is not None
+            what = f"{named(self.block)} {'patched' if patched else 'skipped'}{self.loss and f': {self.loss}'}"
         elif self.to == self.node:
             what = f"{named(self.block)} on it again"
         else:
@@ -45,9 +49,10 @@ class Hears(Protocol):
 class News:
     """Tells where a step was run otherwise than the one before it."""
 
-    def __init__(self, crew: Crew):
-        self.owners = dict(crew.blocks())
+    def __init__(self, crew: Crew, harm: Harm = NOTHING_KNOWN):
+        self.owners, self.harm = dict(crew.blocks()), harm
         self.served: dict[Block, int | None] = dict(self.owners)
+        self.patched: dict[Block, Run] = {}  # by which patch
         self.last_sign: dict[int, Sign] = {}
         self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
@@ -64,20 +69,28 @@ class News:
         A stage may have run positions over a hole that was mended before the step came home by another way: the
         text so far is whole, but what that stage says from now on is not what it would have been.
         """
-        now = {run.block: run.node for run in runs}
+        runs = list(runs)
+        now = {run.block: run.node for run in runs if not run.patch}
+        patched = {
+            block: run for run in runs if run.patch for block in self.owners if set(block) <= set(run.block)
+        }
         later = {
             block for block in now if lacks and mask(block) & lacks and not self.ever_missing & set(block)
         }
         self.ever_missing.update(layer for block in later for layer in block)
         changes = []
         for block, before in self.served.items():
-            if now.get(block) == before and block not in later:
+            span, span_before = (each[block].block if block in each else None for each in (patched, self.patched))
+            if now.get(block) == before and span == span_before and block not in later:
                 continue
             owner, to = self.owners[block], now.get(block)
             node = owner if before is None or to == owner else before
             inexact = any(layer < block.stop for layer in self.ever_missing)
             sign = self.last_sign.get(node, Sign.LOST)
-            changes.append(Change(step, block, node, sign, to, inexact))
+            loss = self.harm.words(block, span) if to is None else ""
+            by = patched[block].node if span else None
+            changes.append(Change(step, block, node, sign, to, inexact, by, loss))
+        self.patched = patched
         for block in self.served:
             self.served[block] = now.get(block)
             if block not in now:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from . import blocks, faults, models, process, prompts
+from . import blocks, faults, models, patch, process, prompts
 from .crew import END_USER, Crew, Policy, State, layers
 from .enduser import EndUser, pieces
+from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .link import Link, Unservable
 from .parting import end_processes, part, release
@@ -72,7 +73,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     fingerprint = models.fingerprint(folder)
     if before:
         resume.check(before, fingerprint)
-    mine = hello(END_USER, fingerprint)
+    told = patch.read(Path(settings.patches)) if settings.patches else None
+    if told and told.fingerprint != fingerprint:
+        raise Unservable(
+            f"--patches {settings.patches} was fitted to another model (fingerprint {told.fingerprint}, not {fingerprint})"
+        )
+    mine = hello(END_USER, fingerprint, patches=told.digest if told else "")
     laps.lap("model_s")
     import torch
 
@@ -94,7 +100,10 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     dtype = dtype_of(config, settings.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     depth = config.num_hidden_layers
-    never_skip = blocks.layers_named(settings.never_skip, depth)
+    harm = harm_known(settings, told, depth)
+    never_skip = (
+        harm.never_skip() if settings.never_skip == "auto" else blocks.layers_named(settings.never_skip, depth)
+    )
     left_out = blocks.counted_from_1(settings.skip_layers, depth)
     roll = Roll(link, settings.start_timeout_s, time.monotonic)
     there = roll.gather(mine)
@@ -112,6 +121,10 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     )
     placement = blocks.without(placement, left_out)
     copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}
+    copied = None
+    if settings.copied_blocks and copies:
+        copied = frozenset(harm.worst(copies, settings.copied_blocks))
+        copies = {block: nodes for block, nodes in copies.items() if block in copied}
     text, context = Text(folder), config.max_position_embeddings
     if settings.prompt is not None and (why := refusal(text, (), settings.prompt, context)):
         raise Unservable(why)
@@ -131,6 +144,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         stage.warm_up(sizes, time.perf_counter)
     stages = {stage.block: journalled(stage, settings) for stage in own}
     stages |= {block: load(block) for block, nodes in copies.items() if END_USER in nodes}
+    put_patch = patch.Patches(Path(settings.patches), head.width, dtype)
+    if told:
+        put_patch.prepare(told, placement[END_USER])
     head.warm_up()
     laps.lap("own_load_s")
     hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}
@@ -145,9 +161,15 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     crew = Crew(
         placement,
         copies,
-        Policy(ladder, most, never_skip, settings.copies),
+        Policy(ladder, most, never_skip, settings.copies, copied),
         {node: bytes_ / layer_bytes for node, bytes_ in free.items()},
+        patches=frozenset(told.holes) if told else frozenset(),
+        patchers=frozenset(node for node in there if told and there[node].patches == told.digest),
     )
+    if told and (without := there.keys() - crew.patchers):
+        screen.tell(
+            f"node {', '.join(map(str, sorted(without)))} has not this {settings.patches}: what is lost behind it is skipped"
+        )
     if left_out:
         screen.tell(
             f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"
@@ -165,7 +187,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         "hosts": hosts,
         "placement": {node: [layers(block) for block in held] for node, held in placement.items()},
         "copies": {layers(block): nodes for block, nodes in copies.items()},
-        "policy": {"ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip)},
+        "policy": {
+            "ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip),
+            "copied": None if copied is None else [layers(block) for block in copied],
+        },
+        "patches": [layers(hole) for hole in crew.patches],
+        "patchers": sorted(crew.patchers),
         "room": crew.room,
         "model": str(folder),
         "fingerprint": fingerprint,
@@ -201,7 +228,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * head.width * dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        vitals=looking(time.perf_counter),
+        vitals=looking(time.perf_counter), patch=put_patch, harm=harm,
     )  # fmt: skip
     asker.step = step
     asker.compare_clocks()
@@ -225,6 +252,16 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         say(ended)
     release(link, together := len(peaks) == link.size)
     return int(bool(ended)), together
+
+
+def harm_known(settings: Settings, told: "patch.Told | None", depth: int) -> Harm:
+    """From --study and --patches. Raises Unservable."""
+    known = told.harm if told else NOTHING_KNOWN
+    if settings.study:
+        from .study_file import costs_in
+
+        known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
+    return known
 
 
 def all_part(link: Link) -> bool:

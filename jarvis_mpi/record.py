@@ -99,7 +99,7 @@ class Record:
         self.event(at_s, step, node, sign.name)
 
     def route(self, at_s: float, step: int, epoch: int, route: Iterable[Hop]) -> None:
-        hops = [[hop.node, hop.block.start, len(hop.block)] for hop in route]
+        hops = [[hop.node, hop.block.start, len(hop.block), *[1] * hop.patch] for hop in route]
         self.event(at_s, step, -1, "route", text=json.dumps(hops))
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
@@ -154,12 +154,12 @@ class Record:
         hops = [
             (
                 token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block), run.at_s,
-                run.wait_s, run.compute_s, run.sent_s, run.received_bytes, *run.vitals,
+                run.wait_s, run.compute_s, run.sent_s, run.received_bytes, *run.vitals, run.patch,
             )
             for piece in token.pieces
             for run in piece.runs
         ]  # fmt: skip
-        layers = sum(len(run.block) for run in token.pieces[-1].runs)
+        layers = sum(len(run.block) for run in token.pieces[-1].runs if not run.patch)
         self.add("hops", *hops)
         self.add(
             "tokens",

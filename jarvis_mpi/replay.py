@@ -6,15 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .crew import Block, Crew, Hop, Policy, Sign, layers
+from .crew import Crew, Hop, Policy, Sign, block_of, layers
 from .link import Unservable
 from .load import Unreadable, load
-
-
-def block_of(words: str) -> Block:
-    """'4-7' or '4', as crew.layers writes it."""
-    first, _, last = words.partition("-")
-    return range(int(first), int(last or first) + 1)
 
 
 def crew_at_start(said: Mapping[str, Any]) -> Crew:
@@ -28,8 +22,11 @@ def crew_at_start(said: Mapping[str, Any]) -> Crew:
             policy["max_skipped"],
             frozenset(policy["never_skip"]),
             said["settings"]["copies"],
+            None if policy.get("copied") is None else frozenset(map(block_of, policy["copied"])),
         ),
         {int(node): room for node, room in said["room"].items()},
+        patches=frozenset(map(block_of, said.get("patches", ()))),
+        patchers=frozenset(said.get("patchers", ())),
     )
 
 
@@ -41,7 +38,9 @@ def replayed(path: Path) -> Iterator[str]:
         when = f"{event.at_s:9.3f} s  step {event.step:4d}"
         match event.event:
             case "route":
-                taken = tuple(Hop(node, range(first, first + n)) for node, first, n in event.said)
+                taken = tuple(
+                    Hop(node, range(first, first + n), patch=bool(patch)) for node, first, n, *patch in event.said
+                )
                 verdict = "as decided" if crew.route() == taken else f"NOT what follows: {crew.route()}"
                 yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"
             case "copy":

@@ -17,9 +17,9 @@ def read(path: Path) -> Run:
         run = mend(path)
     except Unreadable as error:
         raise Unservable(f"--resume: {error}") from None
-    if run.schema < 4:
+    if run.schema < SCHEMA:
         raise Unservable(
-            f"--resume {path} is a record of schema {run.schema}: only those of schema 4 can be gone on with"
+            f"--resume {path} is a record of schema {run.schema}: only those of schema {SCHEMA} can be gone on with"
         )
     return run
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import faults, models
+from . import faults, models, patch
 from .beats import beating
 from .crew import Block
 from .journal import Journalled
-from .link import Link
+from .link import Link, Unservable
 from .parting import farewell
 from .plan import ready, receive_plan, receive_settings
 from .roll import hello, report
@@ -44,7 +44,9 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             settings = Settings.of(options)
             beats.beat_s = settings.beat_s
         folder = models.locate(settings.model, say, settings.start_timeout_s)
-        report(link, hello(link.me, models.fingerprint(folder), models.delivered(folder) is not None))
+        told = patches_here(settings)
+        has_a_part = models.delivered(folder) is not None
+        report(link, hello(link.me, models.fingerprint(folder), has_a_part, told.digest if told else ""))
         import torch
 
         from .light import without_compiler
@@ -69,14 +71,26 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         loaded_s = time.monotonic() - begun
         stages = {stage.block: journalled(stage, settings) for stage in own}
         stages |= {block: load(block) for block in plan.copies}
+        width = own[0].width if own else load_config(folder).hidden_size
+        put_patch = patch.Patches(Path(settings.patches), width, dtype)
+        if told:
+            put_patch.prepare(told, plan.blocks)
         orders = [order for order in faults.parse(settings.fault) if order.node == link.me]
-        parts = (link, stages, time.perf_counter, load, settings.beat_s, looking(time.perf_counter))
+        parts = (link, stages, time.perf_counter, load, settings.beat_s, looking(time.perf_counter), put_patch)
         made = faults.FaultyWorker(orders, *parts) if orders else Worker(*parts)
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         beats.say = made.beat
         given_up = made.serve(settings.idle_timeout_s)
     return 0, not given_up and farewell(link, PARTING_S, time.monotonic)
+
+
+def patches_here(settings: Settings) -> patch.Told | None:
+    """None where this host has no such file: the end user says so, and who has one puts the patches."""
+    try:
+        return patch.read(Path(settings.patches)) if settings.patches else None
+    except Unservable:
+        return None
 
 
 def journalled(stage: "Stage", settings: Settings) -> Journalled:

@@ -40,9 +40,10 @@ class Hello:
     fingerprint: str  # of the model's files there
     has_a_part: bool  # of the model only: what stage-model sent
     daemon_at_home: bool  # or else this machine's loss ends the run: see launch.py
+    patches: str  # the digest of those it has; '': none
 
 
-def hello(me: int, fingerprint: str, has_a_part: bool = False) -> Hello:
+def hello(me: int, fingerprint: str, has_a_part: bool = False, patches: str = "") -> Hello:
     versions = {
         name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers")
     }
@@ -58,6 +59,7 @@ def hello(me: int, fingerprint: str, has_a_part: bool = False) -> Hello:
         fingerprint=fingerprint,
         has_a_part=has_a_part,
         daemon_at_home=LIFELINE in os.environ,
+        patches=patches,
     )
 
 

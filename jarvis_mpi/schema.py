@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-SCHEMA = 4
+SCHEMA = 5
 LIBVER = ("v110", "v110")  # of HDF5: the first that can be read while it grows; Debian's tools read it
 
 EVENTS = {
@@ -10,7 +10,7 @@ EVENTS = {
     "answered": "its end; `step` is the one after its last. Text: {ended, text}",
     "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
     "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see crew.Sign",
-    "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]",
+    "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]; a fourth number, 1: their patch",
     "told": "who runs a block now, in words",
     "copy": "the node has loaded a copy of the block",
     "shrunk": "the communicator has been shrunk. Text: [node, ...]",
@@ -63,6 +63,7 @@ FIELDS = {
         Field("memory_kib", "u4", "KiB", "resident, of the node's process, at most a second ago"),
         Field("temperature_c", "i2", "°C", "of its CPU; -300: the machine does not tell"),
         Field("clock_mhz", "u2", "MHz", "of its CPU; 0: the machine does not tell"),
+        Field("patch", "u1", "", "1: of the block's layers none was run, their patch stood in for them"),
     ),
     "events": (
         Field("at_s", "f8", "s", "since the run's beginning"),
@@ -90,6 +91,7 @@ ATTRIBUTES = {
     "versions": "JSON: of Python, jarvis_mpi and what it rests on",
     "hosts": "JSON: node -> host name",
     "placement, copies, policy, room": "JSON: who holds what at the start, and what may be done about faults; see crew.Crew",
+    "patches, patchers": "JSON: holes for which there is a patch (--patches), and the nodes that have the file",
     "links": "JSON: [node, node, round trip in s, kbit/s] of each pair that doctor measured (--links); null: it could not be reached",
     "depth": "layers of the model",
     "writer": "JSON: the process that writes the file; see process.py",

@@ -44,14 +44,26 @@ class Settings:
     skip_layers: str = knob(
         "", "layers left out from the start, counted from 1 as in the JARVIS paper: 5,6,10"
     )
+    copied_blocks: int = knob(
+        0, "copies of only so many blocks, those whose loss costs most (by --study or --patches); 0: of all"
+    )
     on_fault: str = knob(
-        "copy,skip",
-        "what to do without a node, the best first: its layers from a copy (exact), or skipped (a little worse)",
-        choices=("copy,skip", "copy", "skip", "stop"),
+        "copy,patch,skip",
+        "what to do without a node, the best first: its layers from a copy (exact), a patch in their place (--patches),"
+        " or skipped (worse)",
+        choices=("copy,patch,skip", "copy,skip", "copy,patch", "copy", "patch,skip", "patch", "skip", "stop"),
+    )
+    patches: str = knob(
+        "", "small stand-ins for lost blocks, made by fit-patches; on each host, as the model is", metavar="FILE"
+    )
+    study: str = knob(
+        "", "a skip study's file: tells what a lost block costs, for --never-skip auto, --copied-blocks and what is said",
+        metavar="STUDY.h5",
     )
     max_skipped: int = knob(-1, "layers that may be skipped at a time; -1: a third of the model's")
     never_skip: str = knob(
-        "first,last", "layers that may not be: first,last, or numbers such as 0,1,17; none"
+        "first,last",
+        "layers that may not be: first,last, or numbers such as 0,1,17; none; auto: those that cost more than a nat a token (--study)",
     )
     threads: int = knob(0, "compute threads per node; 0: the host's cores shared by its ranks")
     prefill_rows: int = knob(
@@ -110,6 +122,7 @@ class Settings:
             "repetition_penalty": (0.01, 100.0),
             "start_timeout_s": (0.001, DAY_S),
             "copies": (0, None),
+            "copied_blocks": (0, None),
             "max_skipped": (-1, None),
             "beat_s": (0.01, DAY_S),
             "silence_s": (0.01, DAY_S),

@@ -80,8 +80,9 @@ class Watch:
         self.allowed_s = {}
         for hop in self.hops:
             pace, rows = self.pace.get(hop.node, Pace()), end - hop.since
-            expected_s = len(hop.block) * (pace.one_s + (rows - 1) * pace.row_s)
-            expected_s += len(hop.block) * pace.first_s * (rows > 1 and hop.since == 0)
+            run = 0 if hop.patch else len(hop.block)
+            expected_s = run * (pace.one_s + (rows - 1) * pace.row_s)
+            expected_s += run * pace.first_s * (rows > 1 and hop.since == 0)
             self.allowed_s.setdefault(hop.node, self.patience.progress_s)
             self.allowed_s[hop.node] += SLOWER * expected_s
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from .crew import Block, Hop
 
-VERSION = 4  # of this format; nodes compare it at the start
+VERSION = 5  # of this format; nodes compare it at the start
 
 HEADER = struct.Struct(
     "<4sBBBBHIIIII"
 )  # magic, version, kind, hops, runs, bytes of `lacks`, sequence to rows
-HOP = struct.Struct("<HHHI")  # node, first layer, layers, since
-RUN = struct.Struct("<HHHIfffIdIhH")  # node, first layer, layers, rows, three durations, bytes, at_s, Vitals
+HOP = struct.Struct("<HHHIB")  # node, first layer, layers, since, patch
+RUN = struct.Struct("<HHHIfffIdBIhH")  # node, first layer, layers, rows, three durations, bytes, at_s, patch, Vitals
 BEAT = struct.Struct("<HIIHfB")  # see Beat
 MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
@@ -57,6 +57,7 @@ class Run(NamedTuple):
     sent_s: float  # how long sending the node's *previous* message took (this one is not sent yet)
     received_bytes: int  # the whole message, as it came in; 0 if it came from the node itself
     at_s: float = 0.0  # when the work began, by the node's own clock
+    patch: bool = False  # of the block's layers none was run: their patch was put in their place
     vitals: Vitals = Vitals()
 
 
@@ -107,7 +108,7 @@ class Message:
                 self.sequence, self.epoch, self.step, self.start, self.rows,
             )
         ]  # fmt: skip
-        parts += [HOP.pack(hop.node, hop.block.start, len(hop.block), hop.since) for hop in self.ahead]
+        parts += [HOP.pack(hop.node, hop.block.start, len(hop.block), *hop[2:]) for hop in self.ahead]
         parts += [
             RUN.pack(run.node, run.block.start, len(run.block), *run[2:-1], *run.vitals) for run in self.runs
         ]
@@ -129,10 +130,10 @@ class Message:
         view = memoryview(data)
         sequence, epoch, step, start, count = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
-        ahead = tuple(Hop(node, block(a, n), since) for node, a, n, since in HOP.iter_unpack(hops_at))
+        ahead = tuple(Hop(node, block(a, n), since, bool(patch)) for node, a, n, since, patch in HOP.iter_unpack(hops_at))
         ran = tuple(
-            Run(node, block(a, n), rows, wait_s, compute_s, sent_s, bytes_, at_s, Vitals(*vitals))
-            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, *vitals in RUN.iter_unpack(runs_at)
+            Run(node, block(a, n), *said[:-4], bool(said[-4]), Vitals(*said[-3:]))
+            for node, a, n, *said in RUN.iter_unpack(runs_at)
         )
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, lacks, view[lacks_end:])

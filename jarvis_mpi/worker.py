@@ -4,15 +4,20 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from .crew import END_USER, Block
+from .crew import END_USER, Block, named
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence, Unservable
-from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
+from .wire import APART, Beat, Kind, Message, Run, Vitals, mask, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
 Clock = Callable[[], float]  # seconds, monotonic
 Stages = dict[Block, Journalled]
+Patch = Callable[[Block, bytes | memoryview], bytes]  # S rows before a hole -> S rows after it
+
+
+def no_patch(block: Block, body: bytes | memoryview) -> bytes:
+    raise Unservable(f"no patch is held of {named(block)}")
 
 
 class Worker:
@@ -20,10 +25,10 @@ class Worker:
 
     def __init__(
         self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float,
-        vitals: Callable[[], Vitals] = Vitals,
+        vitals: Callable[[], Vitals] = Vitals, patch: Patch = no_patch,
     ):  # fmt: skip
         self.link, self.stages, self.clock, self.load, self.beat_s = link, stages, clock, load, beat_s
-        self.vitals = vitals
+        self.vitals, self.patch = vitals, patch
         self.epoch = self.sequence = 0  # the newest seen: what is of an older epoch is late
         self.reached = (0, 0, 0)  # epoch, end, and the layer after the last one run: see wire.Beat
         self.busy_since: float | None = None
@@ -68,7 +73,7 @@ class Worker:
         )  # fmt: skip
         try:
             ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
-            message = run_own_hops(first, self.stages, message, self.clock)
+            message = run_own_hops(first, self.stages, self.patch, message, self.clock)
             answer, to = message, message.ahead[0].node if message.ahead else END_USER
         except Behind as behind:
             lacking = [behind.block.start, behind.block.stop]
@@ -113,7 +118,7 @@ class Worker:
             self.link.beat(Beat(self.link.me, *self.reached, busy_s, self.link.sending()).pack())
 
 
-def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> Message:
+def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:
     """The message after the hops ahead of it that are this node's; `first` says how it came here.
 
     Raises Behind if one of the stages lacks positions before those of the message.
@@ -122,6 +127,14 @@ def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> 
         hop, *rest = message.ahead
         begun = clock()
         since = rest[0].since if rest else message.end - 1  # home needs the last row alone
+        if hop.patch:  # of all its rows: `since` is the same
+            body = patch(hop.block, message.body)
+            run = first._replace(block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True)
+            message = replace(
+                message, ahead=tuple(rest), runs=(*message.runs, run), lacks=message.lacks | mask(hop.block), body=body
+            )  # fmt: skip
+            first = own(first, hop.block)
+            continue
         body, new = stages[hop.block].run(message, since)
         journal = stages[hop.block].journals[message.sequence]
         if new:
@@ -131,6 +144,10 @@ def run_own_hops(first: Run, stages: Stages, message: Message, clock: Clock) -> 
             message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs,
             lacks=journal.lacks, body=body,
         )  # fmt: skip
-        # From one own hop to the next nothing travels.
-        first = Run(first.node, hop.block, 0, 0.0, 0.0, 0.0, 0, vitals=first.vitals)
+        first = own(first, hop.block)
     return message
+
+
+def own(run: Run, block: Block) -> Run:
+    """From one own hop, that of `block`, to the next nothing travels."""
+    return Run(run.node, block, 0, 0.0, 0.0, 0.0, 0, vitals=run.vitals)

@@ -1,0 +1,50 @@
+"""What it costs to do without layers, as a skip study and a fit of patches have measured it; and what follows for a run.
+
+Nats a token of text over the whole model's, of greedy next-token prediction: e^harm is how many times less likely the text becomes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from .crew import Block, layers
+from .link import Unservable
+from .skips import Case
+
+TOO_MUCH = 1.0  # nats a token: e times less likely, where grades.py ends "functioning"
+
+
+@dataclass(frozen=True)
+class Harm:
+    """`skipped` of any layers, `patched` of holes with a patch."""
+
+    skipped: Mapping[Case, float] = field(default_factory=dict)
+    patched: Mapping[Block, float] = field(default_factory=dict)
+
+    def words(self, block: Block, patch: Block | None) -> str:
+        """What is expected of a hole; '' if nothing is known. `patch`: the one that is put over it."""
+        told = self.patched.get(patch) if patch else self.skipped.get(frozenset(block))
+        together = f" together with {layers(patch)}" if patch and patch != block else ""
+        return "" if told is None else f"expected loss {max(told, 0):.2f} nats a token{together}"
+
+    def never_skip(self) -> frozenset[int]:
+        """Layers that cost more than TOO_MUCH, each by itself. Raises Unservable where no single layer was measured."""
+        singles = {min(case): cost for case, cost in self.skipped.items() if len(case) == 1}
+        if not singles:
+            raise Unservable("--never-skip auto needs a study of every single layer: say --study FILE")
+        return frozenset(layer for layer, cost in singles.items() if cost > TOO_MUCH)
+
+    def worst(self, blocks: Iterable[Block], count: int) -> list[Block]:
+        """The `count` blocks whose loss costs most, patched where there is a patch. Raises Unservable where one is not known."""
+
+        def cost(block: Block) -> float:
+            told = self.patched.get(block, self.skipped.get(frozenset(block)))
+            if told is None:
+                raise Unservable(
+                    f"what layers {layers(block)} are worth is not known: say --study FILE (with --cases blocks-{len(block)})"
+                )
+            return told
+
+        return sorted(blocks, key=cost, reverse=True)[:count]
+
+
+NOTHING_KNOWN = Harm()

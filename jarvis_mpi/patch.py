@@ -1,0 +1,123 @@
+"""Patches: a small linear map in the place of a block that nobody is left to run.
+
+    y = x + x D + b        x, y [S, D'] before and after the hole, D [D', D'] or its two factors [D', R] [R, D'], b [D']
+
+One file holds those of all holes (fit-patches makes it): safetensors, its metadata says of which model they are, and what
+each hole costs with and without its patch. It is memory-mapped, and a patch read when it is used for the first time, or
+before by the node whose hole it would be.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .crew import Block, block_of, layers
+from .harm import Harm
+from .link import Unservable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FORMAT = "jarvis_mpi patches 1"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Of one hole: a full-rank one has no `up`, and its `down` is D; `bias` [D']."""
+
+    down: "Tensor"  # [D', D'] or [D', R]
+    up: "Tensor | None"  # [R, D']
+    bias: "Tensor"
+
+    def __call__(self, x: "Tensor") -> "Tensor":  # [..., D'] -> [..., D']
+        moved = x @ self.down
+        return x + (moved if self.up is None else moved @ self.up) + self.bias
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the file says of itself."""
+
+    fingerprint: str  # of the model, see models.fingerprint
+    digest: str  # of the patches
+    holes: dict[Block, dict[str, Any]]  # skipped, patched: nats a token; how: in words
+
+    @property
+    def harm(self) -> Harm:
+        return Harm(
+            {frozenset(hole): said["skipped"] for hole, said in self.holes.items()},
+            {hole: said["patched"] for hole, said in self.holes.items()},
+        )
+
+
+def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
+    """In bfloat16, two bytes a number."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{layers(hole)}.{name}": tensor.to(torch.bfloat16).contiguous()
+        for hole, patch in patches.items()
+        for name, tensor in vars(patch).items()
+        if tensor is not None
+    }
+    holes = {layers(hole): said for hole, said in told.holes.items()}
+    said = {"format": FORMAT, "fingerprint": told.fingerprint, "digest": told.digest, "holes": json.dumps(holes)}
+    part = path.with_name(f"{path.name}.part")
+    save_file(tensors, part, said)
+    part.replace(path)
+
+
+def read(path: Path) -> Told:
+    """Raises Unservable."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise Unservable(f"--patches {path} cannot be read: {error}") from None
+    if said.get("format") != FORMAT:
+        raise Unservable(f"--patches {path} holds no patches: make it by python -m jarvis_mpi fit-patches")
+    holes = {block_of(name): of for name, of in json.loads(said["holes"]).items()}
+    return Told(said["fingerprint"], said["digest"], holes)
+
+
+class Patches:
+    """Those of a file, on activations as they travel: S rows of `width` numbers of `dtype`."""
+
+    def __init__(self, path: Path, width: int, dtype: "torch.dtype"):
+        self.path, self.width, self.dtype = path, width, dtype
+        self.held: dict[Block, Patch] = {}
+
+    def __call__(self, hole: Block, body: bytes | memoryview) -> bytes:
+        import torch
+
+        from .stage import from_bytes, to_bytes
+
+        with torch.inference_mode():
+            return to_bytes(self.hold(hole)(from_bytes(body, self.width, self.dtype)))
+
+    def prepare(self, told: Told, blocks: Iterable[Block]) -> None:
+        """Read those of the holes that may open behind `blocks`."""
+        ends = {block.stop for block in blocks}
+        for hole in told.holes:
+            if hole.start in ends:
+                self.hold(hole)
+
+    def hold(self, hole: Block) -> Patch:
+        """Read it, once."""
+        if hole not in self.held:
+            from safetensors import safe_open
+
+            with safe_open(self.path, "pt") as file:
+                there = {
+                    name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
+                    for name in ("down", "up", "bias")
+                    for key in [f"{layers(hole)}.{name}"]
+                }
+            self.held[hole] = Patch(**there)
+        return self.held[hole]
