@@ -139,7 +139,11 @@ class Crew:
         hops, first = [], 0
         while first < len(hole):
             spans = [range(hole[first].start, last.stop) for last in hole[first:]]
-            spanned = [count for count, span in enumerate(spans, 1) if span in self.patches and is_whole(hole[first:][:count])]
+            spanned = [
+                count
+                for count, span in enumerate(spans, 1)
+                if span in self.patches and is_whole(hole[first:][:count])
+            ]
             if spanned:
                 hops.append(Hop(node, spans[spanned[-1] - 1], patch=True))
             first += spanned[-1] if spanned else 1

@@ -25,7 +25,9 @@ class Change:
     def __str__(self) -> str:
         if self.to is None:
             patched = self.patched_by is not None
-            what = f"{named(self.block)} {'patched' if patched else 'skipped'}{self.loss and f': {self.loss}'}"
+            what = (
+                f"{named(self.block)} {'patched' if patched else 'skipped'}{self.loss and f': {self.loss}'}"
+            )
         elif self.to == self.node:
             what = f"{named(self.block)} on it again"
         else:
@@ -80,7 +82,9 @@ class News:
         self.ever_missing.update(layer for block in later for layer in block)
         changes = []
         for block, before in self.served.items():
-            span, span_before = (each[block].block if block in each else None for each in (patched, self.patched))
+            span, span_before = (
+                each[block].block if block in each else None for each in (patched, self.patched)
+            )
             if now.get(block) == before and span == span_before and block not in later:
                 continue
             owner, to = self.owners[block], now.get(block)

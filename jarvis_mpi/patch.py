@@ -65,7 +65,12 @@ def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
         if tensor is not None
     }
     holes = {layers(hole): said for hole, said in told.holes.items()}
-    said = {"format": FORMAT, "fingerprint": told.fingerprint, "digest": told.digest, "holes": json.dumps(holes)}
+    said = {
+        "format": FORMAT,
+        "fingerprint": told.fingerprint,
+        "digest": told.digest,
+        "holes": json.dumps(holes),
+    }
     part = path.with_name(f"{path.name}.part")
     save_file(tensors, part, said)
     part.replace(path)

@@ -102,7 +102,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     depth = config.num_hidden_layers
     harm = harm_known(settings, told, depth)
     never_skip = (
-        harm.never_skip() if settings.never_skip == "auto" else blocks.layers_named(settings.never_skip, depth)
+        harm.never_skip()
+        if settings.never_skip == "auto"
+        else blocks.layers_named(settings.never_skip, depth)
     )
     left_out = blocks.counted_from_1(settings.skip_layers, depth)
     roll = Roll(link, settings.start_timeout_s, time.monotonic)
@@ -188,7 +190,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         "placement": {node: [layers(block) for block in held] for node, held in placement.items()},
         "copies": {layers(block): nodes for block, nodes in copies.items()},
         "policy": {
-            "ladder": ladder, "max_skipped": most, "never_skip": sorted(never_skip),
+            "ladder": ladder,
+            "max_skipped": most,
+            "never_skip": sorted(never_skip),
             "copied": None if copied is None else [layers(block) for block in copied],
         },
         "patches": [layers(hole) for hole in crew.patches],

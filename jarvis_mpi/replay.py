@@ -39,7 +39,8 @@ def replayed(path: Path) -> Iterator[str]:
         match event.event:
             case "route":
                 taken = tuple(
-                    Hop(node, range(first, first + n), patch=bool(patch)) for node, first, n, *patch in event.said
+                    Hop(node, range(first, first + n), patch=bool(patch))
+                    for node, first, n, *patch in event.said
                 )
                 verdict = "as decided" if crew.route() == taken else f"NOT what follows: {crew.route()}"
                 yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"

@@ -8,6 +8,7 @@ from typing import Any
 from .link import Unservable
 from .load import Run, Unreadable, mend
 from .prompts import Asked
+from .schema import SCHEMA
 from .settings import Settings, parse
 
 

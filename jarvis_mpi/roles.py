@@ -76,7 +76,15 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         if told:
             put_patch.prepare(told, plan.blocks)
         orders = [order for order in faults.parse(settings.fault) if order.node == link.me]
-        parts = (link, stages, time.perf_counter, load, settings.beat_s, looking(time.perf_counter), put_patch)
+        parts = (
+            link,
+            stages,
+            time.perf_counter,
+            load,
+            settings.beat_s,
+            looking(time.perf_counter),
+            put_patch,
+        )
         made = faults.FaultyWorker(orders, *parts) if orders else Worker(*parts)
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())

@@ -54,10 +54,13 @@ class Settings:
         choices=("copy,patch,skip", "copy,skip", "copy,patch", "copy", "patch,skip", "patch", "skip", "stop"),
     )
     patches: str = knob(
-        "", "small stand-ins for lost blocks, made by fit-patches; on each host, as the model is", metavar="FILE"
+        "",
+        "small stand-ins for lost blocks, made by fit-patches; on each host, as the model is",
+        metavar="FILE",
     )
     study: str = knob(
-        "", "a skip study's file: tells what a lost block costs, for --never-skip auto, --copied-blocks and what is said",
+        "",
+        "a skip study's file: tells what a lost block costs, for --never-skip auto, --copied-blocks and what is said",
         metavar="STUDY.h5",
     )
     max_skipped: int = knob(-1, "layers that may be skipped at a time; -1: a third of the model's")

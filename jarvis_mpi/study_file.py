@@ -121,3 +121,27 @@ class StudyFile:
             for case, nats in came:
                 self.file["nats"][self.row[frozenset(case)], columns] = nats
         self.file.flush()
+
+
+def costs_in(path: Path, depth: int) -> dict[Case, float]:
+    """Nats a token over the whole model's, of every case whose text is scored. Raises Unservable."""
+    import h5py
+    import numpy as np
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            cases = [frozenset(map(int, filter(None, name.decode().split("+")))) for name in file["cases"][:]]
+            items, nats, its_depth = file["items"][:], file["nats"][:], int(file.attrs["depth"])
+    except (OSError, KeyError) as error:
+        raise Unservable(f"--study {path} is no study: {str(error).splitlines()[0]}") from None
+    if its_depth != depth:
+        raise Unservable(f"--study {path} is of a model with {its_depth} layers, this one has {depth}")
+    text = items["answer"] < 0
+    told = nats[:, text].sum(axis=1) / max(1, items["tokens"][text].sum())
+    whole = dict(zip(cases, told.tolist(), strict=True)).get(skips.WHOLE, float("nan"))
+    known = {
+        case: cost - whole for case, cost in zip(cases, told.tolist(), strict=True) if cost == cost and case
+    }
+    if not text.any() or not known or not np.isfinite(whole):
+        raise Unservable(f"--study {path} holds no text's losses: give it one made with --tasks text")
+    return known

@@ -22,7 +22,9 @@ HEADER = struct.Struct(
     "<4sBBBBHIIIII"
 )  # magic, version, kind, hops, runs, bytes of `lacks`, sequence to rows
 HOP = struct.Struct("<HHHIB")  # node, first layer, layers, since, patch
-RUN = struct.Struct("<HHHIfffIdBIhH")  # node, first layer, layers, rows, three durations, bytes, at_s, patch, Vitals
+RUN = struct.Struct(
+    "<HHHIfffIdBIhH"
+)  # node, first layer, layers, rows, three durations, bytes, at_s, patch, Vitals
 BEAT = struct.Struct("<HIIHfB")  # see Beat
 MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
@@ -130,7 +132,10 @@ class Message:
         view = memoryview(data)
         sequence, epoch, step, start, count = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
-        ahead = tuple(Hop(node, block(a, n), since, bool(patch)) for node, a, n, since, patch in HOP.iter_unpack(hops_at))
+        ahead = tuple(
+            Hop(node, block(a, n), since, bool(patch))
+            for node, a, n, since, patch in HOP.iter_unpack(hops_at)
+        )
         ran = tuple(
             Run(node, block(a, n), *said[:-4], bool(said[-4]), Vitals(*said[-3:]))
             for node, a, n, *said in RUN.iter_unpack(runs_at)

@@ -129,7 +129,9 @@ def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clo
         since = rest[0].since if rest else message.end - 1  # home needs the last row alone
         if hop.patch:  # of all its rows: `since` is the same
             body = patch(hop.block, message.body)
-            run = first._replace(block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True)
+            run = first._replace(
+                block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True
+            )
             message = replace(
                 message, ahead=tuple(rest), runs=(*message.runs, run), lacks=message.lacks | mask(hop.block), body=body
             )  # fmt: skip

@@ -12,7 +12,7 @@ import random
 import struct
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 
 from greenlet import greenlet
@@ -26,7 +26,7 @@ from jarvis_mpi.watch import Pace, Patience
 from jarvis_mpi.wire import HEADER, Kind, mask
 from jarvis_mpi.worker import Worker
 
-ROW = struct.Struct("<QQ")  # value, the layers that were run on it (a bit each)
+ROW = struct.Struct("<QQQ")  # value, the layers that were run on it (a bit each), those that were patched
 BITS = 2**64 - 1
 LOAD_S = 0.2
 PROMPT = [5, 3, 8, 1, 9, 2, 7]
@@ -47,9 +47,9 @@ def mix(*numbers: int) -> int:
 
 class SimHead:
     def embed(self, ids, start: int) -> bytes:
-        return b"".join(ROW.pack(mix(token, start + i), 0) for i, token in enumerate(ids))
+        return b"".join(ROW.pack(mix(token, start + i), 0, 0) for i, token in enumerate(ids))
 
-    def logits(self, body) -> tuple[int, int]:
+    def logits(self, body) -> tuple[int, ...]:
         return ROW.unpack(body[-ROW.size :])
 
 
@@ -72,11 +72,11 @@ class SimStage:
         if len(cache) - 1 != start:
             raise Wrong(f"rule 3: layers {self.block} have run {len(cache) - 1} positions, not {start}")
         out = []
-        for value, ran in ROW.iter_unpack(body):
-            if ran >> self.block.start:
-                raise Wrong(f"rule 1: layers {self.block} are run after {ran:b}")
+        for value, ran, patched in ROW.iter_unpack(body):
+            if (ran | patched) >> self.block.start:
+                raise Wrong(f"rule 1: layers {self.block} are run after {ran | patched:b}")
             cache.append(mix(cache[-1], value))
-            out.append(ROW.pack(mix(value, cache[-1]), ran | self.bits))
+            out.append(ROW.pack(mix(value, cache[-1]), ran | self.bits, patched))
         self.busy(len(out) * len(self.block))
         return b"".join(out)
 
@@ -84,7 +84,16 @@ class SimStage:
         self.caches.pop(sequence, None)
 
 
-def choose(logits: tuple[int, int], text: Sequence[int], sequence: int = 0) -> int:
+def put_patch(hole: Block, body) -> bytes:
+    out = []
+    for value, ran, patched in ROW.iter_unpack(body):
+        if (ran | patched) >> hole.start:
+            raise Wrong(f"rule 1: layers {hole} are patched after {ran | patched:b}")
+        out.append(ROW.pack(mix(value, hole.start, len(hole)), ran, patched | mask(hole)))
+    return b"".join(out)
+
+
+def choose(logits: tuple[int, ...], text: Sequence[int], sequence: int = 0) -> int:
     return logits[0] % 1009
 
 
@@ -141,6 +150,7 @@ class Story:
     max_skipped: int = 10**6
     sees_deaths: bool = True  # MPI tells of a killed process
     layer_s: float = 0.004  # a row through a layer
+    patched: bool = False
 
     def __str__(self) -> str:
         faults = "; ".join(map(str, self.faults)) or "no fault"
@@ -400,13 +410,27 @@ class Outcome:
     copies: dict
 
 
+def crew_of(story: Story, placement, copies) -> Crew:
+    """With `patched`, patches of most blocks and some neighbours, on most nodes."""
+    if not story.patched:
+        return Crew(placement, copies, Policy(story.ladder, story.max_skipped, copies=story.copies))
+    dice, held = random.Random(story.seed + 3), [block for block, _ in Crew(placement).blocks()]
+    patches = {block for block in held if dice.random() < 0.7}
+    patches |= {range(a.start, b.stop) for a, b in pairwise(held) if dice.random() < 0.4}
+    patchers = frozenset(node for node in placement if dice.random() < 0.8)
+    place = -1 if story.ladder[-1] == "skip" else len(story.ladder)
+    ladder = [*story.ladder]
+    ladder.insert(len(ladder) - 1 if place == -1 else place, "patch")
+    policy = Policy(tuple(ladder), story.max_skipped, copies=story.copies)
+    return Crew(placement, copies, policy, patches=frozenset(patches), patchers=patchers)
+
+
 def play(story: Story) -> Outcome:
     """Run the story. Raises Wrong where a rule is broken."""
     world, dice = World(), random.Random(story.seed + 1)
     placement = blocks.place(story.layers, story.workers, split="even", end_user_layers=story.kept)
     copies = blocks.copies(placement, story.copies)
-    policy = Policy(story.ladder, story.max_skipped, copies=story.copies)
-    crew = Crew(placement, copies, policy, dict.fromkeys(placement, story.room))
+    crew = replace(crew_of(story, placement, copies), room=dict.fromkeys(placement, story.room))
     nodes: list[SimNode] = []
     nodes += [SimNode(world, node, nodes, story, dice) for node in range(story.workers + 1)]
     patience = Patience()
@@ -442,7 +466,7 @@ def play(story: Story) -> Outcome:
         return served
 
     for node in nodes[1:]:
-        worker = Worker(node, stages(node), node.clock, load(node), patience.beat_s)
+        worker = Worker(node, stages(node), node.clock, load(node), patience.beat_s, patch=put_patch)
         world.at(0.0, greenlet(serving(worker)).switch)
         world.at(patience.beat_s * dice.random(), lambda n=node, w=worker: n.beats(w, patience.beat_s))
     for fault in story.faults:
@@ -455,7 +479,7 @@ def play(story: Story) -> Outcome:
         try:
             asker = EndUser(
                 user, crew, SimHead(), stages(user), choose, user.clock, prefill_rows=story.prefill_rows,
-                load=load(user), hears=told, patience=patience, pace=pace,
+                load=load(user), hears=told, patience=patience, pace=pace, patch=put_patch,
             )  # fmt: skip
             last = world.now
             for token in answers(asker, story):
@@ -519,16 +543,19 @@ def check(outcome: Outcome) -> None:
     """Raises Wrong where a rule of the design is broken."""
     story, told = outcome.story, outcome.told
     everything = (1 << story.layers) - 1
-    gone = 0
+    gone = patched = 0
     changes = iter([*told.changes, None])
     change = next(changes)
     for token, _ in outcome.tokens:
         while change is not None and change.step <= token.step:
             bits = mask(change.block)
             gone = gone | bits if change.to is None else gone & ~bits
+            patched = patched | bits if change.patched_by is not None else patched & ~bits
             change = next(changes)
-        ran = ROW.unpack(token.pieces[-1].body[-ROW.size :])[1]
-        said = mask(layer for run in token.pieces[-1].runs for layer in run.block)
+        _, ran, stood_in = ROW.unpack(token.pieces[-1].body[-ROW.size :])
+        said = mask(layer for run in token.pieces[-1].runs if not run.patch for layer in run.block)
+        if stood_in != patched:
+            raise Wrong(f"rule 1: step {token.step} has patches of {stood_in:b}, announced {patched:b}")
         if ran != everything & ~gone:
             raise Wrong(f"rule 1: step {token.step} ran {ran:b}, announced missing {gone:b}")
         if ran != said:
@@ -557,7 +584,7 @@ def check(outcome: Outcome) -> None:
     ):
         raise Wrong("rule 3: a stage began anew")
     for token, _ in outcome.tokens[-1:] if outcome.ended == "text" else ():
-        for run in token.pieces[-1].runs:
+        for run in (run for run in token.pieces[-1].runs if not run.patch):
             if outcome.stages[run.node, run.block].caches.keys() - {token.sequence}:
                 raise Wrong(f"node {run.node} keeps more than sequence {token.sequence}")
     kills_only = all(fault.kind == "kill" for fault in story.faults)
@@ -605,8 +632,7 @@ def must_be_exact(outcome: Outcome) -> bool:
 def replay(outcome: Outcome) -> None:
     """Rule 8: the decisions follow from the signs in the log."""
     story = outcome.story
-    policy = Policy(story.ladder, story.max_skipped, copies=story.copies)
-    crew = Crew(outcome.placement, outcome.copies, policy)
+    crew = crew_of(story, outcome.placement, outcome.copies)
     for kind, *what in outcome.told.log:
         match kind:
             case "sign":
@@ -627,7 +653,7 @@ def comes_back(outcome: Outcome) -> None:
     left_s = outcome.seconds - (fault.at_s + fault.for_s) - pause_s
     last = outcome.tokens[-1][0]
     if fault.kind != "slow" and left_s > 2.0:
-        nodes = {run.block: run.node for run in last.pieces[-1].runs}
+        nodes = {run.block: run.node for run in last.pieces[-1].runs if not run.patch}
         for block in outcome.placement[fault.node]:
             if nodes.get(block) != fault.node:
                 raise Wrong(f"rule 6: node {fault.node} came back, but {block} is run by {nodes.get(block)}")
@@ -635,9 +661,9 @@ def comes_back(outcome: Outcome) -> None:
 
 def tell(seed: int) -> str:
     """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
-    story = draw(seed)
     try:
-        check(play(story))
+        for story in (draw(seed), replace(draw(seed), patched=True)):
+            check(play(story))
     except Exception as error:
         return f"seed {seed}: {type(error).__name__}: {error} | {story}"
     return ""
