@@ -34,20 +34,24 @@ def main() -> None:
             sys.exit(
                 f"{study.path} holds no task and no answer yet: say --tasks or --prompts to the study, or go on with it"
             )
-    asked = max(len(study.tasks) for study in studies)
-    kinds = ([*range(asked), "length"] if asked else []) + (
+    asked = list(dict.fromkeys(task.name for study in studies for task in study.tasks))
+    kinds = ([*asked, "length"] if asked else []) + (
         ["grades"] if any(study.graded for study in studies) else []
     )
     made = Figure(figsize=(3.8 * max(2, len(studies)), 1.9 * len(kinds) + 0.6))
     axes = made.subplots(len(kinds), len(studies), squeeze=False)
     for column, study in enumerate(studies):
+        tasks = {task.name: task for task in study.tasks}
         for kind, place in zip(kinds, axes[:, column], strict=True):
-            if kind == "grades":
+            place.xaxis.get_major_locator().set_params(integer=True)
+            if kind == "grades" and study.graded:
                 draw_grades(place, study)
-            elif kind == "length":
+            elif kind == "length" and tasks:
                 draw_lengths(place, study)
-            elif kind < len(study.tasks):
-                draw_singles(place, study, study.tasks[kind])
+            elif kind in tasks:
+                draw_singles(place, study, tasks[kind])
+            else:
+                place.set_axis_off()
         axes[0, column].set_title(f"{study.model}\n{axes[0, column].get_title()}")
     show(studies, words.subjects)
     stem = (words.out or words.studies[0].parent) / "skip_tasks"
@@ -101,8 +105,8 @@ def draw_lengths(axes, study: Study) -> None:
             color=colour, alpha=0.1, linewidth=0,
         )  # fmt: skip
         axes.axhline(task.chance, color=colour, linestyle="--", linewidth=0.6)
-    axes.set(xlabel="layers in a row skipped: mean, best and worst place (dashed: chance)", ylabel="right")
-    axes.legend(fontsize=6)
+    axes.set(xlabel="layers in a row skipped (dashed: chance)", ylabel="right", ylim=(0, 1))
+    axes.legend(fontsize=5, ncols=2, loc="upper right")
 
 
 def draw_grades(axes, study: Study) -> None:

@@ -64,6 +64,9 @@ def main() -> None:
         "--question-tokens", type=int, default=110, help="MMLU: about 110 without examples, 650 with five"
     )
     asked = parser.parse_args()
+    for name, known in (("model", MODELS), ("machine", GFLOP_S)):
+        if unknown := set(getattr(asked, name).split(",")) - set(known):
+            parser.error(f"--{name} {', '.join(sorted(unknown))} is not known: {', '.join(known)} are")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (
         "model",

@@ -53,11 +53,12 @@ def mmlu_task(
         for row in own
     ]  # fmt: skip
     dev = [json.loads(line) for line in (data / "mmlu_dev.jsonl").read_text().splitlines()]
+    shown = [{key: row[key] for key in test[0]} for row in dev if row["subject"] == subject]
     files = {
         "test": str(write_lines(scratch / f"{name}_test.jsonl", test)),
         "dev": str(
-            write_lines(scratch / f"{name}_dev.jsonl", [row for row in dev if row["subject"] == subject])
-        ),
+            write_lines(scratch / f"{name}_dev.jsonl", shown)
+        ),  # datasets wants each split's columns equal
     }
     head = (
         f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"

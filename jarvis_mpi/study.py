@@ -348,8 +348,10 @@ def main(words: Sequence[str]) -> int:
         else:
             lead(link, file, worker)
             file.file.close()
+            took_s = time.monotonic() - begun
+            draws = "skip_map" if wanted.windows else "skip_tasks"
             say(
-                f"{asked.log} is whole: {time.monotonic() - begun:.0f} s in this start; python analysis/skip_map.py {asked.log} draws it"
+                f"{asked.log} is whole: {took_s:.0f} s in this start; python analysis/{draws}.py {asked.log} draws it"
             )
     except (Unservable, OSError, UnicodeDecodeError) as error:
         status = 1

@@ -111,9 +111,29 @@ def test_a_sweep_ends_in_its_figure(slurm, tmp_path):
     assert (tmp_path / "sweep" / "compare.png").stat().st_size > 3000
 
 
+@needs_slurm
+@pytest.mark.skipif(
+    os.environ.get("JARVIS_TEST_SLOW") != "1", reason="JARVIS_TEST_SLOW=1 is not set: it takes a minute"
+)
+def test_a_study_ends_in_its_figure(slurm, tmp_path):
+    words = ("--cases", "singles", "--tokens", "40")
+    submit(
+        slurm,
+        "-N",
+        "3",
+        "-o",
+        tmp_path / "study.txt",
+        "jobs/study.sbatch",
+        *words,
+        LOG=str(tmp_path / "study.h5"),
+    )
+    await_end(slurm, 300)
+    assert (tmp_path / "skip_map.png").exists(), (tmp_path / "study.txt").read_text()
+
+
 def test_scripts_hold_nothing_personal_and_stop_at_the_first_error():
     scripts = sorted((ROOT / "jobs").iterdir())
-    assert len(scripts) >= 7
+    assert len(scripts) >= 8
     for path in scripts:
         text = path.read_text()
         assert "set -euo pipefail" in text or path.name == "sweep.sh", path  # which others read

@@ -1,0 +1,55 @@
+"""What sharing states saves the skip study: python benchmarks/study_sharing.py [--model gemma-3-270m] [--tokens 64]
+
+All singles, pairs and blocks of up to eight layers over one window, once with what comes before a hole run once for all cases
+behind it, and once each case by itself: layer passes, and seconds of them (one thread; the output layer, which both need for every
+case, is left out). The states are compared: equal bit for bit.
+"""
+
+import argparse
+import time
+
+import torch
+
+from jarvis_mpi import models, skips
+from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.scorer import Scorer
+from jarvis_mpi.study import prose
+from jarvis_mpi.text import Text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="gemma-3-270m")
+    parser.add_argument("--tokens", type=int, default=64)
+    asked = parser.parse_args()
+    quiet()
+    torch.set_num_threads(1)
+    folder = models.locate(asked.model, print)
+    scorer = Scorer(folder, dtype_of(load_config(folder), "float32"))
+    ids = Text(folder).tokenizer(prose())["input_ids"][: asked.tokens]
+    cases = skips.named("singles,pairs,blocks-8", scorer.depth)
+    start = scorer.head.embed(ids, 0)
+
+    def states(part: list[skips.Case]) -> dict[skips.Case, bytes]:
+        return dict(skips.walk(part, scorer.depth, 0, start, scorer.run))
+
+    states([skips.WHOLE])  # weights read, kernels made
+    begun = time.perf_counter()
+    together = states(cases)
+    shared_s = time.perf_counter() - begun
+    alone: dict[skips.Case, bytes] = {}
+    for case in cases:
+        alone |= states([case])
+    alone_s = time.perf_counter() - begun - shared_s
+    shared, each = skips.passes(cases, scorer.depth)
+    print(
+        f"{asked.model}, {len(cases)} cases, {len(ids)} tokens: {shared} layer passes in {shared_s:.1f} s with shared states,"
+        f" {each} in {alone_s:.1f} s without ({each / shared:.2f} and {alone_s / shared_s:.2f} times);"
+        f" {'equal bit for bit' if together == alone else 'NOT EQUAL'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
