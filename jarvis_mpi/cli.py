@@ -38,6 +38,10 @@ def main(words: list[str]) -> NoReturn:
         from . import study
 
         sys.exit(study.main(words[1:]))
+    if words[:1] == ["fit-patches"]:
+        from . import fit_patches
+
+        sys.exit(fit_patches.main(words[1:]))
     if words[:1] == ["doctor"]:
         from . import doctor
 

@@ -1,6 +1,8 @@
 """Patches: a small linear map in the place of a block that nobody is left to run.
 
-    y = x + x D + b        x, y [S, D'] before and after the hole, D [D', D'] or its two factors [D', R] [R, D'], b [D']
+    y = x + (x - m) A + b        x, y [S, D] before and after the hole, A [D, D] or its two factors [D, R] [R, D], m and b [D]
+
+A text's first position, every later one's attention sink, is unlike all others: there y = x + f, f [D].
 
 One file holds those of all holes (fit-patches makes it): safetensors, its metadata says of which model they are, and what
 each hole costs with and without its patch. It is memory-mapped, and a patch read when it is used for the first time, or
@@ -26,15 +28,21 @@ FORMAT = "jarvis_mpi patches 1"
 
 @dataclass(frozen=True)
 class Patch:
-    """Of one hole: a full-rank one has no `up`, and its `down` is D; `bias` [D']."""
+    """Of one hole: a full-rank one has no `up`, and its `down` is A."""
 
-    down: "Tensor"  # [D', D'] or [D', R]
-    up: "Tensor | None"  # [R, D']
-    bias: "Tensor"
+    down: "Tensor"  # [D, D] or [D, R]
+    up: "Tensor | None"  # [R, D]
+    bias: "Tensor"  # b
+    mean: "Tensor"  # m
+    first: "Tensor"  # f
 
-    def __call__(self, x: "Tensor") -> "Tensor":  # [..., D'] -> [..., D']
-        moved = x @ self.down
-        return x + (moved if self.up is None else moved @ self.up) + self.bias
+    def __call__(self, x: "Tensor", start: int = 0) -> "Tensor":  # [..., S, D] -> [..., S, D]
+        """`start`: the position of the first row."""
+        moved = (x - self.mean) @ self.down
+        y = x + (moved if self.up is None else moved @ self.up) + self.bias
+        if start == 0:
+            y[..., 0, :] = x[..., 0, :] + self.first
+        return y
 
 
 @dataclass(frozen=True)
@@ -43,23 +51,29 @@ class Told:
 
     fingerprint: str  # of the model, see models.fingerprint
     digest: str  # of the patches
-    holes: dict[Block, dict[str, Any]]  # skipped, patched: nats a token; how: in words
+    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or two
+    # neighbours' patches one after the other are; how: in words
+    holes: dict[Block, dict[str, Any]]
+
+    @property
+    def patched(self) -> frozenset[Block]:
+        return frozenset(hole for hole, said in self.holes.items() if said["patched"] is not None)
 
     @property
     def harm(self) -> Harm:
         return Harm(
             {frozenset(hole): said["skipped"] for hole, said in self.holes.items()},
-            {hole: said["patched"] for hole, said in self.holes.items()},
+            {hole: self.holes[hole]["patched"] for hole in self.patched},
         )
 
 
 def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
-    """In bfloat16, two bytes a number."""
+    """Matrices in bfloat16, vectors in float32."""
     import torch
     from safetensors.torch import save_file
 
     tensors = {
-        f"{layers(hole)}.{name}": tensor.to(torch.bfloat16).contiguous()
+        f"{layers(hole)}.{name}": tensor.to(torch.bfloat16 if tensor.ndim > 1 else torch.float32).contiguous()
         for hole, patch in patches.items()
         for name, tensor in vars(patch).items()
         if tensor is not None
@@ -92,24 +106,24 @@ def read(path: Path) -> Told:
 
 
 class Patches:
-    """Those of a file, on activations as they travel: S rows of `width` numbers of `dtype`."""
+    """Those of a file, on activations as they travel: S rows of `width` numbers of `dtype`, from position `start` on."""
 
     def __init__(self, path: Path, width: int, dtype: "torch.dtype"):
         self.path, self.width, self.dtype = path, width, dtype
         self.held: dict[Block, Patch] = {}
 
-    def __call__(self, hole: Block, body: bytes | memoryview) -> bytes:
+    def __call__(self, hole: Block, body: bytes | memoryview, start: int) -> bytes:
         import torch
 
         from .stage import from_bytes, to_bytes
 
         with torch.inference_mode():
-            return to_bytes(self.hold(hole)(from_bytes(body, self.width, self.dtype)))
+            return to_bytes(self.hold(hole)(from_bytes(body, self.width, self.dtype), start))
 
     def prepare(self, told: Told, blocks: Iterable[Block]) -> None:
         """Read those of the holes that may open behind `blocks`."""
         ends = {block.stop for block in blocks}
-        for hole in told.holes:
+        for hole in told.patched:
             if hole.start in ends:
                 self.hold(hole)
 
@@ -121,7 +135,7 @@ class Patches:
             with safe_open(self.path, "pt") as file:
                 there = {
                     name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
-                    for name in ("down", "up", "bias")
+                    for name in ("down", "up", "bias", "mean", "first")
                     for key in [f"{layers(hole)}.{name}"]
                 }
             self.held[hole] = Patch(**there)

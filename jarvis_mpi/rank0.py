@@ -165,7 +165,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         copies,
         Policy(ladder, most, never_skip, settings.copies, copied),
         {node: bytes_ / layer_bytes for node, bytes_ in free.items()},
-        patches=frozenset(told.holes) if told else frozenset(),
+        patches=told.patched if told else frozenset(),
         patchers=frozenset(node for node in there if told and there[node].patches == told.digest),
     )
     if told and (without := there.keys() - crew.patchers):

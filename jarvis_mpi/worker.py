@@ -13,10 +13,12 @@ SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itsel
 
 Clock = Callable[[], float]  # seconds, monotonic
 Stages = dict[Block, Journalled]
-Patch = Callable[[Block, bytes | memoryview], bytes]  # S rows before a hole -> S rows after it
+Patch = Callable[
+    [Block, bytes | memoryview, int], bytes
+]  # S rows before a hole, from a position on -> after it
 
 
-def no_patch(block: Block, body: bytes | memoryview) -> bytes:
+def no_patch(block: Block, body: bytes | memoryview, start: int) -> bytes:
     raise Unservable(f"no patch is held of {named(block)}")
 
 
@@ -128,7 +130,7 @@ def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clo
         begun = clock()
         since = rest[0].since if rest else message.end - 1  # home needs the last row alone
         if hop.patch:  # of all its rows: `since` is the same
-            body = patch(hop.block, message.body)
+            body = patch(hop.block, message.body, message.start)
             run = first._replace(
                 block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True
             )

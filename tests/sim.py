@@ -84,7 +84,7 @@ class SimStage:
         self.caches.pop(sequence, None)
 
 
-def put_patch(hole: Block, body) -> bytes:
+def put_patch(hole: Block, body, start: int) -> bytes:
     out = []
     for value, ran, patched in ROW.iter_unpack(body):
         if (ran | patched) >> hole.start:

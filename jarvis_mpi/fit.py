@@ -1,0 +1,251 @@
+"""Fitting a patch (patch.py): ridge least squares in each channel's own units, then, where that is not enough, distillation.
+
+The closed form is that of ReplaceMe (arXiv:2505.02819), y ~ x + x D, but on z = (x - mean) / std: a ridge then weighs on all
+channels alike, and a few huge ones do not decide alone. Distillation moves the same numbers towards the whole model's next-token
+probabilities (Kullback-Leibler, on the teacher's likely tokens), with everything else frozen.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from .family import decoder_layers
+from .patch import Patch
+
+RIDGE = 0.03  # of a channel's variance
+LIKELY = 16  # tokens of the teacher's, at each position: a step's loss is over all those of its positions
+AT_ONCE = 2  # windows a step of distillation
+ROWS = 128  # logits at a time
+
+
+class Through(nn.Module):
+    """In the place of a layer that is not run; the last of them hands on what enters the model there."""
+
+    def __init__(self, layer: nn.Module, entering: Tensor | None = None):
+        super().__init__()
+        self.attention_type = getattr(
+            layer, "attention_type", None
+        )  # some families ask each layer for its mask
+        self.entering = entering
+
+    def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        return hidden_states if self.entering is None else self.entering
+
+
+class Whole:
+    """A whole model, frozen, that can be entered before any layer, and tells its states on the way."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype):
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+        _, self.layers = decoder_layers(self.model)
+        self.real = list(self.layers)
+        self.depth, self.width = len(self.real), self.model.config.hidden_size
+        self.output = self.model.get_output_embeddings()
+
+    def states(self, ids: Tensor, at: Iterable[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """[W, S] -> what comes before each layer of `at` (the depth: behind the last), and before the output layer, [W, S, D]."""
+        seen: dict[int, Tensor] = {}
+
+        def before(layer: int) -> Callable[..., None]:
+            return lambda _, args, kwargs: seen.__setitem__(
+                layer, args[0] if args else kwargs["hidden_states"]
+            )
+
+        def behind(_layer: nn.Module, _args: Any, out: Any) -> None:
+            seen[self.depth] = out[0] if isinstance(out, tuple) else out
+
+        hooks = [self.real[-1].register_forward_hook(behind)]
+        hooks += [
+            self.real[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+            for layer in at
+            if layer < self.depth
+        ]
+        with torch.no_grad():
+            final = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        for hook in hooks:
+            hook.remove()
+        return {layer: seen[layer] for layer in at}, final
+
+    def behind(self, layer: int, h: Tensor) -> Tensor:
+        """What enters before `layer` -> before the output layer, both [W, S, D]; with gradients if `h` has any."""
+        try:
+            for skipped in range(layer):
+                entering = h if skipped == layer - 1 else None
+                self.layers[skipped] = Through(self.real[skipped], entering)
+            nothing = h.new_zeros(*h.shape[:2], self.model.get_input_embeddings().embedding_dim)
+            return self.model.base_model(inputs_embeds=nothing, use_cache=False).last_hidden_state
+        finally:
+            for skipped in range(layer):
+                self.layers[skipped] = self.real[skipped]
+
+    def logits(
+        self, rows: Tensor, tokens: Tensor | None = None
+    ) -> Tensor:  # [N, D] -> [N, V], or those of `tokens`
+        told = self.output(rows) if tokens is None else rows @ self.output.weight[tokens].T
+        scale = getattr(self.model.config, "logits_scaling", None) or 1.0
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(told / scale / cap) if cap else told / scale
+
+    @torch.no_grad()
+    def nats(self, final: Tensor, ids: Tensor) -> float:
+        """The mean of -log p of each window's tokens after the first."""
+        rows, wanted = final[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        parts = zip(rows.split(ROWS), wanted.split(ROWS), strict=True)
+        return sum(
+            nn.functional.cross_entropy(self.logits(part).float(), of_it, reduction="sum").item()
+            for part, of_it in parts
+        ) / len(wanted)
+
+
+@dataclass
+class Sums:
+    """Streamed over calibration text, of states of all positions but the first of each window.
+
+    That one is every later position's attention sink, and unlike all others: a patch has a shift of its own for it.
+    """
+
+    x: dict[int, Tensor] = field(default_factory=dict)  # boundary -> [D]
+    xx: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # two boundaries -> [D, D]
+    first: dict[int, Tensor] = field(default_factory=dict)  # boundary -> [D], of the windows' first positions
+    count: int = 0
+    windows: int = 0
+
+    def add(self, states: dict[int, Tensor], pairs: Iterable[tuple[int, int]]) -> None:
+        """States [W, S, D] by their boundary; the pairs of boundaries whose products are wanted."""
+        rows = {at: h[:, 1:].flatten(0, 1).double() for at, h in states.items()}
+        for at, h in rows.items():
+            self.x[at] = self.x.get(at, 0) + h.sum(0)
+            self.first[at] = self.first.get(at, 0) + states[at][:, 0].double().sum(0)
+        for a, b in pairs:
+            self.xx[a, b] = self.xx.get((a, b), 0) + rows[a].T @ rows[b]
+        any_ = next(iter(states.values()))
+        self.count += any_.shape[0] * (any_.shape[1] - 1)
+        self.windows += any_.shape[0]
+
+
+class Units(NamedTuple):
+    """Of a hole's channels, [D] each: of what comes before it, and of what it adds."""
+
+    mean: Tensor
+    std: Tensor
+    added_mean: Tensor
+    added_std: Tensor
+    added_first: Tensor  # at a text's first position
+
+
+class Fit(NamedTuple):
+    """A patch in these units: added = (bias + z down [up]) * added_std."""
+
+    down: Tensor
+    up: Tensor | None
+    bias: Tensor
+
+    def scaled(self, by: float) -> "Fit":
+        return Fit(by * self.down, self.up, by * self.bias)
+
+    def patch(self, units: Units, by: float = 1.0) -> Patch:
+        down = self.down / units.std[:, None]
+        up = self.up
+        if up is None:
+            down = down * units.added_std
+        else:
+            up = up * units.added_std
+        half = torch.bfloat16  # as it is kept: what is measured is what is used
+        return Patch(
+            down.to(half).to(down.dtype), None if up is None else up.to(half).to(down.dtype), self.bias * units.added_std,
+            units.mean, by * units.added_first,
+        )  # fmt: skip
+
+
+def least_squares(sums: Sums, a: int, b: int, rank: int = 0) -> tuple[Units, Fit]:
+    """Of the hole between boundaries a and b; `rank` 0: full (else reduced-rank regression)."""
+    n = sums.count
+    mean, after = sums.x[a] / n, sums.x[b] / n
+    added = after - mean
+    covariance = sums.xx[a, a] / n - mean.outer(mean)
+    crossed = sums.xx[a, b] / n - mean.outer(after) - covariance
+    variance = (
+        (sums.xx[b, b] / n - after.outer(after)).diagonal() - covariance.diagonal() - 2 * crossed.diagonal()
+    )
+    std, added_std = (each.clamp(min=1e-12).sqrt() for each in (covariance.diagonal(), variance))
+    gram = covariance / std.outer(std) + RIDGE * torch.eye(len(mean), dtype=torch.double)
+    down = torch.linalg.solve(gram, crossed / std.outer(added_std))
+    up = None
+    if rank:
+        root = torch.linalg.cholesky(gram)
+        _, _, directions = torch.linalg.svd(root.T @ down, full_matrices=False)
+        up = directions[:rank].float()
+        down = down @ directions[:rank].T
+    units = Units(mean, std, added, added_std, (sums.first[b] - sums.first[a]) / sums.windows)
+    return (
+        Units(*(each.float() for each in units)),
+        Fit(down.float(), up, (added / added_std).float()),
+    )
+
+
+def gain(sums: Sums, a: int, b: int) -> Patch:
+    """A gain and a shift a channel, to compare with."""
+    units, full = least_squares(sums, a, b)
+    n, mean, after = sums.count, sums.x[a] / sums.count, sums.x[b] / sums.count
+    covariance = sums.xx[a, a].diagonal() / n - mean * mean
+    crossed = sums.xx[a, b].diagonal() / n - mean * after - covariance
+    down = (crossed / covariance.clamp(min=1e-12)).float() * units.std / units.added_std
+    return Fit(torch.diag(down), None, full.bias).patch(units)
+
+
+class Lesson(NamedTuple):
+    """Windows to distil from."""
+
+    x: Tensor  # [W, S, D] before the hole
+    final: Tensor  # [W, S, D] the teacher's, before the output layer
+    likely: Tensor  # [W, S, LIKELY] its likely tokens
+
+
+def likely(whole: Whole, final: Tensor) -> Tensor:
+    with torch.no_grad():
+        told = [whole.logits(rows).topk(LIKELY).indices for rows in final.flatten(0, 1).split(ROWS)]
+    return torch.cat(told).view(*final.shape[:2], LIKELY)
+
+
+def distil(
+    whole: Whole, lesson: Lesson, units: Units, start: Fit, b: int, steps: int, rate: float,
+    each: Callable[[int, Fit], None],
+) -> None:  # fmt: skip
+    """Adam from `start`; `each(step, fit)` is told after every step. `b`: the boundary behind the hole."""
+    learned = [part.clone().requires_grad_() for part in start if part is not None]
+    adam = torch.optim.Adam(learned, betas=(0.9, 0.98))
+    for step in range(steps):
+        for group in adam.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 5) * (1 - step / steps)
+        pick = torch.arange(step * AT_ONCE, (step + 1) * AT_ONCE) % len(lesson.x)
+        tokens = torch.unique(lesson.likely[pick])
+        x = lesson.x[pick]
+        down, *up, bias = learned
+        moved = (x - units.mean) / units.std @ down
+        y = x + (bias + (moved @ up[0] if up else moved)) * units.added_std
+        y = torch.cat([x[:, :1] + units.added_first, y[:, 1:]], 1)
+        ours = whole.behind(b, y)[:, 1:].flatten(0, 1)
+        theirs = lesson.final[pick][:, 1:].flatten(0, 1)
+        loss = nn.functional.kl_div(
+            torch.log_softmax(whole.logits(ours, tokens), -1),
+            torch.log_softmax(whole.logits(theirs, tokens), -1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        now = [part.detach().clone() for part in learned]
+        each(step + 1, Fit(now[0], now[1] if up else None, now[-1]))
+
+
+def windows(ids: Sequence[int], begin: Sequence[int], window: int) -> Tensor:  # [W, window]
+    """Texts' tokens, each window begun as the model's texts begin."""
+    step = window - len(begin)
+    cut = [[*begin, *ids[at : at + step]] for at in range(0, len(ids) - step + 1, step)]
+    return torch.tensor(cut, dtype=torch.long).view(-1, window)

@@ -1,0 +1,274 @@
+"""python -m jarvis_mpi fit-patches: small linear maps that stand in for lost blocks.
+
+    python -m jarvis_mpi fit-patches --model M --text prose.txt --workers 8 --out patches.safetensors
+    mpirun -n 9 python -m jarvis_mpi --model M --patches patches.safetensors
+
+One process holds the whole model once, in float32, and streams the text through it: about 25,000 tokens to fit, 1,500 more to choose by.
+Patched are the blocks of the workers, by --split, and every two neighbours. The closed form comes first; where it wins back less
+than half of what skipping costs, it is distilled. What would not be better than skipping is left out.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import blocks, models, patch
+from .crew import END_USER, Block, is_whole, layers, named
+from .link import Unservable
+from .settings import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from .fit import Fit, Lesson, Sums, Whole
+
+WINDOW = 256  # tokens, each from position 0
+CHOOSING = 6  # windows to choose by
+SHRINK = (1.0, 0.75, 0.5, 0.25)  # the closed form's map, and less of it, while that is better
+HALF = 0.5  # of the loss: what the closed form is to win back, or it is distilled
+EVERY = 10  # steps of distillation, then it is tried on the text to choose by
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m jarvis_mpi fit-patches",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("--model", default=DEFAULT_MODEL, help="(default: %(default)s)")
+    add(
+        "--text", type=Path, required=True, help="running text of the kind that the model will read and write"
+    )
+    add("--workers", type=int, default=8, help="as many as the run has (default: %(default)s)")
+    add(
+        "--split",
+        default="even",
+        help="the run's: even, or layer counts such as 2,3,3 (default: %(default)s)",
+    )
+    add("--end-user-layers", default="first,last", help="the run's (default: %(default)s)")
+    add("--rank", type=int, default=0, help="of the maps; 0: full (default: %(default)s)")
+    add("--tokens", type=int, default=24_576, help="of the text, to fit by (default: %(default)s)")
+    add("--steps", type=int, default=40, help="of distillation; 0: none (default: %(default)s)")
+    add("--rate", type=float, default=1e-3, help="of distillation (default: %(default)s)")
+    add("--threads", type=int, default=0, help="0: as torch chooses (default: %(default)s)")
+    add("--out", type=Path, default=Path("patches.safetensors"), help="(default: %(default)s)")
+    return made
+
+
+class Fitting:
+    """All holes' patches, over one pass of the text; the first `lessons` windows are kept to distil from."""
+
+    def __init__(
+        self, whole: "Whole", train: Any, choose: Any, holes: Sequence[Block], lessons: int, tick: Any
+    ):
+        from . import fit
+
+        self.whole, self.choose, self.tick = whole, choose, tick
+        self.starts = sorted({hole.start for hole in holes})
+        at = sorted({end for hole in holes for end in (hole.start, hole.stop)})
+        pairs = {pair for hole in holes for pair in ((hole.start, hole.stop),)} | {(end, end) for end in at}
+        self.sums: Sums = fit.Sums()
+        x: dict[int, list[Any]] = {start: [] for start in self.starts}
+        finals = []
+        for ids in train.split(fit.AT_ONCE):
+            seen, final = whole.states(ids, at)
+            self.sums.add(seen, pairs)
+            if len(finals) * fit.AT_ONCE < lessons:
+                finals.append(final)
+                for start in self.starts:
+                    x[start].append(seen[start])
+            tick(len(ids))
+        self.x, self.finals = x, finals
+        self.seen, final = whole.states(choose, self.starts)
+        self.base = whole.nats(final, choose)
+        self.likely: Any = None
+
+    def loss(self, hole: Block, patch: "patch.Patch | None" = None) -> float:
+        """Nats a token over the whole model, on the text to choose by."""
+        import torch
+
+        x = self.seen[hole.start]
+        with torch.no_grad():
+            final = self.whole.behind(hole.stop, patch(x) if patch else x)
+        return self.whole.nats(final, self.choose) - self.base
+
+    def lesson(self, hole: Block) -> "Lesson":
+        import torch
+
+        from . import fit
+
+        finals = torch.cat(self.finals)
+        if self.likely is None:
+            self.likely = fit.likely(self.whole, finals)
+        return fit.Lesson(torch.cat(self.x[hole.start]), finals, self.likely)
+
+    def fitted(self, hole: Block, rank: int, steps: int, rate: float) -> "tuple[patch.Patch | None, dict]":
+        """The best of all that is tried, and what the file says of it."""
+        from . import fit
+
+        begun = time.monotonic()
+        skipped = self.loss(hole)
+        units, full = fit.least_squares(self.sums, hole.start, hole.stop, rank)
+        tried = []
+        for by in SHRINK:
+            made = full.scaled(by).patch(units, by)
+            tried.append((self.loss(hole, made), f"closed form x {by:g}", made, by))
+            best = min(tried, key=lambda each: each[0])
+            if best is not tried[-1]:
+                break
+        if steps and best[0] > (1 - HALF) * skipped:
+            by = best[3] if best[0] < skipped else 0.0
+
+            def each(step: int, now: "Fit") -> None:
+                self.tick(0)
+                if step % EVERY == 0 or step == steps:
+                    made = now.patch(units)
+                    tried.append((self.loss(hole, made), f"distilled {step} steps", made, 1.0))
+
+            fit.distil(self.whole, self.lesson(hole), units, full.scaled(by), hole.stop, steps, rate, each)
+            best = min(tried, key=lambda each: each[0])
+        self.tick(1)
+        better = best[0] < skipped
+        said = {
+            "skipped": round(skipped, 4),
+            "patched": round(best[0], 4) if better else None,
+            "how": best[1] if better else "skipping is better",
+            "took_s": round(time.monotonic() - begun, 1),
+        }
+        return (best[2] if better else None), said
+
+
+def chained(first: "patch.Patch", second: "patch.Patch") -> Any:
+    return lambda x: second(first(x))
+
+
+def holes_of(asked: argparse.Namespace, depth: int) -> tuple[list[Block], list[tuple[Block, Block]]]:
+    """The workers' blocks, and the neighbours among them. Raises Unservable."""
+    placement = blocks.place(depth, asked.workers, split=asked.split, end_user_layers=asked.end_user_layers)
+    owned = sorted(
+        (block for node, held in placement.items() if node != END_USER for block in held),
+        key=lambda block: block.start,
+    )
+    return owned, [pair for pair in pairwise(owned) if is_whole(pair)]
+
+
+def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
+    """-> windows to fit by and windows to choose by, [W, WINDOW] each. Raises Unservable."""
+    import torch
+
+    from .fit import windows
+    from .text import Text
+
+    tokenizer = Text(folder).tokenizer
+    ids = tokenizer(asked.text.read_text(), add_special_tokens=False)["input_ids"]
+    cut = windows(ids, tokenizer("")["input_ids"], WINDOW)
+    if len(cut) < 3 * CHOOSING:
+        raise Unservable(
+            f"--text {asked.text} has {len(ids)} tokens: give it {3 * CHOOSING * WINDOW} or more, better"
+            f" {asked.tokens + CHOOSING * WINDOW}"
+        )
+    cut = cut[torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))]
+    return cut[CHOOSING:][: max(1, asked.tokens // WINDOW)], cut[:CHOOSING]
+
+
+@contextmanager
+def bar(total: int, name: str) -> Iterator[Any]:
+    """-> a function that is told how many more are done."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda count: progress.update(task, advance=count)
+
+
+def fit_all(asked: argparse.Namespace) -> None:
+    """Raises Unservable."""
+    from .family import load_config, quiet
+    from .roles import say
+
+    quiet()
+    folder = models.locate(asked.model, say, whole=True)
+    depth = load_config(folder).num_hidden_layers
+    singles, neighbours = holes_of(asked, depth)
+    import torch
+
+    from . import fit
+
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    train, choose = cut(asked, folder)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.unlink(missing_ok=True)
+    whole = fit.Whole(folder, torch.float32)
+    unions = [range(a.start, b.stop) for a, b in neighbours]
+    with bar(len(train), "text, windows") as tick:
+        fitting = Fitting(whole, train, choose, [*singles, *unions], asked.steps * fit.AT_ONCE, tick)
+    made: dict[Block, patch.Patch] = {}
+    told: dict[Block, dict[str, Any]] = {}
+    fingerprint = models.fingerprint(folder)
+
+    def keep(hole: Block, new: "patch.Patch | None", said: dict[str, Any]) -> None:
+        told[hole] = said
+        if new:
+            made[hole] = new
+        sign = hashlib.sha256()
+        for each in made.values():
+            sign.update(each.down.numpy().tobytes())
+        patch.write(asked.out, made, patch.Told(fingerprint, sign.hexdigest()[:16], told))
+        left = "" if said["patched"] is None else f", {said['patched']:.3f} with its patch"
+        say(
+            f"{named(hole)}: {said['skipped']:.3f} nats a token lost{left} ({said['how']}, {said['took_s']:.0f} s)"
+        )
+
+    with bar(len(singles) + len(unions), "holes") as tick:
+        fitting.tick = tick
+        for hole in singles:
+            keep(hole, *fitting.fitted(hole, asked.rank, asked.steps, asked.rate))
+        for (a, b), union in zip(neighbours, unions, strict=True):
+            new, said = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
+            if a in made and b in made:
+                composed = fitting.loss(union, chained(made[a], made[b]))
+                if said["patched"] is None or composed <= said["patched"]:
+                    new = None
+                    said |= {"patched": None, "composed": round(composed, 4),
+                             "how": f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"}  # fmt: skip
+            keep(union, new, said)
+    lost = sum(told[hole]["skipped"] for hole in singles)
+    left = sum(told[hole]["skipped"] if hole not in made else told[hole]["patched"] for hole in singles)
+    say(
+        f"{asked.out}: {len(made)} patches, {asked.out.stat().st_size / 1e6:.1f} MB; of {lost:.2f} nats lost by one block or another"
+        f" {left:.2f} are left"
+    )
+
+
+def main(words: Sequence[str]) -> int:
+    asked = parser().parse_args(words)
+    try:
+        fit_all(asked)
+    except (Unservable, OSError, UnicodeDecodeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"stopped: {asked.out} {'holds what was fitted until now' if asked.out.exists() else 'was not written'}",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
