@@ -661,9 +661,9 @@ def comes_back(outcome: Outcome) -> None:
 
 def tell(seed: int) -> str:
     """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
+    story = replace(draw(seed), patched=seed % 2 == 1)
     try:
-        for story in (draw(seed), replace(draw(seed), patched=True)):
-            check(play(story))
+        check(play(story))
     except Exception as error:
         return f"seed {seed}: {type(error).__name__}: {error} | {story}"
     return ""

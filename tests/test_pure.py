@@ -130,8 +130,8 @@ seconds = st.floats(0, 1e6, width=32)
 messages = st.builds(
     Message,
     st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers,
-    st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers), max_size=20).map(tuple),
-    st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
+    st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers, st.booleans()), max_size=20).map(tuple),
+    st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.booleans(), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
     st.integers(0, 2**200), st.binary(max_size=300),
 )  # fmt: skip
 
