@@ -125,7 +125,6 @@ class Fitting:
             by = best[3] if best[0] < skipped else 0.0
 
             def each(step: int, now: "Fit") -> None:
-                self.tick(0)
                 if step % EVERY == 0 or step == steps:
                     made = now.patch(units)
                     tried.append((self.loss(hole, made), f"distilled {step} steps", made, 1.0))
