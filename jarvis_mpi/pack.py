@@ -6,6 +6,7 @@ one, so a stage costs its weights once. Where oneDNN has no bfloat16 kernels not
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40
 ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for one, half as much again for many
 
 Reread = Callable[[], Tensor]  # the same weight from a mapping of its own, which goes when the tensor goes
+Make = Callable[
+    [Reread, Sequence[int], Tensor | None], nn.Module
+]  # weight, its shape, bias -> in nn.Linear's place
+
+AS_THEY_ARE, INT8 = "auto", "int8"  # --weights
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -27,7 +33,16 @@ def can_pack(dtype: torch.dtype) -> bool:
     )
 
 
-def pack(model: nn.Module, reread: Callable[[Any], Reread]) -> None:
+def packed_kind(weights: str, dtype: torch.dtype) -> Make | None:
+    """What makes the layers that stand in for nn.Linear; None: nothing is gained."""
+    if weights == INT8:
+        from .int8 import Int8Linear, Rows
+
+        return partial(Int8Linear, Rows())
+    return PackedLinear if can_pack(dtype) else None
+
+
+def pack(model: nn.Module, reread: Callable[[Any], Reread], make: Make) -> None:
     """Replace every nn.Linear of `model`; `reread` tells where a parameter was read from.
 
     Widest first: while the largest parts are in memory twice, little else is there yet.
@@ -39,7 +54,7 @@ def pack(model: nn.Module, reread: Callable[[Any], Reread]) -> None:
         if type(child) is nn.Linear
     ]
     for parent, name, child in sorted(linears, key=lambda linear: -linear[2].in_features):
-        setattr(parent, name, PackedLinear(reread(child.weight), child.weight.shape, child.bias))
+        setattr(parent, name, make(reread(child.weight), child.weight.shape, child.bias))
 
 
 def rows_a_part(columns: int) -> int:

@@ -140,8 +140,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     torch.set_num_threads(threads[END_USER])
 
     load = copy_loader(folder, dtype, settings)
-    head = Head(folder, dtype)
-    own = [Stage(folder, block, dtype) for block in placement[END_USER]]
+    head = Head(folder, dtype, settings.weights)
+    own = [Stage(folder, block, dtype, weights=settings.weights) for block in placement[END_USER]]
     for stage in own:
         stage.warm_up(sizes, time.perf_counter)
     stages = {stage.block: journalled(stage, settings) for stage in own}
@@ -160,6 +160,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
     layer_bytes = models.layer_bytes(folder, depth)
+    if settings.weights == "int8":
+        layer_bytes /= dtype_of(config, "auto").itemsize
     crew = Crew(
         placement,
         copies,
@@ -180,7 +182,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         crew = crew.after(node, sign)
         screen.tell(f"node {node} {sign.value} before the first token: it is done without")
     crew.route()  # raises Unservable if that is too little
-    screen.started(crew, settings.model, dtype_name, sum(laps.seconds.values()))
+    screen.started(
+        crew,
+        settings.model,
+        dtype_name + (", int8 weights" if settings.weights == "int8" else ""),
+        sum(laps.seconds.values()),
+    )
 
     attributes = {
         "prompt": settings.prompt or "",

@@ -66,7 +66,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         dtype = getattr(torch, plan.dtype)
 
         load = copy_loader(folder, dtype, settings)
-        own = [Stage(folder, block, dtype) for block in plan.blocks]
+        own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
         paces = [stage.warm_up(plan.pieces, time.perf_counter) for stage in own]
         loaded_s = time.monotonic() - begun
         stages = {stage.block: journalled(stage, settings) for stage in own}
@@ -112,6 +112,6 @@ def copy_loader(folder: Path, dtype: "torch.dtype", settings: Settings) -> Calla
 
     def load(block: Block) -> Journalled:
         models.check_layers(folder, block)
-        return journalled(Stage(folder, block, dtype, asleep=True), settings)
+        return journalled(Stage(folder, block, dtype, asleep=True, weights=settings.weights), settings)
 
     return load

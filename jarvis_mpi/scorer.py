@@ -44,14 +44,17 @@ def encoded(text: "Text", question: Question) -> Encoded:
 class Scorer:
     """Holds every layer as a stage of its own, and one text's states before each layer."""
 
-    def __init__(self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = ()):
+    def __init__(
+        self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = (), weights: str = "auto"
+    ):
         from . import stage
         from .family import load_config
 
         self.depth = load_config(folder).num_hidden_layers
-        self.head: Head = stage.Head(folder, dtype)
+        self.head: Head = stage.Head(folder, dtype, weights)
         self.layers: list[Stage] = [
-            stage.Stage(folder, range(layer, layer + 1), dtype) for layer in range(self.depth)
+            stage.Stage(folder, range(layer, layer + 1), dtype, weights=weights)
+            for layer in range(self.depth)
         ]
         self.windows, self.window, self.before = windows, -1, [b""]
         self.row = self.head.width * dtype.itemsize

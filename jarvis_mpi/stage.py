@@ -22,20 +22,22 @@ from .cache import new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
+from .pack import AS_THEY_ARE
 from .watch import Pace
-from .weights import empty_parameters, fill
+from .weights import Rename, empty_parameters, fill
 from .worker import Clock
 
 
 class Head:
     """Everything of the model but its decoder layers: embedding, final norm, output layer."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype):
+    def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
         with empty_parameters():
             self.model = AutoModelForCausalLM.from_config(cut_config(folder, range(1)), dtype=dtype)
         name, layers = decoder_layers(self.model)
         self.gap = layers[0] = Gap()
-        fill(self.model, folder, rename=lambda tensor: None if f"{name}." in tensor else tensor, dtype=dtype)
+        rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
+        fill(self.model, folder, rename, dtype, weights)
         self.width, self.dtype = self.model.config.hidden_size, dtype
 
     @torch.inference_mode()
@@ -81,8 +83,15 @@ class Stage:
     A copy is built `asleep`: it reads its weights only when it is used, and takes no memory until then.
     """
 
-    def __init__(self, folder: Path, block: Block, dtype: torch.dtype, asleep: bool = False):
-        self.folder, self.block, self.dtype = folder, block, dtype
+    def __init__(
+        self,
+        folder: Path,
+        block: Block,
+        dtype: torch.dtype,
+        asleep: bool = False,
+        weights: str = AS_THEY_ARE,
+    ):
+        self.folder, self.block, self.dtype, self.weights = folder, block, dtype, weights
         config = cut_config(folder, block)
         config.vocab_size, config.pad_token_id = 1, None  # a stage embeds nothing: no memory for that
         with empty_parameters():
@@ -102,7 +111,7 @@ class Stage:
 
     def wake(self) -> None:
         """Read the weights."""
-        fill(self.model, self.folder, rename=self.rename, dtype=self.dtype)
+        fill(self.model, self.folder, self.rename, self.dtype, self.weights)
         self.lean = LeanStep(self.model, self.layers)
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from transformers.initialization import no_init_weights
 
 from .link import Unservable
 from .models import headers
-from .pack import can_pack, pack
+from .pack import AS_THEY_ARE, pack, packed_kind
 
 # A tensor's name in the files -> in this part, or None: not in this part.
 Rename = Callable[[str], str | None]
@@ -39,7 +39,7 @@ def empty_parameters() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore
 
 
-def fill(model, folder: Path, rename: Rename, dtype: torch.dtype) -> None:
+def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:
     """Give `model` its parameters from `folder`, each with a mapping of its own: what is not used costs no
     memory, what is packed gives its mapping back. Raises Unservable where one is missing or of another shape.
     """
@@ -65,9 +65,9 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype) -> None:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
     model.eval().requires_grad_(False)
-    if can_pack(dtype):
+    if make := packed_kind(weights, dtype):
         rereads = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
-        pack(model, rereads.__getitem__)
+        pack(model, rereads.__getitem__, make)
 
 
 def read(path: Path, tensor: dict, data_at: int, dtype: torch.dtype) -> torch.Tensor:

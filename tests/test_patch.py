@@ -217,7 +217,17 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):  # noqa: F81
     path = kept(tmp_path / "p.safetensors", small, made(32, [range(2, 3), range(4, 5)]))
     log = tmp_path / "run.h5"
     words = words_for(
-        small, log, "--patches", str(path), "--copies", "0", "--max-skipped", "0", "--ignore-eos", "--dtype", "float32"
+        small,
+        log,
+        "--patches",
+        str(path),
+        "--copies",
+        "0",
+        "--max-skipped",
+        "0",
+        "--ignore-eos",
+        "--dtype",
+        "float32",
     )
     done = mpirun(5, *words, "--fault", "kill 2 @ 3; kill 4 @ 5")
     said = done.stderr.decode()
