@@ -1,6 +1,6 @@
-"""python benchmarks/decode.py [--rounds 5] [--models ...] [--dtype ...]: a chain beside transformers.generate.
+"""python benchmarks/decode.py [--rounds 5] [--models ...] [--dtype ...] [--weights ...]: a chain beside transformers.generate.
 
-Decode and prefill tokens/s of one process and of 2 and 9 ranks, one compute thread everywhere. Each round
+Decode and prefill tokens/s of one process and of 2 and 9 ranks with each kind of weights, one compute thread everywhere. Each round
 runs all of them one after the other, and the ratios are taken within a round: this machine's speed drifts.
 The last line is JSON.
 """
@@ -35,11 +35,11 @@ def one_process(folder: Path, dtype: str, tokens: int) -> dict:
     return {"decode": 1 / statistics.median(seen["steps_s"]), "prefill": seen["rows"] / seen["first_s"]}
 
 
-def chain(ranks: int, folder: Path, dtype: str, tokens: int) -> dict:
+def chain(ranks: int, weights: str, folder: Path, dtype: str, tokens: int) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "run.h5"
         words = ("--model", str(folder), "--dtype", dtype, "--threads", "1", "--prompt", PROMPT)
-        words = command(ranks, log, *words, "--max-new-tokens", str(tokens))
+        words = command(ranks, log, *words, "--weights", weights, "--max-new-tokens", str(tokens))
         begun = time.perf_counter()
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
             run.stdout.read(1)
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 9])
     parser.add_argument("--models", nargs="+", default=list(TOKENS))
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--weights", nargs="+", default=["auto", "int8"])
     settings = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     results = {}
@@ -82,20 +83,24 @@ def main() -> None:
         rounds = []
         for number in range(settings.rounds):
             one = one_process(folder, settings.dtype, TOKENS.get(model, 64))
-            chains = {n: chain(n, folder, settings.dtype, TOKENS.get(model, 64)) for n in settings.ranks}
+            chains = {
+                f"{n} ranks, {weights}": chain(n, weights, folder, settings.dtype, TOKENS.get(model, 64))
+                for n in settings.ranks
+                for weights in settings.weights
+            }
             rounds.append((one, chains))
-            line = ", ".join(f"{n} ranks {c['decode']:.2f} / {c['prefill']:.1f}" for n, c in chains.items())
+            line = ", ".join(f"{n}: {c['decode']:.2f} / {c['prefill']:.1f}" for n, c in chains.items())
             print(
                 f"{model} round {number + 1}: decode / prefill tokens/s: generate {one['decode']:.2f} / {one['prefill']:.1f}, {line}",
                 flush=True,
             )
         summary = {}
-        for n in settings.ranks:
+        for n in rounds[0][1]:
             each = {key: statistics.median(c[n][key] for _, c in rounds) for key in rounds[0][1][n]}
             for kind in ("decode", "prefill"):
                 each[f"{kind}_ratio"] = statistics.median(c[n][kind] / one[kind] for one, c in rounds)
             summary[n] = each
-            print(f"{model}, {n} ranks: decode {each['decode']:.2f} tokens/s, {each['decode_ratio']:.2f} of generate;"
+            print(f"{model}, {n}: decode {each['decode']:.2f} tokens/s, {each['decode_ratio']:.2f} of generate;"
                   f" prefill {each['prefill']:.1f}, {each['prefill_ratio']:.2f} of generate; a hop {each['hop_us']:.0f} us")  # fmt: skip
         summary["generate"] = {
             kind: statistics.median(one[kind] for one, _ in rounds) for kind in ("decode", "prefill")
