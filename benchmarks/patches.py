@@ -1,4 +1,4 @@
-"""What patches win back: python benchmarks/patches.py PATCHES --model M --text HELD_OUT --fit-text F [--tasks MMLU-LIKE] [--out FILE.json]
+"""What patches win back: python benchmarks/patches.py PATCHES --model M --text HELD_OUT --fit-text F [--tasks ...] [--out FILE.json]
 
 On text that the fit has not seen, nats a token lost over the whole model (float32), as a run would go on, block by block, every
 route being crew.Crew's own:
