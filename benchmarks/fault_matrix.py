@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jarvis_mpi.load import load
@@ -54,7 +54,7 @@ PLACES = {"first": 1, "middle": 3, "last": 5}
 class Row:
     fault: str
     copies: int
-    expected: str  # exact; skipped; back; skipped, back; first exact, goes on, goes on or sentence
+    expected: str  # exact; skipped; patched; back; skipped, back; first exact, goes on, goes on or sentence
     more: tuple[str, ...] = ()  # words for the run
 
     def nodes(self, place: str) -> list[int]:
@@ -201,7 +201,8 @@ def judge(row: Row, place: str, run: Run, seen: dict, reference: list[int], stru
     """What is wrong with a run; [] if all is as the row expects."""
     wrong = []
     tokens, told = seen["tokens"]["token"].tolist(), [e for e in seen["events"] if e["event"] == "told"]
-    skipped = [event for event in told if "skipped" in event["text"].split(":", 1)[1].split(",")[0]]
+    how = "patched" if row.expected == "patched" else "skipped"
+    skipped = [event for event in told if how in event["text"].split(":", 1)[1].split(",")[0]]
     finished = seen["begun"] + seen["tokens"]["total_s"].cumsum()
     status = run.process.returncode
     if row.expected == "goes on or sentence" and status != 0:
@@ -219,11 +220,11 @@ def judge(row: Row, place: str, run: Run, seen: dict, reference: list[int], stru
         wrong.append(f"not exact: {[event['text'] for event in told]}")
     # Exact is better: the step they died in had passed them both, and before the next a copy was made anew.
     if (
-        row.expected in ("skipped", "skipped, back", "first exact")
+        row.expected in ("skipped", "patched", "skipped, back", "first exact")
         and not skipped
         and not (exact and row.copies)
     ):
-        wrong.append("nothing was skipped")
+        wrong.append(f"nothing was {how}")
     if row.expected == "first exact" and skipped:
         first, second = row.nodes(place)
         if [event["node"] for event in skipped] != [second] or not any(
@@ -288,11 +289,19 @@ def main() -> int:
     asked.add_argument(
         "--launcher", default=shlex.join(LAUNCHER), help='of MPICH: "mpiexec -disable-auto-cleanup"'
     )
+    asked.add_argument(
+        "--patches",
+        help="of fit-patches --workers 5: the rows that skip are run with it, and patched is expected",
+    )
     words = asked.parse_args()
     dice, launcher = random.Random(words.seed), shlex.split(words.launcher)
+    rows = ROWS
+    if words.patches:
+        more = ("--patches", str(Path(words.patches).absolute()))
+        rows = [replace(row, expected="patched", more=more) for row in ROWS if row.expected == "skipped"]
     cells = [
         (row, place, repeat)
-        for row in ROWS
+        for row in rows
         for place in words.places
         for repeat in range(1 if words.part else words.repeats)
         if any(each in row.name for each in words.rows)

@@ -1,4 +1,4 @@
-"""What patches win back: python benchmarks/patches.py PATCHES --model M --text HELD_OUT --fit-text F [--tasks MMLU-LIKE] [--out FILE.json]
+"""What patches win back: python benchmarks/patches.py PATCHES --model M --text HELD_OUT --fit-text F [--tasks ...] [--out FILE.json]
 
 On text that the fit has not seen, nats a token lost over the whole model (float32), as a run would go on, block by block, every
 route being crew.Crew's own:
@@ -36,6 +36,7 @@ from jarvis_mpi.text import Text
 
 WINDOW = 256
 DRAWN = 10  # of each number of dead nodes
+DEAD_WINDOWS = 3  # of the text, for these
 PROMPTS = (
     "The capital of France is",
     "Why is the sky blue?",
@@ -310,8 +311,12 @@ def main() -> int:
     parser.add_argument(
         "--graded", type=int, default=4, help="choices of dead nodes of each number whose answers are graded"
     )
-    parser.add_argument("--only-blocks", action="store_true", help="the first table alone")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--parts",
+        default="blocks,dead,grades,tasks",
+        help="some of them; the others stay as they are in --out",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/patches.json"))
     asked = parser.parse_args()
     quiet()
     begun = time.monotonic()
@@ -325,26 +330,30 @@ def main() -> int:
     chain.puts["gain"] = gains(
         asked.patches.with_suffix(".gains"), asked.fit_text, text, chain, folder, dtype
     )
-    losses = Losses(chain, windows)
-    found = {
-        "model": asked.model,
-        "split": [layers(block) for block in chain.owned],
-        "tokens": losses.tokens,
-        "whole": losses.whole,
+    found = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+    found |= {"model": asked.model, "split": [layers(block) for block in chain.owned]}
+
+    def blocks_lost() -> list[dict]:
+        losses = Losses(chain, windows)
+        found.update(tokens=losses.tokens, whole=losses.whole)
+        print(
+            f"{asked.model}: {losses.whole:.3f} nats a token, {losses.tokens} tokens\nhole blocks {' '.join(HOW)}"
+        )
+        rows = each_block(chain, losses)
+        print(summary(rows))
+        return rows
+
+    parts = {
+        "blocks": blocks_lost,
+        "dead": lambda: by_number(chain, Losses(chain, windows[:DEAD_WINDOWS])),
+        "grades": lambda: graded(chain, text, found["whole"], PROMPTS, asked.graded),
+        "tasks": lambda: on_tasks(chain, text, asked.tasks, asked.limit) if asked.tasks else [],
     }
-    print(
-        f"{asked.model}: {losses.whole:.3f} nats a token, {losses.tokens} tokens\nhole blocks {' '.join(HOW)}"
-    )
-    found["blocks"] = each_block(chain, losses)
-    print(summary(found["blocks"]))
-    if not asked.only_blocks:
-        found["dead"] = by_number(chain, losses)
-        found["grades"] = graded(chain, text, losses.whole, PROMPTS, asked.graded)
-    if asked.tasks:
-        found["tasks"] = on_tasks(chain, text, asked.tasks, asked.limit)
-    print(f"{time.monotonic() - begun:.0f} s")
-    if asked.out:
+    for part in asked.parts.split(","):
+        found[part] = parts[part]()
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(json.dumps(found, indent=1))
+    print(f"{time.monotonic() - begun:.0f} s")
     return 0
 
 

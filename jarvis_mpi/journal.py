@@ -99,6 +99,6 @@ class Journalled:
 
 
 def hole(runs: Iterable[Run], block: Block) -> int:
-    """The layers between the last of `runs` and `block`, as bits."""
-    before = max((run.block.stop for run in runs), default=0)
+    """The layers between the last of `runs` and `block`, as bits; patched ones are lacking too."""
+    before = max((run.block.stop for run in runs if not run.patch), default=0)
     return mask(range(before, block.start))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from .crew import END_USER, Block, named
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence, Unservable
-from .wire import APART, Beat, Kind, Message, Run, Vitals, mask, note, read_note
+from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -134,9 +134,7 @@ def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clo
             run = first._replace(
                 block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True
             )
-            message = replace(
-                message, ahead=tuple(rest), runs=(*message.runs, run), lacks=message.lacks | mask(hop.block), body=body
-            )  # fmt: skip
+            message = replace(message, ahead=tuple(rest), runs=(*message.runs, run), body=body)
             first = own(first, hop.block)
             continue
         body, new = stages[hop.block].run(message, since)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -202,7 +203,8 @@ def test_a_host_lost_on_its_way_is_done_without(small, moment, tmp_path):  # noq
     hosts.kill(2)
     said = ended(run)
     assert run.returncode == 0, said
-    assert "node 2 lost before the first token: it is done without" in said
+    # Late: MPI's notice of a death goes to those ranks alone that have asked for it by then, and its silence is what is left.
+    assert re.search("node 2 (lost|late for start) before the first token: it is done without", said), said
     assert len(tokens_of(tmp_path / "run.h5")) == 8
 
 

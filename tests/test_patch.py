@@ -16,6 +16,7 @@ from jarvis_mpi.crew import Crew, Hop, Policy, State
 from jarvis_mpi.harm import Harm
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.load import load
+from jarvis_mpi.study_file import costs_in
 from jarvis_mpi.text import Text
 
 ROOT = Path(__file__).parent.parent
@@ -323,3 +324,45 @@ def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, said):  #
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "p").exists()
+
+
+# -- what a study tells a run
+
+
+def test_copies_of_the_worst_blocks_alone(small, tmp_path):  # noqa: F811
+    patches = made(32, [range(1, 2), range(2, 3), range(3, 4), range(4, 5)])
+    path, folder = tmp_path / "p.safetensors", models.fingerprint(small)
+    said = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
+    patch.write(path, patches, patch.Told(folder, "d1", said))
+    log = tmp_path / "run.h5"
+    words = words_for(small, log, "--patches", str(path), "--copied-blocks", "1", "--ignore-eos")
+    done = mpirun(5, *words, "--max-new-tokens", "12", "--fault", "kill 4 @ 3; kill 1 @ 6")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "node 4 lost at step 3: layer 4 from the copy on node 3" in done.stderr.decode()
+    assert "node 1 lost at step 6: layer 1 patched: expected loss 0.10 nats a token" in done.stderr.decode()
+    assert not any("NOT" in line for line in replay.replayed(log))
+    assert [event.block for event in load(log).events if event.event == "copy"] == [
+        range(4, 5)
+    ]  # and not another's
+
+
+def test_a_study_tells_which_layers_are_never_skipped(small, tmp_path):  # noqa: F811
+    study, log = tmp_path / "study.h5", tmp_path / "run.h5"
+    words = ["study", "--model", str(small), "--cases", "singles", "--tokens", "60", "--log", str(study)]
+    made_it = subprocess.run(
+        [sys.executable, "-m", "jarvis_mpi", *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert made_it.returncode == 0, made_it.stderr
+    costs = costs_in(study, tiny.LAYERS)
+    assert set(costs) == {frozenset({layer}) for layer in range(tiny.LAYERS)}
+    done = mpirun(3, *words_for(small, log, "--study", str(study), "--never-skip", "auto"))
+    assert done.returncode == 0, done.stderr.decode()
+    told = load(log).attributes["policy"]["never_skip"]
+    assert told == sorted(min(case) for case, cost in costs.items() if cost > 1.0)
+    with pytest.raises(Unservable, match="is of a model with 6 layers, this one has 30"):
+        costs_in(study, 30)
+    said = sentence(
+        mpirun(3, *words_for(small, tmp_path / "b.h5", "--study", str(log), "--never-skip", "auto"))
+    )
+    assert f"--study {log} is no study" in said

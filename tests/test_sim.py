@@ -83,8 +83,6 @@ BROKEN = {
     "another text keeps the epoch": ("enduser", "self.sequence, self.epoch = self.sequence + 1, self.epoch + 1\n        self.ran, self.ledger = 0, Ledger()\n        self.route = ()", "self.sequence, self.ran, self.ledger = self.sequence + 1, 0, Ledger()\n        pass", ""),
     "a worker keeps the caches of another text": ("worker", "each.forget_but(self.sequence)", "pass", "keeps more than"),
     "a patch that is not announced": ("news", "by = patched[block].node if span else None", "by = None", "rule 1"),
-    "a patch hides that layers are lacking": ("worker", "lacks=message.lacks | mask(hop.block)", "lacks=message.lacks", ""),
-    "a patch is put too late in the text": ("ledger", "if not hop.patch:\n                since", "if True:\n                since", ""),
     "a decision that is not in the log": ("enduser", "self.hears.sign(self.clock(), trip.step, node, sign)", "pass", "rule 8"),
 }  # fmt: skip
 
