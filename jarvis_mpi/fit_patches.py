@@ -74,7 +74,7 @@ class Fitting:
         pairs = {pair for hole in holes for pair in ((hole.start, hole.stop),)} | {(end, end) for end in at}
         self.sums: Sums = fit.Sums()
         x: dict[int, list[Any]] = {start: [] for start in self.starts}
-        finals = []
+        finals: list[Any] = []
         for ids in train.split(fit.AT_ONCE):
             seen, final = whole.states(ids, at)
             self.sums.add(seen, pairs)

@@ -133,7 +133,7 @@ class Patches:
             from safetensors import safe_open
 
             with safe_open(self.path, "pt") as file:
-                there = {
+                there: dict[str, Any] = {
                     name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
                     for name in ("down", "up", "bias", "mean", "first")
                     for key in [f"{layers(hole)}.{name}"]

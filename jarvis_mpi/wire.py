@@ -137,8 +137,12 @@ class Message:
             for node, a, n, since, patch in HOP.iter_unpack(hops_at)
         )
         ran = tuple(
-            Run(node, block(a, n), *said[:-4], bool(said[-4]), Vitals(*said[-3:]))
-            for node, a, n, *said in RUN.iter_unpack(runs_at)
+            Run(
+                node, block(a, n), rows, wait_s, compute_s, sent_s, bytes_, at_s, bool(patch), Vitals(*vitals)
+            )
+            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, patch, *vitals in RUN.iter_unpack(
+                runs_at
+            )
         )
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, lacks, view[lacks_end:])
