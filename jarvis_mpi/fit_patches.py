@@ -214,7 +214,6 @@ def fit_all(asked: argparse.Namespace) -> None:
         torch.set_num_threads(asked.threads)
     train, choose = cut(asked, folder)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.unlink(missing_ok=True)
     whole = fit.Whole(folder, torch.float32)
     unions = [range(a.start, b.stop) for a, b in neighbours]
     with bar(len(train), "text, windows") as tick:
@@ -229,8 +228,10 @@ def fit_all(asked: argparse.Namespace) -> None:
             made[hole] = new
         sign = hashlib.sha256()
         for each in made.values():
-            sign.update(each.down.numpy().tobytes())
+            for part in (each.down, each.bias, each.first):
+                sign.update(part.numpy().tobytes())
         patch.write(asked.out, made, patch.Told(fingerprint, sign.hexdigest()[:16], told))
+        asked.is_written = True
         left = "" if said["patched"] is None else f", {said['patched']:.3f} with its patch"
         say(
             f"{named(hole)}: {said['skipped']:.3f} nats a token lost{left} ({said['how']}, {said['took_s']:.0f} s)"
@@ -259,6 +260,7 @@ def fit_all(asked: argparse.Namespace) -> None:
 
 def main(words: Sequence[str]) -> int:
     asked = parser().parse_args(words)
+    asked.is_written = False
     try:
         fit_all(asked)
     except (Unservable, OSError, UnicodeDecodeError) as error:
@@ -266,7 +268,7 @@ def main(words: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"stopped: {asked.out} {'holds what was fitted until now' if asked.out.exists() else 'was not written'}",
+            f"stopped: {asked.out} {'holds what was fitted until now' if asked.is_written else 'was not written'}",
             file=sys.stderr,
         )
         return 130

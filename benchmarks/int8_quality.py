@@ -1,0 +1,56 @@
+"""What 8-bit weights cost: python benchmarks/int8_quality.py [--models ...] [--tokens 2000] [--text F]
+
+Nats a token of a text, and the share of its positions at which the most likely next token is the same as with the whole weights (each position
+judged after the same text); float32 activations. A table; the perplexity is e^nats.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+from jarvis_mpi import models
+from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.scorer import ROWS, Scorer, nats
+from jarvis_mpi.study import prose, windows_of
+from jarvis_mpi.text import Text
+
+
+def told(scorer: Scorer, windows: list[list[int]]) -> tuple[float, list[int]]:
+    """-> nats a token, and the most likely token at each position."""
+    total, likely = 0.0, []
+    for window in windows:
+        body = scorer.states_of(window)[-1]
+        total += nats(scorer.head, body, window)
+        for first in range(0, len(window), ROWS):
+            rows = scorer.head.rows_logits(body, first, min(first + ROWS, len(window)))
+            likely += rows.argmax(-1).tolist()
+    return total / sum(len(window) - 1 for window in windows), likely
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct", "gemma-3-270m"])
+    parser.add_argument("--tokens", type=int, default=2000)
+    parser.add_argument("--text", type=Path)
+    asked = parser.parse_args()
+    quiet()
+    torch.set_num_threads(2)
+    print("| model | weights | nats a token | perplexity | same next token |\n|---|---|---|---|---|")
+    for model in asked.models:
+        folder = models.locate(model, print)
+        dtype = dtype_of(load_config(folder), "float32")
+        text = asked.text.read_text() if asked.text else prose()
+        windows = windows_of(text, Text(folder), asked.tokens, 512, print)
+        whole, likely = told(Scorer(folder, dtype), windows)
+        print(f"| {model} | float32 | {whole:.4f} | {math.exp(whole):.3f} | |", flush=True)
+        rough, said = told(Scorer(folder, dtype, weights="int8"), windows)
+        same = sum(a == b for a, b in zip(likely, said, strict=True)) / len(said)
+        print(f"| {model} | int8 | {rough:.4f} | {math.exp(rough):.3f} | {same:.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
