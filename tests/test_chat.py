@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slow import slow
 from test_mpirun import (
     MARK,
     ROOT,
@@ -59,7 +60,9 @@ def events(log: Path, name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("model", ["smollm2-135m-instruct", pytest.param("gemma-3-270m", marks=needs_gemma)])
+@pytest.mark.parametrize(
+    "model", ["smollm2-135m-instruct", pytest.param("gemma-3-270m", marks=[needs_gemma, slow])]
+)
 def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, tmp_path):
     """SmolLM2 chats through its template, Gemma 3 270M is a base model and goes on with the text."""
     folder = models.locate(model)

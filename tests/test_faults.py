@@ -22,7 +22,7 @@ def test_a_part_of_the_fault_matrix(tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     print(done.stdout)
     runs = json.loads(done.stdout.splitlines()[-1])["runs"]
-    assert len(runs) == 6
+    assert len(runs) == 3
     assert [run for run in runs if run["wrong"]] == []
     assert done.returncode == 0
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from slow import slow
 from test_mpirun import PROMPT, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
@@ -161,7 +162,7 @@ def test_a_lost_host_is_a_lost_process_and_the_text_goes_on(whole, fault, tmp_pa
         ("ssh refused", "Connection refused"),
         ("wrong key", "Permission denied"),
         ("unknown host key", "Host key verification failed"),
-        ("its shell hangs", "its shell does not answer"),
+        pytest.param("its shell hangs", "its shell does not answer", marks=slow),
     ],
 )
 def test_without_a_host_from_the_start_the_others_answer_and_say_so(
@@ -246,6 +247,7 @@ def test_a_host_lost_while_mpi_starts_ends_the_run_at_once(small, tmp_path, monk
     assert "jv2: its rank was lost while MPI started, which ends the run: start again" in said
 
 
+@slow
 def test_a_host_that_was_given_up_leaves_by_itself_when_its_link_is_back(tmp_path):
     words = (
         "--max-new-tokens",

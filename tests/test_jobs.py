@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slow import slow
 from test_hosts import REASON
 from test_mpirun import mpirun
 from test_record import script
@@ -92,9 +93,7 @@ def test_a_job_survives_a_kill_and_resumes_by_itself_when_a_node_is_lost(slurm, 
 
 
 @needs_slurm
-@pytest.mark.skipif(
-    os.environ.get("JARVIS_TEST_SLOW") != "1", reason="JARVIS_TEST_SLOW=1 is not set: it takes a minute"
-)
+@slow
 def test_a_sweep_ends_in_its_figure(slurm, tmp_path):
     submit(
         slurm,
@@ -112,9 +111,7 @@ def test_a_sweep_ends_in_its_figure(slurm, tmp_path):
 
 
 @needs_slurm
-@pytest.mark.skipif(
-    os.environ.get("JARVIS_TEST_SLOW") != "1", reason="JARVIS_TEST_SLOW=1 is not set: it takes a minute"
-)
+@slow
 def test_a_study_ends_in_its_figure(slurm, tmp_path):
     words = ("--cases", "singles", "--tokens", "40")
     submit(

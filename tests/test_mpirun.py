@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from slow import slow
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
@@ -66,7 +67,7 @@ def expected(request):
     return request.param, answer[0, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("ranks", [2, 9])
+@pytest.mark.parametrize("ranks", [2, pytest.param(9, marks=slow)])
 def test_float32_gives_the_tokens_of_generate_on_any_number_of_ranks(expected, ranks, tmp_path):
     model, tokens = expected
     log = tmp_path / "run.h5"

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from slow import slow
 from test_mpirun import (
     MARK,
     ROOT,
@@ -240,6 +241,7 @@ def test_a_file_of_prompts_is_gone_on_with_where_it_was_cut_off(small, tmp_path)
     assert "line 1 of --prompts is not what was asked before: 'first'" in said
 
 
+@slow
 def test_layers_that_were_skipped_are_said_when_a_run_is_resumed(small, tmp_path):
     log = tmp_path / "run.h5"
     cut_off(small, log, "--on-fault", "skip", "--fault", "kill 2 @ 2; stall 1 @ 5 for 5s", ranks=4)

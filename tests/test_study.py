@@ -17,6 +17,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from slow import slow
 from test_mpirun import ROOT, mpirun, small, words_for
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
@@ -159,7 +160,7 @@ def test_each_case_alone_has_the_same_numbers_bit_for_bit(small):
         assert nats_of(scorer.head, body, windows[0]) == shared[frozenset(pair)]
 
 
-@pytest.mark.parametrize("ranks", [3, 9])
+@pytest.mark.parametrize("ranks", [3, pytest.param(9, marks=slow)])
 def test_the_same_file_comes_from_any_number_of_ranks(by_one, roomy, everything, tmp_path, ranks):
     done = studied(roomy, tmp_path / "study.h5", *everything, ranks=ranks)
     assert done.returncode == 0, done.stderr
