@@ -219,7 +219,8 @@ def parser() -> argparse.ArgumentParser:
         prog="mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi",
         description="One language model across all ranks: rank 0 asks and answers, the others hold its layers.",
         epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model);"
-        " stage-model: send each host its part of a model; doctor: look at every host before a run",
+        " stage-model: send each host its part of a model; doctor: look at every host before a run;"
+        " study: what each layer is worth; fit-patches: stand-ins for lost blocks; each with --help",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
