@@ -42,12 +42,16 @@ def main() -> None:
         sys.exit(f"{error}: give it what benchmarks/patches.py --out has written")
     made = Figure(figsize=(4.2 * len(found), 7.2))
     axes = made.subplots(3, len(found), squeeze=False)
+    parts = (("blocks", draw_blocks), ("dead", draw_deaths), ("grades", draw_grades))
     for column, model in enumerate(found):
-        draw_blocks(axes[0, column], model)
-        draw_deaths(axes[1, column], model)
-        draw_grades(axes[2, column], model)
-    for row in (0, 1):
-        axes[row, 0].legend(fontsize="x-small")
+        for row, (part, draw) in enumerate(parts):
+            if model.get(part):
+                draw(axes[row, column], model)
+            else:
+                axes[row, column].set_axis_off()
+    for place in (*axes[0], *axes[1], *axes[2]):
+        if place.get_legend_handles_labels()[1]:
+            place.legend(fontsize="xx-small", loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     try:
         save(
             made,
@@ -68,7 +72,7 @@ def draw_blocks(axes, model: dict) -> None:
         axes.bar(at, [max(row[how], 1e-3) for row in rows], 0.2, color=colour, label=name)
     axes.set_xticks(range(len(rows)), [row["hole"] for row in rows], fontsize="x-small")
     axes.set_yscale("log")
-    axes.set_title(f"{model['model']} ({model['whole']:.2f} nats a token)")
+    axes.set_title(f"{model['model']} ({model['whole']:.2f} nats a token)", pad=16)
     axes.set_xlabel("lost layers")
     axes.set_ylabel("nats a token lost")
 
@@ -117,7 +121,6 @@ def draw_grades(axes, model: dict) -> None:
     axes.set_xticks(ticks, names, rotation=90, fontsize="x-small")
     axes.set_ylabel("answers")
     axes.set_xlabel(f"dead nodes of {len(model['split'])}")
-    axes.legend(fontsize="x-small")
 
 
 COLUMNS = ("model", "what", "hole", "nodes", "way", "nats", "grade", "text")
@@ -127,18 +130,18 @@ def rows_of(model: dict) -> list[tuple]:
     name = model["model"]
     rows = [
         (name, "block", row["hole"], "", how, row[how], "", "")
-        for row in model["blocks"]
+        for row in model.get("blocks", ())
         for how in HOW
         if how in row
     ]
     rows += [
         (name, "dead", "", " ".join(map(str, row["nodes"])), way, row[way], "", "")
-        for row in model["dead"]
+        for row in model.get("dead", ())
         for way in WAYS
     ]
     rows += [
         (name, "answer", "", " ".join(map(str, row["nodes"])), row["how"], "", row["grade"], row["text"])
-        for row in model["grades"]
+        for row in model.get("grades", ())
     ]
     return rows
 
