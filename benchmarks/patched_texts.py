@@ -36,9 +36,9 @@ def main() -> int:
         "skipped": ("--fault", fault),
     }
     with tempfile.TemporaryDirectory() as scratch:
-        for prompt in PROMPTS:
+        for number, prompt in enumerate(PROMPTS):
             for way, more in ways.items():
-                log = Path(scratch) / f"{way}.h5"
+                log = Path(scratch) / f"{way}-{number}.h5"
                 words = ("--model", asked.model, "--dtype", "float32", "--copies", "0", "--prompt", prompt)
                 done = subprocess.run(
                     command(RANKS, log, *words, "--max-new-tokens", str(asked.tokens), *more),
