@@ -31,16 +31,16 @@ class Rows:
         self.x = self.quantised = self.scales = torch.empty(0)
 
     def of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., in] -> [2 S, in + 2]: whole steps, then finer ones, and -1 and 1 that set the range; scales [S, 1]."""
+        """[..., in] -> [2 S + 1, in]: whole steps, finer ones, and a row that sets the range to -1 to 1; scales [S, 1]."""
         if x is not self.x:
             rows = x.reshape(-1, x.shape[-1]).float()
             largest = rows.abs().amax(-1, keepdim=True).clamp_(min=1e-12)
             counted = rows * (self.steps / largest)
             whole = counted.round()
             finer = ((counted - whole) * (2 * self.steps)).round_()
-            self.quantised = rows.new_empty(2 * len(rows), rows.shape[1] + 2)
-            torch.cat([whole, finer], out=self.quantised[:, :-2]).mul_(self.step)
-            self.quantised[:, -2], self.quantised[:, -1] = -1.0, 1.0
+            limits = rows.new_zeros(1, rows.shape[1])
+            limits[0, 0], limits[0, 1] = -1 / self.step, 1 / self.step
+            self.quantised = torch.cat([whole, finer, limits]).mul_(self.step)
             self.scales = largest / (self.steps * self.step)
             self.x = x
         return self.quantised, self.scales
@@ -59,7 +59,9 @@ class Int8Linear(nn.Module):
         quantised, scales = self.rows.of(x)
         linear = torch.ops.quantized.linear_dynamic
         done = [linear(quantised, part, self.rows.steps < 127) for part in self.parts]
-        whole, finer = (done[0] if len(done) == 1 else torch.cat(done, -1)).chunk(2)
+        whole, finer, _ = (done[0] if len(done) == 1 else torch.cat(done, -1)).split(
+            [len(scales), len(scales), 1]
+        )
         y = torch.add(whole, finer, alpha=1 / (2 * self.rows.steps)).mul_(scales)
         if self.bias is not None:
             y += self.bias
@@ -72,15 +74,14 @@ def slices(shape: Sequence[int]) -> list[slice]:
 
 
 def quantise(weight: Tensor):
-    """[out, in] -> the kernels' own form, in + 2 columns: nothing is added for what sets the range."""
-    wide = torch.zeros(len(weight), weight.shape[1] + 2)
-    wide[:, :-2] = weight
-    scales = (wide.abs().amax(1) / 127).clamp(min=1e-12).double()
+    """[out, in] -> the kernels' own form."""
+    weight = weight.float()
+    scales = (weight.abs().amax(1) / 127).clamp(min=1e-12).double()
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # that quantised tensors will go: torch is pinned, see constraints.txt
         channels = torch.quantize_per_channel(
-            wide, scales, torch.zeros(len(wide), dtype=torch.long), 0, torch.qint8
+            weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
         )
     return torch.ops.quantized.linear_prepack(channels, None)

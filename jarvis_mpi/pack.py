@@ -5,6 +5,8 @@
 one, so a stage costs its weights once. Where oneDNN has no bfloat16 kernels nothing is changed.
 """
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -55,6 +57,9 @@ def pack(model: nn.Module, reread: Callable[[Any], Reread], make: Make) -> None:
     ]
     for parent, name, child in sorted(linears, key=lambda linear: -linear[2].in_features):
         setattr(parent, name, make(reread(child.weight), child.weight.shape, child.bias))
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        # What packing needed meanwhile goes back to the system: the allocator keeps as much again as the weights are.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def rows_a_part(columns: int) -> int:
