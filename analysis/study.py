@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from jarvis_mpi.grades import Answer, Grade, agreeing, grade, repetition
-from jarvis_mpi.skips import WHOLE, Case
+from jarvis_mpi.skips import WHOLE, Case, case_of
 from jarvis_mpi.tasks import wilson
 
 
@@ -127,7 +127,7 @@ def read(path: Path) -> Study:
             return Study(
                 path,
                 dict(file.attrs),
-                [frozenset(map(int, filter(None, name.decode().split("+")))) for name in file["cases"][:]],
+                [case_of(name.decode()) for name in file["cases"][:]],
                 file["items"][:],
                 file["nats"][:],
                 [prompt.decode() for prompt in file["prompts"][:]],

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from skipped_texts import PROMPTS
 
 from jarvis_mpi import blocks, fit, grades, models, patch, tasks
 from jarvis_mpi.crew import END_USER, Block, Crew, Hop, Policy, State, is_whole, layers
@@ -37,11 +38,6 @@ from jarvis_mpi.text import Text
 WINDOW = 256
 DRAWN = 10  # of each number of dead nodes
 DEAD_WINDOWS = 3  # of the text, for these
-PROMPTS = (
-    "The capital of France is",
-    "Why is the sky blue?",
-    "Write a short story about a robot and a radio.",
-)
 ANSWER = 32  # tokens
 HOW = ("skip", "repeat", "gain", "patch")
 At = TypeVar("At")  # activations, however they are kept
@@ -106,7 +102,7 @@ def gains(
     made = {block: fit.gain(sums, block.start, block.stop) for block in chain.owned}
     said = {block: {"skipped": 0.0, "patched": 0.0, "how": "gain"} for block in made}
     patch.write(path, made, patch.Told(models.fingerprint(folder), "gains", said))
-    return patch.Patches(path, chain.scorer.head.width, dtype)
+    return patch.Patches(path, dtype)
 
 
 class Losses:
@@ -184,38 +180,24 @@ def by_number(chain: Chain, losses: Losses) -> list[dict]:
     return rows
 
 
-def answer(
-    chain: Chain, text: Text, prompt: list[int], hops: Sequence[Hop], how: str
-) -> tuple[list[int], float]:
-    """Greedy, and what a token of it costs the whole model."""
-    scorer, ids, start = chain.scorer, list(prompt), 0
-    while len(ids) - len(prompt) < ANSWER:
-        body = scorer.head.embed(ids[start:], start)
-        for hop in hops:
-            if hop.patch:
-                body = chain.puts[how](hop.block, body, start)
-            else:
-                for layer in hop.block:
-                    body = scorer.layers[layer].run(body, start)
-        start = len(ids)
-        token = int(scorer.head.logits(body).argmax())
-        if token in text.end_ids:
-            break
-        ids.append(token)
-    for stage in scorer.layers:
-        stage.forget(0)
-    said = ids[len(prompt) :]
-    if not said:
-        return said, float("nan")
-    body = scorer.states_of(ids)[-1][(len(prompt) - 1) * scorer.row :]
-    return said, nats(scorer.head, body, ids[len(prompt) - 1 :]) / len(said)
-
-
 def graded(chain: Chain, text: Text, prose_nats: float, prompts: Sequence[str], choices: int) -> list[dict]:
     rows = []
 
+    def said_by(ids: list[int], hops: Sequence[Hop], how: str) -> tuple[list[int], float]:
+        def through(body: bytes, start: int) -> bytes:
+            for hop in hops:
+                if hop.patch:
+                    body = chain.puts[how](hop.block, body, start)
+                else:
+                    for layer in hop.block:
+                        body = chain.scorer.layers[layer].run(body, start)
+            return body
+
+        said, cost = chain.scorer.answer(ids, through, ANSWER, text.end_ids)
+        return said, float("nan") if cost is None else cost
+
     def answered(ids: list[int], hops: Sequence[Hop], how: str, whole: Sequence[int]) -> grades.Answer:
-        said, cost = answer(chain, text, ids, hops, how)
+        said, cost = said_by(ids, hops, how)
         return grades.Answer(
             text.tokenizer.decode(said),
             len(said),
@@ -226,7 +208,7 @@ def graded(chain: Chain, text: Text, prose_nats: float, prompts: Sequence[str], 
 
     for prompt in prompts:
         ids = text.ids_of(prompt)
-        said, _ = answer(chain, text, ids, chain.hops((), "skip"), "skip")
+        said, _ = said_by(ids, chain.hops((), "skip"), "skip")
         whole = answered(ids, chain.hops((), "skip"), "skip", said)
         known: dict[tuple, grades.Answer] = {}
         for count, dead in (
@@ -326,7 +308,7 @@ def main() -> int:
     raw = asked.text.read_text()
     windows = windows_of(raw[len(raw) // 3 :], text, asked.tokens, WINDOW, print)
     chain = Chain(Scorer(folder, dtype), asked, told)
-    chain.puts["patch"] = patch.Patches(asked.patches, chain.scorer.head.width, dtype)
+    chain.puts["patch"] = patch.Patches(asked.patches, dtype)
     chain.puts["gain"] = gains(
         asked.patches.with_suffix(".gains"), asked.fit_text, text, chain, folder, dtype
     )

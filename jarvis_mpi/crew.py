@@ -136,17 +136,14 @@ class Crew:
         node = before[-1].node if before else END_USER
         if "patch" not in self.policy.ladder or node not in self.patchers:
             return []
-        hops, first = [], 0
-        while first < len(hole):
-            spans = [range(hole[first].start, last.stop) for last in hole[first:]]
-            spanned = [
-                count
-                for count, span in enumerate(spans, 1)
-                if span in self.patches and is_whole(hole[first:][:count])
-            ]
-            if spanned:
-                hops.append(Hop(node, spans[spanned[-1] - 1], patch=True))
-            first += spanned[-1] if spanned else 1
+        hops = []
+        while hole:
+            for count in range(len(hole), 0, -1):
+                span = range(hole[0].start, hole[count - 1].stop)
+                if span in self.patches and is_whole(hole[:count]):
+                    hops.append(Hop(node, span, patch=True))
+                    break
+            hole = hole[count:]  # where nothing spans it, the first alone is done without
         return hops
 
     def holder(self, block: Block, owner: int) -> int | None:

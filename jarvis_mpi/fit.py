@@ -5,7 +5,7 @@ channels alike, and a few huge ones do not decide alone. Distillation moves the 
 probabilities (Kullback-Leibler, on the teacher's likely tokens), with everything else frozen.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +28,8 @@ class Through(nn.Module):
 
     def __init__(self, layer: nn.Module, entering: Tensor | None = None):
         super().__init__()
-        self.attention_type = getattr(
-            layer, "attention_type", None
-        )  # some families ask each layer for its mask
+        # Some families ask each layer which mask it wants.
+        self.attention_type = getattr(layer, "attention_type", None)
         self.entering = entering
 
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
@@ -242,10 +241,3 @@ def distil(
         adam.step()
         now = [part.detach().clone() for part in learned]
         each(step + 1, Fit(now[0], now[1] if up else None, now[-1]))
-
-
-def windows(ids: Sequence[int], begin: Sequence[int], window: int) -> Tensor:  # [W, window]
-    """Texts' tokens, each window begun as the model's texts begin."""
-    step = window - len(begin)
-    cut = [[*begin, *ids[at : at + step]] for at in range(0, len(ids) - step + 1, step)]
-    return torch.tensor(cut, dtype=torch.long).view(-1, window)

@@ -12,8 +12,7 @@ import argparse
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,12 +159,12 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     """-> windows to fit by and windows to choose by, [W, WINDOW] each. Raises Unservable."""
     import torch
 
-    from .fit import windows
     from .text import Text
 
-    tokenizer = Text(folder).tokenizer
-    ids = tokenizer(asked.text.read_text(), add_special_tokens=False)["input_ids"]
-    cut = windows(ids, tokenizer("")["input_ids"], WINDOW)
+    text = Text(folder)
+    ids = text.tokenizer(asked.text.read_text(), add_special_tokens=False)["input_ids"]
+    whole = [window for window in text.windows(ids, WINDOW) if len(window) == WINDOW]
+    cut = torch.tensor(whole, dtype=torch.long).view(-1, WINDOW)
     if len(cut) < 3 * CHOOSING:
         raise Unservable(
             f"--text {asked.text} has {len(ids)} tokens: give it {3 * CHOOSING * WINDOW} or more, better"
@@ -175,30 +174,9 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     return cut[CHOOSING:][: max(1, asked.tokens // WINDOW)], cut[:CHOOSING]
 
 
-@contextmanager
-def bar(total: int, name: str) -> Iterator[Any]:
-    """-> a function that is told how many more are done."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda count: progress.update(task, advance=count)
-
-
 def fit_all(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
+    from .bar import bar
     from .family import load_config, quiet
     from .roles import say
 

@@ -78,9 +78,8 @@ def quantise(weight: Tensor):
     weight = weight.float()
     scales = (weight.abs().amax(1) / 127).clamp(min=1e-12).double()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # that quantised tensors will go: torch is pinned, see constraints.txt
+        # That quantised tensors will go: torch is pinned, see constraints.txt.
+        warnings.simplefilter("ignore")
         channels = torch.quantize_per_channel(
             weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
         )

@@ -8,7 +8,6 @@ one, so a stage costs its weights once. Where oneDNN has no bfloat16 kernels not
 import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +19,8 @@ LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40
 ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for one, half as much again for many
 
 Reread = Callable[[], Tensor]  # the same weight from a mapping of its own, which goes when the tensor goes
-Make = Callable[
-    [Reread, Sequence[int], Tensor | None], nn.Module
-]  # weight, its shape, bias -> in nn.Linear's place
-
-AS_THEY_ARE, INT8 = "auto", "int8"  # --weights
+# A weight, its shape, a bias -> what stands in for nn.Linear.
+Make = Callable[[Reread, Sequence[int], Tensor | None], nn.Module]
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -33,15 +29,6 @@ def can_pack(dtype: torch.dtype) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
-
-
-def packed_kind(weights: str, dtype: torch.dtype) -> Make | None:
-    """What makes the layers that stand in for nn.Linear; None: nothing is gained."""
-    if weights == INT8:
-        from .int8 import Int8Linear, Rows
-
-        return partial(Int8Linear, Rows())
-    return PackedLinear if can_pack(dtype) else None
 
 
 def pack(model: nn.Module, reread: Callable[[Any], Reread], make: Make) -> None:

@@ -106,10 +106,10 @@ def read(path: Path) -> Told:
 
 
 class Patches:
-    """Those of a file, on activations as they travel: S rows of `width` numbers of `dtype`, from position `start` on."""
+    """Those of a file, on activations as they travel: S rows in `dtype`, from position `start` on."""
 
-    def __init__(self, path: Path, width: int, dtype: "torch.dtype"):
-        self.path, self.width, self.dtype = path, width, dtype
+    def __init__(self, path: Path, dtype: "torch.dtype"):
+        self.path, self.dtype = path, dtype
         self.held: dict[Block, Patch] = {}
 
     def __call__(self, hole: Block, body: bytes | memoryview, start: int) -> bytes:
@@ -117,8 +117,9 @@ class Patches:
 
         from .stage import from_bytes, to_bytes
 
+        its = self.hold(hole)
         with torch.inference_mode():
-            return to_bytes(self.hold(hole)(from_bytes(body, self.width, self.dtype), start))
+            return to_bytes(its(from_bytes(body, len(its.mean), self.dtype), start))
 
     def prepare(self, told: Told, blocks: Iterable[Block]) -> None:
         """Read those of the holes that may open behind `blocks`."""

@@ -146,7 +146,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         stage.warm_up(sizes, time.perf_counter)
     stages = {stage.block: journalled(stage, settings) for stage in own}
     stages |= {block: load(block) for block, nodes in copies.items() if END_USER in nodes}
-    put_patch = patch.Patches(Path(settings.patches), head.width, dtype)
+    put_patch = patch.Patches(Path(settings.patches), dtype)
     if told:
         put_patch.prepare(told, placement[END_USER])
     head.warm_up()

@@ -71,8 +71,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         loaded_s = time.monotonic() - begun
         stages = {stage.block: journalled(stage, settings) for stage in own}
         stages |= {block: load(block) for block in plan.copies}
-        width = own[0].width if own else load_config(folder).hidden_size
-        put_patch = patch.Patches(Path(settings.patches), width, dtype)
+        put_patch = patch.Patches(Path(settings.patches), dtype)
         if told:
             put_patch.prepare(told, plan.blocks)
         orders = [order for order in faults.parse(settings.fault) if order.node == link.me]

@@ -1,7 +1,7 @@
 """A whole model, layer by layer, that scores texts, questions and answers with layers left out."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,6 +88,33 @@ class Scorer:
         first += [self.head.embed(tail, shared) if tail else b"" for tail in tails]
         for case, (before, *after) in skips.walk(cases, self.depth, 0, first, self.run_choices):
             yield case, self.of_choices(question, before, after)
+
+    def answer(
+        self,
+        prompt: Sequence[int],
+        through: Callable[[bytes, int], bytes],
+        most: int,
+        end_ids: Container[int],
+    ) -> tuple[list[int], float | None]:
+        """Greedy, `most` tokens at the most -> its ids, and what a token of it costs the whole model; None without tokens.
+
+        `through` takes rows from a position on through the layers that are there.
+        """
+        ids, start = list(prompt), 0
+        while len(ids) - len(prompt) < most:
+            body = through(self.head.embed(ids[start:], start), start)
+            start = len(ids)
+            token = int(self.head.logits(body).argmax())
+            if token in end_ids:
+                break
+            ids.append(token)
+        for stage in self.layers:
+            stage.forget(0)
+        said = ids[len(prompt) :]
+        if not said:
+            return said, None
+        body = self.states_of(ids)[-1][(len(prompt) - 1) * self.row :]
+        return said, nats(self.head, body, ids[len(prompt) - 1 :]) / len(said)
 
     def run_choices(self, layer: int, bodies: list[bytes]) -> list[bytes]:
         """What all choices begin with is run once; each goes on from a copy of its keys and values."""

@@ -61,6 +61,11 @@ def written(case: Case) -> str:
     return "+".join(map(str, sorted(case)))
 
 
+def case_of(words: str) -> Case:
+    """'3+7' or '', as `written` writes it."""
+    return frozenset(map(int, filter(None, words.split("+"))))
+
+
 def first_of(case: Case, depth: int) -> int:
     """Its first hole; `depth` if it has none."""
     return min(case, default=depth)

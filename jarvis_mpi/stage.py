@@ -22,9 +22,8 @@ from .cache import new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
-from .pack import AS_THEY_ARE
 from .watch import Pace
-from .weights import Rename, empty_parameters, fill
+from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 from .worker import Clock
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import models, prompts, skips, tasks
 from .fetch import Say
 from .link import Link, Lost, Silence, Unservable
-from .scorer import Encoded, Scorer, encoded, nats
+from .scorer import Encoded, Scorer, encoded
 from .settings import DEFAULT_MODEL, DTYPES
 from .skips import Case
 from .study_file import Item, Kind, StudyFile, Unit
@@ -74,24 +74,15 @@ class Worker:
 
     def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
         """Greedy, and what a token of it costs the whole model; see grades.py."""
-        scorer, ids = self.scorer, list(prompt)
+        scorer = self.scorer
         stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
-        start = 0
-        while len(ids) - len(prompt) < self.wanted.answer_tokens:
-            body = scorer.head.embed(ids[start:], start)
+
+        def through(body: bytes, start: int) -> bytes:
             for stage in stages:
                 body = stage.run(body, start)
-            start = len(ids)
-            token = int(scorer.head.logits(body).argmax())
-            if token in self.text.end_ids:
-                break
-            ids.append(token)
-        for stage in stages:
-            stage.forget(0)
-        said, told = ids[len(prompt) :], None
-        if said:
-            body = scorer.states_of(ids)[-1][(len(prompt) - 1) * scorer.row :]
-            told = nats(scorer.head, body, ids[len(prompt) - 1 :]) / len(said)
+            return body
+
+        said, told = scorer.answer(prompt, through, self.wanted.answer_tokens, self.text.end_ids)
         words = self.text.tokenizer.decode(said, skip_special_tokens=True)
         return {"ids": said, "text": words, "nats": told}
 
@@ -99,14 +90,12 @@ class Worker:
 def windows_of(
     text: str, words: "Text", tokens: int, window: int, say: Say, behind: int = 0
 ) -> list[list[int]]:
-    """`tokens` token ids behind the first `behind`, in windows, each begun as the model's texts begin (Gemma's do with <bos>)."""
-    begin = words.tokenizer("")["input_ids"]
+    """`tokens` token ids behind the first `behind`, in windows (Text.windows)."""
     ids = words.tokenizer(text, add_special_tokens=False)["input_ids"][behind : behind + tokens]
     if len(ids) < tokens:
         say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
-    step = window - len(begin)
-    cut = [ids[first : first + step] for first in range(0, len(ids), step)]
-    return [begin + part for part in cut if len(part) > 1]
+    begins = len(words.tokenizer("")["input_ids"])
+    return [window for window in words.windows(ids, window) if len(window) - begins > 1]
 
 
 def token_entropy(windows: Sequence[Sequence[int]]) -> float:
@@ -139,32 +128,14 @@ def items_of(
 
 def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
     """Rank 0: hand out what is left, write what comes. Alone it does all itself."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from .bar import bar
 
     units = file.left()
-    columns = (
-        TextColumn("units"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=len(units))
+    with bar(len(units), "units") as tick:
         if worker:
             for unit in units:
                 file.write(unit, worker.do(unit))
-                progress.advance(bar)
+                tick(1)
             return
         assert link
         waiting, idle, busy = units[::-1], list(range(1, link.size)), dict[int, Unit]()
@@ -187,7 +158,7 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
                 ) from None
             file.write(busy.pop(said["node"]), said["came"])
             idle.append(said["node"])
-            progress.advance(bar)
+            tick(1)
         for node in idle:
             link.send(node, Message(MessageKind.GOODBYE).pack())
         link.flush(5.0)

@@ -130,7 +130,7 @@ def costs_in(path: Path, depth: int) -> dict[Case, float]:
 
     try:
         with h5py.File(path, "r", locking=False) as file:
-            cases = [frozenset(map(int, filter(None, name.decode().split("+")))) for name in file["cases"][:]]
+            cases = [skips.case_of(name.decode()) for name in file["cases"][:]]
             items, nats, its_depth = file["items"][:], file["nats"][:], int(file.attrs["depth"])
     except (OSError, KeyError) as error:
         raise Unservable(f"--study {path} is no study: {str(error).splitlines()[0]}") from None

@@ -40,6 +40,12 @@ class Text:
             return list(self.tokenizer(self.rendered([user(prompt)]), add_special_tokens=False)["input_ids"])
         return list(self.tokenizer(prompt)["input_ids"])
 
+    def windows(self, ids: Sequence[int], window: int) -> list[list[int]]:
+        """A long text's `ids` in parts of at most `window` tokens, each begun as the model's texts begin (Gemma's do with <bos>)."""
+        begin = list(self.tokenizer("")["input_ids"])
+        step = window - len(begin)
+        return [[*begin, *ids[first : first + step]] for first in range(0, len(ids), step)]
+
     def after(self, ids: Sequence[int], prompt: str) -> list[int]:
         """The conversation with `prompt` at its end: `ids`, without an end token, stay as they are, so their caches do."""
         if not ids:

@@ -11,9 +11,12 @@ import torch
 from torch import nn
 from transformers.initialization import no_init_weights
 
+from .int8 import Int8Linear, Rows
 from .link import Unservable
 from .models import headers
-from .pack import AS_THEY_ARE, pack, packed_kind
+from .pack import Make, PackedLinear, can_pack, pack
+
+AS_THEY_ARE, INT8 = "auto", "int8"  # --weights
 
 # A tensor's name in the files -> in this part, or None: not in this part.
 Rename = Callable[[str], str | None]
@@ -37,6 +40,13 @@ def empty_parameters() -> Iterator[None]:
             yield
     finally:
         nn.Module.register_parameter = register  # type: ignore
+
+
+def packed_kind(weights: str, dtype: torch.dtype) -> Make | None:
+    """What makes the layers that stand in for nn.Linear; None: nothing is gained."""
+    if weights == INT8:
+        return partial(Int8Linear, Rows())
+    return PackedLinear if can_pack(dtype) else None
 
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:

@@ -13,9 +13,8 @@ SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itsel
 
 Clock = Callable[[], float]  # seconds, monotonic
 Stages = dict[Block, Journalled]
-Patch = Callable[
-    [Block, bytes | memoryview, int], bytes
-]  # S rows before a hole, from a position on -> after it
+# S rows before a hole, from a position on -> after it.
+Patch = Callable[[Block, bytes | memoryview, int], bytes]
 
 
 def no_patch(block: Block, body: bytes | memoryview, start: int) -> bytes:

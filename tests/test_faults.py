@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from slow import slow
 
 from jarvis_mpi import replay
 
@@ -17,12 +18,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_a_part_of_the_fault_matrix(tmp_path):
-    words = [sys.executable, "benchmarks/fault_matrix.py", "--part"]
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [(("SIGKILL", "for good"), 4), pytest.param(("3 s", "10 s"), 2, marks=slow)],
+    ids=["gone", "back"],
+)
+def test_a_part_of_the_fault_matrix(rows, count):
+    words = [sys.executable, "benchmarks/fault_matrix.py", "--part", "--rows", *rows]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     print(done.stdout)
     runs = json.loads(done.stdout.splitlines()[-1])["runs"]
-    assert len(runs) == 3
+    assert len(runs) == count
     assert [run for run in runs if run["wrong"]] == []
     assert done.returncode == 0
 
