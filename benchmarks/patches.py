@@ -331,6 +331,10 @@ def main() -> int:
         "grades": lambda: graded(chain, text, found["whole"], PROMPTS, asked.graded),
         "tasks": lambda: on_tasks(chain, text, asked.tasks, asked.limit) if asked.tasks else [],
     }
+    if "whole" not in found and "blocks" not in asked.parts.split(","):
+        parser.error(
+            f"{asked.out} has no blocks yet, and the grades need what the whole model says: add blocks to --parts"
+        )
     for part in asked.parts.split(","):
         found[part] = parts[part]()
         asked.out.parent.mkdir(parents=True, exist_ok=True)
