@@ -13,7 +13,7 @@ class Beats:
 
     def __init__(self, link: Link, beat_s: float):
         self.beat_s = beat_s
-        still_starting = Beat(link.me, 0, 0, 0, 0.001, False).pack()  # busy: nothing can be asked of it yet
+        still_starting = Beat(link.me, 0.001, False, {}).pack()  # busy: nothing can be asked of it yet
         self.say: Callable[[], None] = lambda: link.beat(still_starting)
 
 

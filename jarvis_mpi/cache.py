@@ -9,6 +9,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 FIRST_ROWS = 256  # a buffer's first size; it doubles from there
+SPARE_ROWS = 64  # that a window has left and that are kept, so that so many of its last ones can be forgotten
 
 
 def new_cache(config) -> DynamicCache:
@@ -20,6 +21,15 @@ def new_cache(config) -> DynamicCache:
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[index] = GrowingWindowLayer(layer.sliding_window)
     return cache
+
+
+def cropped(cache: DynamicCache, end: int) -> bool:
+    """Forget the positions from `end` on. -> whether every layer could; where not, none has."""
+    able = all(layer.can_crop(end) if isinstance(layer, GrowingLayer) else False for layer in cache.layers)
+    if able:
+        for layer in cache.layers:
+            layer.crop(end)
+    return able
 
 
 class GrowingLayer(DynamicLayer):
@@ -41,13 +51,22 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def make_room(self, rows: int, like: tuple[Tensor, Tensor]) -> None:
-        """New buffers with the rows that count at their beginning."""
-        kept = self.end - self.begin
+        """New buffers with the rows that count, and a few before them, at their beginning."""
+        spare = min(self.begin, SPARE_ROWS)
+        first, kept = self.begin - spare, self.end - self.begin + spare
         capacity = max(FIRST_ROWS, 2 * (kept + rows))
         grown = [states.new_empty((*states.shape[:2], capacity, states.shape[3])) for states in like]
         for new, old in zip(grown, self.buffers, strict=True):
-            new[:, :, :kept] = old[:, :, self.begin : self.end]
-        self.buffers, self.begin, self.end = grown, 0, kept
+            new[:, :, :kept] = old[:, :, first : self.end]
+        self.buffers, self.begin, self.end = grown, spare, kept
+
+    def can_crop(self, end: int) -> bool:
+        return True
+
+    def crop(self, end: int) -> None:
+        """Keep the positions before `end`."""
+        self.end -= self.get_seq_length() - end
+        self.keys, self.values = (buffer[:, :, self.begin : self.end] for buffer in self.buffers)
 
 
 class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
@@ -61,6 +80,18 @@ class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
         seen = super().update(key_states, value_states)
         self.begin = max(self.begin, self.end - (self.sliding_window - 1))
         return seen
+
+    def rows_of(self, positions: int) -> int:
+        """How many rows count of so many positions."""
+        return min(positions, self.sliding_window - 1)
+
+    def can_crop(self, end: int) -> bool:
+        return self.end - (self.cumulative_length - end) >= self.rows_of(end)
+
+    def crop(self, end: int) -> None:
+        super().crop(end)
+        self.cumulative_length = end
+        self.begin = self.end - self.rows_of(end)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         DynamicLayer.lazy_initialization(self, key_states, value_states)

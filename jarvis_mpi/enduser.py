@@ -3,88 +3,60 @@
 A token's way: embed it, send the activation round the route (each node runs its layers and passes it
 on), turn what comes home into logits, choose the next token. If a node fails on the way, the same step
 leaves again over another route, and whoever has done its part already only sends it once more.
+
+Several answers may be in flight: while one node works on a step of one of them, the next node does on another's.
+And a step may carry drafts behind its token, guesses of the tokens to come: one way round tells for each whether it is right.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, Protocol
 
 from .crew import END_USER, Block, Crew, Hop, Sign, State
+from .draft import NO_DRAFTS, Drafts
+from .flight import WORTHWHILE_ROWS, Flight, Token, Trip, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .journal import Behind, Journalled
-from .ledger import Ledger
 from .link import Link, Lost, Silence, Unservable
 from .news import Hears, News
 from .upkeep import Upkeep
-from .watch import Pace, Patience, Watch
-from .wire import APART, Beat, Kind, Message, Run, Vitals, read_note
+from .watch import Notice, Pace, Patience, Watch
+from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
 from .worker import Clock, Patch, Stages, no_patch, run_own_hops
 
-WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
 PATIENCE = Patience()
 CLOCK_TRIPS, CLOCK_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run anew
 
 Choose = Callable[[Any, Sequence[int], int], int]  # logits, the text so far, its sequence -> token id
-Signs = Iterable[tuple[int, Sign]]
 
 
 class Embeds(Protocol):
     """What the head does, here."""
 
     def embed(self, ids: Sequence[int], start: int) -> bytes: ...
-    def logits(self, body: bytes | memoryview) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer, and what it cost."""
-
-    sequence: int
-    step: int
-    position: int
-    id: int
-    at_s: float  # when it was chosen, by the end user's clock
-    total_s: float  # from the token before it to this one: what was done with that one counts too
-    head_s: float  # of that: embedding, logits, choice
-    pieces: tuple[Message, ...]  # what came home: their `runs` tell each stage's part
-
-
-@dataclass
-class Trip:
-    """One step under way: the positions from `start` to `end`."""
-
-    step: int
-    ids: Sequence[int]  # all of the text; it grows while later steps leave
-    start: int
-    end: int
-    epoch: int = 0
-    attempts: int = 1
-    route: tuple[Hop, ...] = ()
-    awaited: set[int] = field(default_factory=set)  # the ends of its pieces that are not home yet
-    home: list[Message] = field(default_factory=list)
-    embed_s: float = 0.0
-    since: float = 0.0  # when it left, or the last piece came home
+    def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Sequence[Any]: ...
 
 
 class EndUser:
-    """Everything rank 0 needs to ask."""
+    """Everything rank 0 needs to ask. `sequence` is the text that `generate` goes on with."""
 
     def __init__(
         self, link: Link, crew: Crew, head: Embeds, stages: Stages, choose: Choose, clock: Clock,
         *, prefill_rows: int, load: Callable[[Block], Journalled], hears: Hears,
         patience: Patience = PATIENCE, pace: dict[int, Pace] | None = None, speak_s: float = 10.0,
         row_s: float = 0.0, vitals: Callable[[], Vitals] = Vitals, patch: Patch = no_patch,
-        harm: Harm = NOTHING_KNOWN,
+        harm: Harm = NOTHING_KNOWN, drafts: Drafts = NO_DRAFTS,
     ):  # fmt: skip
         self.link, self.crew, self.head, self.choose, self.clock = link, crew, head, choose, clock
         self.stages, self.patch = stages, patch  # the end user's own layers, its copies, its patches
-        self.prefill_rows, self.hears, self.vitals = prefill_rows, hears, vitals
+        self.prefill_rows, self.hears, self.vitals, self.drafts = prefill_rows, hears, vitals, drafts
         self.watch = Watch(crew.holds, patience, pace or {}, clock(), row_s)
-        self.ledger, self.news = Ledger(), News(crew, harm)
+        self.news = News(crew, harm)  # what was told last
         self.epoch = self.sequence = self.step = 0
-        self.ran = 0  # positions of the sequence that every stage has run, or has under way
         self.route: tuple[Hop, ...] = ()
+        self.flights: dict[int, Flight] = {}  # sequence -> its answer
+        self.whole: deque[Flight] = deque()  # those whose step is home
         self.upkeep = Upkeep(link, stages, load, self.send, hears, clock, speak_s)
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
@@ -97,58 +69,106 @@ class EndUser:
     ) -> Iterator[Token]:
         """Yield the answer's tokens, the end token included. Raises Unservable if too little is left.
 
-        `text` is all of the sequence so far: if it goes on from an earlier answer, only what is new is run.
-        The next token's activation leaves before a token is yielded: it travels while that one is shown. Where no
+        `text` is all of the sequence so far: if it goes on from an earlier answer, only what is new is run. Where no
         more is `wanted`, a step is not waited for.
         """
-        ids = list(text)
-        self.ledger.only_known()  # a step that was broken off did not come home
-        chosen_at = self.clock()
-        trip = self.depart(Trip(self.step, ids, min(self.ran, len(ids) - 1), len(ids)))
-        for number in range(max_new_tokens):
-            self.come_home(trip, wanted)
-            if trip.awaited:
-                return
-            home_at = self.clock()
-            token = self.choose(self.head.logits(trip.home[-1].body), ids, self.sequence)
+        self.take_off(self.sequence, text, max_new_tokens, end_ids)
+        yield from self.tokens(wanted)
+
+    def take_off(self, sequence: int, text: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> None:
+        """An answer begins, beside those that are in flight: `tokens` yields theirs and its own."""
+        if sequence not in self.flights:
+            self.flights[sequence] = Flight(sequence, self.news.of_another())
+        flight = self.flights[sequence]
+        self.not_whole(flight)
+        flight.goes_on_with(text)
+        flight.left, flight.end_ids, flight.chosen_at = max_new_tokens, end_ids, self.clock()
+        self.depart(flight, self.next_trip(flight))
+
+    def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
+        """Yield what comes of all answers in flight, until none is under way; see `generate`.
+
+        The next token's activation leaves before a token is yielded: it travels while that one is shown.
+        """
+        while flight := self.next_home(wanted):
+            assert flight.trip
+            yield from self.chosen(flight, flight.trip)
+
+    def chosen(self, flight: Flight, trip: Trip) -> list[Token]:
+        """What a step that is home says: a token, and one more for each of its drafts that was right. The next step leaves."""
+        home_at, asked = self.clock(), len(trip.drafts) + 1
+        tokens = []
+        for row, logits in enumerate(self.head.rows_logits(trip.home[-1].body, -asked, None)):
+            token = self.choose(logits, flight.ids, flight.sequence)
             now = self.clock()
-            chosen = Token(
-                self.sequence, trip.step, len(ids), token, now, now - chosen_at, trip.embed_s + now - home_at,
-                tuple(trip.home),
-            )  # fmt: skip
-            chosen_at = now
-            ids.append(token)
-            self.step += 1
-            last = token in end_ids or number + 1 == max_new_tokens
-            if not last:
-                trip = self.depart(Trip(self.step, ids, len(ids) - 1, len(ids)))
-            yield chosen
-            if last:
-                return
+            tokens.append(Token(
+                flight.sequence, trip.step, len(flight.ids), token, now, now - flight.chosen_at,
+                trip.embed_s + now - home_at if row == 0 else now - flight.chosen_at,
+                tuple(trip.home) if row == 0 else (),
+            ))  # fmt: skip
+            flight.chosen_at = now
+            flight.ids.append(token)
+            flight.left -= 1
+            ended = token in flight.end_ids or not flight.left
+            if ended or row == len(trip.drafts) or token != trip.drafts[row]:
+                break
+        flight.ran = len(flight.ids) - 1
+        if trip.drafts:
+            flight.ledger.crop(flight.ran)
+        self.drafts.seen(flight.sequence, asked - 1, len(tokens) - 1, home_at - trip.left_at)
+        flight.trip = None
+        if not ended:
+            self.depart(flight, self.next_trip(flight))
+        return tokens
+
+    def next_trip(self, flight: Flight) -> Trip:
+        """Of what is not run yet, and of drafts of what may follow."""
+        drafts = self.drafts.of(flight.sequence, flight.ids, flight.left - 1)
+        trip = Trip(self.step, flight.ran, len(flight.ids) + len(drafts), drafts)
+        self.step += 1
+        return trip
 
     def begin_anew(self) -> None:
-        """What comes next is another text, a new sequence: the caches of this one are forgotten everywhere."""
-        self.sequence, self.epoch = self.sequence + 1, self.epoch + 1
-        self.ran, self.ledger = 0, Ledger()
-        self.route = ()  # so that a new epoch begins: what is under way is late
-        self.news.begin_anew()
+        """What comes next is another text, a new sequence."""
+        self.over(self.sequence)
+        self.sequence += 1
+
+    def over(self, sequence: int) -> None:
+        """It does not go on: it is forgotten everywhere, and what is under way of it is late."""
+        if flight := self.flights.pop(sequence, None):
+            self.not_whole(flight)
+        self.watch.over(sequence)
+        self.drafts.over(sequence)
         for stage in self.stages.values():
-            stage.forget_but(self.sequence)
+            stage.forget(sequence)
+        for node in self.crew.holds:
+            if node != END_USER and self.crew.state(node) is not State.GONE:
+                self.send(node, note(over=sequence))
+
+    def not_whole(self, flight: Flight) -> None:
+        """What is home of it is not wanted."""
+        self.whole = deque(other for other in self.whole if other is not flight)
 
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
         self.upkeep.speak(self.crew)
-        self.watch.rest()
+        self.break_off()
         heard_all = False
         while not heard_all:
             heard_all = self.listen(0.0)
         self.crew = self.upkeep.order_copies(self.crew, self.step)
 
+    def break_off(self) -> None:
+        """What is under way is not waited for any more."""
+        self.watch.rest()
+        self.whole.clear()
+        for flight in self.flights.values():
+            flight.trip = None
+
     def listen(self, wait_s: float) -> bool:
         """Hear one message while no step is under way. -> whether all that has arrived is heard."""
-        nothing = Trip(self.step, (), 0, 0, self.epoch)
-        signs, heard_all = self.hear(nothing, wait_s)
-        self.is_broken(nothing, signs)
+        notices, heard_all = self.hear(wait_s)
+        self.broken(notices)
         return heard_all
 
     def compare_clocks(self) -> None:
@@ -164,44 +184,57 @@ class EndUser:
 
     # -- a step's way
 
-    def depart(self, trip: Trip, again: bool = False) -> Trip:
+    def depart(self, flight: Flight, trip: Trip, again: bool = False) -> None:
         """Embed what is to be run and send it on its way.
 
         A prompt travels in pieces, one behind the other, so that while one node works on a piece the
-        next works on the piece before. What leaves `again` goes as one.
+        next works on the piece before; beside other answers in smaller ones, the next when one comes home, so
+        that those do not wait for all of it. What leaves `again` goes as one.
         """
         route = self.crew.route()
         if again or route != self.route:
             self.epoch, self.route = self.epoch + 1, route
             self.hears.route(self.clock(), trip.step, self.epoch, route)
-        trip.epoch, trip.route, trip.since = self.epoch, route, self.clock()
-        self.ran = trip.end
+        flight.trip, trip.epoch, trip.route = trip, self.epoch, route
+        trip.since = self.clock()
+        trip.left_at = trip.left_at or trip.since
+        flight.ran = trip.end - len(trip.drafts)
+        alone = all(other.trip is None for other in self.flights.values() if other is not flight)
+        most = self.prefill_rows if alone else min(self.prefill_rows, WORTHWHILE_ROWS)
         rows = trip.end - trip.start
-        sizes = [rows] if again else pieces(rows, self.prefill_rows, self.link.size - 1)
-        ends = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
-        trip.awaited, self.watch.rows = set(ends), 0
-        for piece_end in ends:
-            hops = self.ledger.hops(route, piece_end)
-            self.ledger.left(hops, piece_end)
-            self.watch.left(hops, self.epoch, piece_end, self.clock(), again)
-            start, begun = hops[0].since, self.clock()
-            body = self.head.embed(trip.ids[start:piece_end], start)
-            trip.embed_s += self.clock() - begun
-            message = Message(
-                Kind.STEP, self.sequence, self.epoch, trip.step, start, piece_end - start, hops, body=body
-            )
-            if not self.pass_on(message, trip, 0):
-                return self.depart_again(trip)
-        return trip
+        sizes = [rows] if again else pieces(rows, most, self.link.size - 1)
+        trip.to_leave = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
+        trip.awaited = set(trip.to_leave)
+        left = self.leave(flight, trip, again=again)
+        while left and alone and trip.to_leave:
+            left = self.leave(flight, trip, more=True)
+        if not left:
+            self.depart_again(flight, trip)
 
-    def depart_again(self, trip: Trip) -> Trip:
+    def leave(self, flight: Flight, trip: Trip, more: bool = False, again: bool = False) -> bool:
+        """The step's next piece. -> as pass_on."""
+        end, ids = trip.to_leave.pop(0), [*flight.ids, *trip.drafts]
+        drafted = len(trip.drafts) if end == trip.end else 0
+        hops = flight.ledger.hops(trip.route, end - 1 - drafted)
+        flight.ledger.left(hops, end)
+        self.watch.left(flight.sequence, hops, trip.epoch, end, self.clock(), more, again)
+        start, begun = hops[0].since, self.clock()
+        body = self.head.embed(ids[start:end], start)
+        trip.embed_s += self.clock() - begun
+        message = Message(
+            Kind.STEP, flight.sequence, trip.epoch, trip.step, start, end - start, trip.start, drafted, flight.branch,
+            hops, body=body,
+        )  # fmt: skip
+        return self.pass_on(message, flight, trip, 0)
+
+    def depart_again(self, flight: Flight, trip: Trip) -> None:
         trip.attempts += 1
         if trip.attempts > ATTEMPTS:
             raise Unservable(f"step {trip.step} left {ATTEMPTS} times and did not come home")
-        self.ledger.only_known()
-        return self.depart(trip, again=True)
+        flight.ledger.only_known()
+        self.depart(flight, trip, again=True)
 
-    def pass_on(self, message: Message, trip: Trip, received_bytes: int) -> bool:
+    def pass_on(self, message: Message, flight: Flight, trip: Trip, received_bytes: int) -> bool:
         """Run the end user's own hops next on the way, then send on, or take in what is home.
 
         -> False if one of its stages has forgotten what it sent, and must run it again.
@@ -219,7 +252,7 @@ class EndUser:
         try:
             message = run_own_hops(arrival, self.stages, self.patch, message, self.clock)
         except Behind as behind:
-            self.ledger.behind(END_USER, behind.block, behind.have)
+            flight.ledger.behind(END_USER, behind.block, behind.have)
             return False
         if message.ahead:
             self.send(message.ahead[0].node, message)
@@ -227,26 +260,39 @@ class EndUser:
         trip.awaited.discard(message.end)
         trip.home.append(message)
         trip.since = self.clock()
-        self.ledger.came_home(trip.route, message.end)
-        self.watch.came_home({hop.node for hop in trip.route}, trip.since)
-        return True
+        flight.ledger.came_home(trip.route, message.end)
+        nodes = {hop.node for hop in trip.route}
+        self.watch.came_home(flight.sequence, nodes, trip.since, not trip.awaited)
+        if not trip.awaited:
+            self.whole.append(flight)
+        return not trip.to_leave or self.leave(flight, trip, more=True)
 
-    def come_home(self, trip: Trip, wanted: Callable[[], bool]) -> None:
-        """Wait until all of the step has been everywhere, and mend its route where that is needed."""
+    def next_home(self, wanted: Callable[[], bool]) -> Flight | None:
+        """Wait until all of a step has been everywhere, and mend routes where that is needed.
+
+        -> None where no step is under way, or none is wanted any more.
+        """
         heard_all = False
-        while trip.awaited or not heard_all:
-            if trip.awaited and not wanted():
-                return
-            signs, heard_all = self.hear(trip, self.watch.look_again_s(self.clock()) if trip.awaited else 0.0)
-            if self.is_broken(trip, signs):
-                self.depart_again(trip)
-                self.crew = self.upkeep.order_copies(self.crew, trip.step)  # while the others mend the step
+        while not (self.whole and heard_all):
+            if not self.whole and (not wanted() or all(each.trip is None for each in self.flights.values())):
+                return None
+            wait_s = 0.0 if self.whole else self.watch.look_again_s(self.clock())
+            notices, heard_all = self.hear(wait_s)
+            for flight in self.broken(notices):
+                if flight.trip and flight.trip.awaited:
+                    self.depart_again(flight, flight.trip)
+                self.crew = self.upkeep.order_copies(self.crew, self.step)  # while the others mend the step
+        flight = self.whole.popleft()
+        trip = flight.trip
+        assert trip
         trip.home.sort(key=lambda message: message.end)
-        for change in self.news.changes(trip.step, trip.home[-1].runs, trip.home[-1].lacks):
+        for change in flight.news.changes(trip.step, trip.home[-1].runs, trip.home[-1].lacks):
             self.hears.change(self.clock(), change)
+        self.news = flight.news
         self.crew = self.upkeep.order_copies(self.crew, trip.step)
         self.upkeep.drop_gone(self.crew, self.news.last_sign, trip.step)
         self.upkeep.speak(self.crew)
+        return flight
 
     def send(self, node: int, message: Message) -> None:
         try:
@@ -256,68 +302,89 @@ class EndUser:
 
     # -- signs
 
-    def hear(self, trip: Trip, wait_s: float) -> tuple[Signs, bool]:
+    def hear(self, wait_s: float) -> tuple[list[Notice], bool]:
         """What the next message, or its absence, is a sign of, and whether all that has arrived is heard."""
         if self.lost:
             lost, self.lost = self.lost, set()
-            return [(node, Sign.LOST) for node in lost], False
+            return [Notice(node, Sign.LOST) for node in lost], False
         try:
-            return self.take_in(Message.unpack(data := self.link.receive(wait_s)), len(data), trip), False
+            return self.take_in(Message.unpack(data := self.link.receive(wait_s)), len(data)), False
         except Silence:
             return self.watch.signs(self.crew, self.clock()), True
         except Lost as lost:
-            return [(node, Sign.LOST) for node in lost.nodes], False
+            return [Notice(node, Sign.LOST) for node in lost.nodes], False
 
-    def take_in(self, message: Message, received_bytes: int, trip: Trip) -> Signs:
-        """What came: of the step, of a node's life, or a note. MISSING asks for the step to leave again."""
+    def take_in(self, message: Message, received_bytes: int) -> list[Notice]:
+        """What came: of a step, of a node's life, or a note. MISSING asks for the step to leave again."""
         match message.kind:
             case Kind.BEAT:
                 self.watch.heard(Beat.of(message), self.clock())
             case Kind.NOTE:
-                return self.read(read_note(message), trip)
-            case Kind.STEP if message.epoch == trip.epoch and message.end in trip.awaited:
-                if not self.pass_on(message, trip, received_bytes):
-                    return [(END_USER, Sign.MISSING)]
+                return self.read(read_note(message))
+            case Kind.STEP:
+                flight, trip = self.under_way(message.sequence, message.epoch)
+                if (
+                    trip
+                    and message.step == trip.step
+                    and message.end in trip.awaited
+                    and not self.pass_on(message, flight, trip, received_bytes)
+                ):
+                    return [Notice(END_USER, Sign.MISSING, message.sequence)]
         return []
 
-    def read(self, said: dict[str, Any], trip: Trip) -> Signs:
+    def under_way(self, sequence: int, epoch: int) -> tuple[Flight, Trip] | tuple[None, None]:
+        """The step of that sequence, if it left last at that epoch."""
+        flight = self.flights.get(sequence)
+        if flight and flight.trip and flight.trip.epoch == epoch:
+            return flight, flight.trip
+        return None, None
+
+    def read(self, said: dict[str, Any]) -> list[Notice]:
         """A worker's note."""
         node = said["node"]
-        if "behind" in said and said["epoch"] == trip.epoch:
-            self.ledger.behind(node, range(*said["behind"]), said["have"])
-            return [(node, Sign.MISSING)]
+        if "behind" in said:
+            flight, _ = self.under_way(said["sequence"], said["epoch"])
+            if flight:
+                flight.ledger.behind(node, range(*said["behind"]), said["have"])
+                return [Notice(node, Sign.MISSING, said["sequence"])]
         if "pong" in said:
             self.upkeep.told_clock(node, said)
         if "loaded" in said:
-            self.crew = self.upkeep.has_copy(self.crew, node, range(*said["loaded"]), trip.step)
+            self.crew = self.upkeep.has_copy(self.crew, node, range(*said["loaded"]), self.step)
         if "cannot_load" in said:
             self.upkeep.cannot_copy(node, range(*said["cannot_load"]))
         if "failed" in said:  # and dies, of which MPI tells
-            self.hears.words(self.clock(), trip.step, node, said["failed"])
+            self.hears.words(self.clock(), self.step, node, said["failed"])
         if "gives_up" in said:
-            self.hears.words(self.clock(), trip.step, node, said["gives_up"])
-            return [(node, Sign.LOST)]
+            self.hears.words(self.clock(), self.step, node, said["gives_up"])
+            return [Notice(node, Sign.LOST)]
         return []
 
-    def is_broken(self, trip: Trip, signs: Signs) -> bool:
-        """Whether the step must leave again, after these signs."""
-        missing = False
-        for node, sign in signs:
+    def broken(self, notices: Sequence[Notice]) -> list[Flight]:
+        """Whose step must leave again, after these signs."""
+        missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
+        for node, sign, sequence in notices:
             before, self.crew = self.crew, self.crew.after(node, sign)
-            missing |= sign is Sign.MISSING
-            if self.crew is not before or missing:
-                self.hears.sign(self.clock(), trip.step, node, sign)
+            if self.crew is not before or sign is Sign.MISSING:
+                self.hears.sign(self.clock(), self.step_of(sequence), node, sign)
                 self.news.seen(node, sign)
             if sign is Sign.GIVEN_UP:  # should it ever wake up
                 self.send(node, Message(Kind.GOODBYE, body=APART))
-        if not signs or not trip.awaited:
-            return False
+        if not notices:
+            return []
+        return [
+            flight
+            for flight in self.flights.values()
+            if flight.trip and flight.trip.awaited
+            if flight.sequence in missing or self.is_ill(flight.trip)
+        ]
+
+    def is_ill(self, trip: Trip) -> bool:
+        """Whether somebody on its way is not well, and there is a better one."""
         ill = any(self.crew.state(hop.node) is not State.WELL for hop in trip.route)
-        return missing or (ill and self.crew.route() != trip.route)
+        return ill and self.crew.route() != trip.route
 
-
-def pieces(rows: int, most: int, workers: int) -> list[int]:
-    """How a prompt of `rows` positions is cut: into pieces of about one size, `most` at the most; one for every
-    worker to be busy with, unless that makes them so small that reading weights outweighs the work."""
-    count = max(-(-rows // most), min(workers, rows // WORTHWHILE_ROWS))
-    return [rows // count + (piece < rows % count) for piece in range(count)]
+    def step_of(self, sequence: int) -> int:
+        """The sequence's step under way; else the oldest of all."""
+        steps = {flight.sequence: flight.trip.step for flight in self.flights.values() if flight.trip}
+        return steps.get(sequence, min(steps.values(), default=self.step))

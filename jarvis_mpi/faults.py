@@ -64,7 +64,7 @@ class Slowed:
     """A stage that takes `times` as long."""
 
     def __init__(self, stage: Runs, times: float):
-        self.stage, self.times, self.forget = stage, times, stage.forget
+        self.stage, self.times, self.crop, self.forget = stage, times, stage.crop, stage.forget
 
     def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes:
         begun = time.perf_counter()

@@ -18,6 +18,7 @@ class Runs(Protocol):
     """What a stage does, here: S rows of a sequence, from position `start` on -> S rows."""
 
     def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes: ...
+    def crop(self, sequence: int, end: int) -> bool: ...  # forget positions from `end` on -> False: it cannot
     def forget(self, sequence: int) -> None: ...
 
 
@@ -35,6 +36,9 @@ class Journal:
 
     first: int = 0  # position of the first row kept
     end: int = 0  # the positions run so far
+    step: int = 0  # the newest one
+    branch: int = 0  # of its text
+    sure: int = 0  # positions that were run as what the text is, on this branch; those behind as drafts
     rows: bytearray = field(default_factory=bytearray)
     row_bytes: int = 1
     runs: tuple[Run, ...] = ()  # that led to the last row, this stage's included
@@ -52,6 +56,10 @@ class Journal:
             del self.rows[: -kept * self.row_bytes]
             self.first = self.end - kept
 
+    def crop(self, end: int) -> None:
+        self.first, self.end, self.sure = min(self.first, end), end, min(self.sure, end)
+        del self.rows[(end - self.first) * self.row_bytes :]
+
 
 class Journalled:
     """The stage of `block` with its journals, each of `limit_bytes` at the most."""
@@ -67,11 +75,12 @@ class Journalled:
         run but are no longer kept: then all is forgotten, to be run once more from the beginning.
         """
         journal = self.journals[message.sequence]
+        if message.step > journal.step:
+            self.begin(message, journal)
         if message.start > journal.end:
             raise Behind(self.block, journal.end)
         if since < journal.first:
-            self.stage.forget(message.sequence)
-            del self.journals[message.sequence]
+            self.forget(message.sequence)
             raise Behind(self.block, 0)
         new = message.end - journal.end
         if new <= 0:
@@ -84,18 +93,30 @@ class Journalled:
         else:
             kept = out[(since - journal.end) * (len(out) // new) :]
         journal.add(out, new, self.limit_bytes)
+        journal.sure = message.end - message.drafted
         journal.lacks |= message.lacks | hole(message.runs, self.block)
         return kept, new
 
-    def forget_but(self, sequence: int) -> None:
-        """Texts other than `sequence` do not go on."""
-        for other in self.journals.keys() - {sequence}:
-            self.stage.forget(other)
-            del self.journals[other]
+    def begin(self, message: Message, journal: Journal) -> None:
+        """A new step: what was run in older ones counts as far as the end user says, or it was sure."""
+        end = min(message.first, message.start)
+        if message.branch == journal.branch:
+            end = max(end, min(message.first, journal.sure))
+        journal.step, journal.branch = message.step, message.branch
+        if end < journal.end:
+            if end and not self.stage.crop(message.sequence, end):
+                self.forget(message.sequence)
+                raise Behind(self.block, 0)
+            journal.crop(end)
 
-    def have(self, sequence: int) -> int:
-        """How many positions were run."""
-        return self.journals[sequence].end
+    def forget(self, sequence: int) -> None:
+        self.stage.forget(sequence)
+        self.journals.pop(sequence, None)
+
+    def is_late(self, message: Message) -> bool:
+        """Whether a newer one of its sequence was here."""
+        journal = self.journals[message.sequence]
+        return (message.step, message.end) < (journal.step, journal.end)
 
 
 def hole(runs: Iterable[Run], block: Block) -> int:

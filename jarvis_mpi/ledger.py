@@ -14,16 +14,16 @@ class Ledger:
         self.known: dict[tuple[int, Block], int] = {}
         self.expected: dict[tuple[int, Block], int] = {}
 
-    def hops(self, route: Iterable[Hop], end: int) -> tuple[Hop, ...]:
-        """The route for the positions before `end`: every hop is sent what it lacks, and one row at least.
+    def hops(self, route: Iterable[Hop], since_home: int) -> tuple[Hop, ...]:
+        """The route of rows that home needs from `since_home` on: every hop is sent what it lacks, those rows at least.
 
         A patch keeps nothing: it is sent what the hop behind it lacks.
         """
         hops: list[Hop] = []
-        since = end - 1  # home needs the last row alone
+        since = since_home
         for hop in reversed(list(route)):
             if not hop.patch:
-                since = min(self.expected.get((hop.node, hop.block), 0), end - 1)
+                since = min(self.expected.get((hop.node, hop.block), 0), since_home)
             hops.append(hop._replace(since=since))
         return tuple(reversed(hops))
 
@@ -41,6 +41,11 @@ class Ledger:
     def behind(self, node: int, block: Block, have: int) -> None:
         """The stage itself says that it has run no more than `have`."""
         self.known[node, block] = have
+
+    def crop(self, end: int) -> None:
+        """The positions from `end` on were drafts that were not taken."""
+        self.known = {stage: min(have, end) for stage, have in self.known.items()}
+        self.only_known()
 
     def only_known(self) -> None:
         """What was under way may be lost."""

@@ -1,6 +1,7 @@
 """What the person is told of faults: said of what was really run, not of what was meant to be."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,7 +50,7 @@ class Hears(Protocol):
 
 
 class News:
-    """Tells where a step was run otherwise than the one before it."""
+    """Tells where a step of a sequence was run otherwise than the one before it."""
 
     def __init__(self, crew: Crew, harm: Harm = NOTHING_KNOWN):
         self.owners, self.harm = dict(crew.blocks()), harm
@@ -58,9 +59,12 @@ class News:
         self.last_sign: dict[int, Sign] = {}
         self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
-    def begin_anew(self) -> None:
-        """Another text: what it lacks is what is skipped now."""
-        self.ever_missing = {layer for block, node in self.served.items() if node is None for layer in block}
+    def of_another(self) -> "News":
+        """Of another sequence, which goes on from what was told last: what it lacks is what is skipped now."""
+        news = copy(self)
+        news.served, news.patched = dict(self.served), dict(self.patched)
+        news.ever_missing = {layer for block, node in self.served.items() if node is None for layer in block}
+        return news
 
     def seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign

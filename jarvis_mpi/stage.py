@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from .cache import new_cache
+from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
@@ -134,6 +134,10 @@ class Stage:
             use_cache=True,
         )
         return to_bytes(self.h)
+
+    def crop(self, sequence: int, end: int) -> bool:
+        """Forget the positions of a sequence from `end` on. -> False: a sliding window no longer has what it would need."""
+        return cropped(self.caches[sequence], end)
 
     def forget(self, sequence: int) -> None:
         self.caches.pop(sequence, None)

@@ -6,12 +6,13 @@ the node's own measured times. No clock here: every call is told the time, in se
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .crew import END_USER, Crew, Hop, Sign, State
-from .wire import Beat
+from .wire import Beat, Reached
 
+INFINITY = float("inf")
 RESENDS = 2  # of one step to a node that says it never got it, before it is held to be out of reach
 HELD_BACK_S = 10.0  # a node out of another's reach is not used again for so long
 SLOWER = 3.0  # than measured at the start: what a stage may be before it is over its deadline
@@ -52,6 +53,30 @@ class Seen:
         return self.beat.busy_s if self.beat else 0.0
 
 
+@dataclass
+class UnderWay:
+    """A sequence's step, as the watch sees it."""
+
+    hops: tuple[Hop, ...] = ()  # the workers' alone
+    epoch: int = 0
+    end: int = 0  # of its last piece that has left
+    departure: int = 0  # of all departures
+    rows: int = 0  # that left with it
+    resends: int = 0
+    left_at: float = 0.0
+    moved_at: float = 0.0
+    overtaken_at: float = INFINITY  # when what left later was home first
+    allowed_s: dict[int, float] = field(default_factory=dict)
+
+
+class Notice(NamedTuple):
+    """A sign of a node; MISSING is about one sequence's step."""
+
+    node: int
+    sign: Sign
+    sequence: int = -1
+
+
 class Watch:
     def __init__(
         self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float, row_s: float
@@ -59,48 +84,71 @@ class Watch:
         """`row_s`: how long a row may be on its way over the slowest link."""
         self.patience, self.pace = patience, pace
         self.seen = {node: Seen(now, left_at=now) for node in nodes if node != END_USER}
-        self.looked_at = now
-        self.hops: tuple[Hop, ...] = ()  # of the step under way, the workers' alone
-        self.epoch = self.end = self.resends = 0
-        self.left_at = self.moved_at = now
-        self.rows, self.row_s = 0, row_s  # rows that left with the step under way
-        self.allowed_s: dict[int, float] = {}
+        self.looked_at, self.row_s = now, row_s
+        self.under_way: dict[int, UnderWay] = {}  # sequence -> its step
+        self.departures = 0
+
+    @property
+    def rows(self) -> int:
+        """All that is under way."""
+        return sum(step.rows for step in self.under_way.values())
 
     # -- what happens
 
-    def left(self, hops: Iterable[Hop], epoch: int, end: int, now: float, again: bool) -> None:
-        """A step has left over `hops`: the positions up to `end`. `again`: it had left before."""
-        if not again:
-            self.resends, self.left_at = 0, now
-        self.hops = tuple(hop for hop in hops if hop.node != END_USER)
-        self.rows += max(
-            (end - hop.since for hop in self.hops), default=0
-        )  # one piece queues up behind the other
-        self.epoch, self.end, self.moved_at = epoch, end, now
-        self.allowed_s = {}
-        for hop in self.hops:
+    def left(
+        self, sequence: int, hops: Iterable[Hop], epoch: int, end: int, now: float, more: bool, again: bool
+    ) -> None:
+        """The positions up to `end` of a sequence have left over `hops`. `more`: behind another piece of the same step;
+        `again`: the step had left before."""
+        before = self.under_way.get(sequence) or UnderWay(left_at=now)
+        step = self.under_way[sequence] = before if more else UnderWay(left_at=now)
+        if again:
+            step.resends, step.left_at = before.resends, before.left_at
+        self.departures += 1
+        step.hops = tuple(hop for hop in hops if hop.node != END_USER)
+        # One piece queues up behind the other.
+        step.rows += max((end - hop.since for hop in step.hops), default=0)
+        step.epoch, step.end, step.moved_at, step.departure = epoch, end, now, self.departures
+        allowed_s: dict[int, float] = {}
+        for hop in step.hops:
             pace, rows = self.pace.get(hop.node, Pace()), end - hop.since
             run = 0 if hop.patch else len(hop.block)
             expected_s = run * (pace.one_s + (rows - 1) * pace.row_s)
             expected_s += run * pace.first_s * (rows > 1 and hop.since == 0)
-            self.allowed_s.setdefault(hop.node, self.patience.progress_s)
-            self.allowed_s[hop.node] += SLOWER * expected_s
+            allowed_s.setdefault(hop.node, self.patience.progress_s)
+            allowed_s[hop.node] += SLOWER * expected_s
+        for node, seconds in allowed_s.items():
+            step.allowed_s[node] = max(seconds, step.allowed_s.get(node, 0.0))
 
-    def came_home(self, nodes: Iterable[int], now: float) -> None:
-        """Work of these nodes came home."""
-        self.moved_at = now
+    def came_home(self, sequence: int, nodes: Iterable[int], now: float, whole: bool) -> None:
+        """Work of these nodes came home; `whole`: all that left with the step."""
         for node in nodes:
             if node != END_USER:
                 self.seen[node].alive_at, self.seen[node].beat = now, None
+        step = self.under_way[sequence]
+        step.moved_at = now
+        if whole:
+            del self.under_way[sequence]
+            for other in self.under_way.values():
+                # All that goes one way keeps its order; another way may be a shorter one.
+                same = [hop[:2] for hop in other.hops] == [hop[:2] for hop in step.hops]
+                if same and other.departure < step.departure:
+                    other.overtaken_at = min(other.overtaken_at, now)
 
     def rest(self) -> None:
         """No step is wanted: none can be missing."""
-        self.hops = ()
+        for step in self.under_way.values():
+            step.hops, step.rows = (), 0
+
+    def over(self, sequence: int) -> None:
+        self.under_way.pop(sequence, None)
 
     def heard(self, beat: Beat, now: float) -> None:
         seen = self.seen[beat.node]
-        if beat.busy_s or (seen.beat and beat[1:4] != seen.beat[1:4]):
-            self.moved_at = now  # whoever works is judged by its own deadline
+        if beat.busy_s or not seen.beat or beat.reached != seen.beat.reached:
+            for step in self.under_way.values():  # whoever works is judged by its own deadline
+                if any(hop.node == beat.node for hop in step.hops):
+                    step.moved_at = now
         seen.alive_at = seen.beat_at = now
         seen.beat = beat
 
@@ -112,16 +160,17 @@ class Watch:
         due_at = min((at for at in silent_at if at > self.looked_at), default=now + self.patience.beat_s)
         return max(0.0, min(due_at, self.looked_at + self.patience.beat_s) - now)
 
-    def signs(self, crew: Crew, now: float) -> list[tuple[int, Sign]]:
+    def signs(self, crew: Crew, now: float) -> list[Notice]:
         """What is to be noticed now, everything that arrived having been heard."""
         away_s = now - self.looked_at - self.patience.beat_s
         if away_s > self.patience.beat_s:  # the end user was busy or stopped itself: that is nobody's silence
             for each in self.seen.values():
                 each.alive_at = min(now, each.alive_at + away_s)
-            self.moved_at = min(now, self.moved_at + away_s)
+            for step in self.under_way.values():
+                step.moved_at = min(now, step.moved_at + away_s)
         self.looked_at = now
-        signs = [(node, sign) for node in self.seen if (sign := self.sign_of(node, crew.state(node), now))]
-        return signs or self.missing(crew, now)
+        signs = [Notice(node, sign) for node in self.seen if (sign := self.sign_of(node, crew.state(node), now))]
+        return signs or [notice for sequence in self.under_way for notice in self.missing(sequence, crew, now)]
 
     def sign_of(self, node: int, state: State, now: float) -> Sign | None:
         seen, quiet_s = self.seen[node], now - self.seen[node].alive_at
@@ -134,7 +183,7 @@ class Watch:
                 return self.leaving(seen, Sign.SILENT, now)
             case State.STALLED if quiet_s > self.patience.silence_s:
                 return Sign.SILENT
-            case State.WELL if seen.busy_s > self.allowed_s.get(node, self.patience.progress_s):
+            case State.WELL if seen.busy_s > self.allowed_s(node):
                 return self.leaving(seen, Sign.STALLED, now)
             case State.STALLED if seen.busy_s > self.patience.stall_timeout_s:
                 return Sign.STUCK
@@ -153,35 +202,43 @@ class Watch:
         seen.left_at = now
         return sign
 
-    def missing(self, crew: Crew, now: float) -> list[tuple[int, Sign]]:
-        """The step under way that nobody works on, though all say that they could: it has been lost."""
-        if not self.hops or now - self.moved_at < self.patience.progress_s + self.rows * self.row_s:
+    def allowed_s(self, node: int) -> float:
+        """How long it may work on one message."""
+        allowed_s = (step.allowed_s.get(node, 0.0) for step in self.under_way.values())
+        return max(self.patience.progress_s, *allowed_s, 0.0)
+
+    def missing(self, sequence: int, crew: Crew, now: float) -> list[Notice]:
+        """Of a step that nobody works on, though all say that they could: it has been lost."""
+        step = self.under_way[sequence]
+        borne_s = self.patience.progress_s + self.rows * self.row_s
+        node = END_USER if now - step.overtaken_at > borne_s else None
+        if node is None and now - step.moved_at >= borne_s:
+            node = self.stranded_at(sequence, step)
+        if node is None or not step.hops:
             return []
-        node = self.stranded_at()
-        if node is None:
-            return []
-        self.moved_at = now
-        self.resends += 1
-        if node == END_USER or self.resends <= RESENDS:
-            return [(node, Sign.MISSING)]
+        step.moved_at, step.overtaken_at = now, INFINITY
+        step.resends += 1
+        again = Notice(node, Sign.MISSING, sequence)
+        if node == END_USER or step.resends <= RESENDS:
+            return [again]
         seen = self.seen[node]
         if crew.state(node) is State.WELL:
             self.leaving(seen, Sign.STALLED, now)
             seen.held_back_until = max(seen.held_back_until, now + HELD_BACK_S)
-            return [(node, Sign.STALLED), (node, Sign.MISSING)]
-        if crew.state(node) is State.STALLED and now - self.left_at > self.patience.stall_timeout_s:
-            return [(node, Sign.STUCK), (node, Sign.MISSING)]
-        return [(node, Sign.MISSING)]
+            return [Notice(node, Sign.STALLED), again]
+        if crew.state(node) is State.STALLED and now - step.left_at > self.patience.stall_timeout_s:
+            return [Notice(node, Sign.STUCK), again]
+        return [again]
 
-    def stranded_at(self) -> int | None:
+    def stranded_at(self, sequence: int, step: UnderWay) -> int | None:
         """The first node of the route that waits and has not run the step; None while anybody may be at it."""
         before: Beat | None = None
-        for hop in self.hops:
+        for hop in step.hops:
             seen = self.seen[hop.node]
-            if seen.beat is None or seen.beat_at <= self.moved_at or seen.busy_s:
+            if seen.beat is None or seen.beat_at <= step.moved_at or seen.busy_s:
                 return None  # it has not said so yet: it is silent, or its word is under way
-            is_there = (seen.beat.epoch, seen.beat.end) == (self.epoch, self.end)
-            if not is_there or seen.beat.reached < hop.block.stop:
+            reached = seen.beat.reached.get(sequence, Reached(0, 0, 0))
+            if (reached.epoch, reached.end) != (step.epoch, step.end) or reached.layer < hop.block.stop:
                 return None if before and before.sending else hop.node
             before = seen.beat
         return None if before and before.sending else END_USER

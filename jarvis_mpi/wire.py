@@ -9,23 +9,23 @@ needs no clock but each node's own and is whole even if a worker dies later.
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .crew import Block, Hop
 
-VERSION = 5  # of this format; nodes compare it at the start
+VERSION = 6  # of this format; nodes compare it at the start
 
-HEADER = struct.Struct(
-    "<4sBBBBHIIIII"
-)  # magic, version, kind, hops, runs, bytes of `lacks`, sequence to rows
+# magic, version, kind, hops, runs, bytes of `lacks`, sequence to branch
+HEADER = struct.Struct("<4sBBBBHIIIIIIHH")
 HOP = struct.Struct("<HHHIB")  # node, first layer, layers, since, patch
 RUN = struct.Struct(
     "<HHHIfffIdBIhH"
 )  # node, first layer, layers, rows, three durations, bytes, at_s, patch, Vitals
-BEAT = struct.Struct("<HIIHfB")  # see Beat
+BEAT = struct.Struct("<HfB")  # see Beat; then, for each sequence:
+REACHED = struct.Struct("<IIIH")  # the sequence, and Reached
 MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
 
@@ -63,23 +63,32 @@ class Run(NamedTuple):
     vitals: Vitals = Vitals()
 
 
+class Reached(NamedTuple):
+    """The last step of a sequence that a node ran to its end."""
+
+    epoch: int
+    end: int  # its last position was `end` - 1
+    layer: int  # the one after those it ran
+
+
 class Beat(NamedTuple):
     """What a worker says of itself when it has passed nothing on for a while."""
 
     node: int
-    epoch: int  # of the last step it ran to its end, whose last position was `end` - 1
-    end: int
-    reached: int  # and the layer that comes after those it ran
     busy_s: float  # how long it has been working on a step now; 0: it waits
     sending: bool  # something that it sent is not under way yet
+    reached: Mapping[int, Reached]  # of each sequence that it knows
 
     def pack(self) -> bytes:
-        return Message(Kind.BEAT, body=BEAT.pack(*self)).pack()
+        reached = (REACHED.pack(sequence, *last) for sequence, last in self.reached.items())
+        body = b"".join([BEAT.pack(self.node, self.busy_s, self.sending), *reached])
+        return Message(Kind.BEAT, body=body).pack()
 
     @classmethod
     def of(cls, message: "Message") -> "Beat":
-        node, epoch, end, reached, busy_s, sending = BEAT.unpack(message.body)
-        return cls(node, epoch, end, reached, busy_s, bool(sending))
+        node, busy_s, sending = BEAT.unpack_from(message.body)
+        rest = REACHED.iter_unpack(memoryview(message.body)[BEAT.size :])
+        return cls(node, busy_s, bool(sending), {sequence: Reached(*last) for sequence, *last in rest})
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,14 @@ class Message:
     """See the module. `body` of a STEP is an activation: `rows` rows in the run's dtype."""
 
     kind: Kind
-    sequence: int = 0  # which answer; several are in flight later
-    epoch: int = 0  # which departure; what is of an older one is late and changes nothing
-    step: int = 0  # which token of the answer
+    sequence: int = 0  # which text; several are in flight
+    epoch: int = 0  # which departure; what is of an older one of its sequence is late and changes nothing
+    step: int = 0  # a new one for every departure but those that leave again
     start: int = 0  # position of the first row in its sequence
     rows: int = 0  # positions; the body's length tells the rest
+    first: int = 0  # position of the step's first row: what was run from there on in older steps does not count
+    drafted: int = 0  # of its last rows: tokens that are only guessed
+    branch: int = 0  # how often some of the text was taken back
     ahead: tuple[Hop, ...] = ()
     runs: tuple[Run, ...] = ()
     lacks: int = 0  # layers that some position before, or a row of this one, went without: bit l is layer l
@@ -102,12 +114,18 @@ class Message:
         """The position after the last row."""
         return self.start + self.rows
 
+    @property
+    def since_home(self) -> int:
+        """The position of the first row that home needs: the last one that is no draft."""
+        return self.end - 1 - self.drafted
+
     def pack(self) -> bytes:
         lacks = self.lacks.to_bytes(2 * -(-self.lacks.bit_length() // 16), "little")
         parts = [
             HEADER.pack(
                 MAGIC, VERSION, self.kind, len(self.ahead), len(self.runs), len(lacks),
-                self.sequence, self.epoch, self.step, self.start, self.rows,
+                self.sequence, self.epoch, self.step, self.start, self.rows, self.first, self.drafted,
+                self.branch,
             )
         ]  # fmt: skip
         parts += [HOP.pack(hop.node, hop.block.start, len(hop.block), *hop[2:]) for hop in self.ahead]
@@ -130,7 +148,6 @@ class Message:
         if len(data) < lacks_end:
             raise ValueError(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
         view = memoryview(data)
-        sequence, epoch, step, start, count = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
         ahead = tuple(
             Hop(node, block(a, n), since, bool(patch))
@@ -145,7 +162,7 @@ class Message:
             )
         )
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
-        return cls(Kind(kind), sequence, epoch, step, start, count, ahead, ran, lacks, view[lacks_end:])
+        return cls(Kind(kind), *numbers, ahead, ran, lacks, view[lacks_end:])
 
 
 def mask(layers: Iterable[int]) -> int:

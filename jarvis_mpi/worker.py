@@ -7,7 +7,7 @@ from dataclasses import replace
 from .crew import END_USER, Block, named
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence, Unservable
-from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
+from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -30,11 +30,13 @@ class Worker:
     ):  # fmt: skip
         self.link, self.stages, self.clock, self.load, self.beat_s = link, stages, clock, load, beat_s
         self.vitals, self.patch = vitals, patch
-        self.epoch = self.sequence = 0  # the newest seen: what is of an older epoch is late
-        self.reached = (0, 0, 0)  # epoch, end, and the layer after the last one run: see wire.Beat
+        self.epochs: dict[int, int] = {}  # sequence -> the newest seen: what is of an older epoch is late
+        self.over: set[int] = set()  # sequences that do not go on
+        self.reached: dict[int, Reached] = {}
         self.busy_since: float | None = None
         self.free_at, self.sent_s = clock(), 0.0
-        self.newest_step, self.heard_of_at = 0, clock()  # a new step: the one before came home, from us too
+        self.passed_on: dict[int, tuple[int, float]] = {}  # sequence -> its newest step, and when it was done here
+        self.heard_of_at = clock()  # by the end user, or later
 
     def serve(self, idle_timeout_s: float) -> bool:
         """Run what comes until the end user says goodbye. -> whether it was given up: then nobody waits for its farewell.
@@ -59,15 +61,13 @@ class Worker:
 
     def step(self, message: Message, received_bytes: int) -> None:
         stage = self.stages[message.ahead[0].block]
-        if message.epoch < self.epoch or message.end < stage.have(message.sequence):
+        sequence = message.sequence
+        if sequence in self.over or message.epoch < self.epochs.get(sequence, 0) or stage.is_late(message):
             return  # late or doubled: it changes nothing
-        if message.sequence != self.sequence:
-            self.sequence = message.sequence
-            for each in self.stages.values():
-                each.forget_but(self.sequence)
-        self.epoch, self.busy_since = message.epoch, self.clock()
-        if message.step > self.newest_step:
-            self.newest_step, self.heard_of_at = message.step, self.busy_since
+        self.epochs[sequence], self.busy_since = message.epoch, self.clock()
+        step, at = self.passed_on.get(sequence, (message.step, 0.0))
+        if message.step > step:  # the one before came home, from us too
+            self.heard_of_at = max(self.heard_of_at, at)
         first = Run(
             self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes,
             vitals=self.vitals(),
@@ -78,13 +78,17 @@ class Worker:
             answer, to = message, message.ahead[0].node if message.ahead else END_USER
         except Behind as behind:
             lacking = [behind.block.start, behind.block.stop]
-            answer = note(node=self.link.me, epoch=self.epoch, behind=lacking, have=behind.have)
+            answer = note(
+                node=self.link.me, sequence=sequence, epoch=message.epoch, behind=lacking, have=behind.have
+            )
             to, ran_to = END_USER, 0
         done_at = self.clock()
-        self.reached, self.busy_since = (message.epoch, message.end, ran_to), None
+        self.reached[sequence] = Reached(message.epoch, message.end, ran_to)
+        self.busy_since = None
         self.pass_on(to, answer)
         self.free_at = self.clock()
         self.sent_s = self.free_at - done_at
+        self.passed_on[sequence] = message.step, done_at
 
     def pass_on(self, node: int, message: Message) -> None:
         """A send that stays stuck is left to go on by itself, and one to a dead node is dropped: the end user sees to it."""
@@ -97,9 +101,11 @@ class Worker:
                 raise
 
     def obey(self, order: dict) -> None:
-        """The end user wants this node to take part in a shrink, to hold a copy, to tell its clock, or says that it is there."""
+        """The end user wants this node to forget a sequence, take part in a shrink, hold a copy or tell its clock."""
         if "ping" in order:
             self.pass_on(END_USER, note(node=self.link.me, pong=order["ping"], clock_s=self.clock()))
+        if "over" in order:
+            self.forget(order["over"])
         if "shrink" in order:
             self.link.shrink(order["attempt"], order["shrink"], order["certain"])
         if "load" in order:
@@ -111,12 +117,21 @@ class Worker:
             except Unservable:  # its tensors are not here
                 self.pass_on(END_USER, note(node=self.link.me, cannot_load=order["load"]))
 
+    def forget(self, sequence: int) -> None:
+        """It does not go on: what is on its way of it comes too late."""
+        self.over.add(sequence)
+        self.epochs.pop(sequence, None)
+        self.reached.pop(sequence, None)
+        self.passed_on.pop(sequence, None)
+        for stage in self.stages.values():
+            stage.forget(sequence)
+
     def beat(self) -> None:
         """Show the end user that this node lives, unless its work has just come home. From any thread."""
         now, since = self.clock(), self.busy_since
         if now - self.heard_of_at >= self.beat_s:
             busy_s = now - since if since is not None else 0.0
-            self.link.beat(Beat(self.link.me, *self.reached, busy_s, self.link.sending()).pack())
+            self.link.beat(Beat(self.link.me, busy_s, self.link.sending(), dict(self.reached)).pack())
 
 
 def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:
@@ -127,7 +142,7 @@ def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clo
     while message.ahead and message.ahead[0].node == first.node:
         hop, *rest = message.ahead
         begun = clock()
-        since = rest[0].since if rest else message.end - 1  # home needs the last row alone
+        since = rest[0].since if rest else message.since_home
         if hop.patch:  # of all its rows: `since` is the same
             body = patch(hop.block, message.body, message.start)
             run = first._replace(

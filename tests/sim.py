@@ -49,8 +49,8 @@ class SimHead:
     def embed(self, ids, start: int) -> bytes:
         return b"".join(ROW.pack(mix(token, start + i), 0, 0) for i, token in enumerate(ids))
 
-    def logits(self, body) -> tuple[int, ...]:
-        return ROW.unpack(body[-ROW.size :])
+    def rows_logits(self, body, first: int, end=None) -> list[tuple[int, ...]]:
+        return list(ROW.iter_unpack(body))[first:end]
 
 
 class SimStage:
@@ -80,8 +80,32 @@ class SimStage:
         self.busy(len(out) * len(self.block))
         return b"".join(out)
 
+    def crop(self, sequence: int, end: int) -> bool:
+        del self.caches[sequence][end + 1 :]
+        return True
+
     def forget(self, sequence: int) -> None:
         self.caches.pop(sequence, None)
+
+
+class SimDrafts:
+    """Knows what one machine says, and guesses it right so often."""
+
+    def __init__(self, story: "Story", placement):
+        self.dice, self.right = random.Random(story.seed + 5), story.guessed
+        self.texts = whole_texts(placement, story)
+
+    def of(self, sequence: int, ids, most: int):
+        if not self.right:
+            return ()
+        coming = self.texts[sequence][len(ids) :][: min(most, self.dice.choice((0, 1, 2, 5)))]
+        return [token if self.dice.random() < self.right else token + 1 for token in coming]
+
+    def seen(self, sequence, drafted, right, seconds):
+        pass
+
+    def over(self, sequence):
+        pass
 
 
 def put_patch(hole: Block, body, start: int) -> bytes:
@@ -97,21 +121,21 @@ def choose(logits: tuple[int, ...], text: Sequence[int], sequence: int = 0) -> i
     return logits[0] % 1009
 
 
-def whole_text(placement, story: "Story") -> list[int]:
-    """What one machine says."""
-    head, answers = SimHead(), []
+def whole_texts(placement, story: "Story") -> list[list[int]]:
+    """What one machine says: each sequence, prompts and answers."""
+    head, texts = SimHead(), []
     for part in turns(story):
-        if part.anew or not answers:
+        if part.anew or not texts:
             stages, ids, start = [SimStage(block) for block, _ in Crew(placement).blocks()], [], 0
+            texts.append(ids)
         ids += part.asked
         for _ in range(part.tokens):
             body = head.embed(ids[start:], start)
             for stage in stages:
                 body = stage.run(body, start, 0)
             start = len(ids)
-            ids.append(choose(head.logits(body), ids))
-            answers.append(ids[-1])
-    return answers
+            ids.append(choose(head.rows_logits(body, -1)[0], ids))
+    return texts
 
 
 # -- a story: what happens, and to whom
@@ -151,6 +175,8 @@ class Story:
     sees_deaths: bool = True  # MPI tells of a killed process
     layer_s: float = 0.004  # a row through a layer
     patched: bool = False
+    streams: int = 0  # answers in flight at a time; 0: one, in turns as in a chat
+    guessed: float = 0.0  # how many of the drafts are right; 0: none travel
 
     def __str__(self) -> str:
         faults = "; ".join(map(str, self.faults)) or "no fault"
@@ -237,7 +263,7 @@ class SimNode:
         self.waiting: greenlet | None = None
         self.turn = 0
         self.last_arrival: dict[int, float] = {}
-        self.newest = 0  # epoch received
+        self.newest: Counter[int] = Counter()  # sequence -> epoch received
 
     # -- the process
 
@@ -278,9 +304,9 @@ class SimNode:
         if node in self.known_dead:
             raise Lost(self.known_dead)
         if data[5] == Kind.STEP:
-            epoch = HEADER.unpack_from(data)[7]
-            if self.me != END_USER and epoch < self.newest:
-                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {self.newest}")
+            sequence, epoch = HEADER.unpack_from(data)[6:8]
+            if self.me != END_USER and epoch < self.newest[sequence]:
+                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {self.newest[sequence]}")
         dice, story = self.dice, self.story
         control = node == self.me or data[5] in (Kind.NOTE, Kind.GOODBYE)
         if not control and dice.random() < story.lost:
@@ -340,7 +366,8 @@ class SimNode:
             self.known_dead.add(what)
             raise Lost(self.known_dead)
         if self.me != END_USER and what[5] == Kind.STEP:
-            self.newest = max(self.newest, HEADER.unpack_from(what)[7])
+            sequence, epoch = HEADER.unpack_from(what)[6:8]
+            self.newest[sequence] = max(self.newest[sequence], epoch)
         return bytearray(what)
 
     # -- faults
@@ -372,6 +399,7 @@ class Told:
     routes: list = field(default_factory=list)
     changes: list = field(default_factory=list)
     log: list = field(default_factory=list)
+    begun: dict = field(default_factory=dict)  # sequence -> layers that it began without, and those that were patched
 
     def sign(self, at_s, step, node, sign):
         self.signs.append((at_s, step, node, sign))
@@ -395,6 +423,15 @@ class Told:
 
     def offset(self, at_s, node, offset_s, uncertainty_s):
         pass
+
+
+class Asker(EndUser):
+    def take_off(self, sequence, *how):
+        if sequence not in self.flights:
+            gone = mask(layer for block, node in self.news.served.items() if node is None for layer in block)
+            patched = mask(layer for block in self.news.patched for layer in block)
+            self.hears.begun[sequence] = gone, patched
+        super().take_off(sequence, *how)
 
 
 @dataclass
@@ -477,13 +514,14 @@ def play(story: Story) -> Outcome:
 
     def asking():
         try:
-            asker = EndUser(
+            asker = Asker(
                 user, crew, SimHead(), stages(user), choose, user.clock, prefill_rows=story.prefill_rows,
                 load=load(user), hears=told, patience=patience, pace=pace, patch=put_patch,
+                drafts=SimDrafts(story, placement),
             )  # fmt: skip
             last = world.now
             for token in answers(asker, story):
-                tokens.append((token, asker.epoch))
+                tokens.append(token)
                 gaps.append(world.now - last)
                 last = world.now
         except Unservable as error:
@@ -507,8 +545,12 @@ class Turn:
 
 
 def turns(story: Story) -> list[Turn]:
-    """The answer in two parts, as in a chat."""
+    """The answer in two parts, as in a chat; or several answers to questions of their own."""
     dice = random.Random(story.seed + 2)
+    if story.streams:
+        count = dice.randint(1, 2 * story.streams)
+        lengths = [dice.randint(1, 1 + 2 * story.tokens // count) for _ in range(count)]
+        return [Turn(tuple(PROMPT[number % 6 :]) + (number,), length, anew=True) for number, length in enumerate(lengths)]
     first = dice.randint(1, story.tokens)
     turn = Turn(tuple(PROMPT), first, broken_off=dice.random() < 0.5)
     if first == story.tokens:
@@ -518,6 +560,9 @@ def turns(story: Story) -> list[Turn]:
 
 
 def answers(asker: EndUser, story: Story) -> Iterator[Token]:
+    if story.streams:
+        yield from many_answers(asker, story)
+        return
     text: list[int] = []
     for turn in turns(story):
         end = asker.clock() + turn.pause_s
@@ -536,54 +581,47 @@ def answers(asker: EndUser, story: Story) -> Iterator[Token]:
                 break
 
 
+def many_answers(asker: EndUser, story: Story) -> Iterator[Token]:
+    """The next one is asked when another has ended."""
+    waiting, left = list(enumerate(turns(story)))[::-1], {}
+
+    def ask() -> None:
+        while waiting and len(left) < story.streams:
+            sequence, turn = waiting.pop()
+            left[sequence] = turn.tokens
+            asker.take_off(sequence, turn.asked, turn.tokens, set())
+
+    ask()
+    for token in asker.tokens():
+        yield token
+        left[token.sequence] -= 1
+        if not left[token.sequence]:
+            del left[token.sequence]
+            asker.over(token.sequence)
+            ask()
+
+
 # -- the rules of design.md
 
 
 def check(outcome: Outcome) -> None:
     """Raises Wrong where a rule of the design is broken."""
     story, told = outcome.story, outcome.told
-    everything = (1 << story.layers) - 1
-    gone = patched = 0
-    changes = iter([*told.changes, None])
-    change = next(changes)
-    for token, _ in outcome.tokens:
-        while change is not None and change.step <= token.step:
-            bits = mask(change.block)
-            gone = gone | bits if change.to is None else gone & ~bits
-            patched = patched | bits if change.patched_by is not None else patched & ~bits
-            change = next(changes)
-        _, ran, stood_in = ROW.unpack(token.pieces[-1].body[-ROW.size :])
-        said = mask(layer for run in token.pieces[-1].runs if not run.patch for layer in run.block)
-        if stood_in != patched:
-            raise Wrong(f"rule 1: step {token.step} has patches of {stood_in:b}, announced {patched:b}")
-        if ran != everything & ~gone:
-            raise Wrong(f"rule 1: step {token.step} ran {ran:b}, announced missing {gone:b}")
-        if ran != said:
-            raise Wrong(f"rule 1: step {token.step} ran {ran:b}, its message says {said:b}")
-        epoch = max(epoch for _, step, epoch, _ in told.routes if step <= token.step)
-        if token.pieces[-1].epoch != epoch:
-            raise Wrong(
-                f"rule 5: step {token.step} took a message of epoch {token.pieces[-1].epoch}, not {epoch}"
-            )
-    ids = [token.id for token, _ in outcome.tokens]
-    whole = whole_text(outcome.placement, story)
-    differs = next(
-        (step for step, pair in enumerate(zip(ids, whole, strict=False)) if pair[0] != pair[1]), LIMIT_S
-    )
-    said_at = min(
-        (change.step for change in told.changes if change.to is None or change.inexact), default=LIMIT_S
-    )
-    if differs < said_at:
-        raise Wrong(f"rule 2: the text differs from step {differs} on, and nothing was said before")
-    if outcome.ended == "text" and len(ids) != story.tokens:
+    texts = whole_texts(outcome.placement, story)
+    for sequence in {token.sequence: None for token in outcome.tokens}:
+        check_text(outcome, sequence, texts[sequence])
+    said_at = said_first(told.changes)
+    if outcome.ended == "text" and len(outcome.tokens) != sum(turn.tokens for turn in turns(story)):
         raise Wrong("the text ends early, and nobody says why")
     if must_be_exact(outcome) and (said_at < LIMIT_S or outcome.ended != "text"):
         raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, told.changes))}")
-    if story.journal_bytes > 10**5 and any(
+    taken_back = story.guessed and not story.streams  # a turn broken off between tokens that came together
+    if story.journal_bytes > 10**5 and not taken_back and any(
         began > 1 for stage in outcome.stages.values() for began in stage.began.values()
     ):
         raise Wrong("rule 3: a stage began anew")
-    for token, _ in outcome.tokens[-1:] if outcome.ended == "text" else ():
+    settled = not (story.faults or story.late or story.lost) and story.tokens >= 8  # all has been told of what is over
+    for token in whole_tokens(outcome)[-1:] if outcome.ended == "text" and settled and not story.streams else ():
         for run in (run for run in token.pieces[-1].runs if not run.patch):
             if outcome.stages[run.node, run.block].caches.keys() - {token.sequence}:
                 raise Wrong(f"node {run.node} keeps more than sequence {token.sequence}")
@@ -596,11 +634,59 @@ def check(outcome: Outcome) -> None:
     comes_back(outcome)
     bound_s = 6 + sum(fault.for_s + 2.5 for fault in story.faults) + 4 * story.late_s * bool(story.late)
     bound_s += 40 * (any(fault.kind in ("stall", "slow") for fault in story.faults) or story.lost > 0)
+    # Drafts take their time, and so do the others' steps and prompts.
+    bound_s += story.layers * story.layer_s * (6 * bool(story.guessed) + 10 * max(story.streams - 1, 0))
     bound_s += 60 * (
         story.journal_bytes < 10**5
     )  # a stage that forgot has all before it run anew, again and again
     if outcome.gaps and max(outcome.gaps) > bound_s:
         raise Wrong(f"rule 7: a token took {max(outcome.gaps):.1f} s, at most {bound_s:.1f} s")
+
+
+def whole_tokens(outcome: Outcome) -> list[Token]:
+    """Those that no draft foretold."""
+    return [token for token in outcome.tokens if token.pieces]
+
+
+def said_first(changes) -> float:
+    """The first step from which on a text may differ."""
+    return min((change.step for change in changes if change.to is None or change.inexact), default=LIMIT_S)
+
+
+def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
+    """Of one sequence: what was run is what was announced, and the text is one machine's until something was."""
+    story, told = outcome.story, outcome.told
+    mine = [token for token in outcome.tokens if token.sequence == sequence]
+    steps = {token.step for token in mine}
+    everything = (1 << story.layers) - 1
+    gone, patched = told.begun[sequence]
+    said = [change for change in told.changes if change.step in steps]
+    said_at = min(0 if gone else LIMIT_S, said_first(said))
+    changes = iter([*said, None])
+    change = next(changes)
+    for token in (token for token in mine if token.pieces):
+        while change is not None and change.step <= token.step:
+            bits = mask(change.block)
+            gone = gone | bits if change.to is None else gone & ~bits
+            patched = patched | bits if change.patched_by is not None else patched & ~bits
+            change = next(changes)
+        _, ran, stood_in = ROW.unpack(token.pieces[-1].body[-ROW.size :])
+        runs = mask(layer for run in token.pieces[-1].runs if not run.patch for layer in run.block)
+        if stood_in != patched:
+            raise Wrong(f"rule 1: step {token.step} has patches of {stood_in:b}, announced {patched:b}")
+        if ran != everything & ~gone:
+            raise Wrong(f"rule 1: step {token.step} ran {ran:b}, announced missing {gone:b}")
+        if ran != runs:
+            raise Wrong(f"rule 1: step {token.step} ran {ran:b}, its message says {runs:b}")
+        left_again = [epoch for _, step, epoch, _ in told.routes if step == token.step]
+        epoch = token.pieces[-1].epoch
+        if left_again and epoch != left_again[-1]:
+            raise Wrong(f"rule 5: step {token.step} took a message of epoch {epoch}, not {left_again[-1]}")
+    if [token.position for token in mine] != [at for at in range(len(whole)) if at in {t.position for t in mine}]:
+        raise Wrong(f"sequence {sequence} has positions {[token.position for token in mine]}")
+    differs = next((token.step for token in mine if token.id != whole[token.position]), LIMIT_S)
+    if differs < said_at:
+        raise Wrong(f"rule 2: sequence {sequence} differs from step {differs} on, and nothing was said before")
 
 
 def quiet(story: Story) -> bool:
@@ -651,7 +737,7 @@ def comes_back(outcome: Outcome) -> None:
     fault = story.faults[0]
     pause_s = sum(turn.pause_s for turn in turns(story))  # who has nothing to do then stalls after it
     left_s = outcome.seconds - (fault.at_s + fault.for_s) - pause_s
-    last = outcome.tokens[-1][0]
+    last = whole_tokens(outcome)[-1]
     if fault.kind != "slow" and left_s > 2.0:
         nodes = {run.block: run.node for run in last.pieces[-1].runs if not run.patch}
         for block in outcome.placement[fault.node]:
@@ -659,9 +745,16 @@ def comes_back(outcome: Outcome) -> None:
                 raise Wrong(f"rule 6: node {fault.node} came back, but {block} is run by {nodes.get(block)}")
 
 
+def more_of(story: Story) -> Story:
+    """The same with patches in every second one, several answers in flight and drafts in most."""
+    dice = random.Random(story.seed + 4)
+    streams, guessed = dice.choice((0, 0, 1, 2, 3, 5)), dice.choice((0.0, 0.0, 0.5, 0.9, 1.0))
+    return replace(story, patched=story.seed % 2 == 1, streams=streams, guessed=guessed)
+
+
 def tell(seed: int) -> str:
     """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
-    story = replace(draw(seed), patched=seed % 2 == 1)
+    story = more_of(draw(seed))
     try:
         check(play(story))
     except Exception as error:
@@ -680,7 +773,7 @@ if __name__ == "__main__":  # python tests/sim.py SEED: one story, told; python 
     if end:
         print(*tell_many(range(first, end[0])), sep="\n")
         sys.exit()
-    story = draw(first)
+    story = more_of(draw(first))
     print(story)
     outcome = play(story)
     print(*outcome.told.signs, *outcome.told.routes, *outcome.told.changes, sep="\n")

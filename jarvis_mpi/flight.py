@@ -1,0 +1,78 @@
+"""An answer in flight: what the end user knows of one sequence, and its step under way."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+from .crew import Hop
+from .ledger import Ledger
+from .news import News
+from .wire import Message
+
+WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer, and what it cost."""
+
+    sequence: int
+    step: int
+    position: int
+    id: int
+    at_s: float  # when it was chosen, by the end user's clock
+    total_s: float  # from the token before it to this one: what was done with that one counts too
+    head_s: float  # of that: embedding, logits, choice
+    pieces: tuple[Message, ...]  # what came home: their `runs` tell each stage's part; none: it came with the token before
+
+
+@dataclass
+class Trip:
+    """One step under way: the positions from `start` to `end`, the last of them drafts."""
+
+    step: int
+    start: int
+    end: int
+    drafts: Sequence[int] = ()
+    epoch: int = 0
+    attempts: int = 1
+    route: tuple[Hop, ...] = ()
+    to_leave: list[int] = field(default_factory=list)  # the ends of its pieces that have not left
+    awaited: set[int] = field(default_factory=set)  # of those that are not home yet
+    home: list[Message] = field(default_factory=list)
+    embed_s: float = 0.0
+    left_at: float = 0.0
+    since: float = 0.0  # when it left, or the last piece came home
+
+
+@dataclass
+class Flight:
+    """`left`: how many more tokens are wanted."""
+
+    sequence: int
+    news: News
+    ids: list[int] = field(default_factory=list)  # all of the text
+    branch: int = 0  # how often some of it was taken back
+    ran: int = 0  # positions of it that every stage has run, or has under way
+    ledger: Ledger = field(default_factory=Ledger)
+    trip: Trip | None = None
+    left: int = 0
+    end_ids: Set[int] = frozenset()
+    chosen_at: float = 0.0  # the token before
+
+    def goes_on_with(self, text: Sequence[int]) -> None:
+        """All of the text so far; what was run of it need not be run again."""
+        same = next(
+            (at for at, pair in enumerate(zip(self.ids, text, strict=False)) if pair[0] != pair[1]),
+            min(len(self.ids), len(text)),
+        )
+        self.branch += same < self.ran
+        self.ids = list(text)
+        self.ran = min(self.ran, same, len(text) - 1)
+        self.ledger.crop(self.ran)  # and a step that was broken off did not come home
+
+
+def pieces(rows: int, most: int, workers: int) -> list[int]:
+    """How a prompt of `rows` positions is cut: into pieces of about one size, `most` at the most; one for every
+    worker to be busy with, unless that makes them so small that reading weights outweighs the work."""
+    count = max(-(-rows // most), min(workers, rows // WORTHWHILE_ROWS))
+    return [rows // count + (piece < rows % count) for piece in range(count)]
