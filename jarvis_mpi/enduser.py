@@ -201,8 +201,9 @@ class EndUser:
         flight.ran = trip.end - len(trip.drafts)
         alone = all(other.trip is None for other in self.flights.values() if other is not flight)
         most = self.prefill_rows if alone else min(self.prefill_rows, WORTHWHILE_ROWS)
-        rows = trip.end - trip.start
-        sizes = [rows] if again else pieces(rows, most, self.link.size - 1)
+        sure = flight.ran - trip.start
+        sizes = [sure] if again else pieces(sure, most, self.link.size - 1)
+        sizes[-1] += len(trip.drafts)
         trip.to_leave = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
         trip.awaited = set(trip.to_leave)
         left = self.leave(flight, trip, again=again)

@@ -636,7 +636,7 @@ def check(outcome: Outcome) -> None:
     bound_s += 40 * (any(fault.kind in ("stall", "slow") for fault in story.faults) or story.lost > 0)
     # Drafts take their time, and so do the others' steps and prompts.
     bound_s += story.layers * story.layer_s * (6 * bool(story.guessed) + 10 * max(story.streams - 1, 0))
-    bound_s += 60 * (
+    bound_s += (60 + 240 * bool(story.guessed or story.streams)) * (
         story.journal_bytes < 10**5
     )  # a stage that forgot has all before it run anew, again and again
     if outcome.gaps and max(outcome.gaps) > bound_s:
@@ -738,6 +738,7 @@ def comes_back(outcome: Outcome) -> None:
     pause_s = sum(turn.pause_s for turn in turns(story))  # who has nothing to do then stalls after it
     left_s = outcome.seconds - (fault.at_s + fault.for_s) - pause_s
     last = whole_tokens(outcome)[-1]
+    left_s -= last.total_s * bool(story.streams)  # beside others it may have left before
     if fault.kind != "slow" and left_s > 2.0:
         nodes = {run.block: run.node for run in last.pieces[-1].runs if not run.patch}
         for block in outcome.placement[fault.node]:
