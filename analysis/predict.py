@@ -27,7 +27,7 @@ from table import console
 
 from jarvis_mpi import blocks
 from jarvis_mpi.crew import END_USER, Crew, Hop, Policy, Sign
-from jarvis_mpi.enduser import pieces
+from jarvis_mpi.flight import pieces
 from jarvis_mpi.link import Unservable
 
 DRAWS = 20  # runs with failures, of which the median is told

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from jarvis_mpi.enduser import Token
+from jarvis_mpi.flight import Token
 from jarvis_mpi.load import load
 from jarvis_mpi.record import Record
 from jarvis_mpi.wire import Kind, Message, Run, Vitals

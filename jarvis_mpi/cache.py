@@ -25,10 +25,10 @@ def new_cache(config) -> DynamicCache:
 
 def cropped(cache: DynamicCache, end: int) -> bool:
     """Forget the positions from `end` on. -> whether every layer could; where not, none has."""
-    able = all(layer.can_crop(end) if isinstance(layer, GrowingLayer) else False for layer in cache.layers)
-    if able:
-        for layer in cache.layers:
-            layer.crop(end)
+    layers = [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
+    able = len(layers) == len(cache.layers) and all(layer.can_crop(end) for layer in layers)
+    for layer in layers if able else ():
+        layer.crop(end)
     return able
 
 

@@ -1,10 +1,11 @@
 """One question after another to the chain; what comes back is recorded and shown as it comes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .enduser import EndUser
+from .flight import Token
 from .settings import Settings
 from .text import Stops, Text
 
@@ -21,6 +22,36 @@ class Answer:
     ended: str  # end: the model said so; stop: --stop; length: --max-new-tokens; context; interrupted; or what broke it off
 
 
+class Answering:
+    """One answer as it comes: what of it can be shown, and when it ends. `before`: its tokens so far."""
+
+    def __init__(
+        self, text: Text, context: int, settings: Settings, asked: Sequence[int], before: Sequence[int] = ()
+    ):
+        self.piece, self.stops = text.pieces(), Stops(settings.stop)
+        self.end_ids = frozenset[int]() if settings.ignore_eos else text.end_ids
+        self.room = context - len(asked)
+        self.most = min(settings.max_new_tokens, self.room)
+        self.count, self.ended = 0, ""
+        self.shown: list[str] = []
+        for token in before:
+            self.add(token)
+
+    def add(self, token: int) -> str:
+        """-> what it adds to what is shown. `ended` says how the answer ends with it; '' if it goes on."""
+        self.count += 1
+        self.shown.append(self.stops.add(self.piece(token)))
+        if self.stops.met or token in self.end_ids:
+            self.ended = "stop" if self.stops.met else "end"
+        elif self.count >= self.most:
+            self.ended = "context" if self.most == self.room else "length"
+        return self.shown[-1]
+
+    def answer(self, ended: str) -> Answer:
+        """What was held back, because it could have been the beginning of a stop text, is shown now."""
+        return Answer("".join([*self.shown, self.stops.held]), self.count, ended)
+
+
 class Conversation:
     """`context`: the positions that the model takes; `interrupted` is asked all the time."""
 
@@ -31,7 +62,6 @@ class Conversation:
         self.asker, self.text, self.context, self.settings = asker, text, context, settings
         self.record, self.screen, self.interrupted = record, screen, interrupted
         self.ids: list[int] = []  # all of it so far
-        self.end_ids = frozenset[int]() if settings.ignore_eos else text.end_ids
 
     def begin_anew(self) -> None:
         if self.ids:
@@ -71,36 +101,20 @@ class Conversation:
     def answer(self, prompt: str, asked: Sequence[int], before: Sequence[int] = ()) -> Answer:
         """`before`: the answer's first tokens, which stand in the record of a run that is resumed."""
         self.text.asked.append(prompt)
-        self.text.begin_answer()
-        stops = Stops(self.settings.stop)
-        shown = [stops.add(self.text.piece(token)) for token in before]
-        self.ids, count = [*asked, *before], len(before)
-        self.screen.said_before("".join(shown))
-        room = self.context - len(asked)
-        most = min(self.settings.max_new_tokens, room)
-
-        def end() -> str:
-            """How the answer ends with the token that is now the last; '' if it goes on."""
-            if count and (stops.met or self.ids[-1] in self.end_ids):
-                return "stop" if stops.met else "end"
-            if count >= most:
-                return "context" if most == room else "length"
-            return ""
-
-        ended = end()
+        coming = Answering(self.text, self.context, self.settings, asked, before)
+        self.ids = [*asked, *before]
+        self.screen.said_before("".join(coming.shown))
+        ended = coming.ended
         try:
-            more = (
-                ()
-                if ended
-                else self.asker.generate(self.ids, most - count, self.end_ids, lambda: not self.interrupted())
-            )
+            more: Iterable[Token] = ()
+            if not ended:
+                left = coming.most - coming.count
+                more = self.asker.generate(self.ids, left, coming.end_ids, lambda: not self.interrupted())
             for token in more:
                 self.record.write(token)
                 self.ids.append(token.id)
-                count += 1
-                shown.append(stops.add(self.text.piece(token.id)))
-                self.screen.token(token, shown[-1])
-                if (ended := end()) or self.interrupted():
+                self.screen.token(token, coming.add(token.id))
+                if (ended := coming.ended) or self.interrupted():
                     break
             ended = ended or "interrupted"
         except KeyboardInterrupt:
@@ -112,10 +126,9 @@ class Conversation:
         finally:
             if ended == "end":  # no stage has run it, and a template writes its own
                 self.ids.pop()
-            shown.append(stops.held)
-            answer = Answer("".join(shown), count, ended)
-            self.record.answered(self.asker.clock(), self.asker.step, ended, answer.text)
-            self.screen.answered(prompt, answer, stops.held)
+            answer = coming.answer(ended)
+            self.record.answered(self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text)
+            self.screen.answered(prompt, answer, coming.stops.held)
         return answer
 
 

@@ -1,11 +1,24 @@
-"""Drafts: guesses of the tokens to come, which travel behind a token and are checked in one way round."""
+"""Drafts: guesses of the tokens to come, which travel behind a token and are checked in one way round.
 
-from collections.abc import Sequence
+A guess is right where it is the token that is chosen: the text is the one without drafts, drawn or not (for a single guess, no test
+accepts more: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", 2023). What is guessed wrong costs its
+rows' way, so that as many travel as pay.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
+
+Clock = Callable[[], float]
+
+LONGEST, SHORTEST = 4, 2  # tokens that must have stood there before
+FORGET = 0.95  # what was seen counts so much less with every step
+PRIOR_RIGHT, PRIOR_TRIED = 1.0, 2.0  # guesses, before any was seen: about half are right
+RECOVER = 0.02  # of what is known goes when nothing was tried: the text may have changed
+SURPRISE = 4.0  # times the usual time: a fault's, not a step's
 
 
 class Drafts(Protocol):
-    """Who guesses. What is guessed wrong costs its rows' way, never a wrong token."""
+    """Who guesses."""
 
     def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         """What may follow `ids`, `most` tokens at the most."""
@@ -13,6 +26,10 @@ class Drafts(Protocol):
 
     def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         """A step with so many drafts came home after that time, and so many were right."""
+        ...
+
+    def ahead(self) -> bool:
+        """Guess on while the others work. -> whether there was anything to do."""
         ...
 
     def over(self, sequence: int) -> None:
@@ -27,8 +44,167 @@ class NoDrafts:
     def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         pass
 
+    def ahead(self) -> bool:
+        return False
+
     def over(self, sequence: int) -> None:
         pass
 
 
 NO_DRAFTS = NoDrafts()
+
+
+class Source(Protocol):
+    """Where guesses come from."""
+
+    def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
+        """Of what it would guess now; None: nothing."""
+        ...
+
+    def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]: ...
+    def ahead(self, most: int) -> bool: ...
+    def over(self, sequence: int) -> None: ...
+
+
+class Lookup:
+    """What followed the same tokens when they stood there last (Saxena, "Prompt Lookup Decoding", 2023)."""
+
+    def __init__(self) -> None:
+        # sequence -> where each few tokens ended last, and how much of it is looked through
+        self.ends: dict[int, dict[tuple[int, ...], int]] = {}
+        self.done: dict[int, list[int]] = {}
+
+    def place(self, sequence: int, ids: Sequence[int]) -> tuple[int, int]:
+        """How many tokens at its end have stood there before, and where that ended; (0, 0): none."""
+        ends, done = self.ends.setdefault(sequence, {}), self.done.setdefault(sequence, [])
+        if list(ids[: len(done)]) != done:  # some was taken back
+            ends.clear()
+            done.clear()
+        for end in range(len(done) + 1, len(ids)):  # not the end itself, which would be found at once
+            for length in range(SHORTEST, min(LONGEST, end) + 1):
+                ends[tuple(ids[end - length : end])] = end
+        done[:] = ids[: max(len(ids) - 1, 0)]
+        for length in range(LONGEST, SHORTEST - 1, -1):
+            key = tuple(ids[-length:])
+            if key in ends:
+                return length, ends[key]
+        return 0, 0
+
+    def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
+        return self.place(sequence, ids)[0] or None
+
+    def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+        _, end = self.place(sequence, ids)
+        coming = list(ids[end : end + most]) if end else []
+        while coming and len(coming) < most:  # it repeats itself
+            coming += coming[: most - len(coming)]
+        return coming
+
+    def ahead(self, most: int) -> bool:
+        return False
+
+    def over(self, sequence: int) -> None:
+        self.ends.pop(sequence, None)
+        self.done.pop(sequence, None)
+
+
+class Rate:
+    """How often guesses of a kind are right."""
+
+    def __init__(self) -> None:
+        self.right, self.tried = PRIOR_RIGHT, PRIOR_TRIED
+
+    @property
+    def share(self) -> float:
+        return self.right / self.tried
+
+    def add(self, right: int, tried: int) -> None:
+        self.right, self.tried = FORGET * self.right + right, FORGET * self.tried + tried
+
+    def recover(self) -> None:
+        self.right += RECOVER * (PRIOR_RIGHT - self.right)
+        self.tried += RECOVER * (PRIOR_TRIED - self.tried)
+
+
+class Line:
+    """Seconds of a step as a line over its drafts, by least squares of what was seen lately."""
+
+    def __init__(self, slope_s: float):
+        self.prior_s = slope_s
+        self.sums = [0.0] * 5  # of 1, x, y, x x, x y
+
+    def add(self, drafts: int, seconds: float) -> None:
+        if self.sums[0] > 1 and seconds > SURPRISE * self.seconds(drafts):
+            return
+        new = (1.0, drafts, seconds, drafts * drafts, drafts * seconds)
+        self.sums = [FORGET * old + more for old, more in zip(self.sums, new, strict=True)]
+
+    def fit(self) -> tuple[float, float]:
+        """-> a step without drafts, and each draft more."""
+        count, x, y, xx, xy = self.sums
+        spread = xx - x * x / count
+        # The slope that was told at first weighs as much as one draft tried.
+        slope = max(0.0, (xy - x * y / count + self.prior_s) / (spread + 1.0))
+        return max((y - slope * x) / count, 1e-9), slope
+
+    def seconds(self, drafts: int) -> float:
+        step_s, draft_s = self.fit()
+        return step_s + drafts * draft_s
+
+
+class Guesses:
+    """Of `source`, `most` behind a token: as many as make the text come fastest, by what was seen lately."""
+
+    def __init__(self, source: Source, most: int, row_s: float, clock: Clock):
+        """`row_s`: what one row more takes all nodes."""
+        self.source, self.most, self.clock = source, most, clock
+        self.rates: dict[Hashable, Rate] = {}
+        self.under_way: dict[int, Hashable] = {}  # sequence -> the kind of its guesses
+        self.begun: set[int] = set()  # sequences
+        self.line, self.guess_s = Line(row_s), 0.0
+        self.tried = self.right = 0  # for the summary
+
+    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+        kind = self.source.kind(sequence, ids) if most > 0 else None
+        if kind is None or not self.line.sums[0]:
+            return ()
+        rate = self.rates.setdefault(kind, Rate())
+        count = self.worthwhile(rate.share, min(most, self.most))
+        if not count:
+            rate.recover()
+            return ()
+        begun = self.clock()
+        tokens = self.source.guess(sequence, ids, count)
+        if tokens:
+            self.guess_s += 0.1 * ((self.clock() - begun) / len(tokens) - self.guess_s)
+            self.under_way[sequence] = kind
+        return tokens
+
+    def worthwhile(self, share: float, most: int) -> int:
+        """How many: the most tokens a second that are to be expected."""
+        step_s, draft_s = self.line.fit()
+        best, best_rate, tokens = 0, 1 / step_s, 1.0
+        for count in range(1, most + 1):
+            tokens += share**count
+            rate = tokens / (step_s + count * (draft_s + self.guess_s))
+            if rate > best_rate:
+                best, best_rate = count, rate
+        return best
+
+    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+        first = sequence not in self.begun
+        self.begun.add(sequence)
+        if drafted:
+            tried = min(right + 1, drafted)
+            self.rates[self.under_way.pop(sequence)].add(right, tried)
+            self.tried, self.right = self.tried + drafted, self.right + right
+        if not first:  # its prompt took more
+            self.line.add(drafted, seconds)
+
+    def ahead(self) -> bool:
+        return self.source.ahead(self.most)
+
+    def over(self, sequence: int) -> None:
+        self.under_way.pop(sequence, None)
+        self.begun.discard(sequence)
+        self.source.over(sequence)

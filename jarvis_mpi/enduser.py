@@ -9,12 +9,12 @@ And a step may carry drafts behind its token, guesses of the tokens to come: one
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol
 
 from .crew import END_USER, Block, Crew, Hop, Sign, State
 from .draft import NO_DRAFTS, Drafts
-from .flight import WORTHWHILE_ROWS, Flight, Token, Trip, pieces
+from .flight import Flight, Token, Trip, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence, Unservable
@@ -35,7 +35,7 @@ class Embeds(Protocol):
     """What the head does, here."""
 
     def embed(self, ids: Sequence[int], start: int) -> bytes: ...
-    def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Sequence[Any]: ...
+    def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Iterable[Any]: ...
 
 
 class EndUser:
@@ -188,8 +188,8 @@ class EndUser:
         """Embed what is to be run and send it on its way.
 
         A prompt travels in pieces, one behind the other, so that while one node works on a piece the
-        next works on the piece before; beside other answers in smaller ones, the next when one comes home, so
-        that those do not wait for all of it. What leaves `again` goes as one.
+        next works on the piece before; beside other answers the next when one comes home, so that those do not wait
+        for all of it. What leaves `again` goes as one.
         """
         route = self.crew.route()
         if again or route != self.route:
@@ -200,9 +200,8 @@ class EndUser:
         trip.left_at = trip.left_at or trip.since
         flight.ran = trip.end - len(trip.drafts)
         alone = all(other.trip is None for other in self.flights.values() if other is not flight)
-        most = self.prefill_rows if alone else min(self.prefill_rows, WORTHWHILE_ROWS)
         sure = flight.ran - trip.start
-        sizes = [sure] if again else pieces(sure, most, self.link.size - 1)
+        sizes = [sure] if again else pieces(sure, self.prefill_rows, self.link.size - 1)
         sizes[-1] += len(trip.drafts)
         trip.to_leave = [trip.start + sum(sizes[: piece + 1]) for piece in range(len(sizes))]
         trip.awaited = set(trip.to_leave)
@@ -277,7 +276,8 @@ class EndUser:
         while not (self.whole and heard_all):
             if not self.whole and (not wanted() or all(each.trip is None for each in self.flights.values())):
                 return None
-            wait_s = 0.0 if self.whole else self.watch.look_again_s(self.clock())
+            at_once = self.whole or self.drafts.ahead()
+            wait_s = 0.0 if at_once else self.watch.look_again_s(self.clock())
             notices, heard_all = self.hear(wait_s)
             for flight in self.broken(notices):
                 if flight.trip and flight.trip.awaited:
@@ -324,12 +324,9 @@ class EndUser:
                 return self.read(read_note(message))
             case Kind.STEP:
                 flight, trip = self.under_way(message.sequence, message.epoch)
-                if (
-                    trip
-                    and message.step == trip.step
-                    and message.end in trip.awaited
-                    and not self.pass_on(message, flight, trip, received_bytes)
-                ):
+                if not (flight and trip and message.step == trip.step and message.end in trip.awaited):
+                    return []  # late or doubled: it changes nothing
+                if not self.pass_on(message, flight, trip, received_bytes):
                     return [Notice(END_USER, Sign.MISSING, message.sequence)]
         return []
 

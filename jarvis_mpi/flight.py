@@ -22,7 +22,9 @@ class Token:
     at_s: float  # when it was chosen, by the end user's clock
     total_s: float  # from the token before it to this one: what was done with that one counts too
     head_s: float  # of that: embedding, logits, choice
-    pieces: tuple[Message, ...]  # what came home: their `runs` tell each stage's part; none: it came with the token before
+    pieces: tuple[
+        Message, ...
+    ]  # what came home: their `runs` tell each stage's part; none: it came with the token before
 
 
 @dataclass
@@ -61,14 +63,17 @@ class Flight:
 
     def goes_on_with(self, text: Sequence[int]) -> None:
         """All of the text so far; what was run of it need not be run again."""
-        same = next(
-            (at for at, pair in enumerate(zip(self.ids, text, strict=False)) if pair[0] != pair[1]),
-            min(len(self.ids), len(text)),
-        )
+        same = alike(self.ids, text)
         self.branch += same < self.ran
         self.ids = list(text)
         self.ran = min(self.ran, same, len(text) - 1)
         self.ledger.crop(self.ran)  # and a step that was broken off did not come home
+
+
+def alike(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    differ = (at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
+    return next(differ, min(len(a), len(b)))
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

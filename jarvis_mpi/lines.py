@@ -8,7 +8,7 @@ from typing import Any
 
 from .conversation import Answer
 from .crew import Block, Crew, Hop, Sign
-from .enduser import Token
+from .flight import Token
 from .screen import Tells, route
 from .tally import Tally
 from .terminal import launchers_stream
@@ -18,6 +18,7 @@ class Lines(Tells):
     """See screen.Shows. Every line has an "event"; those of answers only if `answers`."""
 
     def __init__(self, hosts: Mapping[int, str], answers: bool):
+        super().__init__()
         self.hosts, self.answer, self.answers = hosts, launchers_stream(1), answers
         self.tally = Tally()
 

@@ -9,7 +9,7 @@ See docs/record.md for what the fields are.
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,35 +136,42 @@ class Run:
 
     @cached_property
     def questions(self) -> list[Question]:
+        """In the order in which they were asked; several may have been in flight."""
         found: list[Question] = []
         for event in self.events:
             if event.event == "asked":
                 found.append(Question(event.said["sequence"], event.step, event.at_s, event.said["prompt"],
-                                      event.said["ids"], self.answer(len(found)), "", ""))  # fmt: skip
+                                      event.said["ids"], [], "", ""))  # fmt: skip
             elif event.event == "answered" and found:
-                said = {"ended": event.text, "text": ""} if self.schema < 4 else event.said
-                found[-1] = Question(**{**vars(found[-1]), **said, "answered": self.ends(said["ended"])})
-        return found
+                said: dict[str, Any] = {"ended": event.text, "text": ""} if self.schema < 4 else event.said
+                number = last_of(found, said.pop("sequence", found[-1].sequence))
+                found[number] = Question(
+                    **{**vars(found[number]), **said, "answered": self.ends(said["ended"])}
+                )
+        return [replace(each, tokens=self.answer(each, found)) for each in found]
+
+    def answer(self, question: Question, questions: list[Question]) -> list[int]:
+        """Its tokens: those of its sequence before that one's next question."""
+        later = (each.step for each in questions if each.sequence == question.sequence)
+        end = min((step for step in later if step > question.step), default=2**32)
+        own = (self.tokens["step"] >= question.step) & (self.tokens["step"] < end)
+        return self.tokens["token"][own & (self.tokens["sequence"] == question.sequence)].tolist()
 
     def ends(self, ended: str) -> bool:
         """Whether an answer that ended so is whole: who stops one in a chat has read it, a prompt's is wanted whole."""
         chats = self.settings["prompt"] is None and not self.settings.get("prompts")
         return ended in ANSWERED or (ended == "interrupted" and chats)
 
-    def answer(self, number: int) -> list[int]:
-        """The tokens of the question of that number."""
-        steps = [event.step for event in self.events if event.event == "asked"]
-        end = steps[number + 1] if number + 1 < len(steps) else 2**32
-        own = (self.tokens["step"] >= steps[number]) & (self.tokens["step"] < end)
-        return self.tokens["token"][own].tolist()
-
     @cached_property
     def follows(self) -> np.ndarray:
         """[tokens] of bool: whether another token of the same answer is before it: its time holds no prompt."""
-        tokens, first = self.tokens, {question.step for question in self.questions} or {0}
-        return np.array(
-            [step not in first | set(self.resumed_steps) for step in tokens["step"].tolist()], bool
-        )
+        tokens = self.tokens
+        first = {question.step for question in self.questions} or {0}
+        for step in self.resumed_steps:  # of every sequence that goes on after it
+            later = tokens[tokens["step"] >= step]
+            first |= set(later["step"][np.unique(later["sequence"], return_index=True)[1]].tolist())
+        new = np.concatenate([[True], tokens["step"][1:] != tokens["step"][:-1]])[: len(tokens)]
+        return ~(np.isin(tokens["step"], list(first)) & new)
 
     @cached_property
     def faults(self) -> list[Fault]:
@@ -198,9 +205,15 @@ def nearby_minimum(clocks: np.ndarray, within_s: float = 60.0) -> np.ndarray:
     return np.array([clocks["uncertainty_s"][a:b].min() for a, b in zip(first, last, strict=True)])
 
 
+def last_of(questions: list[Question], sequence: int) -> int:
+    """Its place among them."""
+    return max(place for place, each in enumerate(questions) if each.sequence == sequence)
+
+
 def faults(run: Run):
     """One for every sign of another state of a node."""
-    tokens = {step: number for number, step in enumerate(run.tokens["step"].tolist())}
+    steps = run.tokens["step"].tolist()
+    tokens = {step: len(steps) - 1 - place for place, step in enumerate(steps[::-1])}  # a step's first
     for event in run.events:
         if not event.event.isupper() or event.event == "MISSING":
             continue
@@ -279,7 +292,7 @@ def read(path: Path, file: h5py.File, schema: int) -> Run:
             token["at_s"] = at_s
         clocks = np.zeros(0, TYPES["clocks"])
     else:
-        tokens = tokens[: first_where(tokens["hops"] == 0)]
+        tokens = tokens[: first_where(tokens["at_s"] == 0)]
         hops = known(file["hops"][: int(tokens["hops"].sum())], "hops")
         rows = file["events"][:]
         rows, text = rows[: first_where(rows["event"] == b"")], bytes(file["text"][:])

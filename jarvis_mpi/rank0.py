@@ -16,7 +16,9 @@ import psutil
 
 from . import blocks, faults, models, patch, process, prompts
 from .crew import END_USER, Crew, Policy, State, layers
-from .enduser import EndUser, pieces
+from .draft import NO_DRAFTS, Drafts, Guesses, Lookup, Source
+from .enduser import EndUser
+from .flight import WORTHWHILE_ROWS, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .link import Link, Unservable
@@ -131,8 +133,13 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     if settings.prompt is not None and (why := refusal(text, (), settings.prompt, context)):
         raise Unservable(why)
     first_prompt = settings.prompt or max((asked.prompt for asked in questions), key=len, default="")
+    at_once, prefill_rows = 1, settings.prefill_rows
+    if questions:
+        at_once = min(len(questions), settings.streams or link.size - 1)
+    if at_once > 1:  # so that no answer waits long for another's prompt
+        prefill_rows = min(prefill_rows, WORTHWHILE_ROWS)
     likely_rows = min(context, len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS)
-    sizes = pieces(likely_rows, settings.prefill_rows, link.size - 1)
+    sizes = pieces(likely_rows, prefill_rows, link.size - 1)
     threads = threads_for(there, settings.threads)
     hand_out(link, placement, copies, threads, dtype_name, sizes)
     laps.lap("hellos_s")
@@ -150,6 +157,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     if told:
         put_patch.prepare(told, placement[END_USER])
     head.warm_up()
+    source: Source = Lookup()
+    if settings.draft not in ("", "text"):
+        from .draft_model import DraftModel
+
+        draft_folder = models.locate(settings.draft, say, settings.start_timeout_s, whole=True)
+        source = DraftModel(draft_folder, text, settings.draft, settings.dtype, settings.weights)
     laps.lap("own_load_s")
     hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}
     shows_answers = not settings.prompts
@@ -221,7 +234,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     }
     step = 0
     if before:
-        step = int(before.tokens["step"][-1]) + 1 if len(before.tokens) else 0
+        step = max(
+            [0, *(before.tokens["step"] + 1).tolist(), *(question.step for question in before.questions)]
+        )
         record = Record.resumed(log, attributes, time.perf_counter(), screen, before.length_s, step)
         screen.tell(resumed_at(before))
         if sentence := resume.unlike(before):
@@ -232,14 +247,18 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         record.sign(time.perf_counter(), step, node, sign)
     for node, last in roll.words.items():
         Both(record, screen).words(time.perf_counter(), step, node, last)
+    drafts: Drafts = NO_DRAFTS
+    if settings.draft:
+        row_s = sum(answer["pace"][1] * sum(map(len, placement[node])) for node, answer in loaded.items())
+        drafts = Guesses(source, settings.draft_tokens, row_s, time.perf_counter)
     asker = EndUser(
         link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
-        prefill_rows=settings.prefill_rows, load=load, hears=Both(record, screen),
+        prefill_rows=prefill_rows, load=load, hears=Both(record, screen),
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * head.width * dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        vitals=looking(time.perf_counter), patch=put_patch, harm=harm,
+        vitals=looking(time.perf_counter), patch=put_patch, harm=harm, drafts=drafts,
     )  # fmt: skip
     asker.step = step
     asker.compare_clocks()
@@ -248,10 +267,10 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             asker, text, context, settings, record, screen,
             interrupted=lambda: keyboard is not None and keyboard.interrupts > 0,
         )  # fmt: skip
-        if before:
+        if before and not questions:
             talk.restore(before.questions)
         ended, done = answered(
-            talk, settings, questions, keyboard, screen, before.questions if before else ()
+            talk, settings, questions, at_once, keyboard, screen, before.questions if before else ()
         )
     silent = [node for node in range(1, link.size) if asker.crew.state(node) in (State.SILENT, State.GONE)]
     peaks = part(link, silent, PARTING_S, time.monotonic)
@@ -283,20 +302,27 @@ def all_part(link: Link) -> bool:
 
 
 def resumed_at(before: "Run") -> str:
-    asked, answered = len(before.questions), sum(question.answered for question in before.questions)
-    under_way = f", the next after {len(before.questions[-1].tokens)} tokens" if asked > answered else ""
+    answered = sum(question.answered for question in before.questions)
+    tokens = [len(question.tokens) for question in before.questions if not question.answered]
+    under_way = (
+        f", {'the next' if len(tokens) == 1 else 'others'} after {', '.join(map(str, tokens))} tokens"
+        if tokens
+        else ""
+    )
     return f"{before.path} is resumed: {answered} answered{under_way}"
 
 
 def answered(
-    talk: "Conversation", settings: Settings, questions: Sequence[prompts.Asked], keyboard: Keyboard | None,
-    screen: "Shows", before: Sequence["Question"],
+    talk: "Conversation", settings: Settings, questions: Sequence[prompts.Asked], at_once: int,
+    keyboard: Keyboard | None, screen: "Shows", before: Sequence["Question"],
 ) -> tuple[str, bool]:  # fmt: skip
     """Answer what is asked, what was begun `before` first. -> what went wrong, if anything, and whether all is done."""
     under_way = before[-1] if before and not before[-1].answered else None
     try:
         if questions:
-            failed = prompts.ask_all(talk, questions, screen.answer, before)
+            from .crowd import Crowd
+
+            failed = Crowd(talk, at_once, screen.answer, before).ask_all(questions)
             return f"{failed} of {len(questions)} prompts could not be answered" if failed else "", True
         if under_way:
             talk.answer(under_way.prompt, under_way.ids, under_way.tokens)

@@ -18,7 +18,7 @@ import numpy as np
 from h5py import h5s, h5t
 
 from .crew import Block, Hop, Sign
-from .enduser import Token
+from .flight import Token
 from .link import Unservable
 from .news import Change
 from .schema import FIELDS, LIBVER, SCHEMA
@@ -91,6 +91,7 @@ class Record:
         self.datasets = {name: self.file[name] for name in FIELDS}
         self.dtypes = {name: dataset.dtype for name, dataset in self.datasets.items()}
         self.writes = self.file.swmr_mode = True
+        self.layers = 0  # run for the last token
         self.offset(now, 0, 0.0, 0.0)  # a start's first row
 
     # -- what enduser.Hears asks for
@@ -127,9 +128,10 @@ class Record:
         said = {"sequence": sequence, "prompt": prompt, "kept": kept, "ids": list(ids)}
         self.event(at_s, step, -1, "asked", text=json.dumps(said))
 
-    def answered(self, at_s: float, step: int, ended: str, text: str) -> None:
-        """`step` is the one after the answer's last."""
-        self.event(at_s, step, -1, "answered", text=json.dumps({"ended": ended, "text": text}))
+    def answered(self, at_s: float, step: int, sequence: int, ended: str, text: str) -> None:
+        """`step` is one after the answer's last."""
+        said = {"sequence": sequence, "ended": ended, "text": text}
+        self.event(at_s, step, -1, "answered", text=json.dumps(said))
 
     def refused(self, at_s: float, step: int, number: int, why: str) -> None:
         """The line of that number of --prompts cannot be asked."""
@@ -159,13 +161,14 @@ class Record:
             for piece in token.pieces
             for run in piece.runs
         ]  # fmt: skip
-        layers = sum(len(run.block) for run in token.pieces[-1].runs if not run.patch)
+        if token.pieces:
+            self.layers = sum(len(run.block) for run in token.pieces[-1].runs if not run.patch)
         self.add("hops", *hops)
         self.add(
             "tokens",
             (
                 token.step, token.sequence, token.position, token.id, token.at_s - self.begun_at, token.total_s,
-                token.head_s, layers, len(hops),
+                token.head_s, self.layers, len(hops),
             ),
         )  # fmt: skip
 

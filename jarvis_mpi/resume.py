@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .link import Unservable
 from .load import Run, Unreadable, mend
 from .prompts import Asked
-from .schema import SCHEMA
 from .settings import Settings, parse
+
+GOES_ON = 5  # the first schema of which a run can be gone on with
 
 
 def read(path: Path) -> Run:
@@ -18,9 +21,9 @@ def read(path: Path) -> Run:
         run = mend(path)
     except Unreadable as error:
         raise Unservable(f"--resume: {error}") from None
-    if run.schema < SCHEMA:
+    if run.schema < GOES_ON:
         raise Unservable(
-            f"--resume {path} is a record of schema {run.schema}: only those of schema {SCHEMA} can be gone on with"
+            f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later can be gone on with"
         )
     return run
 
@@ -46,9 +49,10 @@ def check(run: Run, fingerprint: str) -> None:
 
 def unlike(run: Run) -> str:
     """Why the text may not be what it would have been without the interruption, as one sentence; else ''."""
-    if not run.questions or run.questions[-1].answered:
+    going_on = [question.sequence for question in run.questions if not question.answered]
+    if not going_on:
         return ""
-    sequence = run.tokens[run.tokens["sequence"] == run.questions[-1].sequence]
+    sequence = run.tokens[np.isin(run.tokens["sequence"], going_on)]
     if (len(sequence) and sequence["layers"].min() < sequence["layers"].max()) or skipped_now(run):
         return "layers were skipped before the interruption: the text goes on with all that are here now"
     return ""

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-SCHEMA = 5
+SCHEMA = 6
 LIBVER = ("v110", "v110")  # of HDF5: the first that can be read while it grows; Debian's tools read it
 
 EVENTS = {
     "asked": "a question; `step` is its first token's. Text: {sequence, prompt, kept, ids}: of its `ids` `kept` were there before",
-    "answered": "its end; `step` is the one after its last. Text: {ended, text}",
+    "answered": "its end; `step` comes after its last. Text: {sequence, ended, text}",
     "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
     "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see crew.Sign",
     "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]; a fourth number, 1: their patch",
@@ -38,20 +38,20 @@ ABOUT = {
 
 FIELDS = {
     "tokens": (
-        Field("step", "u4", "", "counts the run's tokens from 0"),
-        Field("sequence", "u4", "", "which conversation, from 0; the draws depend on it"),
+        Field("step", "u4", "", "counts what left the end user, from 0; a draft that was right has the step of the token before it"),
+        Field("sequence", "u4", "", "which conversation, from 0; several may be in flight; the draws depend on it"),
         Field("position", "u4", "", "in the sequence, prompt included, from 0"),
         Field("token", "u4", "", "its id"),
         Field("at_s", "f8", "s", "when it was chosen, since the run's beginning"),
-        Field("total_s", "f8", "s", "from the token before it to this one; the first: from its question"),
+        Field("total_s", "f8", "s", "from its answer's token before it to this one; the first: from its question"),
         Field("head_s", "f8", "s", "of that, the end user's embedding, output layer and choice"),
         Field("layers", "u2", "", "run on the position before: fewer than the model's where some were skipped"),
-        Field("hops", "u4", "", "how many rows of `hops` are its own"),
+        Field("hops", "u4", "", "how many rows of `hops` are its own; 0: it came as a draft with the token before it"),
     ),
     "hops": (
         Field("step", "u4", "", "the token's"),
         Field("start", "u4", "", "position of the first row run"),
-        Field("rows", "u4", "", "positions run: 1, a piece of the prompt, or what a copy or a returned node lacked"),
+        Field("rows", "u4", "", "positions run: 1 and its drafts, a piece of the prompt, or what a copy or a returned node lacked"),
         Field("node", "u2", "", "rank at launch; 0 is the end user"),
         Field("first_layer", "u2", "", "of the block, from 0"),
         Field("layers", "u2", "", "of the block"),

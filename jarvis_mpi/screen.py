@@ -5,6 +5,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from .conversation import Answer
 from .crew import Block, Crew, Hop, Sign, State, layers
-from .enduser import Token
+from .flight import Token
 from .news import Change, Hears
 from .tally import Tally
 from .terminal import launchers_stream
@@ -44,11 +45,17 @@ class Tells:
 
     hosts: Mapping[int, str]
 
+    def __init__(self) -> None:
+        self.told: dict[Block, Change] = {}  # the last of each
+
     def tell(self, line: str) -> None:
         raise NotImplementedError
 
     def change(self, at_s: float, change: Change) -> None:
-        self.tell(str(change))
+        """What is told of one answer is not told again of the others in flight."""
+        if self.told.get(change.block) != (news := replace(change, step=0)):
+            self.told[change.block] = news
+            self.tell(str(change))
 
     def words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
@@ -67,6 +74,7 @@ class Screen(Tells):
     """`asks`: lines are typed, one after the other; `answers`: what comes is shown as text."""
 
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
+        super().__init__()
         self.answer, errors = launchers_stream(1), launchers_stream(2)
         terminal = (
             errors if errors.isatty() else sys.stderr

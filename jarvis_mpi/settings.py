@@ -78,6 +78,20 @@ class Settings:
         256, "positions of a prompt sent at a time, at the most: while one node works, the next does too"
     )
 
+    streams: int = knob(
+        0,
+        "answers to --prompts that are in flight at a time, each with its caches; 0: as many as there are workers",
+    )
+    draft: str = knob(
+        "",
+        "guess the tokens to come and check them in one way round: text (what followed the same words before), or a small"
+        " model with the same tokenizer, at the end user",
+        metavar="text|MODEL",
+    )
+    draft_tokens: int = knob(
+        8, "guesses that travel behind a token, at the most; fewer where they are seldom right"
+    )
+
     max_new_tokens: int = knob(200, "the answer ends here at the latest")
     ignore_eos: bool = knob(False, "go on past the model's end-of-sequence token (for measurements)")
     temperature: float = knob(0.0, "0 takes the likeliest token; higher draws more freely")
@@ -123,6 +137,8 @@ class Settings:
         limits = {
             "threads": (0, None),
             "prefill_rows": (1, None),
+            "streams": (0, None),
+            "draft_tokens": (1, 32),
             "max_new_tokens": (1, None),
             "temperature": (0.0, None),
             "top_k": (0, None),

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from .crew import END_USER, Crew, layers
-from .enduser import Token
+from .flight import Token
 
 
 class Tally:
@@ -12,14 +12,14 @@ class Tally:
 
     def __init__(self) -> None:
         self.first_s, self.prompt, self.count = 0.0, 0, 0
-        self.last = (0, 0)  # sequence and position of the last token
-        self.later, self.later_s = 0, 0.0
+        self.last: dict[int, int] = {}  # sequence -> position of its last token
+        self.later, self.later_s, self.last_at_s = 0, 0.0, 0.0
         self.compute_s: defaultdict[int, float] = defaultdict(float)  # node -> of the tokens that count
         self.wait_s: defaultdict[int, float] = defaultdict(float)
 
     def add(self, token: Token) -> None:
-        follows = (token.sequence, token.position - 1) == self.last and self.count > 0
-        self.last = token.sequence, token.position
+        follows = self.last.get(token.sequence) == token.position - 1
+        self.last[token.sequence] = token.position
         if not self.count:
             self.first_s, self.prompt = token.total_s, token.position
         if follows and not self.later:  # until now the first token stood for all
@@ -27,7 +27,9 @@ class Tally:
             self.wait_s.clear()
         self.count += 1
         self.later += follows
-        self.later_s += token.total_s * follows
+        # Answers that are in flight together share the time.
+        self.later_s += follows * min(token.total_s, token.at_s - self.last_at_s)
+        self.last_at_s = token.at_s
         if follows or self.count == 1:
             for run in (run for piece in token.pieces for run in piece.runs):
                 self.compute_s[run.node] += run.compute_s

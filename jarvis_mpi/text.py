@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,10 @@ class Text:
             ) from None
         self.end_ids = frozenset(end_ids(folder)) | {self.tokenizer.eos_token_id} - {None}
         self.asked: list[str] = []  # the questions of the conversation
-        self.begin_answer()
 
     def begin_anew(self) -> None:
         """Another conversation."""
         self.asked = []
-
-    def begin_answer(self) -> None:
-        """What comes next is another answer's first token."""
-        self.stream = DecodeStream(skip_special_tokens=True)
 
     def ids_of(self, prompt: str) -> list[int]:
         """The prompt as one turn of a chat; without a chat template, as text to be completed."""
@@ -62,9 +57,10 @@ class Text:
         words: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return words
 
-    def piece(self, token: int) -> str:
-        """What one more token adds; '' while a character of several bytes is not whole."""
-        return self.stream.step(self.tokenizer.backend_tokenizer, token) or ""
+    def pieces(self) -> Callable[[int], str]:
+        """Of one answer: what one more token adds; '' while a character of several bytes is not whole."""
+        stream = DecodeStream(skip_special_tokens=True)
+        return lambda token: stream.step(self.tokenizer.backend_tokenizer, token) or ""
 
 
 def user(prompt: str) -> dict[str, str]:

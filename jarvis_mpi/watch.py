@@ -169,8 +169,12 @@ class Watch:
             for step in self.under_way.values():
                 step.moved_at = min(now, step.moved_at + away_s)
         self.looked_at = now
-        signs = [Notice(node, sign) for node in self.seen if (sign := self.sign_of(node, crew.state(node), now))]
-        return signs or [notice for sequence in self.under_way for notice in self.missing(sequence, crew, now)]
+        signs = [
+            Notice(node, sign) for node in self.seen if (sign := self.sign_of(node, crew.state(node), now))
+        ]
+        return signs or [
+            notice for sequence in self.under_way for notice in self.missing(sequence, crew, now)
+        ]
 
     def sign_of(self, node: int, state: State, now: float) -> Sign | None:
         seen, quiet_s = self.seen[node], now - self.seen[node].alive_at

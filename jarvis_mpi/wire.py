@@ -101,7 +101,9 @@ class Message:
     step: int = 0  # a new one for every departure but those that leave again
     start: int = 0  # position of the first row in its sequence
     rows: int = 0  # positions; the body's length tells the rest
-    first: int = 0  # position of the step's first row: what was run from there on in older steps does not count
+    first: int = (
+        0  # position of the step's first row: what was run from there on in older steps does not count
+    )
     drafted: int = 0  # of its last rows: tokens that are only guessed
     branch: int = 0  # how often some of the text was taken back
     ahead: tuple[Hop, ...] = ()
@@ -148,6 +150,7 @@ class Message:
         if len(data) < lacks_end:
             raise ValueError(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
         view = memoryview(data)
+        sequence, epoch, step, start, count, first, drafted, branch = numbers
         hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
         ahead = tuple(
             Hop(node, block(a, n), since, bool(patch))
@@ -162,7 +165,9 @@ class Message:
             )
         )
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
-        return cls(Kind(kind), *numbers, ahead, ran, lacks, view[lacks_end:])
+        return cls(
+            Kind(kind), sequence, epoch, step, start, count, first, drafted, branch, ahead, ran, lacks, view[lacks_end:]
+        )  # fmt: skip
 
 
 def mask(layers: Iterable[int]) -> int:

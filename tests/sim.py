@@ -104,6 +104,9 @@ class SimDrafts:
     def seen(self, sequence, drafted, right, seconds):
         pass
 
+    def ahead(self):
+        return False
+
     def over(self, sequence):
         pass
 
@@ -399,7 +402,9 @@ class Told:
     routes: list = field(default_factory=list)
     changes: list = field(default_factory=list)
     log: list = field(default_factory=list)
-    begun: dict = field(default_factory=dict)  # sequence -> layers that it began without, and those that were patched
+    begun: dict = field(
+        default_factory=dict
+    )  # sequence -> layers that it began without, and those that were patched
 
     def sign(self, at_s, step, node, sign):
         self.signs.append((at_s, step, node, sign))
@@ -550,7 +555,9 @@ def turns(story: Story) -> list[Turn]:
     if story.streams:
         count = dice.randint(1, 2 * story.streams)
         lengths = [dice.randint(1, 1 + 2 * story.tokens // count) for _ in range(count)]
-        return [Turn(tuple(PROMPT[number % 6 :]) + (number,), length, anew=True) for number, length in enumerate(lengths)]
+        return [
+            Turn((*PROMPT[number % 6 :], number), length, anew=True) for number, length in enumerate(lengths)
+        ]
     first = dice.randint(1, story.tokens)
     turn = Turn(tuple(PROMPT), first, broken_off=dice.random() < 0.5)
     if first == story.tokens:
@@ -616,12 +623,18 @@ def check(outcome: Outcome) -> None:
     if must_be_exact(outcome) and (said_at < LIMIT_S or outcome.ended != "text"):
         raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, told.changes))}")
     taken_back = story.guessed and not story.streams  # a turn broken off between tokens that came together
-    if story.journal_bytes > 10**5 and not taken_back and any(
-        began > 1 for stage in outcome.stages.values() for began in stage.began.values()
+    if (
+        story.journal_bytes > 10**5
+        and not taken_back
+        and any(began > 1 for stage in outcome.stages.values() for began in stage.began.values())
     ):
         raise Wrong("rule 3: a stage began anew")
-    settled = not (story.faults or story.late or story.lost) and story.tokens >= 8  # all has been told of what is over
-    for token in whole_tokens(outcome)[-1:] if outcome.ended == "text" and settled and not story.streams else ():
+    settled = (
+        not (story.faults or story.late or story.lost) and story.tokens >= 8
+    )  # all has been told of what is over
+    for token in (
+        whole_tokens(outcome)[-1:] if outcome.ended == "text" and settled and not story.streams else ()
+    ):
         for run in (run for run in token.pieces[-1].runs if not run.patch):
             if outcome.stages[run.node, run.block].caches.keys() - {token.sequence}:
                 raise Wrong(f"node {run.node} keeps more than sequence {token.sequence}")
@@ -682,11 +695,15 @@ def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
         epoch = token.pieces[-1].epoch
         if left_again and epoch != left_again[-1]:
             raise Wrong(f"rule 5: step {token.step} took a message of epoch {epoch}, not {left_again[-1]}")
-    if [token.position for token in mine] != [at for at in range(len(whole)) if at in {t.position for t in mine}]:
+    if [token.position for token in mine] != [
+        at for at in range(len(whole)) if at in {t.position for t in mine}
+    ]:
         raise Wrong(f"sequence {sequence} has positions {[token.position for token in mine]}")
     differs = next((token.step for token in mine if token.id != whole[token.position]), LIMIT_S)
     if differs < said_at:
-        raise Wrong(f"rule 2: sequence {sequence} differs from step {differs} on, and nothing was said before")
+        raise Wrong(
+            f"rule 2: sequence {sequence} differs from step {differs} on, and nothing was said before"
+        )
 
 
 def quiet(story: Story) -> bool:

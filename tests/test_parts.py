@@ -131,7 +131,7 @@ def test_characters_of_several_bytes_and_spaces_stream_whole(bytes_folder):
     text = Text(bytes_folder)
     said = "  Grüße, 世界! 👩‍🚀\n\tdone "
     ids = text.ids_of(said)
-    pieces = [text.piece(token) for token in ids]
+    pieces = [*map(text.pieces(), ids)]
     assert "".join(pieces) == said
     assert "" in pieces
     assert not any("\ufffd" in piece for piece in pieces)
@@ -140,7 +140,7 @@ def test_characters_of_several_bytes_and_spaces_stream_whole(bytes_folder):
 def test_half_a_character_and_the_end_token_do_not_show(bytes_folder):
     text = Text(bytes_folder)
     ids = text.ids_of("ok 👩")[:-1]
-    assert "".join(map(text.piece, [*ids, 0])) == "ok "
+    assert "".join(map(text.pieces(), [*ids, 0])) == "ok "
 
 
 def test_end_tokens_come_from_every_place_that_names_them(bytes_folder, tmp_path):
@@ -220,7 +220,7 @@ WRITER = """
 import itertools, os, sys
 from pathlib import Path
 from jarvis_mpi.record import Record
-from jarvis_mpi.enduser import Token
+from jarvis_mpi.flight import Token
 from jarvis_mpi.wire import Kind, Message, Run
 from jarvis_mpi.process import named
 record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)

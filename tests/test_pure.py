@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jarvis_mpi import blocks, settings
 from jarvis_mpi.crew import END_USER, Crew, Hop, Policy
-from jarvis_mpi.enduser import pieces
+from jarvis_mpi.flight import pieces
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.wire import Kind, Message, Run, Vitals, note, read_note
@@ -28,6 +28,8 @@ PURE = [
     "news",
     "watch",
     "enduser",
+    "flight",
+    "draft",
     "upkeep",
     "worker",
     "beats",
@@ -126,10 +128,11 @@ def test_a_prompt_is_cut_into_pieces_of_about_one_size(rows, most, workers):
 
 blocks_ = st.builds(lambda a, n: range(a, a + n), st.integers(0, 999), st.integers(1, 99))
 numbers = st.integers(0, 2**32 - 1)
+shorts = st.integers(0, 2**16 - 1)
 seconds = st.floats(0, 1e6, width=32)
 messages = st.builds(
     Message,
-    st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers,
+    st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers, numbers, shorts, shorts,
     st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers, st.booleans()), max_size=20).map(tuple),
     st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.booleans(), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
     st.integers(0, 2**200), st.binary(max_size=300),

@@ -111,7 +111,7 @@ def test_a_run_is_followed_from_its_first_row_to_its_mark(small, tmp_path):
 
 def test_moments_of_two_nodes_are_put_on_one_clock(tmp_path):
     """Node 1's clock is ahead by 500 s and gains 0.1 ms a second; the trips tell that to 0.2 ms."""
-    from jarvis_mpi.enduser import Token
+    from jarvis_mpi.flight import Token
     from jarvis_mpi.record import Record
     from jarvis_mpi.wire import Kind, Message, Run
 
@@ -442,7 +442,7 @@ def test_a_summary_tells_what_is_in_a_record(killed_and_mended, capsys):
 
 
 def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path):
-    from jarvis_mpi.enduser import Token
+    from jarvis_mpi.flight import Token
     from jarvis_mpi.record import Record
     from jarvis_mpi.wire import Kind, Message, Run
 

@@ -1,0 +1,108 @@
+"""--prompts: many answers in flight, so that every stage has work while another works on the same text."""
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TextIO
+
+from .conversation import Answer, Answering, Conversation, refusal
+from .flight import Token
+from .link import Unservable
+from .prompts import Asked
+
+if TYPE_CHECKING:
+    from .load import Question
+
+
+class Crowd:
+    """The prompts that are asked, `at_once` of them at a time at the most; each is a sequence of its own.
+
+    A line of JSON for each, in order, as soon as those before it are answered. `failed`: how many could not be.
+    """
+
+    def __init__(self, talk: Conversation, at_once: int, out: TextIO, before: Sequence["Question"] = ()):
+        """`before`: what a run that is resumed had asked."""
+        self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
+        self.under_way: dict[int, tuple[Asked, Answering]] = {}  # sequence -> what is asked, and what comes
+        self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
+        self.printed = self.failed = 0
+        self.next_sequence = 0
+
+    def ask_all(self, questions: Sequence[Asked]) -> int:
+        """-> how many could not be answered. Raises Unservable if too few nodes are left, or `before` is something else."""
+        self.order, waiting = [asked.number for asked in questions], deque(questions)
+        ended = ""
+        try:
+            while waiting or self.under_way:
+                while waiting and len(self.under_way) < self.at_once:
+                    self.begin(waiting.popleft())
+                for token in self.talk.asker.tokens():
+                    if (
+                        token.sequence in self.under_way
+                    ):  # of one that has ended another may have come with its last
+                        self.take(token)
+                    while waiting and len(self.under_way) < self.at_once:
+                        self.begin(waiting.popleft())
+        except KeyboardInterrupt:
+            ended = "interrupted"
+            raise
+        except BaseException as error:
+            ended = str(error) or "broken off"
+            raise
+        finally:
+            for sequence in list(self.under_way):
+                self.end(sequence, ended)
+        return self.failed
+
+    def begin(self, asked: Asked) -> None:
+        talk, asker = self.talk, self.talk.asker
+        if why := asked.wrong or refusal(talk.text, (), asked.prompt, talk.context):
+            self.failed += 1
+            talk.record.refused(asker.clock(), asker.step, asked.number, why)
+            self.line(asked, error=why)
+            return
+        sequence, ids, before = self.next_sequence, talk.text.ids_of(asked.prompt), list[int]()
+        question = self.before.popleft() if self.before else None
+        if question:
+            if question.prompt != asked.prompt:
+                raise Unservable(
+                    f"line {asked.number} of --prompts is not what was asked before: {question.prompt!r}"
+                )
+            sequence, ids, before = question.sequence, question.ids, question.tokens
+        self.next_sequence = sequence + 1
+        coming = Answering(talk.text, talk.context, talk.settings, ids, before)
+        if question and question.answered:
+            self.line(asked, **asdict(Answer(question.text, len(before), question.ended)))
+            return
+        if not question:
+            talk.record.asked(asker.clock(), asker.step, sequence, asked.prompt, ids, 0)
+        self.under_way[sequence] = asked, coming
+        if coming.ended:
+            self.end(sequence, coming.ended)
+        else:
+            asker.take_off(sequence, [*ids, *before], coming.most - coming.count, coming.end_ids)
+
+    def take(self, token: Token) -> None:
+        self.talk.record.write(token)
+        _, coming = self.under_way[token.sequence]
+        self.talk.screen.token(token, coming.add(token.id))
+        if coming.ended:
+            self.talk.asker.over(token.sequence)
+            self.end(token.sequence, coming.ended)
+
+    def end(self, sequence: int, ended: str) -> None:
+        """`ended`: how; one that is not in load.ANSWERED is what broke it off."""
+        asked, coming = self.under_way.pop(sequence)
+        answer, asker = coming.answer(ended), self.talk.asker
+        self.talk.record.answered(asker.clock(), asker.step, sequence, ended, answer.text)
+        self.talk.screen.answered(asked.prompt, answer, coming.stops.held)
+        broken = not coming.ended and ended != "interrupted"
+        self.line(asked, **({"error": ended} if broken else asdict(answer)))
+
+    def line(self, asked: Asked, **what: Any) -> None:
+        self.lines[asked.number] = {"line": asked.number, "prompt": asked.prompt, **what}
+        while self.printed < len(self.order) and self.order[self.printed] in self.lines:
+            line = self.lines.pop(self.order[self.printed])
+            print(json.dumps(line, ensure_ascii=False), file=self.out, flush=True)
+            self.printed += 1
