@@ -12,18 +12,33 @@ from jarvis_mpi import fetch, models
 
 SMOLLM2 = "smollm2-135m-instruct"
 GEMMA_2B = "gemma-2b-shape"
+SMOLLM2_18 = "smollm2-18-layers"  # its first ones: what Gemma 2B has, so that eight workers have two each
 
 
 def locate(name: str) -> Path:
-    """The folder of SMOLLM2 or GEMMA_2B; the latter is made on the spot, 5 GB in bfloat16."""
-    if name != GEMMA_2B:
+    """The folder of a model; those of this file are made on the spot, GEMMA_2B with 5 GB in bfloat16."""
+    if name not in (GEMMA_2B, SMOLLM2_18):
         return models.locate(name, print)
-    folder = fetch.cache_folder() / GEMMA_2B
+    folder = fetch.cache_folder() / name
+    if name == SMOLLM2_18:
+        first_layers(models.locate(SMOLLM2, print), folder, 18)
+        return folder
     if not (folder / "config.json").exists():
         print(f"making random weights in the shape of Gemma 2B in {folder} (5 GB)")
         folder.mkdir(parents=True, exist_ok=True)
         make_gemma_2b(folder)
     return folder
+
+
+def first_layers(model: Path, folder: Path, count: int) -> None:
+    """The same files, said to hold so many layers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in model.iterdir():
+        (folder / path.name).unlink(missing_ok=True)
+        (folder / path.name).symlink_to(path)
+    config = json.loads((model / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": count}))
 
 
 def make_gemma_2b(folder: Path) -> None:

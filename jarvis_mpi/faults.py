@@ -20,6 +20,7 @@ from typing import Any
 
 from .journal import Runs
 from .link import Unservable
+from .watch import Pace
 from .wire import Message
 from .worker import Worker
 
@@ -70,6 +71,22 @@ class Slowed:
         begun = time.perf_counter()
         rows = self.stage.run(body, start, sequence)
         time.sleep((self.times - 1) * (time.perf_counter() - begun))
+        return rows
+
+
+class Paced:
+    """A stage of a slower machine: a layer takes `pace.one_s` for one row, and `pace.row_s` for each further one."""
+
+    def __init__(self, stage: Runs, layers: int, row_bytes: int, pace: Pace):
+        self.stage, self.crop, self.forget = stage, stage.crop, stage.forget
+        self.layers, self.row_bytes, self.pace = layers, row_bytes, pace
+
+    def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes:
+        end_s = time.perf_counter() + self.layers * (
+            self.pace.one_s + (len(body) // self.row_bytes - 1) * self.pace.row_s
+        )
+        rows = self.stage.run(body, start, sequence)
+        time.sleep(max(0.0, end_s - time.perf_counter()))
         return rows
 
 

@@ -103,6 +103,10 @@ class Settings:
     )
     seed: int = knob(0, "of the draws: the same seed gives the same text on any number of nodes")
 
+    pace_s: float = knob(
+        0.0,
+        "rehearse slow workers: each layer takes so long for a token, and a prompt in proportion; 0: as it is",
+    )
     fault: str = knob(
         "",
         'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
@@ -138,6 +142,7 @@ class Settings:
             "threads": (0, None),
             "prefill_rows": (1, None),
             "streams": (0, None),
+            "pace_s": (0.0, DAY_S),
             "draft_tokens": (1, 32),
             "max_new_tokens": (1, None),
             "temperature": (0.0, None),

@@ -1,0 +1,126 @@
+"""python benchmarks/streams.py [--streams 1 2 4 8 16] [--ranks 9] [--stage-s 0.04] [--weights auto] ...: answers in flight.
+
+Prompts over a chain whose workers are paced: each stage takes so long for a token, as a slow machine's would. Tokens/s of all
+answers together while all of them are in flight, against one; and how long a newcomer waits for its first token. JSON in the last line.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+import shapes
+from chain import command
+
+from jarvis_mpi.load import Run, load
+
+WORDS = [
+    "river",
+    "cloud",
+    "radio",
+    "stone",
+    "garden",
+    "winter",
+    "market",
+    "engine",
+    "letter",
+    "forest",
+    "copper",
+    "island",
+    "bridge",
+    "harvest",
+    "mirror",
+]
+
+
+def run(streams: int, asked: argparse.Namespace) -> Run:
+    with tempfile.TemporaryDirectory() as scratch:
+        prompts, log = Path(scratch) / "prompts.txt", Path(scratch) / "run.h5"
+        count = 2 * streams if streams > 1 else 2
+        lines = [
+            f"Write about a {WORDS[n % len(WORDS)]} and a {WORDS[(3 * n + 1) % len(WORDS)]}."
+            for n in range(count)
+        ]
+        prompts.write_text("\n".join(lines))
+        words = [
+            "--model",
+            str(shapes.locate(asked.model)),
+            "--dtype",
+            asked.dtype,
+            "--weights",
+            asked.weights,
+        ]
+        words += [
+            "--threads",
+            "1",
+            "--prompts",
+            str(prompts),
+            "--streams",
+            str(streams),
+            "--split",
+            asked.split,
+        ]
+        words += [
+            "--max-new-tokens",
+            str(asked.tokens),
+            "--ignore-eos",
+            "--pace-s",
+            str(asked.stage_s / asked.layers),
+        ]
+        done = subprocess.run(
+            command(asked.ranks, log, *words), capture_output=True, timeout=580, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return load(log)
+
+
+def figures(record: Run) -> dict:
+    """While as many are in flight as may be: from the last first token of the first ones to the first end of all."""
+    at = record.tokens["at_s"]
+    firsts = [at[record.tokens["sequence"] == question.sequence] for question in record.questions]
+    streams = max(1, len(firsts) // 2)
+    begin, end = max(each[0] for each in firsts[:streams]), min(each[-1] for each in firsts[:streams])
+    inside = (at > begin) & (at <= end)
+    waits = [
+        float(record.tokens["total_s"][record.tokens["sequence"] == question.sequence][0])
+        for question in record.questions
+    ]
+    return {
+        "tokens_s": float(inside.sum() / (end - begin)),
+        "first_s": statistics.median(waits[:streams]),
+        "newcomer_s": statistics.median(waits[streams:]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--ranks", type=int, default=9)
+    parser.add_argument("--model", default=shapes.SMOLLM2_18)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--split", default="even", help="layers of each worker")
+    parser.add_argument("--layers", type=int, default=2, help="of the largest stage, which takes --stage-s")
+    parser.add_argument("--stage-s", type=float, default=0.04)
+    parser.add_argument("--tokens", type=int, default=40)
+    asked = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    results = {}
+    print(f"{'streams':>8} {'tokens/s':>9} {'times one':>9} {'first s':>8} {'newcomer s':>10}")
+    for streams in asked.streams:
+        results[streams] = one = figures(run(streams, asked))
+        times = one["tokens_s"] / results[asked.streams[0]]["tokens_s"]
+        print(
+            f"{streams:8} {one['tokens_s']:9.2f} {times:9.2f} {one['first_s']:8.2f} {one['newcomer_s']:10.2f}",
+            flush=True,
+        )
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
