@@ -108,10 +108,11 @@ class Run:
         more: tuple[str, ...] = (),
         limit_s: int = 180,
         launcher: Sequence[str] = LAUNCHER,
+        asked: Sequence[str] = ("--prompt", PROMPT),
     ):
         words = ["timeout", "-k", "5", f"{limit_s}"]
         words += [*launcher, "-n", f"{WORKERS + 1}"]
-        words += [sys.executable, "benchmarks/signalled.py", "--prompt", PROMPT, "--dtype", "float32"]
+        words += [sys.executable, "benchmarks/signalled.py", *asked, "--dtype", "float32"]
         words += [
             "--max-new-tokens",
             str(tokens),

@@ -10,7 +10,7 @@ from typing import Protocol
 
 Clock = Callable[[], float]
 
-LONGEST, SHORTEST = 4, 2  # tokens that must have stood there before
+LONGEST, SHORTEST = 4, 1  # tokens that must have stood there before
 FORGET = 0.95  # what was seen counts so much less with every step
 PRIOR_RIGHT, PRIOR_TRIED = 1.0, 2.0  # guesses, before any was seen: about half are right
 RECOVER = 0.02  # of what is known goes when nothing was tried: the text may have changed

@@ -27,6 +27,7 @@ def test_what_followed_the_same_tokens_is_guessed():
     assert lookup.guess(0, text, 3) == [4, 5, 9]
     assert lookup.kind(0, [*text, 4]) == 3
     assert lookup.kind(0, [7, 8, 9]) is None
+    assert lookup.guess(0, [7, 8, 9, 7], 2) == [8, 9]
     assert lookup.guess(0, [6, 6, 6], 4) == [6, 6, 6, 6]
 
 
