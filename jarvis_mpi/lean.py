@@ -1,8 +1,8 @@
-"""One token through a block's layers and nothing else.
+"""A token, or a few, through a block's layers and nothing else.
 
 For a single row the family's forward makes, besides calling its layers, a mask in which nothing is
 masked, a row of the rotary tables, and a final norm that a stage throws away. Here the arguments of
-each layer are taken from one dry run of that forward over a page of positions, and a step uses its row.
+each layer are taken from one dry run of that forward over a page of positions, and a step uses its rows.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 PAGE_ROWS = 64  # positions for which rotary tables are made at a time
+FEW_ROWS = 33  # a token and its drafts
 # Rotary tables that depend on the position alone.
 FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional"}
 
@@ -40,25 +41,37 @@ class LeanStep:
             for name, value in arguments.items()
         )
 
-    def run(self, h: Tensor, start: int, cache) -> Tensor:  # [1, 1, D] -> [1, 1, D]
-        if not self.page_start <= start < self.page_start + self.page_rows:
-            self.turn_page(start - start % self.page_rows)
+    def can_run(self, rows: int) -> bool:
+        return self.possible and rows <= min(FEW_ROWS, self.page_rows)
+
+    def run(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]
+        count = h.shape[1]
+        if not self.page_start <= start <= self.page_start + self.page_rows - count:
+            self.turn_page(start - start % self.page_rows if count == 1 else start)
         row = start - self.page_start
-        for layer, arguments in zip(self.layers, self.rows(row), strict=True):
+        masks: dict[int, Tensor | None] = {}  # window -> its mask
+        for index, (layer, arguments) in enumerate(
+            zip(self.layers, self.rows(row, row + count), strict=True)
+        ):
+            if count > 1:
+                window = getattr(cache.layers[index], "sliding_window", 0)
+                if window not in masks:
+                    masks[window] = mask(start, count, window, h.dtype)
+                arguments["attention_mask"] = masks[window]
             output = layer.forward(h, **arguments, past_key_values=cache)  # forward: past the two hooks
             h = output[0] if isinstance(output, tuple) else output
         return h
 
-    def rows(self, row: int) -> list[dict[str, Any]]:
-        """Each layer's arguments for one row of the page; layers that share a table share its row."""
+    def rows(self, first: int, end: int) -> list[dict[str, Any]]:
+        """Each layer's arguments for rows of the page; layers that share a table share its rows."""
         cut: dict[int, Any] = {}
 
         def of(value):
             if id(value) not in cut:
                 cut[id(value)] = (
-                    tuple(table[:, row : row + 1] for table in value)
+                    tuple(table[:, first:end] for table in value)
                     if isinstance(value, tuple)
-                    else value[:, row : row + 1]
+                    else value[:, first:end]
                 )
             return cut[id(value)]
 
@@ -92,6 +105,15 @@ class LeanStep:
             if "use_cache" in arguments:
                 arguments["use_cache"] = True
             self.page.append(arguments)
+
+
+def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
+    """[1, 1, S, kept + S], to be added to the scores: each new row sees those before it, and no more than its window."""
+    kept = min(start, window - 1) if window else start
+    seen = torch.ones(count, kept + count, dtype=torch.bool).tril(kept)
+    if window:
+        seen = seen.triu(kept - window + 1)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
 
 
 class Noting(nn.Module):

@@ -124,7 +124,7 @@ class Stage:
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
         h = from_bytes(body, self.width, self.dtype)
-        if h.shape[1] == 1 and self.lean.possible:
+        if self.lean.can_run(h.shape[1]):
             return to_bytes(self.lean.run(h, start, cache))
         self.h = h
         self.model(

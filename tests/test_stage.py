@@ -114,12 +114,14 @@ def test_dropping_any_layer_changes_the_text(folder, whole):
 def test_every_family_takes_the_lean_step_and_agrees_with_its_own_forward(folder):
     stage = Stage(folder, range(1, 5), torch.float32)
     assert stage.lean.possible
-    steps = [to_bytes(torch.randn(1, 1, stage.width)) for _ in range(2 * tiny.WINDOW)]
-    lean = [stage.run(step, start) for start, step in enumerate(steps)]
+    counts = [1] * 2 * tiny.WINDOW + [3, 5, 1, tiny.WINDOW + 2, 2]
+    starts = [sum(counts[:step]) for step in range(len(counts))]
+    steps = [to_bytes(torch.randn(1, count, stage.width)) for count in counts]
+    lean = [stage.run(step, start) for start, step in zip(starts, steps, strict=True)]
     stage.lean.possible = False
-    for start, step in enumerate(steps):
+    for got_bytes, start, step in zip(lean, starts, steps, strict=True):
         got, expected = (
-            torch.frombuffer(bytearray(b), dtype=torch.float32) for b in (lean[start], stage.run(step, start))
+            torch.frombuffer(bytearray(b), dtype=torch.float32) for b in (got_bytes, stage.run(step, start))
         )
         assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
