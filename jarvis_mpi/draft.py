@@ -14,6 +14,7 @@ LONGEST, SHORTEST = 4, 1  # tokens that must have stood there before
 FORGET = 0.95  # what was seen counts so much less with every step
 PRIOR_RIGHT, PRIOR_TRIED = 1.0, 2.0  # guesses, before any was seen: about half are right
 RECOVER = 0.02  # of what is known goes when nothing was tried: the text may have changed
+LATELY, TRIED_ENOUGH = 0.2, 3  # the weight of what was seen last; times
 SURPRISE = 4.0  # times the usual time: a fault's, not a step's
 
 
@@ -126,21 +127,32 @@ class Rate:
         self.tried += RECOVER * (PRIOR_TRIED - self.tried)
 
 
-class Line:
-    """Seconds of a step as a line over its drafts, by least squares of what was seen lately."""
+class Times:
+    """Seconds of a step with so many drafts: as it was lately; of a count that was hardly tried, by a line through the others.
+
+    A line alone would not do: where a message outgrows a packet, or what a connection sends without being answered, the time jumps.
+    """
 
     def __init__(self, slope_s: float):
         self.prior_s = slope_s
         self.sums = [0.0] * 5  # of 1, x, y, x x, x y
+        self.lately: dict[int, tuple[int, float]] = {}  # count -> how often it was tried, and its seconds
+
+    @property
+    def known(self) -> bool:
+        return self.sums[0] > 0
 
     def add(self, drafts: int, seconds: float) -> None:
         if self.sums[0] > 1 and seconds > SURPRISE * self.seconds(drafts):
             return
         new = (1.0, drafts, seconds, drafts * drafts, drafts * seconds)
         self.sums = [FORGET * old + more for old, more in zip(self.sums, new, strict=True)]
+        tried, before_s = self.lately.get(drafts, (0, 0.0))
+        weight = max(1 / (tried + 1), LATELY)
+        self.lately[drafts] = tried + 1, before_s + weight * (seconds - before_s)
 
     def fit(self) -> tuple[float, float]:
-        """-> a step without drafts, and each draft more."""
+        """-> a step without drafts, and each draft more, by least squares."""
         count, x, y, xx, xy = self.sums
         spread = xx - x * x / count
         # The slope that was told at first weighs as much as one draft tried.
@@ -148,6 +160,9 @@ class Line:
         return max((y - slope * x) / count, 1e-9), slope
 
     def seconds(self, drafts: int) -> float:
+        tried, seconds = self.lately.get(drafts, (0, 0.0))
+        if tried >= TRIED_ENOUGH:
+            return seconds
         step_s, draft_s = self.fit()
         return step_s + drafts * draft_s
 
@@ -161,12 +176,12 @@ class Guesses:
         self.rates: dict[Hashable, Rate] = {}
         self.under_way: dict[int, Hashable] = {}  # sequence -> the kind of its guesses
         self.begun: set[int] = set()  # sequences
-        self.line, self.guess_s = Line(row_s), 0.0
+        self.times, self.guess_s = Times(row_s), 0.0
         self.tried = self.right = 0  # for the summary
 
     def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         kind = self.source.kind(sequence, ids) if most > 0 else None
-        if kind is None or not self.line.sums[0]:
+        if kind is None or not self.times.known:
             return ()
         rate = self.rates.setdefault(kind, Rate())
         count = self.worthwhile(rate.share, min(most, self.most))
@@ -182,11 +197,10 @@ class Guesses:
 
     def worthwhile(self, share: float, most: int) -> int:
         """How many: the most tokens a second that are to be expected."""
-        step_s, draft_s = self.line.fit()
-        best, best_rate, tokens = 0, 1 / step_s, 1.0
+        best, best_rate, tokens = 0, 1 / self.times.seconds(0), 1.0
         for count in range(1, most + 1):
             tokens += share**count
-            rate = tokens / (step_s + count * (draft_s + self.guess_s))
+            rate = tokens / (self.times.seconds(count) + count * self.guess_s)
             if rate > best_rate:
                 best, best_rate = count, rate
         return best
@@ -199,7 +213,7 @@ class Guesses:
             self.rates[self.under_way.pop(sequence)].add(right, tried)
             self.tried, self.right = self.tried + drafted, self.right + right
         if not first:  # its prompt took more
-            self.line.add(drafted, seconds)
+            self.times.add(drafted, seconds)
 
     def ahead(self) -> bool:
         return self.source.ahead(self.most)

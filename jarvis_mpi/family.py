@@ -66,6 +66,14 @@ def dtype_of(config, wanted: str) -> torch.dtype:
     return getattr(torch, wanted)
 
 
+def cache_row_bytes(config, dtype: torch.dtype) -> int:
+    """What a layer keeps of a position, at the most: its key and its value."""
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * kept * width * dtype.itemsize
+
+
 def cut_config(folder: Path, block: Block):
     """The model's config with only the layers of `block`."""
     config = AutoConfig.from_pretrained(folder)

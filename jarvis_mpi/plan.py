@@ -8,7 +8,7 @@ from typing import Any
 
 from .blocks import Placement
 from .crew import END_USER, Block
-from .link import Link, Lost
+from .link import Link, Lost, Unservable
 from .roll import Clock, Hello, next_message
 from .watch import Pace
 from .wire import Kind, Message, note, read_note
@@ -40,6 +40,23 @@ def free_bytes(there: Mapping[int, Hello]) -> dict[int, float]:
     """What each node may use of its host's memory, shared with the host's other ranks."""
     ranks = Counter(hello.machine for hello in there.values())
     return {node: hello.free_bytes / ranks[hello.machine] for node, hello in there.items()}
+
+
+def answers_that_fit(
+    wanted: int, need_bytes: Mapping[int, float], room_bytes: Mapping[int, float]
+) -> tuple[int, int]:
+    """`need_bytes`: of one answer on each node. -> how many there is memory for, and the node that lets no more.
+
+    Raises Unservable where there is not enough for one.
+    """
+    fits = {node: int(room_bytes[node] // need) if need else wanted for node, need in need_bytes.items()}
+    node = min(fits, key=lambda each: fits[each])
+    if not fits[node]:
+        raise Unservable(
+            f"the caches of the longest answer take {need_bytes[node] / 1e6:.0f} MB on node {node}, which has"
+            f" {max(room_bytes[node], 0) / 1e6:.0f} MB left: say a smaller --max-new-tokens, or give it fewer layers (--split)"
+        )
+    return min(wanted, fits[node]), node
 
 
 def threads_for(there: Mapping[int, Hello], wanted: int) -> dict[int, int]:

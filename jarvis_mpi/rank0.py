@@ -23,7 +23,7 @@ from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .link import Link, Unservable
 from .parting import end_processes, part, release
-from .plan import free_bytes, hand_out, hand_settings, threads_for
+from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for
 from .roles import PARTING_S, copy_loader, journalled, say
 from .roll import Roll, hello
 from .settings import Settings
@@ -88,7 +88,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
     with without_compiler():
         from .conversation import Conversation, refusal
-        from .family import dtype_of, import_family, load_config, quiet
+        from .family import cache_row_bytes, dtype_of, import_family, load_config, quiet
         from .lines import Lines
         from .sample import Sampler
         from .screen import Screen
@@ -134,8 +134,26 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         raise Unservable(why)
     first_prompt = settings.prompt or max((asked.prompt for asked in questions), key=len, default="")
     at_once, prefill_rows = 1, settings.prefill_rows
+    layer_bytes = models.layer_bytes(folder, depth)
+    if settings.weights == "int8":
+        layer_bytes /= dtype_of(config, "auto").itemsize
     if questions:
-        at_once = min(len(questions), settings.streams or link.size - 1)
+        prompt_rows = max(
+            len(text.ids_of(asked.prompt)) if asked.prompt.strip() else 0 for asked in questions
+        )
+        rows = min(context, prompt_rows + settings.max_new_tokens)
+        # Buffers double when they grow; what a node sends is kept too.
+        kept = 2 * cache_row_bytes(config, dtype) + config.hidden_size * dtype.itemsize
+        held = {node: sum(map(len, placement[node])) for node in there}
+        at_once, scarce = answers_that_fit(
+            min(len(questions), settings.streams or link.size - 1),
+            {node: rows * layers * kept for node, layers in held.items()},
+            {node: free[node] - layers * layer_bytes for node, layers in held.items()},
+        )
+        if at_once < settings.streams and at_once < len(questions):
+            say(
+                f"node {scarce} has memory for {at_once} answers at a time: so many are in flight, not {settings.streams}"
+            )
     if at_once > 1:  # so that no answer waits long for another's prompt
         prefill_rows = min(prefill_rows, WORTHWHILE_ROWS)
     likely_rows = min(context, len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS)
@@ -172,9 +190,6 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     laps.lap("others_load_s")
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
-    layer_bytes = models.layer_bytes(folder, depth)
-    if settings.weights == "int8":
-        layer_bytes /= dtype_of(config, "auto").itemsize
     crew = Crew(
         placement,
         copies,

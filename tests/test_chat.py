@@ -135,6 +135,32 @@ def test_a_file_of_200_prompts_is_answered_in_order_but_for_the_bad_one(small, t
     assert alone.stdout.decode() == lines[199]["text"] + "\n"
 
 
+def test_answers_in_flight_with_drafts_are_those_of_one_at_a_time_whoever_dies(small, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"prompt {number % 5} {number}" for number in range(12)))
+
+    def answers(log, *more):
+        words = words_for(
+            small, tmp_path / log, "--prompts", str(file), "--max-new-tokens", "24", "--ignore-eos", *more
+        )
+        del words[2:4]
+        done = mpirun(4, *words)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    alone = answers("alone.h5", "--streams", "1")
+    many = answers("many.h5", "--streams", "5", "--draft", "text", "--fault", "kill 2 @ 20")
+    assert many == alone
+    run = load(tmp_path / "many.h5")
+    assert [question.sequence for question in run.questions] == list(range(12))
+    assert all(len(question.tokens) == 24 for question in run.questions)
+    assert [json.loads(line)["text"] for line in many.splitlines()] == [each.text for each in run.questions]
+    turns = (run.tokens["sequence"][1:] != run.tokens["sequence"][:-1]).sum()
+    assert turns > 60, "they were not in flight together"
+    assert (run.tokens["hops"] == 0).any(), "no draft was right"
+    assert any("node 2 lost" in event.text for event in run.events if event.event == "told")
+
+
 def test_what_was_answered_is_there_when_the_end_user_dies(small, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("again\n" * 100000)

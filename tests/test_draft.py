@@ -9,7 +9,7 @@ from loopback import chain
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi.crew import Crew, Hop, Sign
-from jarvis_mpi.draft import Guesses, Line, Lookup
+from jarvis_mpi.draft import Guesses, Lookup, Times
 from jarvis_mpi.journal import Behind, Journalled
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
@@ -37,15 +37,15 @@ def test_a_text_that_was_taken_back_is_looked_through_anew():
     assert lookup.guess(0, [1, 2, 8, 1, 2], 1) == [8]
 
 
-def test_seconds_of_a_step_are_a_line_over_its_drafts():
-    line, dice = Line(0.0), random.Random(0)
+def test_seconds_of_a_step_are_as_they_were_lately_or_on_a_line():
+    times, dice = Times(0.0), random.Random(0)
     for _ in range(200):
-        drafts = dice.randint(0, 8)
-        line.add(drafts, 0.2 + 0.01 * drafts + dice.gauss(0, 0.003))
-    line.add(3, 30.0)  # a fault: no step takes so long
-    step_s, draft_s = line.fit()
-    assert step_s == pytest.approx(0.2, abs=0.01)
-    assert draft_s == pytest.approx(0.01, abs=0.002)
+        drafts = dice.choice((0, 1, 2, 3, 4, 8))
+        times.add(drafts, 0.2 + 0.01 * drafts + 0.1 * (drafts == 8) + dice.gauss(0, 0.003))
+    times.add(3, 30.0)  # a fault: no step takes so long
+    assert times.seconds(3) == pytest.approx(0.23, abs=0.01)
+    assert times.seconds(8) == pytest.approx(0.38, abs=0.01)
+    assert 0.23 < times.seconds(5) < 0.38
 
 
 class Right:

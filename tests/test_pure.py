@@ -13,6 +13,7 @@ from jarvis_mpi import blocks, settings
 from jarvis_mpi.crew import END_USER, Crew, Hop, Policy
 from jarvis_mpi.flight import pieces
 from jarvis_mpi.link import Unservable
+from jarvis_mpi.plan import answers_that_fit
 from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.wire import Kind, Message, Run, Vitals, note, read_note
 
@@ -113,6 +114,16 @@ def test_no_worker_and_no_layer_for_one_are_sentences():
         blocks.place(18, 0, split="even", end_user_layers="none")
     with pytest.raises(Unservable, match="leaves none to the workers"):
         blocks.place(2, 1, split="even", end_user_layers="first,last")
+
+
+def test_as_many_answers_travel_as_there_is_memory_for():
+    need, room = {0: 5e6, 1: 1e8, 2: 2e8, 3: 0.0}, {0: 1e9, 1: 1e9, 2: 7e8, 3: -1.0}
+    assert answers_that_fit(16, need, room) == (3, 2)
+    assert answers_that_fit(2, need, room)[0] == 2
+    with pytest.raises(
+        Unservable, match="take 200 MB on node 2, which has 90 MB left: say a smaller --max-new-tokens"
+    ):
+        answers_that_fit(16, need, {**room, 2: 9e7})
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 20))
