@@ -259,7 +259,7 @@ def test_what_cannot_be_resumed_is_one_sentence(small, tmp_path):
     cut_off(small, log)
     for words, said in (
         (("--resume", str(tmp_path / "none.h5")), "none.h5 does not exist"),
-        (("--resume", str(OLD / "schema4.h5")), "is a record of schema 4: only those of schema 5"),
+        (("--resume", str(OLD / "schema4.h5")), "is a record of schema 4: only those of schema 5 and later"),
         (("--resume", str(log), "--prompt", "another"), "--prompt is 'another', but the run in"),
         (("--resume", str(log), "--log", "x.h5"), "--log x.h5 and --resume"),
         (("--resume", str(log), "--model", "smollm2-135m-instruct"), "was made with other model files"),
@@ -340,7 +340,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "short.h5": "is damaged: it is cut short",
         "cut.h5": "is damaged: it is cut short",
         "other.h5": "is no record of a run",
-        "newer.h5": "is a record of schema 99, newer than this reader's 5: update jarvis_mpi",
+        "newer.h5": "is a record of schema 99, newer than this reader's 6: update jarvis_mpi",
         "folder.h5": "is no file",
     }
 
@@ -362,7 +362,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(name, tmp_path, killed_
     assert "cannot be written: Not a directory (--out says where else)" in exits
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_records_of_every_schema_can_be_read_and_drawn(number, tmp_path):
     run = load(OLD / f"schema{number}.h5")
     assert run.schema == number
