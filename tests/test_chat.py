@@ -157,7 +157,6 @@ def test_answers_in_flight_with_drafts_are_those_of_one_at_a_time_whoever_dies(s
     assert [json.loads(line)["text"] for line in many.splitlines()] == [each.text for each in run.questions]
     turns = (run.tokens["sequence"][1:] != run.tokens["sequence"][:-1]).sum()
     assert turns > 60, "they were not in flight together"
-    assert (run.tokens["hops"] == 0).any(), "no draft was right"
     assert any("node 2 lost" in event.text for event in run.events if event.event == "told")
 
 
