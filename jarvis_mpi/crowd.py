@@ -38,9 +38,8 @@ class Crowd:
                 while waiting and len(self.under_way) < self.at_once:
                     self.begin(waiting.popleft())
                 for token in self.talk.asker.tokens():
-                    if (
-                        token.sequence in self.under_way
-                    ):  # of one that has ended another may have come with its last
+                    # Of an answer that has ended more may have come with its last token.
+                    if token.sequence in self.under_way:
                         self.take(token)
                     while waiting and len(self.under_way) < self.at_once:
                         self.begin(waiting.popleft())
