@@ -1,5 +1,6 @@
 """The command line of one measured run."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -8,3 +9,18 @@ def command(ranks: int, log: Path, *words: str, limit_s: int = 600) -> list[str]
     """`python -m jarvis_mpi WORDS` on this machine, ended after `limit_s`, its record at `log`."""
     limited = ["timeout", "-k", "5", str(limit_s), "mpirun", "-n", str(ranks)]
     return [*limited, sys.executable, "-m", "jarvis_mpi", *words, "--log", str(log)]
+
+
+def options(parser: argparse.ArgumentParser, model: str, tokens: int) -> None:
+    """What can be asked of a run over a file of prompts; see prompts_words."""
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--weights", default="auto")
+    parser.add_argument("--tokens", type=int, default=tokens)
+
+
+def prompts_words(asked: argparse.Namespace, folder: Path, prompts: Path, streams: int) -> list[str]:
+    """The model in `folder`, one compute thread, so many answers in flight."""
+    words = ["--model", str(folder), "--dtype", asked.dtype, "--weights", asked.weights]
+    words += ["--threads", "1", "--prompts", str(prompts), "--streams", str(streams)]
+    return [*words, "--max-new-tokens", str(asked.tokens)]

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import shapes
-from chain import command
+from chain import command, options, prompts_words
 from fault_matrix import ROOT, WORKERS
 from host_matrix import launcher
 
@@ -53,17 +53,7 @@ def run(prompts: list[str], draft: str, asked: argparse.Namespace, scratch: Path
     file, log = scratch / "prompts.jsonl", scratch / "run.h5"
     log.unlink(missing_ok=True)
     file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
-    words = [
-        "--model",
-        str(shapes.locate(asked.model)),
-        "--dtype",
-        asked.dtype,
-        "--weights",
-        asked.weights,
-        "--threads",
-        "1",
-    ]
-    words += ["--prompts", str(file), "--streams", "1", "--max-new-tokens", str(asked.tokens)]
+    words = prompts_words(asked, shapes.locate(asked.model), file, 1)
     words += ["--draft", draft, "--pace-s", str(asked.pace_s), "--draft-tokens", str(asked.draft_tokens)]
     if asked.ranks:
         line = command(asked.ranks, log, *words)
@@ -92,11 +82,8 @@ def main() -> int:
     parser.add_argument("--drafts", nargs="+", default=["text"])
     parser.add_argument("--draft-tokens", type=int, default=8)
     parser.add_argument("--kinds", nargs="+", default=list(PROMPTS))
-    parser.add_argument("--model", default=shapes.SMOLLM2)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--weights", default="auto")
+    options(parser, shapes.SMOLLM2, tokens=64)
     parser.add_argument("--pace-s", type=float, default=0.0)
-    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--limit-s", type=int, default=500)
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"

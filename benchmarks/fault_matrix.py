@@ -174,14 +174,24 @@ def strike(run: Run, row: Row, place: str, in_prefill: bool, prefill_s: float, d
     else:
         run.process.stdout.read(dice.randint(4, 100))
         time.sleep(dice.random() * 0.1)
-    which = SIGNALS[row.fault.split(": ")[-1]]
+    return hit([pids[node] for node in row.nodes(place)], row.fault.split(": ")[-1])
+
+
+def hit(pids: Sequence[int], fault: str) -> float:
+    """-> as strike."""
     at = time.perf_counter()
-    for node in row.nodes(place):
-        os.kill(pids[node], which)
-    if row.fault == "SIGSTOP for 3 s":
+    for pid in pids:
+        os.kill(pid, SIGNALS[fault])
+    if fault == "SIGSTOP for 3 s":
         time.sleep(3)
-        os.kill(pids[row.nodes(place)[0]], signal.SIGCONT)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
     return at
+
+
+def says(told: str, what: str) -> bool:
+    """Whether a line that the person was told says that layers are `what`: skipped, patched."""
+    return what in told.split(":", 1)[1].split(",")[0]
 
 
 def read(log: Path) -> dict:
@@ -203,7 +213,7 @@ def judge(row: Row, place: str, run: Run, seen: dict, reference: list[int], stru
     wrong = []
     tokens, told = seen["tokens"]["token"].tolist(), [e for e in seen["events"] if e["event"] == "told"]
     how = "patched" if row.expected == "patched" else "skipped"
-    skipped = [event for event in told if how in event["text"].split(":", 1)[1].split(",")[0]]
+    skipped = [event for event in told if says(event["text"], how)]
     finished = seen["begun"] + seen["tokens"]["total_s"].cumsum()
     status = run.process.returncode
     if row.expected == "goes on or sentence" and status != 0:

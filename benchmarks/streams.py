@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import shapes
-from chain import command
+from chain import command, options, prompts_words
 
 from jarvis_mpi.load import Run, load
 
@@ -39,37 +39,13 @@ WORDS = [
 def run(streams: int, asked: argparse.Namespace) -> Run:
     with tempfile.TemporaryDirectory() as scratch:
         prompts, log = Path(scratch) / "prompts.txt", Path(scratch) / "run.h5"
-        count = 2 * streams if streams > 1 else 2
         lines = [
             f"Write about a {WORDS[n % len(WORDS)]} and a {WORDS[(3 * n + 1) % len(WORDS)]}."
-            for n in range(count)
+            for n in range(2 * streams)
         ]
         prompts.write_text("\n".join(lines))
-        words = [
-            "--model",
-            str(shapes.locate(asked.model)),
-            "--dtype",
-            asked.dtype,
-            "--weights",
-            asked.weights,
-        ]
-        words += [
-            "--threads",
-            "1",
-            "--prompts",
-            str(prompts),
-            "--streams",
-            str(streams),
-            "--split",
-            asked.split,
-        ]
-        words += [
-            "--max-new-tokens",
-            str(asked.tokens),
-            "--ignore-eos",
-            "--pace-s",
-            str(asked.stage_s / asked.layers),
-        ]
+        words = prompts_words(asked, shapes.locate(asked.model), prompts, streams)
+        words += ["--ignore-eos", "--split", asked.split, "--pace-s", str(asked.stage_s / asked.layers)]
         done = subprocess.run(
             command(asked.ranks, log, *words), capture_output=True, timeout=580, check=False
         )
@@ -101,13 +77,10 @@ def main() -> None:
     )
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--ranks", type=int, default=9)
-    parser.add_argument("--model", default=shapes.SMOLLM2_18)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--weights", default="auto")
+    options(parser, shapes.SMOLLM2_18, tokens=40)
     parser.add_argument("--split", default="even", help="layers of each worker")
     parser.add_argument("--layers", type=int, default=2, help="of the largest stage, which takes --stage-s")
     parser.add_argument("--stage-s", type=float, default=0.04)
-    parser.add_argument("--tokens", type=int, default=40)
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     results = {}
