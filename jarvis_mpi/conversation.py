@@ -32,24 +32,33 @@ class Answering:
         self.end_ids = frozenset[int]() if settings.ignore_eos else text.end_ids
         self.room = context - len(asked)
         self.most = min(settings.max_new_tokens, self.room)
-        self.count, self.ended = 0, ""
-        self.shown: list[str] = []
+        self.ended = ""
+        self.shown: list[str] = []  # by each token
         for token in before:
             self.add(token)
 
     def add(self, token: int) -> str:
         """-> what it adds to what is shown. `ended` says how the answer ends with it; '' if it goes on."""
-        self.count += 1
         self.shown.append(self.stops.add(self.piece(token)))
         if self.stops.met or token in self.end_ids:
             self.ended = "stop" if self.stops.met else "end"
-        elif self.count >= self.most:
+        elif not self.left:
             self.ended = "context" if self.most == self.room else "length"
         return self.shown[-1]
 
+    @property
+    def left(self) -> int:
+        """How many more tokens it may have."""
+        return max(0, self.most - len(self.shown))
+
     def answer(self, ended: str) -> Answer:
         """What was held back, because it could have been the beginning of a stop text, is shown now."""
-        return Answer("".join([*self.shown, self.stops.held]), self.count, ended)
+        return Answer("".join([*self.shown, self.stops.held]), len(self.shown), ended)
+
+
+def broken_off_by(error: BaseException) -> str:
+    """How an answer ended that it broke off."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or "broken off"
 
 
 class Conversation:
@@ -108,8 +117,9 @@ class Conversation:
         try:
             more: Iterable[Token] = ()
             if not ended:
-                left = coming.most - coming.count
-                more = self.asker.generate(self.ids, left, coming.end_ids, lambda: not self.interrupted())
+                more = self.asker.generate(
+                    self.ids, coming.left, coming.end_ids, lambda: not self.interrupted()
+                )
             for token in more:
                 self.record.write(token)
                 self.ids.append(token.id)
@@ -117,11 +127,8 @@ class Conversation:
                 if (ended := coming.ended) or self.interrupted():
                     break
             ended = ended or "interrupted"
-        except KeyboardInterrupt:
-            ended = "interrupted"
-            raise
         except BaseException as error:
-            ended = str(error) or "broken off"
+            ended = broken_off_by(error)
             raise
         finally:
             if ended == "end":  # no stage has run it, and a template writes its own

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .conversation import Answer, Answering, Conversation, refusal
+from .conversation import Answer, Answering, Conversation, broken_off_by, refusal
 from .flight import Token
 from .link import Unservable
 from .prompts import Asked
@@ -43,11 +43,8 @@ class Crowd:
                         self.take(token)
                     while waiting and len(self.under_way) < self.at_once:
                         self.begin(waiting.popleft())
-        except KeyboardInterrupt:
-            ended = "interrupted"
-            raise
         except BaseException as error:
-            ended = str(error) or "broken off"
+            ended = broken_off_by(error)
             raise
         finally:
             for sequence in list(self.under_way):
@@ -80,7 +77,7 @@ class Crowd:
         if coming.ended:
             self.end(sequence, coming.ended)
         else:
-            asker.take_off(sequence, [*ids, *before], coming.most - coming.count, coming.end_ids)
+            asker.take_off(sequence, [*ids, *before], coming.left, coming.end_ids)
 
     def take(self, token: Token) -> None:
         self.talk.record.write(token)
