@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,32 +62,27 @@ def parse(text: str) -> tuple[Order, ...]:
 
 
 class Slowed:
-    """A stage that takes `times` as long."""
+    """A stage that takes longer: `wanted_s` tells how long, of a message's bytes and the seconds that it took."""
 
-    def __init__(self, stage: Runs, times: float):
-        self.stage, self.times, self.crop, self.forget = stage, times, stage.crop, stage.forget
+    def __init__(self, stage: Runs, wanted_s: Callable[[int, float], float]):
+        self.stage, self.wanted_s, self.crop, self.forget = stage, wanted_s, stage.crop, stage.forget
 
     def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes:
         begun = time.perf_counter()
         rows = self.stage.run(body, start, sequence)
-        time.sleep((self.times - 1) * (time.perf_counter() - begun))
+        took_s = time.perf_counter() - begun
+        time.sleep(max(0.0, self.wanted_s(len(body), took_s) - took_s))
         return rows
 
 
-class Paced:
+def slowed(stage: Runs, times: float) -> Slowed:
+    """A stage that takes `times` as long."""
+    return Slowed(stage, lambda _, took_s: times * took_s)
+
+
+def paced(stage: Runs, layers: int, row_bytes: int, pace: Pace) -> Slowed:
     """A stage of a slower machine: a layer takes `pace.one_s` for one row, and `pace.row_s` for each further one."""
-
-    def __init__(self, stage: Runs, layers: int, row_bytes: int, pace: Pace):
-        self.stage, self.crop, self.forget = stage, stage.crop, stage.forget
-        self.layers, self.row_bytes, self.pace = layers, row_bytes, pace
-
-    def run(self, body: bytes | memoryview, start: int, sequence: int) -> bytes:
-        end_s = time.perf_counter() + self.layers * (
-            self.pace.one_s + (len(body) // self.row_bytes - 1) * self.pace.row_s
-        )
-        rows = self.stage.run(body, start, sequence)
-        time.sleep(max(0.0, end_s - time.perf_counter()))
-        return rows
+    return Slowed(stage, lambda bytes_, _: layers * (pace.one_s + (bytes_ // row_bytes - 1) * pace.row_s))
 
 
 class FaultyWorker(Worker):
@@ -120,7 +115,7 @@ class FaultyWorker(Worker):
                     time.sleep(order.for_s)
                 case "slow":
                     for journalled in self.stages.values():
-                        journalled.stage = Slowed(journalled.stage, order.times)
+                        journalled.stage = slowed(journalled.stage, order.times)
         super().step(message, received_bytes)
 
     def pass_on(self, node: int, message: Message) -> None:

@@ -69,16 +69,13 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
         paces = [stage.warm_up(plan.pieces, time.perf_counter) for stage in own]
         loaded_s = time.monotonic() - begun
-        if settings.pace_s:
-            paces = [
-                pace._replace(one_s=settings.pace_s, row_s=settings.pace_s * pace.row_s / pace.one_s)
-                for pace in paces
-            ]
         stages = {stage.block: journalled(stage, settings) for stage in own}
+        if settings.pace_s:
+            paces = [pace.slowed_to(settings.pace_s) for pace in paces]
+            for stage, pace in zip(own, paces, strict=True):
+                row_bytes = stage.width * dtype.itemsize
+                stages[stage.block].stage = faults.paced(stage, len(stage.block), row_bytes, pace)
         stages |= {block: load(block) for block in plan.copies}
-        for stage, pace in zip(own, paces, strict=True) if settings.pace_s else ():
-            row_bytes = stage.width * dtype.itemsize
-            stages[stage.block].stage = faults.Paced(stage, len(stage.block), row_bytes, pace)
         put_patch = patch.Patches(Path(settings.patches), dtype)
         if told:
             put_patch.prepare(told, plan.blocks)

@@ -36,6 +36,10 @@ class Pace(NamedTuple):
     row_s: float = 0.0  # each further row of a larger one
     first_s: float = 0.0  # more, for a copy's first use: it is read from the disk then
 
+    def slowed_to(self, one_s: float) -> "Pace":
+        """Of a slower machine, on which rows cost as much beside one another as here."""
+        return self._replace(one_s=one_s, row_s=one_s * self.row_s / self.one_s)
+
 
 @dataclass
 class Seen:
