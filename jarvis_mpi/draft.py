@@ -84,7 +84,7 @@ class Lookup:
         for end in range(len(done) + 1, len(ids)):  # not the end itself, which would be found at once
             for length in range(SHORTEST, min(LONGEST, end) + 1):
                 ends[tuple(ids[end - length : end])] = end
-        done[:] = ids[: max(len(ids) - 1, 0)]
+        done += ids[len(done) : -1]
         for length in range(LONGEST, SHORTEST - 1, -1):
             key = tuple(ids[-length:])
             if key in ends:
@@ -177,7 +177,6 @@ class Guesses:
         self.under_way: dict[int, Hashable] = {}  # sequence -> the kind of its guesses
         self.begun: set[int] = set()  # sequences
         self.times, self.guess_s = Times(row_s), 0.0
-        self.tried = self.right = 0  # for the summary
 
     def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         kind = self.source.kind(sequence, ids) if most > 0 else None
@@ -211,7 +210,6 @@ class Guesses:
         if drafted:
             tried = min(right + 1, drafted)
             self.rates[self.under_way.pop(sequence)].add(right, tried)
-            self.tried, self.right = self.tried + drafted, self.right + right
         if not first:  # its prompt took more
             self.times.add(drafted, seconds)
 

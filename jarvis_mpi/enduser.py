@@ -213,13 +213,14 @@ class EndUser:
 
     def leave(self, flight: Flight, trip: Trip, more: bool = False, again: bool = False) -> bool:
         """The step's next piece. -> as pass_on."""
-        end, ids = trip.to_leave.pop(0), [*flight.ids, *trip.drafts]
+        end = trip.to_leave.pop(0)
         drafted = len(trip.drafts) if end == trip.end else 0
         hops = flight.ledger.hops(trip.route, end - 1 - drafted)
         flight.ledger.left(hops, end)
         self.watch.left(flight.sequence, hops, trip.epoch, end, self.clock(), more, again)
         start, begun = hops[0].since, self.clock()
-        body = self.head.embed(ids[start:end], start)
+        ids = [*flight.ids[start : end - drafted], *trip.drafts[:drafted]]
+        body = self.head.embed(ids, start)
         trip.embed_s += self.clock() - begun
         message = Message(
             Kind.STEP, flight.sequence, trip.epoch, trip.step, start, end - start, trip.start, drafted, flight.branch,

@@ -133,14 +133,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     if settings.prompt is not None and (why := refusal(text, (), settings.prompt, context)):
         raise Unservable(why)
     first_prompt = settings.prompt or max((asked.prompt for asked in questions), key=len, default="")
+    prompt_rows = len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS
     at_once, prefill_rows = 1, settings.prefill_rows
     layer_bytes = models.layer_bytes(folder, depth)
     if settings.weights == "int8":
         layer_bytes /= dtype_of(config, "auto").itemsize
     if questions:
-        prompt_rows = max(
-            len(text.ids_of(asked.prompt)) if asked.prompt.strip() else 0 for asked in questions
-        )
         rows = min(context, prompt_rows + settings.max_new_tokens)
         # Buffers double when they grow; what a node sends is kept too.
         kept = 2 * cache_row_bytes(config, dtype) + config.hidden_size * dtype.itemsize
@@ -156,8 +154,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             )
     if at_once > 1:  # so that no answer waits long for another's prompt
         prefill_rows = min(prefill_rows, WORTHWHILE_ROWS)
-    likely_rows = min(context, len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS)
-    sizes = pieces(likely_rows, prefill_rows, link.size - 1)
+    sizes = pieces(min(context, prompt_rows), prefill_rows, link.size - 1)
     threads = threads_for(there, settings.threads)
     hand_out(link, placement, copies, threads, dtype_name, sizes)
     laps.lap("hellos_s")
