@@ -19,6 +19,7 @@ from greenlet import greenlet
 
 from jarvis_mpi import blocks
 from jarvis_mpi.crew import END_USER, Block, Crew, Policy, Sign
+from jarvis_mpi.draft import NoDrafts
 from jarvis_mpi.enduser import EndUser, Token
 from jarvis_mpi.journal import Journalled
 from jarvis_mpi.link import Lost, Silence, Unservable
@@ -88,7 +89,7 @@ class SimStage:
         self.caches.pop(sequence, None)
 
 
-class SimDrafts:
+class SimDrafts(NoDrafts):
     """Knows what one machine says, and guesses it right so often."""
 
     def __init__(self, story: "Story", placement):
@@ -100,15 +101,6 @@ class SimDrafts:
             return ()
         coming = self.texts[sequence][len(ids) :][: min(most, self.dice.choice((0, 1, 2, 5)))]
         return [token if self.dice.random() < self.right else token + 1 for token in coming]
-
-    def seen(self, sequence, drafted, right, seconds):
-        pass
-
-    def ahead(self):
-        return False
-
-    def over(self, sequence):
-        pass
 
 
 def put_patch(hole: Block, body, start: int) -> bytes:
