@@ -8,7 +8,6 @@ one, so a stage costs its weights once. Where oneDNN has no bfloat16 kernels not
 import contextlib
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,6 @@ LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40
 ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for one, half as much again for many
 
 Reread = Callable[[], Tensor]  # the same weight from a mapping of its own, which goes when the tensor goes
-# A weight, its shape, a bias -> what stands in for nn.Linear.
-Make = Callable[[Reread, Sequence[int], Tensor | None], nn.Module]
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -31,8 +28,8 @@ def can_pack(dtype: torch.dtype) -> bool:
     )
 
 
-def pack(model: nn.Module, reread: Callable[[Any], Reread], make: Make) -> None:
-    """Replace every nn.Linear of `model`; `reread` tells where a parameter was read from.
+def pack(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Replace every nn.Linear of `model` by what `make` makes of it.
 
     Widest first: while the largest parts are in memory twice, little else is there yet.
     """
@@ -43,7 +40,7 @@ def pack(model: nn.Module, reread: Callable[[Any], Reread], make: Make) -> None:
         if type(child) is nn.Linear
     ]
     for parent, name, child in sorted(linears, key=lambda linear: -linear[2].in_features):
-        setattr(parent, name, make(reread(child.weight), child.weight.shape, child.bias))
+        setattr(parent, name, make(child))
     with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
         # What packing needed meanwhile goes back to the system: the allocator keeps as much again as the weights are.
         ctypes.CDLL(None).malloc_trim(0)

@@ -37,8 +37,8 @@ class Settings:
     dtype: str = knob("auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES)
     weights: str = knob(
         "auto",
-        "auto: in --dtype; int8: half of bfloat16's bytes, so about twice its tokens/s, for a little loss (README)",
-        choices=("auto", "int8"),
+        "auto: in --dtype; int8: nearly half of bfloat16's bytes for hardly any loss; int4: a third, for some loss (README)",
+        choices=("auto", "int8", "int4"),
     )
 
     split: str = knob("even", "layers per worker: even, memory (by each host's free memory) or 2,3,3,...")

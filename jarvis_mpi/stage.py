@@ -22,8 +22,9 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
+from .quantised import BITS, OUTPUT_LAYER
 from .watch import Pace
-from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
+from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
 
 
@@ -36,7 +37,7 @@ class Head:
         name, layers = decoder_layers(self.model)
         self.gap = layers[0] = Gap()
         rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
-        fill(self.model, folder, rename, dtype, weights)
+        fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
         self.width, self.dtype = self.model.config.hidden_size, dtype
 
     @torch.inference_mode()
@@ -105,6 +106,8 @@ class Stage:
         self.lean: LeanStep | None = None
         if not asleep:
             self.wake()
+        elif weights in BITS:
+            quantise_beforehand(self.model, folder, self.rename, dtype, weights)
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
 

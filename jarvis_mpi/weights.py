@@ -3,20 +3,20 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
-from .int8 import Int8Linear, Rows
 from .link import Unservable
 from .models import headers
-from .pack import Make, PackedLinear, can_pack, pack
+from .pack import PackedLinear, can_pack, pack
+from .quantised import BITS, QuantisedLinear, kept
 
-AS_THEY_ARE, INT8 = "auto", "int8"  # --weights
+AS_THEY_ARE = "auto"  # --weights, else one of BITS
 
 # A tensor's name in the files -> in this part, or None: not in this part.
 Rename = Callable[[str], str | None]
@@ -42,11 +42,54 @@ def empty_parameters() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore
 
 
-def packed_kind(weights: str, dtype: torch.dtype) -> Make | None:
-    """What makes the layers that stand in for nn.Linear; None: nothing is gained."""
-    if weights == INT8:
-        return partial(Int8Linear, Rows())
-    return PackedLinear if can_pack(dtype) else None
+class Stored(NamedTuple):
+    """A tensor in a model's files."""
+
+    path: Path
+    tensor: dict  # its safetensors header
+    data_at: int  # where the file's data begin
+    dtype: torch.dtype  # of the run
+
+    def __call__(self) -> Tensor:
+        """With a mapping of its own, which goes when the tensor goes."""
+        return self.mapped().to(self.dtype)
+
+    def mapped(self) -> Tensor:
+        """As the file holds it.
+
+        Only its own bytes are mapped, for reading: safetensors maps the whole file as if to be written, which
+        Linux refuses where the file is larger than the memory of a Pi.
+        """
+        stored = DTYPES.get(self.tensor["dtype"])
+        if stored is None:
+            raise Unservable(
+                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(DTYPES)}"
+            )
+        begin, end = self.tensor["data_offsets"]
+        if begin == end:
+            return torch.empty(self.tensor["shape"], dtype=stored)
+        numbers = np.memmap(self.path, np.uint8, "r", self.data_at + begin, (end - begin,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it cannot be written: nobody does
+            return torch.frombuffer(numbers, dtype=stored).view(self.tensor["shape"])
+
+    def quantised(self, weights: str) -> Path:
+        file = self.path.stat()
+        identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor}"
+        return kept(weights, identity, self.tensor["shape"], self.mapped)
+
+
+def find(model, folder: Path, rename: Rename, dtype: torch.dtype) -> dict[str, Stored]:
+    """Where `folder` holds each parameter of `model`."""
+    wanted = dict(model.named_parameters()).keys()
+    prefix = model.base_model_prefix + "."
+    return {
+        name: Stored(path, header[stored], data_at, dtype)
+        for path, header, data_at in headers(folder)
+        for stored in header.keys() - {"__metadata__"}
+        if (new := rename(stored))
+        for name in {new, new.removeprefix(prefix), prefix + new} & wanted
+    }
 
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:
@@ -54,14 +97,8 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     memory, what is packed gives its mapping back. Raises Unservable where one is missing or of another shape.
     """
     wanted = dict(model.named_parameters())
-    prefix = model.base_model_prefix + "."
-    source = {}
-    for path, header, data_at in headers(folder):
-        for stored in header.keys() - {"__metadata__"}:
-            if new := rename(stored):
-                for name in {new, new.removeprefix(prefix), prefix + new} & wanted.keys():
-                    source[name] = partial(read, path, header[stored], data_at, dtype)
-    state = {name: reread() for name, reread in source.items()}
+    source = find(model, folder, rename, dtype)
+    state = {name: stored() for name, stored in source.items()}
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             raise Unservable(
@@ -75,24 +112,16 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
     model.eval().requires_grad_(False)
-    if make := packed_kind(weights, dtype):
-        rereads = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
-        pack(model, rereads.__getitem__, make)
+    sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
+    if weights in BITS:
+        pack(model, lambda linear: QuantisedLinear(sources[linear.weight].quantised(weights), linear.bias))
+    elif can_pack(dtype):
+        pack(model, lambda linear: PackedLinear(sources[linear.weight], linear.weight.shape, linear.bias))
 
 
-def read(path: Path, tensor: dict, data_at: int, dtype: torch.dtype) -> torch.Tensor:
-    """One tensor, mapped where the file holds it in `dtype`.
-
-    Only its own bytes are mapped, for reading: safetensors maps the whole file as if to be written, which
-    Linux refuses where the file is larger than the memory of a Pi.
-    """
-    stored = DTYPES.get(tensor["dtype"])
-    if stored is None:
-        raise Unservable(f"{path} holds numbers of kind {tensor['dtype']}, not {', '.join(DTYPES)}")
-    begin, end = tensor["data_offsets"]
-    if begin == end:
-        return torch.empty(tensor["shape"], dtype=dtype)
-    numbers = np.memmap(path, np.uint8, "r", data_at + begin, (end - begin,))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it cannot be written: nobody does
-        return torch.frombuffer(numbers, dtype=stored).view(tensor["shape"]).to(dtype)
+def quantise_beforehand(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str) -> None:
+    """What `fill` will look for on disk: a copy that takes over must not quantise first."""
+    source = find(model, folder, rename, dtype)
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+            source[f"{name}.weight"].quantised(weights)

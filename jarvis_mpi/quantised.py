@@ -1,0 +1,152 @@
+"""Linear layers with 8- or 4-bit weights: fewer bytes to read for each token.
+
+y = x W^T by onnxruntime's MatMulNBits (its MLAS has kernels for AVX2, AVX-512, Arm's dot products). Each BLOCK weights of a row
+share a scale and a zero point, rounded to nearest from least to largest; a row's activations are rounded to 8 bits in the kernel,
+each BLOCK of them with a scale of its own, so that a row does not feel the others of its message.
+Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them,
+and only the order that the kernels want is in memory.
+"""
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .fetch import cache_folder, only_one
+from .link import Unservable
+
+BITS = {"int8": 8, "int4": 4}  # --weights
+OUTPUT_LAYER = {"int4": "int8"}  # 4 bits there would cost as much as in all other layers together
+BLOCK = 32  # weights that share a scale and a zero point
+PART_ROWS = 4096  # quantised at a time, to spare memory
+MODEL, NUMBERS = "linear.onnx", "numbers"  # files of a layer's folder; the second is mapped
+PAGE_BYTES = 4096
+WAIT_S = 600.0  # for another rank of this host that quantises the same layer
+FORMAT = 1  # of the folder: a new one where what is in it changes
+
+
+def bytes_a_weight(weights: str) -> float:
+    """In memory: the numbers, a zero point of as many bits, a scale and a sum in float32 for each block."""
+    return BITS[weights] / 8 * (1 + 1 / BLOCK) + 2 * 4 / BLOCK
+
+
+class QuantisedLinear(nn.Module):
+    """nn.Linear for inference: [..., in] -> [..., out]. `folder` is what `kept` gave."""
+
+    def __init__(self, folder: Path, bias: Tensor | None):
+        super().__init__()
+        import onnxruntime
+
+        shared_threads(torch.get_num_threads())
+        options = onnxruntime.SessionOptions()
+        options.use_per_session_threads = False
+        options.enable_cpu_mem_arena = False  # or each layer keeps memory for its largest answer
+        self.session = onnxruntime.InferenceSession(folder / MODEL, options, ["CPUExecutionProvider"])
+        self.bias = None if bias is None else bias.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
+        y = torch.from_numpy(self.session.run(None, {"x": rows.numpy()})[0])
+        if self.bias is not None:
+            y += self.bias
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+@functools.cache
+def shared_threads(count: int) -> None:
+    """Compute threads of all layers of this process: settled by the first of them."""
+    import onnxruntime
+
+    if not shared_threads.cache_info().currsize:
+        onnxruntime.set_global_thread_pool_sizes(count, 1)
+
+
+def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[], Tensor]) -> Path:
+    """The folder of a weight [out, in] quantised; made, whole or not at all, where it is not there yet.
+
+    `identity` tells the weight from all others that were ever quantised on this host. Raises Unservable where the folder
+    cannot be written.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {weights} {BLOCK} {identity}".encode()).hexdigest()[:16]
+    folder = cache_folder() / "quantised" / digest
+    if (folder / MODEL).is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(folder, WAIT_S):
+            if not (folder / MODEL).is_file():
+                scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+                try:
+                    write(scratch, BITS[weights], shape, mapped())
+                    scratch.rename(folder)
+                finally:
+                    shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise Unservable(
+            f"quantised weights cannot be kept in {folder.parent} ({error.strerror}): make room there, name another"
+            " folder in JARVIS_CACHE, or run without --weights"
+        ) from None
+    return folder
+
+
+def write(folder: Path, bits: int, shape: Sequence[int], weight: Tensor) -> None:
+    """The operator and, in a file of its own so that it can be mapped, what it multiplies with."""
+    import onnx
+    from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+    rows, columns = shape
+    parts = [quantise(weight[first : first + PART_ROWS], bits) for first in range(0, rows, PART_ROWS)]
+    constants = []
+    with (folder / NUMBERS).open("wb") as file:
+        for name, pieces in zip(("weights", "scales", "zero_points"), zip(*parts, strict=True), strict=True):
+            file.seek(-(-file.tell() // PAGE_BYTES) * PAGE_BYTES)
+            constant = onnx.TensorProto(
+                name=name,
+                dims=[rows, *pieces[0].shape[1:]],
+                data_type=onnx.helper.np_dtype_to_tensor_dtype(pieces[0].dtype),
+                data_location=onnx.TensorProto.EXTERNAL,
+            )
+            offset = file.tell()
+            for piece in pieces:
+                file.write(piece.tobytes())
+            where = {"location": NUMBERS, "offset": offset, "length": file.tell() - offset}
+            for key, value in where.items():
+                constant.external_data.add(key=key, value=str(value))
+            constants.append(constant)
+        file.flush()
+        os.fsync(file.fileno())  # a Pi may lose its power at any time; the folder would look whole
+    node = make_node(
+        "MatMulNBits", ["x", *(constant.name for constant in constants)], ["y"], domain="com.microsoft",
+        K=columns, N=rows, bits=bits, block_size=BLOCK, accuracy_level=4,
+    )  # fmt: skip
+    x, y = (
+        make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", width])
+        for name, width in (("x", columns), ("y", rows))
+    )
+    opsets = [make_opsetid("", 17), make_opsetid("com.microsoft", 1)]
+    graph = make_graph([node], "linear", [x], [y], constants)
+    onnx.save(make_model(graph, opset_imports=opsets, ir_version=9), folder / MODEL)
+
+
+def quantise(weight: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[R, in] -> numbers [R, blocks, BLOCK * bits / 8], scales [R, blocks], zero points [R, blocks * bits / 8]; 4-bit
+    ones two a byte, the first in its lower half."""
+    most, padding = 2**bits - 1, -weight.shape[1] % BLOCK
+    blocks = nn.functional.pad(weight.float(), (0, padding)).unflatten(1, (-1, BLOCK))
+    least = blocks.amin(-1).clamp_(max=0)
+    scales = (blocks.amax(-1).clamp_(min=0) - least).div_(most).clamp_(min=1e-12)
+    zeros = (-least / scales).round_()
+    numbers = (blocks / scales[..., None]).round_().add_(zeros[..., None]).clamp_(0, most).byte()
+    zeros = zeros.byte()
+    if bits == 4:
+        numbers = numbers[..., 0::2] | numbers[..., 1::2] << 4
+        zeros = nn.functional.pad(zeros, (0, zeros.shape[1] % 2))
+        zeros = zeros[:, 0::2] | zeros[:, 1::2] << 4
+    return numbers.numpy(), scales.numpy(), zeros.numpy()

@@ -1,0 +1,144 @@
+"""8- and 4-bit weights: what a layer says, alone and beside other rows, what is kept on disk, and what a run with them says."""
+
+import os
+
+import pytest
+import tiny
+import torch
+from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fixture)
+from test_parts import bytes_folder  # noqa: F401 (a fixture)
+from torch import nn
+
+from jarvis_mpi import quantised
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.quantised import BLOCK, QuantisedLinear, kept
+from jarvis_mpi.stage import Head, Stage
+
+KINDS = ["int8", "int4"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "quantised"
+
+
+def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> QuantisedLinear:
+    return QuantisedLinear(kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight), bias)
+
+
+def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """The nearest of the 2^bits values from least to largest of each block, nought always one of them."""
+    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % BLOCK))
+    blocks = padded.unflatten(1, (-1, BLOCK))
+    least, largest = blocks.amin(-1, True).clamp(max=0), blocks.amax(-1, True).clamp(min=0)
+    step = (largest - least) / (2**bits - 1)
+    nought = (-least / step).round()
+    numbers = ((blocks / step).round() + nought).clamp(0, 2**bits - 1)
+    return ((numbers - nought) * step).flatten(1)[:, : weight.shape[1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "columns", [576, 40]
+)  # the second: a block that is not full, an odd number of blocks
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
+    torch.manual_seed(0)
+    linear = nn.Linear(columns, 200).requires_grad_(False)
+    made = layer(linear.weight, kind, linear.bias)
+    x = torch.randn(1, 7, columns).to(dtype)
+    said, exact = (
+        made(x),
+        nn.functional.linear(x.float(), rounded(linear.weight, quantised.BITS[kind]), linear.bias),
+    )
+    assert said.dtype == dtype
+    assert said.shape == exact.shape
+    assert (said - exact).norm() / exact.norm() < 0.01  # activations have 8 bits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_row_gives_does_not_depend_on_the_others(kind):
+    torch.manual_seed(0)
+    made = layer(torch.randn(300, 64), kind)
+    x = torch.randn(1, 9, 64) * torch.logspace(-3, 3, 9)[None, :, None]
+    together = made(x)
+    alone = torch.cat([made(x[:, at : at + 1]) for at in range(9)], 1)
+    if kind == "int8":
+        assert torch.equal(alone, together)
+    else:  # a single row has a kernel of its own there, which adds in another order
+        assert ((alone - together).norm(dim=-1) / together.norm(dim=-1)).max() < 1e-6
+    assert torch.equal(made(x[:, :4]), together[:, :4])
+    assert torch.equal(made(torch.zeros(1, 1, 64)), torch.zeros(1, 1, 300))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
+    weight = torch.randn(500, 96)
+    x = torch.randn(1, 3, 96)
+    whole = layer(weight, kind)(x)
+    monkeypatch.setattr(quantised, "PART_ROWS", 64)
+    folder = kept(kind, "in parts", weight.shape, lambda: weight)
+    assert torch.equal(QuantisedLinear(folder, None)(x), whole)
+
+
+def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(cache, monkeypatch):
+    weight = torch.randn(64, 32)
+    first = kept("int8", "a", weight.shape, lambda: weight)
+    assert kept("int8", "a", weight.shape, lambda: pytest.fail("quantised twice")) == first
+    assert kept("int4", "a", weight.shape, lambda: weight) != first
+    assert kept("int8", "b", weight.shape, lambda: weight) != first
+
+    def no_space(_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(quantised.os, "fsync", no_space)
+    with pytest.raises(Unservable, match="No space left on device"):
+        kept("int8", "c", weight.shape, lambda: weight)
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 3  # nothing half made is left
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen2", "phi3"])
+def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
+    folder = tiny.make(family, tmp_path / "model")
+    for part in (
+        Stage(folder, range(0, 6), torch.float32, weights=kind),
+        Head(folder, torch.float32, kind),
+    ):
+        kinds = {type(module) for module in part.model.modules()}
+        assert QuantisedLinear in kinds
+        assert nn.Linear not in kinds
+    whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
+    for linear in (module for module in whole.model.modules() if type(module) is nn.Linear):
+        linear.weight.data = rounded(linear.weight, quantised.BITS[kind])
+    body = torch.randn(1, 5, 32).numpy().tobytes()
+    both = [torch.frombuffer(bytearray(stage.run(body, 0)), dtype=torch.float32) for stage in (whole, rough)]
+    assert not torch.equal(*both)
+    assert torch.nn.functional.cosine_similarity(*both, 0) > 0.97
+
+
+def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_anew(tmp_path, cache):
+    folder = tiny.make("llama", tmp_path / "model")
+    asleep = Stage(folder, range(2, 4), torch.float32, asleep=True, weights="int4")
+    made = {path: path.stat().st_mtime_ns for path in cache.glob("*/linear.onnx")}
+    assert len(made) == 2 * 7
+    asleep.wake()
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*/linear.onnx")} == made
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    Stage(folder, range(2, 4), torch.float32, weights="int4")
+    assert len(list(cache.glob("*/linear.onnx"))) == 2 * len(made)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_says_the_same_on_any_chain_and_from_a_copy(kind, small, tmp_path):  # noqa: F811
+    said = []
+    for ranks, fault in ((2, ""), (5, "kill 2 @ 3")):
+        log = tmp_path / f"{ranks}.h5"
+        done = mpirun(ranks, *words_for(small, log, "--weights", kind, "--ignore-eos", "--fault", fault))
+        assert done.returncode == 0, done.stderr.decode()
+        assert f"{kind} weights" in done.stderr.decode()
+        said.append(tokens_of(log))
+    assert "from the copy" in done.stderr.decode()
+    assert said[0] == said[1]
