@@ -1,13 +1,17 @@
-"""bfloat16 weights in oneDNN's own order: a matrix times one row then runs at the speed of the memory.
+"""bfloat16 weights in the order of faster kernels than `F.linear`'s: a matrix times one row then runs at the speed of the memory.
 
-`F.linear` in bfloat16 reads weights at about half of what one core can (measured on x86 with AVX-512:
-1.5 times slower for the layers, 2.5 times for the output layer). The reordered copy replaces the mapped
-one, so a stage costs its weights once. Where oneDNN has no bfloat16 kernels nothing is changed.
+`F.linear` in bfloat16 reads weights at about half of what one core can where the processor multiplies bfloat16 (x86 with AVX-512:
+1.5 times slower for the layers, 2.5 times for the output layer), and takes ten times as long for many rows where it does not. There
+oneDNN's own order helps; here fbgemm's half-precision weights (float16 holds bfloat16's 8 bits of mantissa; what is
+below 6e-5 loses some of them, what is above 65504 does not occur in a model). The reordered copy replaces the mapped one, so
+a stage costs its weights once. Which kernels are used follows from the processor, not from a measurement: a block and its
+copy on two machines of a kind say the same. Where there are neither (Arm) nothing is changed.
 """
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +24,13 @@ ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for on
 Reread = Callable[[], Tensor]  # the same weight from a mapping of its own, which goes when the tensor goes
 
 
-def can_pack(dtype: torch.dtype) -> bool:
-    return (
-        dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+def packed_kind(dtype: torch.dtype) -> "type[Packed] | None":
+    """What stands in for nn.Linear in a run of `dtype` on this processor; None: nothing does."""
+    if dtype != torch.bfloat16:
+        return None
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return OneDnnLinear
+    return HalfLinear if "fbgemm" in torch.backends.quantized.supported_engines else None
 
 
 def pack(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
@@ -50,19 +55,42 @@ def rows_a_part(columns: int) -> int:
     return max(LEAST_ROWS, PART_BYTES // (2 * columns))
 
 
-class PackedLinear(nn.Module):
+class Packed(nn.Module):
     """nn.Linear for inference: [..., in] -> [..., out], in bfloat16."""
 
     def __init__(self, weight: Reread, shape: Sequence[int], bias: Tensor | None):
         super().__init__()
-        self.parts = []
         rows = rows_a_part(shape[1])
-        for first in range(0, shape[0], rows):
-            part = slice(first, first + rows)
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight()[part], ROWS)
-            self.parts.append((packed, None if bias is None else bias[part]))
+        slices = [slice(first, first + rows) for first in range(0, shape[0], rows)]
+        self.parts = list(self.packed(weight, shape, bias, slices))
+
+    def packed(self, weight: Reread, shape, bias: Tensor | None, slices: Sequence[slice]) -> Iterator[Any]:
+        raise NotImplementedError
+
+
+class OneDnnLinear(Packed):
+    def packed(self, weight, shape, bias, slices):
+        for part in slices:
+            order = torch.ops.mkldnn._reorder_linear_weight(weight()[part], ROWS)
+            yield order, None if bias is None else bias[part]
 
     def forward(self, x: Tensor) -> Tensor:
         linear = torch.ops.mkldnn._linear_pointwise
         done = [linear(x, packed, bias, "none", [], "") for packed, bias in self.parts]
         return done[0] if len(done) == 1 else torch.cat(done, -1)
+
+
+class HalfLinear(Packed):
+    def packed(self, weight, shape, bias, slices):
+        # One buffer for all: new ones would leave holes between the packed parts, as much again for an output layer.
+        floats = torch.empty(slices[0].stop, shape[1])
+        for part in slices:
+            source = weight()[part]
+            yield torch.ops.quantized.linear_prepack_fp16(
+                floats[: len(source)].copy_(source), None if bias is None else bias[part].float()
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.float()
+        done = [torch.ops.quantized.linear_dynamic_fp16(rows, part) for part in self.parts]
+        return (done[0] if len(done) == 1 else torch.cat(done, -1)).to(x.dtype)

@@ -1,8 +1,8 @@
 """Linear layers with 8- or 4-bit weights: fewer bytes to read for each token.
 
-y = x W^T by onnxruntime's MatMulNBits (its MLAS has kernels for AVX2, AVX-512, Arm's dot products). Each BLOCK weights of a row
-share a scale and a zero point, rounded to nearest from least to largest; a row's activations are rounded to 8 bits in the kernel,
-each BLOCK of them with a scale of its own, so that a row does not feel the others of its message.
+y = x W^T by onnxruntime's MatMulNBits (its MLAS has kernels for AVX2, AVX-512, Arm's dot products). Each block of a row's weights
+shares a scale and a zero point, rounded to nearest from least to largest; a row's activations are rounded to 8 bits in the kernel,
+each block of them with a scale of its own, so that a row does not feel the others of its message.
 Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them,
 and only the order that the kernels want is in memory.
 """
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +23,28 @@ from torch import Tensor, nn
 from .fetch import cache_folder, only_one
 from .link import Unservable
 
-BITS = {"int8": 8, "int4": 4}  # --weights
+
+class Format(NamedTuple):
+    bits: int  # of a weight, and of a zero point
+    block: int  # weights that share a scale and a zero point
+
+    @property
+    def bytes_a_weight(self) -> float:
+        """In memory: numbers, zero points, and for each block a scale and a sum in float32."""
+        return self.bits / 8 * (1 + 1 / self.block) + 2 * 4 / self.block
+
+
+FORMATS = {
+    "int8": Format(8, 64),
+    "int4": Format(4, 32),
+}  # --weights; with blocks of 64 int4 loses twice as much
 OUTPUT_LAYER = {"int4": "int8"}  # 4 bits there would cost as much as in all other layers together
-BLOCK = 32  # weights that share a scale and a zero point
 PART_ROWS = 4096  # quantised at a time, to spare memory
 MODEL, NUMBERS = "linear.onnx", "numbers"  # files of a layer's folder; the second is mapped
+CONSTANTS = ("weights", "scales", "zero_points")
 PAGE_BYTES = 4096
 WAIT_S = 600.0  # for another rank of this host that quantises the same layer
-FORMAT = 1  # of the folder: a new one where what is in it changes
-
-
-def bytes_a_weight(weights: str) -> float:
-    """In memory: the numbers, a zero point of as many bits, a scale and a sum in float32 for each block."""
-    return BITS[weights] / 8 * (1 + 1 / BLOCK) + 2 * 4 / BLOCK
+LAYOUT = 1  # of the folder: another where what is in it changes
 
 
 class QuantisedLinear(nn.Module):
@@ -74,7 +84,7 @@ def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[],
     `identity` tells the weight from all others that were ever quantised on this host. Raises Unservable where the folder
     cannot be written.
     """
-    digest = hashlib.sha256(f"{FORMAT} {weights} {BLOCK} {identity}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{LAYOUT} {FORMATS[weights]} {identity}".encode()).hexdigest()[:16]
     folder = cache_folder() / "quantised" / digest
     if (folder / MODEL).is_file():
         return folder
@@ -84,7 +94,7 @@ def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[],
             if not (folder / MODEL).is_file():
                 scratch = Path(tempfile.mkdtemp(dir=folder.parent))
                 try:
-                    write(scratch, BITS[weights], shape, mapped())
+                    write(scratch, FORMATS[weights], shape, mapped)
                     scratch.rename(folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
@@ -96,35 +106,32 @@ def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[],
     return folder
 
 
-def write(folder: Path, bits: int, shape: Sequence[int], weight: Tensor) -> None:
+def write(folder: Path, kind: Format, shape: Sequence[int], mapped: Callable[[], Tensor]) -> None:
     """The operator and, in a file of its own so that it can be mapped, what it multiplies with."""
     import onnx
     from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
     rows, columns = shape
-    parts = [quantise(weight[first : first + PART_ROWS], bits) for first in range(0, rows, PART_ROWS)]
-    constants = []
+    constants: list[onnx.TensorProto] = []
+    starts: list[int] = []
     with (folder / NUMBERS).open("wb") as file:
-        for name, pieces in zip(("weights", "scales", "zero_points"), zip(*parts, strict=True), strict=True):
-            file.seek(-(-file.tell() // PAGE_BYTES) * PAGE_BYTES)
-            constant = onnx.TensorProto(
-                name=name,
-                dims=[rows, *pieces[0].shape[1:]],
-                data_type=onnx.helper.np_dtype_to_tensor_dtype(pieces[0].dtype),
-                data_location=onnx.TensorProto.EXTERNAL,
-            )
-            offset = file.tell()
-            for piece in pieces:
-                file.write(piece.tobytes())
-            where = {"location": NUMBERS, "offset": offset, "length": file.tell() - offset}
-            for key, value in where.items():
-                constant.external_data.add(key=key, value=str(value))
-            constants.append(constant)
+        for first in range(0, rows, PART_ROWS):  # each with a mapping that goes again
+            parts = quantise(mapped()[first : first + PART_ROWS], kind)
+            if not constants:
+                sizes = [part[0].nbytes * rows for part in parts]
+                starts = [sum(-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes[:at]) for at in range(3)]
+                constants = [
+                    constant(name, [rows, *part.shape[1:]], part.dtype, start, size)
+                    for name, part, start, size in zip(CONSTANTS, parts, starts, sizes, strict=True)
+                ]
+            for start, part in zip(starts, parts, strict=True):
+                file.seek(start + first * part[0].nbytes)
+                file.write(part.tobytes())
         file.flush()
         os.fsync(file.fileno())  # a Pi may lose its power at any time; the folder would look whole
     node = make_node(
-        "MatMulNBits", ["x", *(constant.name for constant in constants)], ["y"], domain="com.microsoft",
-        K=columns, N=rows, bits=bits, block_size=BLOCK, accuracy_level=4,
+        "MatMulNBits", ["x", *CONSTANTS], ["y"], domain="com.microsoft",
+        K=columns, N=rows, bits=kind.bits, block_size=kind.block, accuracy_level=4,
     )  # fmt: skip
     x, y = (
         make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", width])
@@ -135,17 +142,32 @@ def write(folder: Path, bits: int, shape: Sequence[int], weight: Tensor) -> None
     onnx.save(make_model(graph, opset_imports=opsets, ir_version=9), folder / MODEL)
 
 
-def quantise(weight: Tensor, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[R, in] -> numbers [R, blocks, BLOCK * bits / 8], scales [R, blocks], zero points [R, blocks * bits / 8]; 4-bit
+def constant(name: str, shape: Sequence[int], kind: np.dtype, offset: int, length: int):
+    import onnx
+
+    where = {"location": NUMBERS, "offset": offset, "length": length}
+    return onnx.TensorProto(
+        name=name,
+        dims=shape,
+        data_type=onnx.helper.np_dtype_to_tensor_dtype(kind),
+        data_location=onnx.TensorProto.EXTERNAL,
+        external_data=[
+            onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in where.items()
+        ],
+    )
+
+
+def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[R, in] -> numbers [R, blocks, block * bits / 8], scales [R, blocks], zero points [R, blocks * bits / 8]; 4-bit
     ones two a byte, the first in its lower half."""
-    most, padding = 2**bits - 1, -weight.shape[1] % BLOCK
-    blocks = nn.functional.pad(weight.float(), (0, padding)).unflatten(1, (-1, BLOCK))
+    most, padding = 2**kind.bits - 1, -weight.shape[1] % kind.block
+    blocks = nn.functional.pad(weight.float(), (0, padding)).unflatten(1, (-1, kind.block))
     least = blocks.amin(-1).clamp_(max=0)
     scales = (blocks.amax(-1).clamp_(min=0) - least).div_(most).clamp_(min=1e-12)
     zeros = (-least / scales).round_()
     numbers = (blocks / scales[..., None]).round_().add_(zeros[..., None]).clamp_(0, most).byte()
     zeros = zeros.byte()
-    if bits == 4:
+    if kind.bits == 4:
         numbers = numbers[..., 0::2] | numbers[..., 1::2] << 4
         zeros = nn.functional.pad(zeros, (0, zeros.shape[1] % 2))
         zeros = zeros[:, 0::2] | zeros[:, 1::2] << 4

@@ -90,7 +90,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         from .conversation import Conversation, refusal
         from .family import cache_row_bytes, dtype_of, import_family, load_config, quiet
         from .lines import Lines
-        from .quantised import BITS, bytes_a_weight
+        from .quantised import FORMATS
         from .sample import Sampler
         from .screen import Screen
         from .stage import Head, Stage
@@ -137,8 +137,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     prompt_rows = len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS
     at_once, prefill_rows = 1, settings.prefill_rows
     layer_bytes = models.layer_bytes(folder, depth)
-    if settings.weights in BITS:
-        layer_bytes *= bytes_a_weight(settings.weights) / dtype_of(config, "auto").itemsize
+    if settings.weights in FORMATS:
+        layer_bytes *= FORMATS[settings.weights].bytes_a_weight / dtype_of(config, "auto").itemsize
     if questions:
         rows = min(context, prompt_rows + settings.max_new_tokens)
         # Buffers double when they grow; what a node sends is kept too.
@@ -211,7 +211,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     screen.started(
         crew,
         settings.model,
-        dtype_name + (f", {settings.weights} weights" if settings.weights in BITS else ""),
+        dtype_name + (f", {settings.weights} weights" if settings.weights in FORMATS else ""),
         sum(laps.seconds.values()),
     )
 

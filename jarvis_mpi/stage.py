@@ -22,7 +22,7 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
-from .quantised import BITS, OUTPUT_LAYER
+from .quantised import FORMATS, OUTPUT_LAYER
 from .watch import Pace
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -106,7 +106,7 @@ class Stage:
         self.lean: LeanStep | None = None
         if not asleep:
             self.wake()
-        elif weights in BITS:
+        elif weights in FORMATS:
             quantise_beforehand(self.model, folder, self.rename, dtype, weights)
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)

@@ -13,10 +13,10 @@ from transformers.initialization import no_init_weights
 
 from .link import Unservable
 from .models import headers
-from .pack import PackedLinear, can_pack, pack
-from .quantised import BITS, QuantisedLinear, kept
+from .pack import pack, packed_kind
+from .quantised import FORMATS, QuantisedLinear, kept
 
-AS_THEY_ARE = "auto"  # --weights, else one of BITS
+AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
 # A tensor's name in the files -> in this part, or None: not in this part.
 Rename = Callable[[str], str | None]
@@ -50,7 +50,7 @@ class Stored(NamedTuple):
     data_at: int  # where the file's data begin
     dtype: torch.dtype  # of the run
 
-    def __call__(self) -> Tensor:
+    def read(self) -> Tensor:
         """With a mapping of its own, which goes when the tensor goes."""
         return self.mapped().to(self.dtype)
 
@@ -98,7 +98,7 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     """
     wanted = dict(model.named_parameters())
     source = find(model, folder, rename, dtype)
-    state = {name: stored() for name, stored in source.items()}
+    state = {name: stored.read() for name, stored in source.items()}
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             raise Unservable(
@@ -113,10 +113,10 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
         raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
-    if weights in BITS:
+    if weights in FORMATS:
         pack(model, lambda linear: QuantisedLinear(sources[linear.weight].quantised(weights), linear.bias))
-    elif can_pack(dtype):
-        pack(model, lambda linear: PackedLinear(sources[linear.weight], linear.weight.shape, linear.bias))
+    elif kind := packed_kind(dtype):
+        pack(model, lambda linear: kind(sources[linear.weight].read, linear.weight.shape, linear.bias))
 
 
 def quantise_beforehand(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str) -> None:

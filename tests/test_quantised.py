@@ -11,7 +11,7 @@ from torch import nn
 
 from jarvis_mpi import quantised
 from jarvis_mpi.link import Unservable
-from jarvis_mpi.quantised import BLOCK, QuantisedLinear, kept
+from jarvis_mpi.quantised import FORMATS, Format, QuantisedLinear, kept
 from jarvis_mpi.stage import Head, Stage
 
 KINDS = ["int8", "int4"]
@@ -27,14 +27,14 @@ def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> 
     return QuantisedLinear(kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight), bias)
 
 
-def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
-    """The nearest of the 2^bits values from least to largest of each block, nought always one of them."""
-    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % BLOCK))
-    blocks = padded.unflatten(1, (-1, BLOCK))
+def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
+    """The nearest of 2^bits values from least to largest of each block, nought always one of them."""
+    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % kind.block))
+    blocks = padded.unflatten(1, (-1, kind.block))
     least, largest = blocks.amin(-1, True).clamp(max=0), blocks.amax(-1, True).clamp(min=0)
-    step = (largest - least) / (2**bits - 1)
+    step = (largest - least) / (2**kind.bits - 1)
     nought = (-least / step).round()
-    numbers = ((blocks / step).round() + nought).clamp(0, 2**bits - 1)
+    numbers = ((blocks / step).round() + nought).clamp(0, 2**kind.bits - 1)
     return ((numbers - nought) * step).flatten(1)[:, : weight.shape[1]]
 
 
@@ -50,7 +50,7 @@ def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
     x = torch.randn(1, 7, columns).to(dtype)
     said, exact = (
         made(x),
-        nn.functional.linear(x.float(), rounded(linear.weight, quantised.BITS[kind]), linear.bias),
+        nn.functional.linear(x.float(), rounded(linear.weight, FORMATS[kind]), linear.bias),
     )
     assert said.dtype == dtype
     assert said.shape == exact.shape
@@ -112,7 +112,7 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
         assert nn.Linear not in kinds
     whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
     for linear in (module for module in whole.model.modules() if type(module) is nn.Linear):
-        linear.weight.data = rounded(linear.weight, quantised.BITS[kind])
+        linear.weight.data = rounded(linear.weight, FORMATS[kind])
     body = torch.randn(1, 5, 32).numpy().tobytes()
     both = [torch.frombuffer(bytearray(stage.run(body, 0)), dtype=torch.float32) for stage in (whole, rough)]
     assert not torch.equal(*both)

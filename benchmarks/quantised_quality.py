@@ -1,4 +1,4 @@
-"""What 8-bit weights cost: python benchmarks/int8_quality.py [--models ...] [--tokens 2000] [--text F]
+"""What 8- and 4-bit weights cost: python benchmarks/quantised_quality.py [--models ...] [--tokens 2000] [--text F]
 
 Nats a token of a text, and the share of its positions at which the most likely next token is the same as with the whole weights (each position
 judged after the same text); float32 activations. A table; the perplexity is e^nats.
@@ -12,6 +12,7 @@ import torch
 
 from jarvis_mpi import models
 from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.quantised import FORMATS
 from jarvis_mpi.scorer import ROWS, Scorer, nats
 from jarvis_mpi.study import prose, windows_of
 from jarvis_mpi.text import Text
@@ -47,9 +48,10 @@ def main() -> None:
         windows = windows_of(text, Text(folder), asked.tokens, 512, print)
         whole, likely = told(Scorer(folder, dtype), windows)
         print(f"| {model} | float32 | {whole:.4f} | {math.exp(whole):.3f} | |", flush=True)
-        rough, said = told(Scorer(folder, dtype, weights="int8"), windows)
-        same = sum(a == b for a, b in zip(likely, said, strict=True)) / len(said)
-        print(f"| {model} | int8 | {rough:.4f} | {math.exp(rough):.3f} | {same:.1%} |", flush=True)
+        for weights in FORMATS:
+            rough, said = told(Scorer(folder, dtype, weights=weights), windows)
+            same = sum(a == b for a, b in zip(likely, said, strict=True)) / len(said)
+            print(f"| {model} | {weights} | {rough:.4f} | {math.exp(rough):.3f} | {same:.1%} |", flush=True)
 
 
 if __name__ == "__main__":
