@@ -1,12 +1,13 @@
-"""python benchmarks/decode.py [--rounds 5] [--models ...] [--dtype ...] [--weights ...]: a chain beside transformers.generate.
+"""python benchmarks/decode.py [--rounds 5] [--models ...] [--weights ...] [--llama FOLDER]: a chain beside transformers.generate and llama.cpp.
 
-Decode and prefill tokens/s of one process and of 2 and 9 ranks with each kind of weights, one compute thread everywhere. Each round
-runs all of them one after the other, and the ratios are taken within a round: this machine's speed drifts.
-The last line is JSON.
+Decode and prefill tokens/s of one process, of chains of some ranks with each kind of weights, and (--llama, see llama.py) of llama.cpp alone and
+over as many RPC servers; one compute thread everywhere. Each round runs all of them one after the other, and the ratios are taken within a
+round: this machine's speed drifts. So is what one core reads from memory, and with it the most that any of them could say. The last line is JSON.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -15,10 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import llama
 import shapes
+import torch
 from chain import command
 
 from jarvis_mpi.load import load
+from jarvis_mpi.models import headers
+from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
+from jarvis_mpi.text import Text
 
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "
@@ -66,6 +72,47 @@ def chain(ranks: int, weights: str, folder: Path, dtype: str, tokens: int) -> di
     }
 
 
+def read_gb_s() -> float:
+    """What one thread reads from memory."""
+    torch.set_num_threads(1)
+    numbers = torch.zeros(100_000_000)
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        numbers.sum()
+        times.append(time.perf_counter() - begun)
+    return numbers.nbytes / min(times) / 1e9
+
+
+def read_a_token(folder: Path, weights: str, dtype: str) -> float:
+    """GB of weights (the embedding is the output layer too, in these models)."""
+    head = layers = 0
+    for _, header, _ in headers(folder):
+        for name in header.keys() - {"__metadata__"}:
+            count = math.prod(header[name]["shape"])
+            head, layers = (head, layers + count) if ".layers." in name else (head + count, layers)
+    if weights not in FORMATS:
+        return (head + layers) * getattr(torch, dtype).itemsize / 1e9
+    last = FORMATS[OUTPUT_LAYER.get(weights, weights)]
+    return (layers * FORMATS[weights].bytes_a_weight + head * last.bytes_a_weight) / 1e9
+
+
+def of_all(folder: Path, asked: argparse.Namespace, tokens: int) -> dict[str, dict]:
+    """One round: a name -> its tokens/s. The names of ours begin with the ranks."""
+    seen = {"generate": one_process(folder, asked.dtype, tokens)}
+    rows = len(Text(folder).ids_of(PROMPT))
+    for weights in asked.weights:
+        for n in asked.ranks:
+            seen[f"{n} ranks, {weights}"] = chain(n, weights, folder, asked.dtype, tokens)
+        if asked.llama:
+            model = llama.gguf_of(folder, asked.llama, weights)
+            for count in (0, *(n - 1 for n in asked.ranks)):
+                with llama.servers(asked.llama, count) as (_, addresses):
+                    name = f"llama.cpp {llama.KINDS[weights]}, {count or 'no'} servers"
+                    seen[name] = llama.bench(asked.llama, model, addresses, rows, tokens)
+    return seen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -74,39 +121,54 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 9])
     parser.add_argument("--models", nargs="+", default=list(TOKENS))
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--weights", nargs="+", default=["auto", "int8"])
-    settings = parser.parse_args()
+    parser.add_argument("--weights", nargs="+", default=["auto", "int8", "int4"])
+    parser.add_argument("--llama", type=Path, metavar="FOLDER", help="of llama.cpp's programs")
+    asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     results = {}
-    for model in settings.models:
+    for model in asked.models:
         folder = shapes.locate(model)
         rounds = []
-        for number in range(settings.rounds):
-            one = one_process(folder, settings.dtype, TOKENS.get(model, 64))
-            chains = {
-                f"{n} ranks, {weights}": chain(n, weights, folder, settings.dtype, TOKENS.get(model, 64))
-                for n in settings.ranks
-                for weights in settings.weights
-            }
-            rounds.append((one, chains))
-            line = ", ".join(f"{n}: {c['decode']:.2f} / {c['prefill']:.1f}" for n, c in chains.items())
-            print(
-                f"{model} round {number + 1}: decode / prefill tokens/s: generate {one['decode']:.2f} / {one['prefill']:.1f}, {line}",
-                flush=True,
+        for number in range(asked.rounds):
+            gb_s = read_gb_s()
+            rounds.append(of_all(folder, asked, TOKENS.get(model, 64)))
+            for weights in asked.weights:
+                limit = gb_s / read_a_token(folder, weights, asked.dtype)
+                for name, each in rounds[-1].items():
+                    if name.endswith(f"ranks, {weights}"):
+                        each["of_limit"] = each["decode"] / limit
+            line = ", ".join(
+                f"{name}: {each['decode']:.2f} / {each['prefill']:.1f}" for name, each in rounds[-1].items()
             )
-        summary = {}
-        for n in rounds[0][1]:
-            each = {key: statistics.median(c[n][key] for _, c in rounds) for key in rounds[0][1][n]}
+            print(f"{model} round {number + 1}, {gb_s:.1f} GB/s: {line}", file=sys.stderr, flush=True)
+        results[model] = summary(rounds)
+        print(f"\n{model}: decode / prefill in tokens/s | of generate | of llama.cpp with as many servers | of what one core reads | a hop\n"
+              "|---|---|---|---|---|---|")  # fmt: skip
+        for name, each in results[model].items():
+            print(f"| {name} | {each['decode']:.2f} / {each['prefill']:.1f} | " + " | ".join((
+                f"{each['decode_of_generate']:.2f} / {each['prefill_of_generate']:.2f}",
+                f"{each['decode_of_llama']:.2f} / {each['prefill_of_llama']:.2f}" if "decode_of_llama" in each else "",
+                f"{each['of_limit']:.2f}" if "of_limit" in each else "",
+                f"{each['hop_us']:.0f} us" if "hop_us" in each else "")) + " |", flush=True)  # fmt: skip
+    print(json.dumps(default=float, obj={"dtype": asked.dtype, "rounds": asked.rounds, **results}))
+
+
+def summary(rounds: list[dict[str, dict]]) -> dict[str, dict]:
+    """Medians of what was seen and of its ratios within a round."""
+    told = {}
+    for name in rounds[0]:
+        each = {key: statistics.median(seen[name][key] for seen in rounds) for key in rounds[0][name]}
+        others = {"generate": "generate"}
+        if "ranks" in name:
+            ranks, weights = name.split(" ranks, ")
+            others["llama"] = f"llama.cpp {llama.KINDS[weights]}, {int(ranks) - 1} servers"
+        for other, named in others.items():
             for kind in ("decode", "prefill"):
-                each[f"{kind}_ratio"] = statistics.median(c[n][kind] / one[kind] for one, c in rounds)
-            summary[n] = each
-            print(f"{model}, {n}: decode {each['decode']:.2f} tokens/s, {each['decode_ratio']:.2f} of generate;"
-                  f" prefill {each['prefill']:.1f}, {each['prefill_ratio']:.2f} of generate; a hop {each['hop_us']:.0f} us")  # fmt: skip
-        summary["generate"] = {
-            kind: statistics.median(one[kind] for one, _ in rounds) for kind in ("decode", "prefill")
-        }
-        results[model] = summary
-    print(json.dumps(default=float, obj={"dtype": settings.dtype, "rounds": settings.rounds, **results}))
+                if named in rounds[0]:
+                    ratios = (seen[name][kind] / seen[named][kind] for seen in rounds)
+                    each[f"{kind}_of_{other}"] = statistics.median(ratios)
+        told[name] = each
+    return told
 
 
 main()

@@ -1,11 +1,13 @@
-"""bfloat16 weights in the order of faster kernels than `F.linear`'s: a matrix times one row then runs at the speed of the memory.
+"""16-bit weights in the order of faster kernels than `F.linear`'s: a matrix times a row, or a few, then runs at the speed of the memory.
 
-`F.linear` in bfloat16 reads weights at about half of what one core can where the processor multiplies bfloat16 (x86 with AVX-512:
-1.5 times slower for the layers, 2.5 times for the output layer), and takes ten times as long for many rows where it does not. There
-oneDNN's own order helps; here fbgemm's half-precision weights (float16 holds bfloat16's 8 bits of mantissa; what is
-below 6e-5 loses some of them, what is above 65504 does not occur in a model). The reordered copy replaces the mapped one, so
-a stage costs its weights once. Which kernels are used follows from the processor, not from a measurement: a block and its
-copy on two machines of a kind say the same. Where there are neither (Arm) nothing is changed.
+In bfloat16 `F.linear` reads weights at about half of what one core can where the processor multiplies bfloat16 (x86 with AVX-512:
+1.5 times slower for the layers, 2.5 times for the output layer): oneDNN's own order helps there. Where the processor does not, it
+takes ten times as long for many rows, and float32 has twice the bytes: there, and in float32 runs of models whose files hold 16
+bits, fbgemm multiplies float32 rows with weights in half precision. Those hold bfloat16's 8 bits of mantissa, and lose at most 3e-8 of weights
+below 6e-5, which is less than the rounding of a float32 sum of them all.
+
+The reordered copy replaces the mapped one, so a stage costs its weights once. Which kernels are used follows from the processor,
+not from a measurement: a block and its copy on two machines of a kind say the same. Where torch has neither (Arm) nothing is changed.
 """
 
 import contextlib
@@ -20,17 +22,18 @@ PART_BYTES = 16_000_000  # of a matrix packed at a time: only that much is in me
 LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40 % for 488 rows of 16384)
 
 ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for one, half as much again for many
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 Reread = Callable[[], Tensor]  # the same weight from a mapping of its own, which goes when the tensor goes
 
 
-def packed_kind(dtype: torch.dtype) -> "type[Packed] | None":
-    """What stands in for nn.Linear in a run of `dtype` on this processor; None: nothing does."""
-    if dtype != torch.bfloat16:
-        return None
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+def packed_kind(dtype: torch.dtype, stored: torch.dtype) -> "type[Packed] | None":
+    """What stands in for nn.Linear in a run of `dtype` with weights `stored` so, on this processor; None: nothing does."""
+    onednn = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == torch.bfloat16 and onednn:
         return OneDnnLinear
-    return HalfLinear if "fbgemm" in torch.backends.quantized.supported_engines else None
+    is_16_bits = torch.bfloat16 in (dtype, stored) or stored == torch.float16
+    return HalfLinear if is_16_bits and "fbgemm" in torch.backends.quantized.supported_engines else None
 
 
 def pack(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
@@ -56,7 +59,7 @@ def rows_a_part(columns: int) -> int:
 
 
 class Packed(nn.Module):
-    """nn.Linear for inference: [..., in] -> [..., out], in bfloat16."""
+    """nn.Linear for inference: [..., in] -> [..., out], of the same dtype."""
 
     def __init__(self, weight: Reread, shape: Sequence[int], bias: Tensor | None):
         super().__init__()
@@ -81,14 +84,17 @@ class OneDnnLinear(Packed):
 
 
 class HalfLinear(Packed):
+    """Raises OverflowError where half precision cannot hold a weight."""
+
     def packed(self, weight, shape, bias, slices):
         # One buffer for all: new ones would leave holes between the packed parts, as much again for an output layer.
         floats = torch.empty(slices[0].stop, shape[1])
         for part in slices:
             source = weight()[part]
-            yield torch.ops.quantized.linear_prepack_fp16(
-                floats[: len(source)].copy_(source), None if bias is None else bias[part].float()
-            )
+            rows = floats[: len(source)].copy_(source)
+            if rows.abs().max() > LARGEST_HALF:
+                raise OverflowError
+            yield torch.ops.quantized.linear_prepack_fp16(rows, None if bias is None else bias[part].float())
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.float()

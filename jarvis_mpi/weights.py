@@ -1,5 +1,6 @@
 """Read from a model's folder only the tensors that a part of it needs, memory-mapped."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,14 @@ class Stored(NamedTuple):
     data_at: int  # where the file's data begin
     dtype: torch.dtype  # of the run
 
+    @property
+    def stored(self) -> torch.dtype:
+        if self.tensor["dtype"] not in DTYPES:
+            raise Unservable(
+                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(DTYPES)}"
+            )
+        return DTYPES[self.tensor["dtype"]]
+
     def read(self) -> Tensor:
         """With a mapping of its own, which goes when the tensor goes."""
         return self.mapped().to(self.dtype)
@@ -60,18 +69,13 @@ class Stored(NamedTuple):
         Only its own bytes are mapped, for reading: safetensors maps the whole file as if to be written, which
         Linux refuses where the file is larger than the memory of a Pi.
         """
-        stored = DTYPES.get(self.tensor["dtype"])
-        if stored is None:
-            raise Unservable(
-                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(DTYPES)}"
-            )
         begin, end = self.tensor["data_offsets"]
         if begin == end:
-            return torch.empty(self.tensor["shape"], dtype=stored)
+            return torch.empty(self.tensor["shape"], dtype=self.stored)
         numbers = np.memmap(self.path, np.uint8, "r", self.data_at + begin, (end - begin,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it cannot be written: nobody does
-            return torch.frombuffer(numbers, dtype=stored).view(self.tensor["shape"])
+            return torch.frombuffer(numbers, dtype=self.stored).view(self.tensor["shape"])
 
     def quantised(self, weights: str) -> Path:
         file = self.path.stat()
@@ -115,8 +119,17 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
     if weights in FORMATS:
         pack(model, lambda linear: QuantisedLinear(sources[linear.weight].quantised(weights), linear.bias))
-    elif kind := packed_kind(dtype):
-        pack(model, lambda linear: kind(sources[linear.weight].read, linear.weight.shape, linear.bias))
+    else:
+        pack(model, lambda linear: packed(linear, sources[linear.weight]))
+
+
+def packed(linear: nn.Linear, source: Stored) -> nn.Module:
+    kind = packed_kind(source.dtype, source.stored)
+    if kind is None:
+        return linear
+    with contextlib.suppress(OverflowError):
+        return kind(source.read, linear.weight.shape, linear.bias)
+    return linear
 
 
 def quantise_beforehand(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str) -> None:

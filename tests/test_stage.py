@@ -162,7 +162,8 @@ def test_sequences_do_not_see_each_other(folder):
 
 
 @pytest.mark.skipif(
-    not packed_kind(torch.bfloat16), reason="torch has nothing better than F.linear on this processor"
+    not packed_kind(torch.bfloat16, torch.bfloat16),
+    reason="torch has nothing better than F.linear on this processor",
 )
 def test_packed_bfloat16_weights_give_what_plain_ones_give(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -188,6 +189,10 @@ def test_half_precision_holds_bfloat16_weights(monkeypatch):
         said = packed(x)
         assert said.dtype == torch.bfloat16
         assert torch.allclose(said.float(), exact, rtol=2**-8, atol=1e-5)
+        assert torch.allclose(packed(x.float()), exact, rtol=1e-5, atol=1e-5)
+    weight[4000, 1] = 70_000.0
+    with pytest.raises(OverflowError):
+        HalfLinear(lambda: weight, weight.shape, None)
 
 
 @settings(max_examples=60, deadline=None)
