@@ -2,7 +2,7 @@
 
 y = x W^T by onnxruntime's MatMulNBits (its MLAS has kernels for AVX2, AVX-512, Arm's dot products). Each block of a row's weights
 shares a scale and a zero point, rounded to nearest from least to largest; a row's activations are rounded to 8 bits in the kernel,
-each block of them with a scale of its own, so that a row does not feel the others of its message.
+each block of them with a scale of its own.
 Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them,
 and only the order that the kernels want is in memory.
 """
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .fetch import cache_folder, only_one
 from .link import Unservable
+from .rowwise import WIDTH, Alike
 
 
 class Format(NamedTuple):
@@ -48,9 +49,9 @@ LAYOUT = 1  # of the folder: another where what is in it changes
 
 
 class QuantisedLinear(nn.Module):
-    """nn.Linear for inference: [..., in] -> [..., out]. `folder` is what `kept` gave."""
+    """nn.Linear for inference: [..., in] -> [..., out]. `folder` is what `kept` gave for `weights`."""
 
-    def __init__(self, folder: Path, bias: Tensor | None):
+    def __init__(self, weights: str, folder: Path, bias: Tensor | None):
         super().__init__()
         import onnxruntime
 
@@ -59,14 +60,25 @@ class QuantisedLinear(nn.Module):
         options.use_per_session_threads = False
         options.enable_cpu_mem_arena = False  # or each layer keeps memory for its largest answer
         self.session = onnxruntime.InferenceSession(folder / MODEL, options, ["CPUExecutionProvider"])
+        self.weights = weights
         self.bias = None if bias is None else bias.float()
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-        y = torch.from_numpy(self.session.run(None, {"x": rows.numpy()})[0])
+        rows = x.reshape(-1, x.shape[-1]).float()
+        y = self.product(alike(self.weights).padded(rows))[: len(rows)]
         if self.bias is not None:
-            y += self.bias
+            y = y + self.bias
         return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def product(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(None, {"x": rows.contiguous().numpy()})[0])
+
+
+@functools.cache
+def alike(weights: str) -> Alike:
+    sample = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))
+    folder = kept(weights, "a sample, to try kernels with", sample.shape, lambda: sample)
+    return Alike(QuantisedLinear(weights, folder, None).product)
 
 
 @functools.cache

@@ -22,7 +22,9 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
-from .quantised import FORMATS, OUTPUT_LAYER
+from .pack import HalfLinear
+from .quantised import FORMATS, OUTPUT_LAYER, QuantisedLinear
+from .rowwise import ROW_BY_ROW
 from .watch import Pace
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -114,6 +116,9 @@ class Stage:
     def wake(self) -> None:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
+        alike = any(isinstance(module, HalfLinear | QuantisedLinear) for module in self.layers.modules())
+        if alike and self.model.config._attn_implementation == "sdpa":
+            self.model.config._attn_implementation = ROW_BY_ROW
         self.lean = LeanStep(self.model, self.layers)
 
     @torch.inference_mode()

@@ -118,7 +118,10 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
     if weights in FORMATS:
-        pack(model, lambda linear: QuantisedLinear(sources[linear.weight].quantised(weights), linear.bias))
+        pack(
+            model,
+            lambda linear: QuantisedLinear(weights, sources[linear.weight].quantised(weights), linear.bias),
+        )
     else:
         pack(model, lambda linear: packed(linear, sources[linear.weight]))
 

@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> QuantisedLinear:
-    return QuantisedLinear(kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight), bias)
+    return QuantisedLinear(kind, kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight), bias)
 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
@@ -58,17 +58,14 @@ def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_row_gives_does_not_depend_on_the_others(kind):
+def test_what_a_row_gives_does_not_depend_on_the_others_bit_for_bit(kind):
     torch.manual_seed(0)
     made = layer(torch.randn(300, 64), kind)
-    x = torch.randn(1, 9, 64) * torch.logspace(-3, 3, 9)[None, :, None]
+    x = torch.randn(1, 70, 64) * torch.logspace(-3, 3, 70)[None, :, None]
     together = made(x)
-    alone = torch.cat([made(x[:, at : at + 1]) for at in range(9)], 1)
-    if kind == "int8":
-        assert torch.equal(alone, together)
-    else:  # a single row has a kernel of its own there, which adds in another order
-        assert ((alone - together).norm(dim=-1) / together.norm(dim=-1)).max() < 1e-6
-    assert torch.equal(made(x[:, :4]), together[:, :4])
+    assert torch.equal(torch.cat([made(x[:, at : at + 1]) for at in range(70)], 1), together)
+    for rows in range(1, 70):
+        assert torch.equal(made(x[:, :rows]), together[:, :rows])
     assert torch.equal(made(torch.zeros(1, 1, 64)), torch.zeros(1, 1, 300))
 
 
@@ -79,7 +76,7 @@ def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
     whole = layer(weight, kind)(x)
     monkeypatch.setattr(quantised, "PART_ROWS", 64)
     folder = kept(kind, "in parts", weight.shape, lambda: weight)
-    assert torch.equal(QuantisedLinear(folder, None)(x), whole)
+    assert torch.equal(QuantisedLinear(kind, folder, None)(x), whole)
 
 
 def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(cache, monkeypatch):

@@ -1,0 +1,70 @@
+"""Rows that do not feel each other: what a position gives is the same, bit for bit, whatever else its message holds.
+
+Kernels add in another order for one row than for many, so that a copy that catches up on many positions at once, or a step with drafts,
+would round otherwise than one row after the other, and a near-tie could turn. Here attention is called for each row by itself, as a single
+new token calls it; and a matrix is given as many rows as its kernel treats alike, some of them zeros.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ROW_BY_ROW = "row_by_row"  # the name under which transformers finds `attend`
+WIDTH, GROUP, MOST_MORE = 256, 4, 8  # of a sample's rows; rows of it taken together; zeros that may be added
+
+
+def attend(
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
+) -> tuple[Tensor, None]:
+    """[1, heads, S, width] queries of the last S of K positions -> [1, S, heads, width]."""
+    count, positions = query.shape[2], key.shape[2]
+    if count == 1:
+        return sdpa_attention_forward(module, query, key, value, None, **more)
+    done = []
+    for row in range(count):
+        end = positions - count + row + 1
+        first = 0 if attention_mask is None else first_seen(attention_mask[0, 0, row])
+        mine = query[:, :, row : row + 1]
+        done.append(
+            sdpa_attention_forward(module, mine, key[:, :, first:end], value[:, :, first:end], None, **more)[
+                0
+            ]
+        )
+    return torch.cat(done, 1), None
+
+
+def first_seen(mask: Tensor) -> int:
+    """Of a row's mask, boolean or to be added: the first position of its window."""
+    return int((mask if mask.dtype == torch.bool else mask == 0).int().argmax())
+
+
+class Alike:
+    """How many rows a kernel is given for so many, so that each gives what it gives among any others; found by trying."""
+
+    def __init__(self, product: Callable[[Tensor], Tensor]):
+        """`product`: [S, WIDTH] -> [S, any], by the kernel."""
+        self.product = product
+        self.counts: dict[int, int] = {}
+
+    def padded(self, rows: Tensor) -> Tensor:  # [S, in] -> [S or more, in]
+        count = len(rows)
+        if count not in self.counts:
+            self.counts[count] = self.found(count)
+        return nn.functional.pad(rows, (0, 0, 0, self.counts[count] - count))
+
+    def found(self, count: int) -> int:
+        sample = torch.randn(count + MOST_MORE, WIDTH, generator=torch.Generator().manual_seed(0))
+        groups = [self.product(sample[at : at + GROUP]) for at in range(0, count, GROUP)]
+        expected = torch.cat(groups)[:count]
+        for padded in range(count, count + MOST_MORE):
+            if torch.equal(self.product(sample[:padded])[:count], expected):
+                return padded
+        return count  # this kernel does not know such a number
+
+
+AttentionInterface.register(ROW_BY_ROW, attend)
+AttentionMaskInterface.register(ROW_BY_ROW, sdpa_mask)

@@ -1,0 +1,81 @@
+"""What a position gives is the same, bit for bit, whatever else its message holds: prompts, drafts, a copy's catching up."""
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from jarvis_mpi.pack import HalfLinear, packed_kind
+from jarvis_mpi.rowwise import Alike
+from jarvis_mpi.stage import Head, Stage, to_bytes
+
+# Gemma 2 attends with a soft cap, for which torch has no kernel; GPT-2's layers are no nn.Linear.
+FAMILIES = ["llama", "qwen2", "qwen3", "gemma", "gemma3_text", "mistral", "phi3", "olmo2", "smollm3", "opt"]
+POSITIONS = 50  # several windows of the sliding ones
+PIECES = [POSITIONS, 40, 33, 9, 2]
+HAS_HALF = packed_kind(torch.float32, torch.bfloat16) is HalfLinear
+without_half = pytest.mark.skipif(not HAS_HALF, reason="torch has fbgemm on x86 only")
+
+
+def in_bfloat16(family: str, folder):
+    """A tiny model whose file holds 16 bits."""
+    tiny.make(family, folder)
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = AutoConfig.from_pretrained(folder)
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("dtype", "weights"),
+    [
+        pytest.param(torch.float32, "auto", marks=without_half),
+        pytest.param(
+            torch.bfloat16,
+            "auto",
+            marks=pytest.mark.skipif(
+                packed_kind(torch.bfloat16, torch.bfloat16) is not HalfLinear,
+                reason="oneDNN's bfloat16 kernels, or none, are used on this processor",
+            ),
+        ),
+        (torch.float32, "int8"),
+        (torch.bfloat16, "int4"),
+    ],
+)
+def test_a_text_in_one_piece_or_in_many(family, dtype, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    folder = in_bfloat16(family, tmp_path / "model")
+    stage, head = (
+        Stage(folder, range(0, tiny.LAYERS), dtype, weights=weights),
+        Head(folder, dtype, weights),
+    )
+    text = to_bytes(
+        torch.randn(1, POSITIONS, stage.width, generator=torch.Generator().manual_seed(0)).to(dtype)
+    )
+    row = stage.width * dtype.itemsize
+
+    def in_pieces(rows: int) -> bytes:
+        return b"".join(
+            stage.run(text[at * row : (at + rows) * row], at, sequence=rows)
+            for at in range(0, POSITIONS, rows)
+        )
+
+    one_by_one = in_pieces(1)
+    assert all(in_pieces(rows) == one_by_one for rows in PIECES)
+    logits = torch.stack([head.logits(one_by_one[: (at + 1) * row]) for at in range(POSITIONS)])
+    assert torch.equal(head.rows_logits(one_by_one, 0, None), logits)
+
+
+def test_a_kernel_is_given_rows_that_it_treats_alike_and_as_many_as_there_are_where_there_are_none():
+    def odd_for_few(rows):  # another order of addition below three rows, and for seven
+        return rows.sum(1, keepdim=True) + (1e-3 if len(rows) < 3 or len(rows) == 7 else 0)
+
+    alike = Alike(odd_for_few)
+    assert [len(alike.padded(torch.ones(count, 5))) for count in (1, 2, 3, 6, 7, 8)] == [3, 3, 3, 6, 8, 8]
+    assert torch.equal(alike.padded(torch.ones(1, 5)), torch.tensor([[1.0] * 5, [0.0] * 5, [0.0] * 5]))
+    never = Alike(lambda rows: rows.sum(1, keepdim=True) + len(rows) * 1e-3)
+    assert len(never.padded(torch.ones(5, 5))) == 5
