@@ -2,6 +2,8 @@
 # make demo-faults    the same, while two of the eight workers die
 # make test   set everything up, then all checks and tests
 # make figures   the figures in the README, from runs of its own: 4 minutes
+# make bench  speed and memory beside one process, and beside llama.cpp with LLAMA=folder of its programs: an hour
+# make peers LLAMA=folder   the same kill and stop of a worker, for llama.cpp and for us: 5 minutes
 # make fault-matrix   every fault at every place, measured: 40 minutes
 
 PYTHON ?= python3
@@ -15,7 +17,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test lint setup clean benchmarks fault-matrix figures
+.PHONY: demo demo-faults test lint setup clean bench peers fault-matrix figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
@@ -44,10 +46,14 @@ setup: .venv/ready
 	python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-benchmarks: .venv/ready
-	python benchmarks/decode.py
-	python benchmarks/memory.py
+bench: .venv/ready
+	python benchmarks/decode.py $(if $(LLAMA),--llama "$(LLAMA)")
+	python benchmarks/streams.py
+	for weights in auto int8 int4; do python benchmarks/memory.py --weights $$weights; done
 	timeout -k 5 300 mpirun -hostfile hostfiles/local -n 9 python benchmarks/link.py
+
+peers: .venv/ready
+	python benchmarks/peers.py --llama "$(LLAMA)"
 
 fault-matrix: .venv/ready
 	mkdir -p runs

@@ -1,4 +1,4 @@
-"""python benchmarks/memory.py [--model ...] [--ranks 9]: each rank's peak resident memory beside its weights.
+"""python benchmarks/memory.py [--model ...] [--ranks 9] [--weights int8]: each rank's peak resident memory beside its weights.
 
 By default a random model in the shape of Gemma 2B (5 GB) on one end user and eight workers. The last line is JSON.
 """
@@ -14,6 +14,7 @@ from chain import command
 
 from jarvis_mpi import models
 from jarvis_mpi.load import load
+from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
 from jarvis_mpi.replay import block_of
 
 MB = 1e6
@@ -41,11 +42,13 @@ def main() -> None:
     )
     parser.add_argument("--model", default=shapes.GEMMA_2B)
     parser.add_argument("--ranks", type=int, default=9)
+    parser.add_argument("--weights", default="auto")
     settings = parser.parse_args()
     folder = shapes.locate(settings.model)
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "run.h5"
         words = ("--model", str(folder), "--prompt", "word " * 200, "--max-new-tokens", "8")
+        words += ("--weights", settings.weights)
         subprocess.run(command(settings.ranks, log, *words), check=True, stdout=subprocess.DEVNULL)
         record = load(log)
         placement = record.placement
@@ -53,6 +56,9 @@ def main() -> None:
     layers, rest = weights_bytes(
         folder, json.loads((folder / "config.json").read_text())["num_hidden_layers"]
     )
+    if settings.weights in FORMATS:  # files in 16 bits
+        layers = [size / 2 * FORMATS[settings.weights].bytes_a_weight for size in layers]
+        rest *= FORMATS[OUTPUT_LAYER.get(settings.weights, settings.weights)].bytes_a_weight / 2
     rows = {}
     print("node  layers            weights MB   peak MB   above its weights MB")
     for node, peak in sorted(peaks.items()):

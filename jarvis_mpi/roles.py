@@ -65,16 +65,14 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         torch.set_num_threads(plan.threads)
         dtype = getattr(torch, plan.dtype)
 
-        load = copy_loader(folder, dtype, settings)
         own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
         paces = [stage.warm_up(plan.pieces, time.perf_counter) for stage in own]
         loaded_s = time.monotonic() - begun
-        stages = {stage.block: journalled(stage, settings) for stage in own}
         if settings.pace_s:
             paces = [pace.slowed_to(settings.pace_s) for pace in paces]
-            for stage, pace in zip(own, paces, strict=True):
-                row_bytes = stage.width * dtype.itemsize
-                stages[stage.block].stage = faults.paced(stage, len(stage.block), row_bytes, pace)
+        pace = paces[0] if settings.pace_s and paces else None
+        load = copy_loader(folder, dtype, settings, pace)
+        stages = {stage.block: journalled(stage, settings, pace) for stage in own}
         stages |= {block: load(block) for block in plan.copies}
         put_patch = patch.Patches(Path(settings.patches), dtype)
         if told:
@@ -105,17 +103,22 @@ def patches_here(settings: Settings) -> patch.Told | None:
         return None
 
 
-def journalled(stage: "Stage", settings: Settings) -> Journalled:
-    return Journalled(stage, stage.block, int(settings.journal_mb * 1e6))
+def journalled(stage: "Stage", settings: Settings, pace: Pace | None = None) -> Journalled:
+    """`pace`: of a slower machine, to be imitated."""
+    paced = stage if pace is None else faults.paced(stage, len(stage.block), stage.row_bytes, pace)
+    return Journalled(paced, stage.block, int(settings.journal_mb * 1e6))
 
 
-def copy_loader(folder: Path, dtype: "torch.dtype", settings: Settings) -> Callable[[Block], Journalled]:
+def copy_loader(
+    folder: Path, dtype: "torch.dtype", settings: Settings, pace: Pace | None = None
+) -> Callable[[Block], Journalled]:
     """What makes a copy of a block: asleep, so that it costs no memory until it is used. It raises Unservable where
     the block's tensors are not on this machine."""
     from .stage import Stage
 
     def load(block: Block) -> Journalled:
         models.check_layers(folder, block)
-        return journalled(Stage(folder, block, dtype, asleep=True, weights=settings.weights), settings)
+        stage = Stage(folder, block, dtype, asleep=True, weights=settings.weights)
+        return journalled(stage, settings, pace)
 
     return load

@@ -103,6 +103,7 @@ class Stage:
         embedding.weight = nn.Parameter(torch.zeros(embedding.weight.shape, dtype=dtype), requires_grad=False)
         self.rename = of_block(name, block, embedding_name(self.model))
         self.width = self.model.config.hidden_size
+        self.row_bytes = self.width * dtype.itemsize
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
         self.lean: LeanStep | None = None
@@ -153,12 +154,11 @@ class Stage:
     def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
         once, and not one after the other when the first prompt comes. -> what a layer takes."""
-        row = self.width * self.dtype.itemsize
         times: dict[int, float] = {}
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):
                 begun = clock()
-                self.run(bytes(count * row), start, sequence=-1)
+                self.run(bytes(count * self.row_bytes), start, sequence=-1)
                 times[count] = clock() - begun
         self.forget(-1)
         most = max(times)
