@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,8 @@ class Format(NamedTuple):
         return self.bits / 8 * (1 + 1 / self.block) + 2 * 4 / self.block
 
 
-FORMATS = {
-    "int8": Format(8, 64),
-    "int4": Format(4, 32),
-}  # --weights; with blocks of 64 int4 loses twice as much
-OUTPUT_LAYER = {"int4": "int8"}  # 4 bits there would cost as much as in all other layers together
+FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32)}  # --weights
+OUTPUT_LAYER = {"int4": "int8"}  # a quarter of what 4 bits lose, they would lose there
 PART_ROWS = 4096  # quantised at a time, to spare memory
 MODEL, NUMBERS = "linear.onnx", "numbers"  # files of a layer's folder; the second is mapped
 CONSTANTS = ("weights", "scales", "zero_points")
@@ -55,7 +52,7 @@ class QuantisedLinear(nn.Module):
         super().__init__()
         import onnxruntime
 
-        shared_threads(torch.get_num_threads())
+        shared_threads()
         options = onnxruntime.SessionOptions()
         options.use_per_session_threads = False
         options.enable_cpu_mem_arena = False  # or each layer keeps memory for its largest answer
@@ -82,12 +79,11 @@ def alike(weights: str) -> Alike:
 
 
 @functools.cache
-def shared_threads(count: int) -> None:
-    """Compute threads of all layers of this process: settled by the first of them."""
+def shared_threads() -> None:
+    """All layers of this process share its compute threads: this can be asked for once."""
     import onnxruntime
 
-    if not shared_threads.cache_info().currsize:
-        onnxruntime.set_global_thread_pool_sizes(count, 1)
+    onnxruntime.set_global_thread_pool_sizes(torch.get_num_threads(), 1)
 
 
 def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[], Tensor]) -> Path:
@@ -139,8 +135,7 @@ def write(folder: Path, kind: Format, shape: Sequence[int], mapped: Callable[[],
             for start, part in zip(starts, parts, strict=True):
                 file.seek(start + first * part[0].nbytes)
                 file.write(part.tobytes())
-        file.flush()
-        os.fsync(file.fileno())  # a Pi may lose its power at any time; the folder would look whole
+        to_disk(file)
     node = make_node(
         "MatMulNBits", ["x", *CONSTANTS], ["y"], domain="com.microsoft",
         K=columns, N=rows, bits=kind.bits, block_size=kind.block, accuracy_level=4,
@@ -151,7 +146,15 @@ def write(folder: Path, kind: Format, shape: Sequence[int], mapped: Callable[[],
     )
     opsets = [make_opsetid("", 17), make_opsetid("com.microsoft", 1)]
     graph = make_graph([node], "linear", [x], [y], constants)
-    onnx.save(make_model(graph, opset_imports=opsets, ir_version=9), folder / MODEL)
+    with (folder / MODEL).open("wb") as file:
+        file.write(make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+        to_disk(file)
+
+
+def to_disk(file: BinaryIO) -> None:
+    """A Pi may lose its power at any time; then the folder would look whole."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def constant(name: str, shape: Sequence[int], kind: np.dtype, offset: int, length: int):
