@@ -23,6 +23,7 @@ from chain import command
 
 from jarvis_mpi.load import load
 from jarvis_mpi.models import headers
+from jarvis_mpi.pack import packed_kind
 from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
 from jarvis_mpi.text import Text
 
@@ -92,7 +93,8 @@ def read_a_token(folder: Path, weights: str, dtype: str) -> float:
             count = math.prod(header[name]["shape"])
             head, layers = (head, layers + count) if ".layers." in name else (head + count, layers)
     if weights not in FORMATS:
-        return (head + layers) * getattr(torch, dtype).itemsize / 1e9
+        half = packed_kind(getattr(torch, dtype), torch.bfloat16)  # of files in 16 bits
+        return (head + layers) * (2 if half else getattr(torch, dtype).itemsize) / 1e9
     last = FORMATS[OUTPUT_LAYER.get(weights, weights)]
     return (layers * FORMATS[weights].bytes_a_weight + head * last.bytes_a_weight) / 1e9
 

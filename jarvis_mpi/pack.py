@@ -27,7 +27,9 @@ LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40
 ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for one, half as much again for many
 LARGEST_HALF = torch.finfo(torch.float16).max
 
-Reread = Callable[[], Tensor]  # the same weight from a mapping of its own, which goes when the tensor goes
+Reread = Callable[
+    [slice], Tensor
+]  # rows of a weight, from a mapping of their own, which goes when the tensor goes
 
 
 def packed_kind(dtype: torch.dtype, stored: torch.dtype) -> "type[Packed] | None":
@@ -77,7 +79,7 @@ class Packed(nn.Module):
 class OneDnnLinear(Packed):
     def packed(self, weight, shape, bias, slices):
         for part in slices:
-            order = torch.ops.mkldnn._reorder_linear_weight(weight()[part], ROWS)
+            order = torch.ops.mkldnn._reorder_linear_weight(weight(part), ROWS)
             yield order, None if bias is None else bias[part]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ class HalfLinear(Packed):
         # One buffer for all: new ones would leave holes between the packed parts, as much again for an output layer.
         floats = torch.empty(slices[0].stop, shape[1])
         for part in slices:
-            source = weight()[part]
+            source = weight(part)
             rows = floats[: len(source)].copy_(source)
             if rows.abs().max() > LARGEST_HALF:
                 raise OverflowError
@@ -112,4 +114,4 @@ class HalfLinear(Packed):
 @functools.cache
 def half_alike() -> Alike:
     weight = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1))
-    return Alike(HalfLinear(lambda: weight, weight.shape, None).product)
+    return Alike(HalfLinear(lambda part: weight[part], weight.shape, None).product)

@@ -10,8 +10,8 @@ and only the order that the kernels want is in memory.
 import functools
 import hashlib
 import os
+import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -37,7 +37,7 @@ class Format(NamedTuple):
 
 FORMATS = {"int8": Format(8, 64), "int4": Format(4, 32)}  # --weights
 OUTPUT_LAYER = {"int4": "int8"}  # a quarter of what 4 bits lose, they would lose there
-PART_ROWS = 4096  # quantised at a time, to spare memory
+PART_WEIGHTS = 4_000_000  # quantised at a time, to spare memory
 MODEL, NUMBERS = "linear.onnx", "numbers"  # files of a layer's folder; the second is mapped
 CONSTANTS = ("weights", "scales", "zero_points")
 PAGE_BYTES = 4096
@@ -56,7 +56,12 @@ class QuantisedLinear(nn.Module):
         options = onnxruntime.SessionOptions()
         options.use_per_session_threads = False
         options.enable_cpu_mem_arena = False  # or each layer keeps memory for its largest answer
-        self.session = onnxruntime.InferenceSession(folder / MODEL, options, ["CPUExecutionProvider"])
+        try:
+            self.session = onnxruntime.InferenceSession(folder / MODEL, options, ["CPUExecutionProvider"])
+        except onnxruntime.OnnxRuntimeException as error:
+            raise Unservable(
+                f"the quantised weights in {folder} are damaged: delete it ({str(error).splitlines()[0]})"
+            ) from None
         self.weights = weights
         self.bias = None if bias is None else bias.float()
 
@@ -69,6 +74,15 @@ class QuantisedLinear(nn.Module):
 
     def product(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self.session.run(None, {"x": rows.contiguous().numpy()})[0])
+
+
+def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+    """Raises Unservable on an Arm without dot products (Pi 4), for which MatMulNBits has no 8-bit kernels."""
+    if platform.machine() == "aarch64" and "asimddp" not in cpuinfo.read_text().split():
+        raise Unservable(
+            "this processor has no dot products (asimddp in /proc/cpuinfo), so that quantised weights would be slower"
+            " than others: run without --weights"
+        )
 
 
 @functools.cache
@@ -94,14 +108,16 @@ def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[],
     """
     digest = hashlib.sha256(f"{LAYOUT} {FORMATS[weights]} {identity}".encode()).hexdigest()[:16]
     folder = cache_folder() / "quantised" / digest
-    if (folder / MODEL).is_file():
-        return folder
     try:
+        if (folder / MODEL).is_file():
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with only_one(folder, WAIT_S):
             if not (folder / MODEL).is_file():
-                scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+                scratch = folder.with_suffix(".part")
+                shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
                 try:
+                    scratch.mkdir()
                     write(scratch, FORMATS[weights], shape, mapped)
                     scratch.rename(folder)
                 finally:
@@ -123,8 +139,9 @@ def write(folder: Path, kind: Format, shape: Sequence[int], mapped: Callable[[],
     constants: list[onnx.TensorProto] = []
     starts: list[int] = []
     with (folder / NUMBERS).open("wb") as file:
-        for first in range(0, rows, PART_ROWS):  # each with a mapping that goes again
-            parts = quantise(mapped()[first : first + PART_ROWS], kind)
+        at_a_time = max(1, PART_WEIGHTS // columns)
+        for first in range(0, rows, at_a_time):  # each with a mapping that goes again
+            parts = quantise(mapped()[first : first + at_a_time], kind)
             if not constants:
                 sizes = [part[0].nbytes * rows for part in parts]
                 starts = [sum(-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes[:at]) for at in range(3)]

@@ -168,7 +168,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     for stage in own:
         stage.warm_up(sizes, time.perf_counter)
     stages = {stage.block: journalled(stage, settings) for stage in own}
-    stages |= {block: load(block) for block, nodes in copies.items() if END_USER in nodes}
+    stages |= {block: load(block, beforehand=True) for block, nodes in copies.items() if END_USER in nodes}
     put_patch = patch.Patches(Path(settings.patches), dtype)
     if told:
         put_patch.prepare(told, placement[END_USER])

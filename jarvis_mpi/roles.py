@@ -70,10 +70,10 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         loaded_s = time.monotonic() - begun
         if settings.pace_s:
             paces = [pace.slowed_to(settings.pace_s) for pace in paces]
-        pace = paces[0] if settings.pace_s and paces else None
+        pace = (paces[0] if paces else Pace(settings.pace_s)) if settings.pace_s else None
         load = copy_loader(folder, dtype, settings, pace)
         stages = {stage.block: journalled(stage, settings, pace) for stage in own}
-        stages |= {block: load(block) for block in plan.copies}
+        stages |= {block: load(block, beforehand=True) for block in plan.copies}
         put_patch = patch.Patches(Path(settings.patches), dtype)
         if told:
             put_patch.prepare(told, plan.blocks)
@@ -111,14 +111,16 @@ def journalled(stage: "Stage", settings: Settings, pace: Pace | None = None) -> 
 
 def copy_loader(
     folder: Path, dtype: "torch.dtype", settings: Settings, pace: Pace | None = None
-) -> Callable[[Block], Journalled]:
-    """What makes a copy of a block: asleep, so that it costs no memory until it is used. It raises Unservable where
-    the block's tensors are not on this machine."""
+) -> Callable[..., Journalled]:
+    """What makes a copy of a block: asleep, so that it costs no memory until it is used; at a node's start `beforehand`
+    quantises it. It raises Unservable where the block's tensors are not on this machine."""
     from .stage import Stage
 
-    def load(block: Block) -> Journalled:
+    def load(block: Block, beforehand: bool = False) -> Journalled:
         models.check_layers(folder, block)
         stage = Stage(folder, block, dtype, asleep=True, weights=settings.weights)
+        if beforehand:
+            stage.quantise_beforehand()
         return journalled(stage, settings, pace)
 
     return load

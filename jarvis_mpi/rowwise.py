@@ -6,6 +6,7 @@ new token calls it; and a matrix is given as many rows as its kernel treats alik
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ def attend(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
     """[1, heads, S, width] queries of the last S of K positions -> [1, S, heads, width]."""
+    if more.get("position_bias") is not None:  # no decoder of ours has one
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     count, positions = query.shape[2], key.shape[2]
-    if count == 1:
-        return sdpa_attention_forward(module, query, key, value, None, **more)
     done = []
     for row in range(count):
         end = positions - count + row + 1
@@ -40,6 +41,38 @@ def attend(
 def first_seen(mask: Tensor) -> int:
     """Of a row's mask, boolean or to be added: the first position of its window."""
     return int((mask if mask.dtype == torch.bool else mask == 0).int().argmax())
+
+
+def keep_rows_apart(layers: nn.Module, model) -> None:
+    """Attention, activation functions and rotary tables of each row by itself.
+
+    Several threads share the numbers of all rows between them, and where a share is no multiple of the vectors' width its last numbers
+    go through another exp, tanh or cos.
+    """
+    model.config._attn_implementation = ROW_BY_ROW
+    for module in layers.modules():
+        if type(module).__module__ in ("torch.nn.modules.activation", "transformers.activations"):
+            module.forward = apart(module.forward)  # type: ignore
+    for module in model.modules():
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.forward = tables_apart(module.forward)  # type: ignore
+
+
+def apart(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:  # [..., S, width]
+        return function(x) if x.shape[-2] == 1 else torch.cat([function(row) for row in x.split(1, -2)], -2)
+
+    return forward
+
+
+def tables_apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(x: Tensor, position_ids: Tensor, *args, **kwargs):
+        each = [function(x, row, *args, **kwargs) for row in position_ids.split(1, -1)]
+        if isinstance(each[0], Tensor):
+            return torch.cat(each, 1)
+        return tuple(torch.cat(tables, 1) for tables in zip(*each, strict=True))
+
+    return forward
 
 
 class Alike:

@@ -24,7 +24,7 @@ from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
 from .pack import HalfLinear
 from .quantised import FORMATS, OUTPUT_LAYER, QuantisedLinear
-from .rowwise import ROW_BY_ROW
+from .rowwise import keep_rows_apart
 from .watch import Pace
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -112,17 +112,20 @@ class Stage:
         self.lean: LeanStep | None = None
         if not asleep:
             self.wake()
-        elif weights in FORMATS:
-            quantise_beforehand(self.model, folder, self.rename, dtype, weights)
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
+
+    def quantise_beforehand(self) -> None:
+        """So that one that is asleep need not do it when it takes over. It takes seconds: at a node's start, not in a run."""
+        if self.weights in FORMATS:
+            quantise_beforehand(self.model, self.folder, self.rename, self.dtype, self.weights)
 
     def wake(self) -> None:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
         alike = any(isinstance(module, HalfLinear | QuantisedLinear) for module in self.layers.modules())
         if self.row_by_row and alike and self.model.config._attn_implementation == "sdpa":
-            self.model.config._attn_implementation = ROW_BY_ROW
+            keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
 
     @torch.inference_mode()

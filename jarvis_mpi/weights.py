@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 from .link import Unservable
 from .models import headers
 from .pack import pack, packed_kind
-from .quantised import FORMATS, QuantisedLinear, kept
+from .quantised import FORMATS, QuantisedLinear, check_processor, kept
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
@@ -59,12 +59,12 @@ class Stored(NamedTuple):
             )
         return DTYPES[self.tensor["dtype"]]
 
-    def read(self) -> Tensor:
-        """With a mapping of its own, which goes when the tensor goes."""
-        return self.mapped().to(self.dtype)
+    def rows(self, which: slice) -> Tensor:
+        """In the run's dtype."""
+        return self.mapped()[which].to(self.dtype)
 
     def mapped(self) -> Tensor:
-        """As the file holds it.
+        """As the file holds it, with a mapping of its own, which goes when the tensor goes.
 
         Only its own bytes are mapped, for reading: safetensors maps the whole file as if to be written, which
         Linux refuses where the file is larger than the memory of a Pi.
@@ -102,7 +102,7 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     """
     wanted = dict(model.named_parameters())
     source = find(model, folder, rename, dtype)
-    state = {name: stored.read() for name, stored in source.items()}
+    state = {name: stored.mapped() for name, stored in source.items()}
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             raise Unservable(
@@ -111,19 +111,25 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
             )
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
+    check_none_missing(folder, [name for name, parameter in model.named_parameters() if parameter.is_meta])
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
     if weights in FORMATS:
+        check_processor()
         pack(
             model,
             lambda linear: QuantisedLinear(weights, sources[linear.weight].quantised(weights), linear.bias),
         )
     else:
         pack(model, lambda linear: packed(linear, sources[linear.weight]))
+    for parameter in model.parameters():  # what was packed is no parameter any more
+        parameter.data = parameter.data.to(dtype)
+
+
+def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
 
 
 def packed(linear: nn.Linear, source: Stored) -> nn.Module:
@@ -131,13 +137,14 @@ def packed(linear: nn.Linear, source: Stored) -> nn.Module:
     if kind is None:
         return linear
     with contextlib.suppress(OverflowError):
-        return kind(source.read, linear.weight.shape, linear.bias)
+        return kind(source.rows, linear.weight.shape, linear.bias)
     return linear
 
 
 def quantise_beforehand(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str) -> None:
     """What `fill` will look for on disk: a copy that takes over must not quantise first."""
     source = find(model, folder, rename, dtype)
-    for name, module in model.named_modules():
-        if type(module) is nn.Linear:
-            source[f"{name}.weight"].quantised(weights)
+    linears = [f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear]
+    check_none_missing(folder, [name for name in linears if name not in source])
+    for name in linears:
+        source[name].quantised(weights)

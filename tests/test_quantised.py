@@ -11,7 +11,7 @@ from torch import nn
 
 from jarvis_mpi import quantised
 from jarvis_mpi.link import Unservable
-from jarvis_mpi.quantised import FORMATS, Format, QuantisedLinear, kept
+from jarvis_mpi.quantised import FORMATS, Format, QuantisedLinear, check_processor, kept
 from jarvis_mpi.stage import Head, Stage
 
 KINDS = ["int8", "int4"]
@@ -74,7 +74,7 @@ def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
     weight = torch.randn(500, 96)
     x = torch.randn(1, 3, 96)
     whole = layer(weight, kind)(x)
-    monkeypatch.setattr(quantised, "PART_ROWS", 64)
+    monkeypatch.setattr(quantised, "PART_WEIGHTS", 64 * 96)
     folder = kept(kind, "in parts", weight.shape, lambda: weight)
     assert torch.equal(QuantisedLinear(kind, folder, None)(x), whole)
 
@@ -93,7 +93,20 @@ def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(ca
     with pytest.raises(Unservable, match="No space left on device"):
         kept("int8", "c", weight.shape, lambda: weight)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3  # nothing half made is left
-    monkeypatch.undo()
+    (first / "numbers").write_bytes(b"")
+    with pytest.raises(Unservable, match="damaged: delete it"):
+        QuantisedLinear("int8", first, None)
+
+
+def test_an_arm_without_dot_products_is_told(monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("Features : fp asimd evtstrm crc32 cpuid\n")
+    check_processor(cpuinfo)  # here
+    monkeypatch.setattr(quantised.platform, "machine", lambda: "aarch64")
+    with pytest.raises(Unservable, match="run without --weights"):
+        check_processor(cpuinfo)
+    cpuinfo.write_text("Features : fp asimd evtstrm asimddp\n")
+    check_processor(cpuinfo)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +132,8 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
 def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_anew(tmp_path, cache):
     folder = tiny.make("llama", tmp_path / "model")
     asleep = Stage(folder, range(2, 4), torch.float32, asleep=True, weights="int4")
+    assert not list(cache.glob("*/linear.onnx"))  # in a run it must not take seconds
+    asleep.quantise_beforehand()
     made = {path: path.stat().st_mtime_ns for path in cache.glob("*/linear.onnx")}
     assert len(made) == 2 * 7
     asleep.wake()

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, Llama4ForCausalLM, Llama4TextConfig
 
 from jarvis_mpi.pack import HalfLinear, packed_kind
 from jarvis_mpi.rowwise import Alike
@@ -27,6 +27,14 @@ def in_bfloat16(family: str, folder):
     config.dtype = torch.bfloat16
     config.save_pretrained(folder)
     return folder
+
+
+def in_pieces(stage: Stage, text: bytes, rows: int) -> bytes:
+    size = rows * stage.row_bytes
+    return b"".join(
+        stage.run(text[at : at + size], at // stage.row_bytes, sequence=rows)
+        for at in range(0, len(text), size)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,17 +65,49 @@ def test_a_text_in_one_piece_or_in_many(family, dtype, weights, tmp_path, monkey
         torch.randn(1, POSITIONS, stage.width, generator=torch.Generator().manual_seed(0)).to(dtype)
     )
     row = stage.width * dtype.itemsize
-
-    def in_pieces(rows: int) -> bytes:
-        return b"".join(
-            stage.run(text[at * row : (at + rows) * row], at, sequence=rows)
-            for at in range(0, POSITIONS, rows)
-        )
-
-    one_by_one = in_pieces(1)
-    assert all(in_pieces(rows) == one_by_one for rows in PIECES)
+    one_by_one = in_pieces(stage, text, 1)
+    assert all(in_pieces(stage, text, rows) == one_by_one for rows in PIECES)
     logits = torch.stack([head.logits(one_by_one[: (at + 1) * row]) for at in range(POSITIONS)])
     assert torch.equal(head.rows_logits(one_by_one, 0, None), logits)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 4])
+def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for family, width in (("llama", 14336), ("gemma3_text", 16384)):
+            folder = tiny.make(family, tmp_path / family, intermediate_size=width, num_hidden_layers=2, head_dim=256,
+                               layer_types=["sliding_attention", "full_attention"] if family != "llama" else None)  # fmt: skip
+            stage = Stage(folder, range(2), torch.float32, weights="int8")
+            text = to_bytes(torch.randn(1, 40, stage.width, generator=torch.Generator().manual_seed(0)))
+            one_by_one = in_pieces(stage, text, 1)
+            assert all(in_pieces(stage, text, rows) == one_by_one for rows in (40, 5))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_chunked_attention_sees_its_chunk(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    config = Llama4TextConfig(
+        **{**tiny.SHAPE, "num_hidden_layers": 4}, intermediate_size_mlp=48, moe_layers=[], attention_chunk_size=8,
+        layer_types=["chunked_attention", "full_attention"] * 2, no_rope_layers=[1, 1, 1, 1],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Llama4ForCausalLM(config).save_pretrained(tmp_path / "model")
+    stage, whole = (
+        Stage(tmp_path / "model", range(4), torch.float32, weights="int8", row_by_row=row_by_row)
+        for row_by_row in (True, False)
+    )
+    text = to_bytes(torch.randn(1, 30, stage.width, generator=torch.Generator().manual_seed(0)))
+    one_by_one = in_pieces(stage, text, 1)
+    assert in_pieces(stage, text, 30) == in_pieces(stage, text, 7) == one_by_one
+    ours, theirs = (
+        torch.frombuffer(bytearray(rows), dtype=torch.float32)
+        for rows in (one_by_one, in_pieces(whole, text, 30))
+    )
+    assert torch.nn.functional.cosine_similarity(ours, theirs, 0) > 0.9999
 
 
 def test_a_kernel_is_given_rows_that_it_treats_alike_and_as_many_as_there_are_where_there_are_none():

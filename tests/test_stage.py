@@ -181,7 +181,7 @@ def test_half_precision_holds_bfloat16_weights(monkeypatch):
     monkeypatch.setattr("jarvis_mpi.pack.rows_a_part", lambda columns: 2048)
     torch.manual_seed(0)
     weight, bias = (torch.randn(5000, 64) * 0.02).bfloat16(), torch.randn(5000).bfloat16()
-    packed = HalfLinear(lambda: weight, weight.shape, bias)
+    packed = HalfLinear(lambda part: weight[part], weight.shape, bias)
     assert len(packed.parts) == 3
     for rows in (1, 7):
         x = torch.randn(1, rows, 64).bfloat16()
@@ -192,7 +192,7 @@ def test_half_precision_holds_bfloat16_weights(monkeypatch):
         assert torch.allclose(packed(x.float()), exact, rtol=1e-5, atol=1e-5)
     weight[4000, 1] = 70_000.0
     with pytest.raises(OverflowError):
-        HalfLinear(lambda: weight, weight.shape, None)
+        HalfLinear(lambda part: weight[part], weight.shape, None)
 
 
 @settings(max_examples=60, deadline=None)
