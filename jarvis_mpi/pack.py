@@ -93,7 +93,7 @@ class HalfLinear(Packed):
 
     def packed(self, weight, shape, bias, slices):
         # One buffer for all: new ones would leave holes between the packed parts, as much again for an output layer.
-        floats = torch.empty(slices[0].stop, shape[1])
+        floats = torch.empty(min(slices[0].stop, shape[0]), shape[1])
         for part in slices:
             source = weight(part)
             rows = floats[: len(source)].copy_(source)

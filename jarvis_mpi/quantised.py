@@ -51,6 +51,7 @@ class QuantisedLinear(nn.Module):
     def __init__(self, weights: str, folder: Path, bias: Tensor | None):
         super().__init__()
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         shared_threads()
         options = onnxruntime.SessionOptions()
@@ -58,7 +59,7 @@ class QuantisedLinear(nn.Module):
         options.enable_cpu_mem_arena = False  # or each layer keeps memory for its largest answer
         try:
             self.session = onnxruntime.InferenceSession(folder / MODEL, options, ["CPUExecutionProvider"])
-        except onnxruntime.OnnxRuntimeException as error:
+        except (state.Fail, state.InvalidArgument, state.InvalidProtobuf, state.NoSuchFile) as error:
             raise Unservable(
                 f"the quantised weights in {folder} are damaged: delete it ({str(error).splitlines()[0]})"
             ) from None
