@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from jarvis_mpi.load import Run
+
 
 def command(ranks: int, log: Path, *words: str, limit_s: int = 600) -> list[str]:
     """`python -m jarvis_mpi WORDS` on this machine, ended after `limit_s`, its record at `log`."""
@@ -24,3 +26,9 @@ def prompts_words(asked: argparse.Namespace, folder: Path, prompts: Path, stream
     words = ["--model", str(folder), "--dtype", asked.dtype, "--weights", asked.weights]
     words += ["--threads", "1", "--prompts", str(prompts), "--streams", str(streams)]
     return [*words, "--max-new-tokens", str(asked.tokens)]
+
+
+def tokens_a_round(record: Run) -> float:
+    """After the prompts: a draft that was right has no hops of its own."""
+    later = record.tokens[record.follows]
+    return len(later) / int((later["hops"] > 0).sum())

@@ -7,7 +7,6 @@ round: this machine's speed drifts. So is what one core reads from memory, and w
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -22,9 +21,8 @@ import torch
 from chain import command
 
 from jarvis_mpi.load import load
-from jarvis_mpi.models import headers
 from jarvis_mpi.pack import packed_kind
-from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
+from jarvis_mpi.quantised import FORMATS
 from jarvis_mpi.text import Text
 
 PROMPT = (
@@ -87,16 +85,10 @@ def read_gb_s() -> float:
 
 def read_a_token(folder: Path, weights: str, dtype: str) -> float:
     """GB of weights (the embedding is the output layer too, in these models)."""
-    head = layers = 0
-    for _, header, _ in headers(folder):
-        for name in header.keys() - {"__metadata__"}:
-            count = math.prod(header[name]["shape"])
-            head, layers = (head, layers + count) if ".layers." in name else (head + count, layers)
-    if weights not in FORMATS:
-        half = packed_kind(getattr(torch, dtype), torch.bfloat16)  # of files in 16 bits
-        return (head + layers) * (2 if half else getattr(torch, dtype).itemsize) / 1e9
-    last = FORMATS[OUTPUT_LAYER.get(weights, weights)]
-    return (layers * FORMATS[weights].bytes_a_weight + head * last.bytes_a_weight) / 1e9
+    layers, head = shapes.weights_bytes(folder, weights)
+    kind = getattr(torch, dtype)
+    is_widened = weights not in FORMATS and packed_kind(kind, torch.bfloat16) is None
+    return (sum(layers.values()) + head) * (kind.itemsize / 2 if is_widened else 1) / 1e9
 
 
 def of_all(folder: Path, asked: argparse.Namespace, tokens: int) -> dict[str, dict]:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import shapes
-from chain import command, options, prompts_words
+from chain import command, options, prompts_words, tokens_a_round
 from fault_matrix import ROOT, WORKERS
 from host_matrix import launcher
 
@@ -68,7 +68,7 @@ def run(prompts: list[str], draft: str, asked: argparse.Namespace, scratch: Path
     return {
         "tokens_s": len(later) / float(later["total_s"].sum()),
         "round_s": float(rounds["total_s"].mean()),
-        "tokens_a_round": len(later) / len(rounds),
+        "tokens_a_round": tokens_a_round(record),
         "texts": [question.tokens for question in record.questions],
     }
 

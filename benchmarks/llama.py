@@ -23,15 +23,16 @@ LISTENS_S = 10.0
 
 def gguf_of(folder: Path, llama: Path, weights: str) -> Path:
     """The model in `folder` (Llama or Gemma) as llama.cpp wants it, without its tokenizer: for speed, never for text."""
-    whole = folder / "speed-BF16.gguf"
-    if not whole.exists():
-        write_gguf(folder, whole)
     path = folder / f"speed-{KINDS[weights]}.gguf"
-    if not path.exists():
-        subprocess.run(
-            [llama / "llama-quantize", whole, path, KINDS[weights]], check=True, capture_output=True
-        )
-    return path
+    if path.exists():
+        return path
+    begun = path.with_suffix(".part")  # what was broken off is not taken for whole
+    if KINDS[weights] == "BF16":
+        write_gguf(folder, begun)
+    else:
+        words = [llama / "llama-quantize", gguf_of(folder, llama, "auto"), begun, KINDS[weights]]
+        subprocess.run(words, check=True, capture_output=True)
+    return begun.rename(path)
 
 
 def write_gguf(folder: Path, path: Path) -> None:

@@ -12,28 +12,10 @@ from pathlib import Path
 import shapes
 from chain import command
 
-from jarvis_mpi import models
 from jarvis_mpi.load import load
-from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
 from jarvis_mpi.replay import block_of
 
 MB = 1e6
-
-
-def weights_bytes(folder: Path, num_layers: int) -> tuple[list[int], int]:
-    """Bytes of each layer, and of all the rest (the head)."""
-    layers, rest = [0] * num_layers, 0
-    for _, header, _ in models.headers(folder):
-        for name, tensor in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = tensor["data_offsets"]
-            numbers = [part for part in name.split(".") if part.isdigit()]
-            if numbers:
-                layers[int(numbers[0])] += end - begin
-            else:
-                rest += end - begin
-    return layers, rest
 
 
 def main() -> None:
@@ -53,12 +35,7 @@ def main() -> None:
         record = load(log)
         placement = record.placement
         peaks = {int(node): peak for node, peak in record.events[-1].said["peak_bytes"].items()}
-    layers, rest = weights_bytes(
-        folder, json.loads((folder / "config.json").read_text())["num_hidden_layers"]
-    )
-    if settings.weights in FORMATS:  # files in 16 bits
-        layers = [size / 2 * FORMATS[settings.weights].bytes_a_weight for size in layers]
-        rest *= FORMATS[OUTPUT_LAYER.get(settings.weights, settings.weights)].bytes_a_weight / 2
+    layers, rest = shapes.weights_bytes(folder, settings.weights)
     rows = {}
     print("node  layers            weights MB   peak MB   above its weights MB")
     for node, peak in sorted(peaks.items()):
@@ -69,7 +46,7 @@ def main() -> None:
             f"{node:4}  {', '.join(placement[str(node)]):16}  {own / MB:10.0f}  {peak / MB:8.0f}  {(peak - own) / MB:10.0f}"
         )
     total = sum(row["peak_mb"] for row in rows.values())
-    print(f"sum of the peaks: {total:.0f} MB; the model: {(sum(layers) + rest) / MB:.0f} MB")
+    print(f"sum of the peaks: {total:.0f} MB; the model: {(sum(layers.values()) + rest) / MB:.0f} MB")
     print(json.dumps({"rows": rows, "sum_mb": total}))
 
 

@@ -7,7 +7,6 @@ answer has come; then at most 30 s of waiting for an end. llama.cpp's programs a
 import argparse
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import llama
-from fault_matrix import PROMPT, WORKERS, Run
+from fault_matrix import PLACES, PROMPT, WORKERS, Run, hit
 
 from jarvis_mpi import fetch
 
 TOKENS = 200
 SEEN = 100  # bytes of the answer before the signal
 PATIENCE_S = 30.0
-FAULTS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
-MIDDLE = 3
+FAULTS = ("SIGKILL", "SIGSTOP for good")
+MIDDLE = PLACES["middle"]
 
 
 class Told(NamedTuple):
@@ -41,8 +40,7 @@ def watched(process: subprocess.Popen, pid: int, fault: str) -> Told:
     read = 0
     while read < SEEN:
         read += len(os.read(process.stdout.fileno(), 1))
-    os.kill(pid, FAULTS[fault])
-    begun = last = time.perf_counter()
+    begun = last = hit([pid], fault)
     after, silence_s = 0, 0.0
     while time.perf_counter() < begun + PATIENCE_S:
         if not select.select([process.stdout], [], [], 0.1)[0]:

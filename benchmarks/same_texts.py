@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import shapes
-from chain import command, options, prompts_words
+from chain import command, options, prompts_words, tokens_a_round
 
 from jarvis_mpi.load import load
 from jarvis_mpi.study import prose
@@ -36,12 +36,11 @@ def said(ranks: int, streams: int, more: list[str], prompts: Path, asked: argpar
         )
         record = load(log)
     told = [event.text for event in record.events if event.event == "told"]
-    later = record.tokens[record.follows]
     return {
         "texts": [json.loads(line)["text"] for line in done.stdout.decode().splitlines()],
         "told": told,
         "tokens": len(record.tokens),
-        "tokens_a_round": len(later) / max(1, int((later["hops"] > 0).sum())),
+        "tokens_a_round": tokens_a_round(record),
     }
 
 

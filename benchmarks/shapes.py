@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GemmaConfig
 
 from jarvis_mpi import fetch, models
+from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
 
 SMOLLM2 = "smollm2-135m-instruct"
 GEMMA_2B = "gemma-2b-shape"
@@ -72,3 +73,13 @@ def make_gemma_2b(folder: Path) -> None:
     for file in models.locate(SMOLLM2, print).glob("*token*"):  # any tokenizer will do
         shutil.copy(file, folder)
     config.save_pretrained(folder)
+
+
+def weights_bytes(folder: Path, weights: str) -> tuple[dict[int, float], float]:
+    """Of each layer, and of all the rest (the head), as a run with `--weights` holds them; files in 16 bits."""
+    layers: dict[int, float] = {**models.bytes_by_layer(folder)}
+    rest = sum(path.stat().st_size for path in models.weight_files(folder)) - sum(layers.values())
+    if weights in FORMATS:
+        layers = {layer: size / 2 * FORMATS[weights].bytes_a_weight for layer, size in layers.items()}
+        rest *= FORMATS[OUTPUT_LAYER.get(weights, weights)].bytes_a_weight / 2
+    return layers, rest

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .rowwise import WIDTH, Alike
+from .rowwise import WIDTH, Alike, AlikeLinear
 
 PART_BYTES = 16_000_000  # of a matrix packed at a time: only that much is in memory twice
 LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40 % for 488 rows of 16384)
@@ -27,9 +27,8 @@ LEAST_ROWS = 2048  # of a part: many rows of a prompt times fewer is slow (by 40
 ROWS = 64  # that oneDNN orders for: as fast for one row as an order made for one, half as much again for many
 LARGEST_HALF = torch.finfo(torch.float16).max
 
-Reread = Callable[
-    [slice], Tensor
-]  # rows of a weight, from a mapping of their own, which goes when the tensor goes
+# Rows of a weight, from a mapping of their own, which goes when the tensor goes.
+Reread = Callable[[slice], Tensor]
 
 
 def packed_kind(dtype: torch.dtype, stored: torch.dtype) -> "type[Packed] | None":
@@ -88,7 +87,7 @@ class OneDnnLinear(Packed):
         return done[0] if len(done) == 1 else torch.cat(done, -1)
 
 
-class HalfLinear(Packed):
+class HalfLinear(AlikeLinear, Packed):
     """Raises OverflowError where half precision cannot hold a weight."""
 
     def packed(self, weight, shape, bias, slices):
@@ -101,14 +100,12 @@ class HalfLinear(Packed):
                 raise OverflowError
             yield torch.ops.quantized.linear_prepack_fp16(rows, None if bias is None else bias[part].float())
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        y = self.product(half_alike().padded(rows))[: len(rows)]
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
-
     def product(self, rows: Tensor) -> Tensor:
         done = [torch.ops.quantized.linear_dynamic_fp16(rows, part) for part in self.parts]
         return done[0] if len(done) == 1 else torch.cat(done, -1)
+
+    def alike(self) -> Alike:
+        return half_alike()
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .fetch import cache_folder, only_one
 from .link import Unservable
-from .rowwise import WIDTH, Alike
+from .rowwise import WIDTH, Alike, AlikeLinear
 
 
 class Format(NamedTuple):
@@ -45,8 +45,8 @@ WAIT_S = 600.0  # for another rank of this host that quantises the same layer
 LAYOUT = 1  # of the folder: another where what is in it changes
 
 
-class QuantisedLinear(nn.Module):
-    """nn.Linear for inference: [..., in] -> [..., out]. `folder` is what `kept` gave for `weights`."""
+class QuantisedLinear(AlikeLinear):
+    """`folder` is what `kept` gave for `weights`. Raises Unservable where that is damaged."""
 
     def __init__(self, weights: str, folder: Path, bias: Tensor | None):
         super().__init__()
@@ -66,15 +66,12 @@ class QuantisedLinear(nn.Module):
         self.weights = weights
         self.bias = None if bias is None else bias.float()
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        y = self.product(alike(self.weights).padded(rows))[: len(rows)]
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
-
     def product(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self.session.run(None, {"x": rows.contiguous().numpy()})[0])
+        y = torch.from_numpy(self.session.run(None, {"x": rows.contiguous().numpy()})[0])
+        return y if self.bias is None else y.add_(self.bias)
+
+    def alike(self) -> Alike:
+        return alike(self.weights)
 
 
 def check_processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
@@ -105,8 +102,9 @@ def kept(weights: str, identity: str, shape: Sequence[int], mapped: Callable[[],
     """The folder of a weight [out, in] quantised; made, whole or not at all, where it is not there yet.
 
     `identity` tells the weight from all others that were ever quantised on this host. Raises Unservable where the folder
-    cannot be written.
+    cannot be written, or the processor has no kernels for it.
     """
+    check_processor()
     digest = hashlib.sha256(f"{LAYOUT} {FORMATS[weights]} {identity}".encode()).hexdigest()[:16]
     folder = cache_folder() / "quantised" / digest
     try:

@@ -30,12 +30,9 @@ def attend(
         end = positions - count + row + 1
         first = 0 if attention_mask is None else first_seen(attention_mask[0, 0, row])
         mine = query[:, :, row : row + 1]
-        done.append(
-            sdpa_attention_forward(module, mine, key[:, :, first:end], value[:, :, first:end], None, **more)[
-                0
-            ]
-        )
-    return torch.cat(done, 1), None
+        keys, values = key[:, :, first:end], value[:, :, first:end]
+        done.append(sdpa_attention_forward(module, mine, keys, values, None, **more)[0])
+    return done[0] if count == 1 else torch.cat(done, 1), None
 
 
 def first_seen(mask: Tensor) -> int:
@@ -87,7 +84,8 @@ class Alike:
         count = len(rows)
         if count not in self.counts:
             self.counts[count] = self.found(count)
-        return nn.functional.pad(rows, (0, 0, 0, self.counts[count] - count))
+        more = self.counts[count] - count
+        return nn.functional.pad(rows, (0, 0, 0, more)) if more else rows
 
     def found(self, count: int) -> int:
         sample = torch.randn(count + MOST_MORE, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -97,6 +95,23 @@ class Alike:
             if torch.equal(self.product(sample[:padded])[:count], expected):
                 return padded
         return count  # this kernel does not know such a number
+
+
+class AlikeLinear(nn.Module):
+    """nn.Linear for inference: [..., in] -> [..., out], of the same dtype; no row feels the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).float()
+        y = self.product(self.alike().padded(rows))[: len(rows)]
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    def product(self, rows: Tensor) -> Tensor:
+        """[S, in] -> [S, out], in float32."""
+        raise NotImplementedError
+
+    def alike(self) -> Alike:
+        """Of the kernel that `product` calls."""
+        raise NotImplementedError
 
 
 AttentionInterface.register(ROW_BY_ROW, attend)

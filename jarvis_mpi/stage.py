@@ -22,9 +22,8 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
-from .pack import HalfLinear
-from .quantised import FORMATS, OUTPUT_LAYER, QuantisedLinear
-from .rowwise import keep_rows_apart
+from .quantised import FORMATS, OUTPUT_LAYER
+from .rowwise import AlikeLinear, keep_rows_apart
 from .watch import Pace
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -123,7 +122,7 @@ class Stage:
     def wake(self) -> None:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
-        alike = any(isinstance(module, HalfLinear | QuantisedLinear) for module in self.layers.modules())
+        alike = any(isinstance(module, AlikeLinear) for module in self.layers.modules())
         if self.row_by_row and alike and self.model.config._attn_implementation == "sdpa":
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)

@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 from .link import Unservable
 from .models import headers
 from .pack import pack, packed_kind
-from .quantised import FORMATS, QuantisedLinear, check_processor, kept
+from .quantised import FORMATS, QuantisedLinear, kept
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
@@ -115,7 +115,6 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
     if weights in FORMATS:
-        check_processor()
         pack(
             model,
             lambda linear: QuantisedLinear(weights, sources[linear.weight].quantised(weights), linear.bias),

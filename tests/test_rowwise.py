@@ -64,17 +64,16 @@ def test_a_text_in_one_piece_or_in_many(family, dtype, weights, tmp_path, monkey
     text = to_bytes(
         torch.randn(1, POSITIONS, stage.width, generator=torch.Generator().manual_seed(0)).to(dtype)
     )
-    row = stage.width * dtype.itemsize
     one_by_one = in_pieces(stage, text, 1)
     assert all(in_pieces(stage, text, rows) == one_by_one for rows in PIECES)
-    logits = torch.stack([head.logits(one_by_one[: (at + 1) * row]) for at in range(POSITIONS)])
+    logits = torch.stack([head.logits(one_by_one[: (at + 1) * stage.row_bytes]) for at in range(POSITIONS)])
     assert torch.equal(head.rows_logits(one_by_one, 0, None), logits)
 
 
 @pytest.mark.parametrize("threads", [1, 3, 4])
 def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
+    before = torch.get_num_threads()  # onnxruntime's are settled by the first layer of a process
     torch.set_num_threads(threads)
     try:
         for family, width in (("llama", 14336), ("gemma3_text", 16384)):
