@@ -21,8 +21,6 @@ import torch
 from chain import command
 
 from jarvis_mpi.load import load
-from jarvis_mpi.pack import packed_kind
-from jarvis_mpi.quantised import FORMATS
 from jarvis_mpi.text import Text
 
 PROMPT = (
@@ -83,12 +81,10 @@ def read_gb_s() -> float:
     return numbers.nbytes / min(times) / 1e9
 
 
-def read_a_token(folder: Path, weights: str, dtype: str) -> float:
+def read_a_token(folder: Path, weights: str) -> float:
     """GB of weights (the embedding is the output layer too, in these models)."""
     layers, head = shapes.weights_bytes(folder, weights)
-    kind = getattr(torch, dtype)
-    is_widened = weights not in FORMATS and packed_kind(kind, torch.bfloat16) is None
-    return (sum(layers.values()) + head) * (kind.itemsize / 2 if is_widened else 1) / 1e9
+    return (sum(layers.values()) + head) / 1e9
 
 
 def of_all(folder: Path, asked: argparse.Namespace, tokens: int) -> dict[str, dict]:
@@ -127,7 +123,7 @@ def main() -> None:
             gb_s = read_gb_s()
             rounds.append(of_all(folder, asked, TOKENS.get(model, 64)))
             for weights in asked.weights:
-                limit = gb_s / read_a_token(folder, weights, asked.dtype)
+                limit = gb_s / read_a_token(folder, weights)
                 for name, each in rounds[-1].items():
                     if name.endswith(f"ranks, {weights}"):
                         each["of_limit"] = each["decode"] / limit

@@ -1,8 +1,8 @@
 """Rows that do not feel each other: what a position gives is the same, bit for bit, whatever else its message holds.
 
-Kernels add in another order for one row than for many, so that a copy that catches up on many positions at once, or a step with drafts,
-would round otherwise than one row after the other, and a near-tie could turn. Here attention is called for each row by itself, as a single
-new token calls it; and a matrix is given as many rows as its kernel treats alike, some of them zeros.
+Torch's kernels add in another order for one row than for many, so that a copy that catches up on many positions at once, or a step with
+drafts, would round otherwise than one row after the other, and a near-tie could turn. Here attention is called for each row by itself, as
+a single new token calls it; a layer's products do not depend on the number of rows (linear.py).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ROW_BY_ROW = "row_by_row"  # the name under which transformers finds `attend`
-WIDTH, GROUP, MOST_MORE = 256, 4, 8  # of a sample's rows; rows of it taken together; zeros that may be added
 
 
 def attend(
@@ -70,48 +69,6 @@ def tables_apart(function: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(torch.cat(tables, 1) for tables in zip(*each, strict=True))
 
     return forward
-
-
-class Alike:
-    """How many rows a kernel is given for so many, so that each gives what it gives among any others; found by trying."""
-
-    def __init__(self, product: Callable[[Tensor], Tensor]):
-        """`product`: [S, WIDTH] -> [S, any], by the kernel."""
-        self.product = product
-        self.counts: dict[int, int] = {}
-
-    def padded(self, rows: Tensor) -> Tensor:  # [S, in] -> [S or more, in]
-        count = len(rows)
-        if count not in self.counts:
-            self.counts[count] = self.found(count)
-        more = self.counts[count] - count
-        return nn.functional.pad(rows, (0, 0, 0, more)) if more else rows
-
-    def found(self, count: int) -> int:
-        sample = torch.randn(count + MOST_MORE, WIDTH, generator=torch.Generator().manual_seed(0))
-        groups = [self.product(sample[at : at + GROUP]) for at in range(0, count, GROUP)]
-        expected = torch.cat(groups)[:count]
-        for padded in range(count, count + MOST_MORE):
-            if torch.equal(self.product(sample[:padded])[:count], expected):
-                return padded
-        return count  # this kernel does not know such a number
-
-
-class AlikeLinear(nn.Module):
-    """nn.Linear for inference: [..., in] -> [..., out], of the same dtype; no row feels the others."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        y = self.product(self.alike().padded(rows))[: len(rows)]
-        return y.to(x.dtype).view(*x.shape[:-1], -1)
-
-    def product(self, rows: Tensor) -> Tensor:
-        """[S, in] -> [S, out], in float32."""
-        raise NotImplementedError
-
-    def alike(self) -> Alike:
-        """Of the kernel that `product` calls."""
-        raise NotImplementedError
 
 
 AttentionInterface.register(ROW_BY_ROW, attend)

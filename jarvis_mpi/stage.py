@@ -22,8 +22,9 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
+from .linear import RowwiseLinear
 from .quantised import FORMATS, OUTPUT_LAYER
-from .rowwise import AlikeLinear, keep_rows_apart
+from .rowwise import keep_rows_apart
 from .watch import Pace
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -117,13 +118,13 @@ class Stage:
     def quantise_beforehand(self) -> None:
         """So that one that is asleep need not do it when it takes over. It takes seconds: at a node's start, not in a run."""
         if self.weights in FORMATS:
-            quantise_beforehand(self.model, self.folder, self.rename, self.dtype, self.weights)
+            quantise_beforehand(self.model, self.folder, self.rename, self.weights)
 
     def wake(self) -> None:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
-        alike = any(isinstance(module, AlikeLinear) for module in self.layers.modules())
-        if self.row_by_row and alike and self.model.config._attn_implementation == "sdpa":
+        rowwise = any(isinstance(module, RowwiseLinear) for module in self.layers.modules())
+        if self.row_by_row and rowwise and self.model.config._attn_implementation == "sdpa":
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
 

@@ -1,6 +1,5 @@
 """Read from a model's folder only the tensors that a part of it needs, memory-mapped."""
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 
+from .linear import FloatLinear, QuantisedLinear
 from .link import Unservable
 from .models import headers
-from .pack import pack, packed_kind
-from .quantised import FORMATS, QuantisedLinear, kept
+from .quantised import FORMATS, kept
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
@@ -49,7 +48,6 @@ class Stored(NamedTuple):
     path: Path
     tensor: dict  # its safetensors header
     data_at: int  # where the file's data begin
-    dtype: torch.dtype  # of the run
 
     @property
     def stored(self) -> torch.dtype:
@@ -58,10 +56,6 @@ class Stored(NamedTuple):
                 f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(DTYPES)}"
             )
         return DTYPES[self.tensor["dtype"]]
-
-    def rows(self, which: slice) -> Tensor:
-        """In the run's dtype."""
-        return self.mapped()[which].to(self.dtype)
 
     def mapped(self) -> Tensor:
         """As the file holds it, with a mapping of its own, which goes when the tensor goes.
@@ -83,12 +77,12 @@ class Stored(NamedTuple):
         return kept(weights, identity, self.tensor["shape"], self.mapped)
 
 
-def find(model, folder: Path, rename: Rename, dtype: torch.dtype) -> dict[str, Stored]:
+def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
     """Where `folder` holds each parameter of `model`."""
     wanted = dict(model.named_parameters()).keys()
     prefix = model.base_model_prefix + "."
     return {
-        name: Stored(path, header[stored], data_at, dtype)
+        name: Stored(path, header[stored], data_at)
         for path, header, data_at in headers(folder)
         for stored in header.keys() - {"__metadata__"}
         if (new := rename(stored))
@@ -98,10 +92,10 @@ def find(model, folder: Path, rename: Rename, dtype: torch.dtype) -> dict[str, S
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:
     """Give `model` its parameters from `folder`, each with a mapping of its own: what is not used costs no
-    memory, what is packed gives its mapping back. Raises Unservable where one is missing or of another shape.
+    memory, what is quantised gives its mapping back. Raises Unservable where one is missing or of another shape.
     """
     wanted = dict(model.named_parameters())
-    source = find(model, folder, rename, dtype)
+    source = find(model, folder, rename)
     state = {name: stored.mapped() for name, stored in source.items()}
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
@@ -114,15 +108,29 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     check_none_missing(folder, [name for name, parameter in model.named_parameters() if parameter.is_meta])
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
-    if weights in FORMATS:
-        pack(
-            model,
-            lambda linear: QuantisedLinear(weights, sources[linear.weight].quantised(weights), linear.bias),
-        )
-    else:
-        pack(model, lambda linear: packed(linear, sources[linear.weight]))
-    for parameter in model.parameters():  # what was packed is no parameter any more
+    for parameter in model.parameters():
+        if parameter.dtype.itemsize > dtype.itemsize:
+            parameter.data = parameter.data.to(dtype)
+    for parent, name, linear in linears(model):
+        setattr(parent, name, replaced(linear, sources[linear.weight], weights))
+    for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def replaced(linear: nn.Linear, source: Stored, weights: str) -> nn.Module:
+    if weights in FORMATS:
+        return QuantisedLinear(weights, source.quantised(weights), linear.out_features, linear.bias)
+    return FloatLinear(linear.weight.data, linear.bias)
+
+
+def linears(model) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """Every nn.Linear of `model`, its parent and its name there."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+    ]
 
 
 def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
@@ -131,19 +139,10 @@ def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
         raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
 
 
-def packed(linear: nn.Linear, source: Stored) -> nn.Module:
-    kind = packed_kind(source.dtype, source.stored)
-    if kind is None:
-        return linear
-    with contextlib.suppress(OverflowError):
-        return kind(source.rows, linear.weight.shape, linear.bias)
-    return linear
-
-
-def quantise_beforehand(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str) -> None:
+def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:
     """What `fill` will look for on disk: a copy that takes over must not quantise first."""
-    source = find(model, folder, rename, dtype)
-    linears = [f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear]
-    check_none_missing(folder, [name for name in linears if name not in source])
-    for name in linears:
+    source = find(model, folder, rename)
+    names = [f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear]
+    check_none_missing(folder, [name for name in names if name not in source])
+    for name in names:
         source[name].quantised(weights)

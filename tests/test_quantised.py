@@ -10,8 +10,10 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
 from jarvis_mpi import quantised
+from jarvis_mpi.kernels import BLOCK
+from jarvis_mpi.linear import FloatLinear, QuantisedLinear
 from jarvis_mpi.link import Unservable
-from jarvis_mpi.quantised import FORMATS, Format, QuantisedLinear, check_processor, kept
+from jarvis_mpi.quantised import FORMATS, Format, kept
 from jarvis_mpi.stage import Head, Stage
 
 KINDS = ["int8", "int4"]
@@ -24,28 +26,29 @@ def cache(tmp_path, monkeypatch):
 
 
 def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> QuantisedLinear:
-    return QuantisedLinear(kind, kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight), bias)
+    folder = kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight)
+    return QuantisedLinear(kind, folder, len(weight), bias)
 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
-    """The nearest of 2^bits values from least to largest of each block, nought always one of them."""
-    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % kind.block))
-    blocks = padded.unflatten(1, (-1, kind.block))
-    least, largest = blocks.amin(-1, True).clamp(max=0), blocks.amax(-1, True).clamp(min=0)
-    step = (largest - least) / (2**kind.bits - 1)
-    nought = (-least / step).round()
-    numbers = ((blocks / step).round() + nought).clamp(0, 2**kind.bits - 1)
-    return ((numbers - nought) * step).flatten(1)[:, : weight.shape[1]]
+    """8 bits: the nearest of -128 to 127 times a step; 4 bits: of 16 values from least to largest of each block."""
+    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % BLOCK))
+    blocks = padded.unflatten(1, (-1, BLOCK))
+    least, fewest, most = torch.zeros(1), -128, 127
+    step = (blocks.abs().amax(-1, True) / 127).bfloat16().float()
+    if kind.bits == 4:
+        least, fewest, most = blocks.amin(-1, True).bfloat16().float(), 0, 15
+        step = ((blocks.amax(-1, True) - least) / 15).bfloat16().float()
+    numbers = ((blocks - least) / step).round().clamp(fewest, most)
+    return (numbers * step + least).flatten(1)[:, : weight.shape[1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "columns", [576, 40]
-)  # the second: a block that is not full, an odd number of blocks
+@pytest.mark.parametrize("columns", [576, 40])  # the second: a block that is not full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
     torch.manual_seed(0)
-    linear = nn.Linear(columns, 200).requires_grad_(False)
+    linear = nn.Linear(columns, 203).requires_grad_(False)
     made = layer(linear.weight, kind, linear.bias)
     x = torch.randn(1, 7, columns).to(dtype)
     said, exact = (
@@ -54,7 +57,7 @@ def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
     )
     assert said.dtype == dtype
     assert said.shape == exact.shape
-    assert (said - exact).norm() / exact.norm() < 0.01  # activations have 8 bits
+    assert (said - exact).norm() / exact.norm() < (1e-4 if dtype == torch.float32 else 3e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +79,7 @@ def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
     whole = layer(weight, kind)(x)
     monkeypatch.setattr(quantised, "PART_WEIGHTS", 64 * 96)
     folder = kept(kind, "in parts", weight.shape, lambda: weight)
-    assert torch.equal(QuantisedLinear(kind, folder, None)(x), whole)
+    assert torch.equal(QuantisedLinear(kind, folder, 500, None)(x), whole)
 
 
 def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(cache, monkeypatch):
@@ -93,20 +96,9 @@ def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(ca
     with pytest.raises(Unservable, match="No space left on device"):
         kept("int8", "c", weight.shape, lambda: weight)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3  # nothing half made is left
-    (first / "numbers").write_bytes(b"")
+    (first / "numbers.npy").write_bytes((first / "numbers.npy").read_bytes()[:-1])
     with pytest.raises(Unservable, match="damaged: delete it"):
-        QuantisedLinear("int8", first, None)
-
-
-def test_an_arm_without_dot_products_is_told(monkeypatch, tmp_path):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("Features : fp asimd evtstrm crc32 cpuid\n")
-    check_processor(cpuinfo)  # here
-    monkeypatch.setattr(quantised.platform, "machine", lambda: "aarch64")
-    with pytest.raises(Unservable, match="run without --weights"):
-        check_processor(cpuinfo)
-    cpuinfo.write_text("Features : fp asimd evtstrm asimddp\n")
-    check_processor(cpuinfo)
+        QuantisedLinear("int8", first, 64, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,26 +113,26 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
         assert QuantisedLinear in kinds
         assert nn.Linear not in kinds
     whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
-    for linear in (module for module in whole.model.modules() if type(module) is nn.Linear):
-        linear.weight.data = rounded(linear.weight, FORMATS[kind])
+    for linear in (module for module in whole.model.modules() if type(module) is FloatLinear):
+        linear.weight = rounded(linear.weight, FORMATS[kind]).contiguous()
     body = torch.randn(1, 5, 32).numpy().tobytes()
     both = [torch.frombuffer(bytearray(stage.run(body, 0)), dtype=torch.float32) for stage in (whole, rough)]
     assert not torch.equal(*both)
-    assert torch.nn.functional.cosine_similarity(*both, 0) > 0.97
+    assert torch.nn.functional.cosine_similarity(*both, 0) > 0.9999
 
 
 def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_anew(tmp_path, cache):
     folder = tiny.make("llama", tmp_path / "model")
     asleep = Stage(folder, range(2, 4), torch.float32, asleep=True, weights="int4")
-    assert not list(cache.glob("*/linear.onnx"))  # in a run it must not take seconds
+    assert not list(cache.glob("*/numbers.npy"))  # in a run it must not take seconds
     asleep.quantise_beforehand()
-    made = {path: path.stat().st_mtime_ns for path in cache.glob("*/linear.onnx")}
+    made = {path: path.stat().st_mtime_ns for path in cache.glob("*/numbers.npy")}
     assert len(made) == 2 * 7
     asleep.wake()
-    assert {path: path.stat().st_mtime_ns for path in cache.glob("*/linear.onnx")} == made
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("*/numbers.npy")} == made
     os.utime(folder / "model.safetensors", ns=(1, 1))
     Stage(folder, range(2, 4), torch.float32, weights="int4")
-    assert len(list(cache.glob("*/linear.onnx"))) == 2 * len(made)
+    assert len(list(cache.glob("*/numbers.npy"))) == 2 * len(made)
 
 
 @pytest.mark.parametrize("kind", KINDS)

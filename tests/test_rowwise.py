@@ -6,16 +6,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Llama4ForCausalLM, Llama4TextConfig
 
-from jarvis_mpi.pack import HalfLinear, packed_kind
-from jarvis_mpi.rowwise import Alike
 from jarvis_mpi.stage import Head, Stage, to_bytes
 
 # Gemma 2 attends with a soft cap, for which torch has no kernel; GPT-2's layers are no nn.Linear.
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma", "gemma3_text", "mistral", "phi3", "olmo2", "smollm3", "opt"]
 POSITIONS = 50  # several windows of the sliding ones
 PIECES = [POSITIONS, 40, 33, 9, 2]
-HAS_HALF = packed_kind(torch.float32, torch.bfloat16) is HalfLinear
-without_half = pytest.mark.skipif(not HAS_HALF, reason="torch has fbgemm on x86 only")
 
 
 def in_bfloat16(family: str, folder):
@@ -41,15 +37,8 @@ def in_pieces(stage: Stage, text: bytes, rows: int) -> bytes:
 @pytest.mark.parametrize(
     ("dtype", "weights"),
     [
-        pytest.param(torch.float32, "auto", marks=without_half),
-        pytest.param(
-            torch.bfloat16,
-            "auto",
-            marks=pytest.mark.skipif(
-                packed_kind(torch.bfloat16, torch.bfloat16) is not HalfLinear,
-                reason="oneDNN's bfloat16 kernels, or none, are used on this processor",
-            ),
-        ),
+        (torch.float32, "auto"),
+        (torch.bfloat16, "auto"),
         (torch.float32, "int8"),
         (torch.bfloat16, "int4"),
     ],
@@ -73,7 +62,7 @@ def test_a_text_in_one_piece_or_in_many(family, dtype, weights, tmp_path, monkey
 @pytest.mark.parametrize("threads", [1, 3, 4])
 def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
-    before = torch.get_num_threads()  # onnxruntime's are settled by the first layer of a process
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for family, width in (("llama", 14336), ("gemma3_text", 16384)):
@@ -107,14 +96,3 @@ def test_chunked_attention_sees_its_chunk(tmp_path, monkeypatch):
         for rows in (one_by_one, in_pieces(whole, text, 30))
     )
     assert torch.nn.functional.cosine_similarity(ours, theirs, 0) > 0.9999
-
-
-def test_a_kernel_is_given_rows_that_it_treats_alike_and_as_many_as_there_are_where_there_are_none():
-    def odd_for_few(rows):  # another order of addition below three rows, and for seven
-        return rows.sum(1, keepdim=True) + (1e-3 if len(rows) < 3 or len(rows) == 7 else 0)
-
-    alike = Alike(odd_for_few)
-    assert [len(alike.padded(torch.ones(count, 5))) for count in (1, 2, 3, 6, 7, 8)] == [3, 3, 3, 6, 8, 8]
-    assert torch.equal(alike.padded(torch.ones(1, 5)), torch.tensor([[1.0] * 5, [0.0] * 5, [0.0] * 5]))
-    never = Alike(lambda rows: rows.sum(1, keepdim=True) + len(rows) * 1e-3)
-    assert len(never.padded(torch.ones(5, 5))) == 5

@@ -1,0 +1,200 @@
+"""Functions written in Python with vectors of 8 numbers, and compiled by LLVM for this processor when they are first asked for.
+
+LLVM makes AVX2's or NEON's instructions of them. What is added to what, and in which order, is what is written: a processor of
+another kind that multiplies and adds in one step (all of the last ten years) rounds alike.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import binding, ir
+
+LANES = 8
+BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+HALF, FLOAT = ir.HalfType(), ir.FloatType()
+
+
+def vector(of: ir.Type, lanes: int = LANES) -> ir.Type:
+    return ir.VectorType(of, lanes)
+
+
+class Value:
+    """A number, a vector or an address within a function that is being written; Python's numbers become constants of its kind."""
+
+    def __init__(self, code: "Code", raw: Any):
+        self.code, self.raw = code, raw
+
+    @property
+    def kind(self) -> ir.Type:
+        return self.raw.type
+
+    def new(self, raw: Any) -> "Value":
+        return Value(self.code, raw)
+
+    def operand(self, other: "Value | float") -> Any:
+        if isinstance(other, Value):
+            return other.raw
+        lanes = [other] * self.kind.count if isinstance(self.kind, ir.VectorType) else other
+        return ir.Constant(self.kind, lanes)
+
+    def operation(self, whole: str, real: str, other: "Value | float") -> "Value":
+        element = getattr(self.kind, "element", self.kind)
+        name = real if element == FLOAT else whole
+        return self.new(getattr(self.code.build, name)(self.raw, self.operand(other)))
+
+    def __add__(self, other: "Value | float") -> "Value":
+        return self.operation("add", "fadd", other)
+
+    def __sub__(self, other: "Value | float") -> "Value":
+        return self.operation("sub", "fsub", other)
+
+    def __mul__(self, other: "Value | float") -> "Value":
+        return self.operation("mul", "fmul", other)
+
+    def __truediv__(self, other: "Value | float") -> "Value":
+        return self.operation("sdiv", "fdiv", other)
+
+    def __mod__(self, other: "Value | int") -> "Value":
+        return self.operation("srem", "", other)
+
+    def __and__(self, other: "Value | int") -> "Value":
+        return self.operation("and_", "", other)
+
+    def __lshift__(self, other: "Value | int") -> "Value":
+        return self.operation("shl", "", other)
+
+    def __rshift__(self, other: "Value | int") -> "Value":
+        return self.operation("lshr", "", other)
+
+    def to(self, kind: ir.Type, how: str) -> "Value":
+        """`how` as LLVM calls it: zext, sext, trunc, fpext, sitofp, fptosi, bitcast."""
+        return self.new(getattr(self.code.build, how)(self.raw, kind))
+
+    def pick(self, lanes: range) -> "Value":
+        nothing, chosen = (
+            ir.Constant(self.kind, ir.Undefined),
+            ir.Constant(vector(INT32, len(lanes)), list(lanes)),
+        )
+        return self.new(self.code.build.shuffle_vector(self.raw, nothing, chosen))
+
+    def in_all_lanes(self, lanes: int = LANES) -> "Value":
+        nothing, first = ir.Constant(vector(self.kind, lanes), ir.Undefined), ir.Constant(INT32, 0)
+        alone = self.code.build.insert_element(nothing, self.raw, first)
+        none = ir.Constant(vector(INT32, lanes), [0] * lanes)
+        return self.new(self.code.build.shuffle_vector(alone, nothing, none))
+
+    def sum_of_lanes(self) -> "Value":
+        """Halves are added to each other, then halves of that."""
+        total, lanes = self, self.kind.count
+        while lanes > 1:
+            lanes //= 2
+            total = total.pick(range(lanes)) + total.pick(range(lanes, 2 * lanes))
+        return self.new(self.code.build.extract_element(total.raw, ir.Constant(INT32, 0)))
+
+
+class Loop:
+    def __init__(self, at: Value, values: list[Value]):
+        self.at = at
+        self.values = values  # of the round before; to be set to this round's
+        self.results: list[Value] = []  # after the loop
+
+
+class Code:
+    """A function of addresses and integers (`arguments`) that gives nothing back."""
+
+    def __init__(self, arguments: int):
+        self.module = ir.Module("jarvis_mpi")
+        kind = ir.FunctionType(ir.VoidType(), [INT64.as_pointer()])
+        function = ir.Function(self.module, kind, "entry")
+        self.build = ir.IRBuilder(function.append_basic_block())
+        table = Value(self, self.build.ptrtoint(function.args[0], INT64))
+        self.arguments = [self.load(table + 8 * at, INT64) for at in range(arguments)]
+
+    def constant(self, kind: ir.Type, number: float) -> Value:
+        return Value(
+            self, ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
+        )
+
+    def load(self, address: Value, kind: ir.Type) -> Value:
+        pointer = self.build.inttoptr(address.raw, kind.as_pointer())
+        return Value(self, self.build.load(pointer, align=1))
+
+    def store(self, value: Value, address: Value) -> None:
+        pointer = self.build.inttoptr(address.raw, value.kind.as_pointer())
+        self.build.store(value.raw, pointer, align=1)
+
+    def call(self, name: str, *values: Value, gives: ir.Type | None = None) -> Value:
+        """A function of LLVM or of the C libraries."""
+        kinds = [value.kind for value in values]
+        known = self.module.globals.get(name)
+        called = known or ir.Function(self.module, ir.FunctionType(gives or kinds[0], kinds), name)
+        return Value(self, self.build.call(called, [value.raw for value in values]))
+
+    def prefetch(self, address: Value) -> None:
+        """Ask for what will be read there soon, once. An address outside of all memory does no harm."""
+        pointer = self.build.inttoptr(address.raw, BYTE.as_pointer())
+        hints = [ir.Constant(INT32, hint) for hint in (0, 3, 1)]  # to read, into the nearest cache, data
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in (pointer, *hints)])
+        known = self.module.globals.get("llvm.prefetch.p0")
+        self.build.call(known or ir.Function(self.module, kind, "llvm.prefetch.p0"), [pointer, *hints])
+
+    def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
+        """a b + c, rounded once."""
+        return self.call(f"llvm.fma.v{LANES}f32", a, b, c)
+
+    def pair_sums(self, a: Value, b: Value) -> Value:
+        """<16 x int16> a and b -> <8 x int32>: a0 b0 + a1 b1, a2 b2 + a3 b3, ... (vpmaddwd; smull and addp)."""
+        products = a.to(vector(INT32, 16), "sext") * b.to(vector(INT32, 16), "sext")
+        return products.pick(range(0, 16, 2)) + products.pick(range(1, 16, 2))
+
+    @contextmanager
+    def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
+        """for at in range(start, end, step), with values that each round takes from the one before."""
+        build = self.build
+        before, body, after = build.block, build.append_basic_block(), build.append_basic_block()
+        build.cbranch(build.icmp_signed("<", start.raw, end.raw), body, after)
+        build.position_at_end(body)
+        heads = [build.phi(value.kind) for value in (start, *carried)]
+        state = Loop(Value(self, heads[0]), [Value(self, head) for head in heads[1:]])
+        yield state
+        following = [state.at + step, *state.values]
+        for head, first, later in zip(heads, (start, *carried), following, strict=True):
+            head.add_incoming(first.raw, before)
+            head.add_incoming(later.raw, build.block)
+        build.cbranch(build.icmp_signed("<", following[0].raw, end.raw), body, after)
+        last = build.block
+        build.position_at_end(after)
+        for first, later in zip(carried, state.values, strict=True):
+            result = build.phi(first.kind)
+            result.add_incoming(first.raw, before)
+            result.add_incoming(later.raw, last)
+            state.results.append(Value(self, result))
+
+    def compiled(self) -> "Compiled":
+        self.build.ret_void()
+        return Compiled(str(self.module))
+
+
+class Compiled:
+    """A `Code` in machine language: called with integers."""
+
+    def __init__(self, text: str):
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine(
+            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
+        )
+        module = binding.parse_assembly(text)
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+        passes.getModulePassManager().run(module, passes)
+        self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
+        self.engine.finalize_object()
+        self.address = self.engine.get_function_address("entry")
+        # The threads are those of torch, from the same OpenMP library.
+        self.in_parallel = ctypes.CDLL(None).GOMP_parallel
+
+    def __call__(self, arguments: list[int], threads: int = 1) -> None:
+        table = (ctypes.c_int64 * len(arguments))(*arguments)
+        self.in_parallel(ctypes.c_void_p(self.address), table, threads, 0)
