@@ -1,74 +1,67 @@
 """nn.Linear for inference: weights stay as they are on disk, mapped, and no row feels the others."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .kernels import BLOCK, LANES, block_product, float_product, rounding
+from .kernels import BLOCK, LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
 from .quantised import FORMATS, mapped
 
 ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
-STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class RowwiseLinear(nn.Module):
     """[..., in] -> [..., out], of the same dtype; multiplied and added in float32."""
 
-    def __init__(self, outputs: int, multiple: int, bias: Tensor | None):
+    def __init__(self, outputs: int, bias: Tensor | None, multiple: tuple[int, int]):
+        """`multiple`: of in and out that the kernel wants."""
         super().__init__()
-        self.outputs, self.multiple = outputs, multiple
-        self.bias = None if bias is None else bias.float()
+        self.outputs, self.columns_multiple = outputs, multiple[0]
+        self.bias = torch.zeros(outputs + -outputs % multiple[1])
+        if bias is not None:
+            self.bias[:outputs] = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).float()
-        missing = -rows.shape[1] % self.multiple
-        rows = nn.functional.pad(rows, (0, missing)) if missing else rows.contiguous()
-        if len(rows) <= ROWS_AT_ONCE:
-            y = self.product(rows)
-        else:
-            y = torch.cat([self.product(part) for part in rows.split(ROWS_AT_ONCE)])
-        if self.bias is not None:
-            y += self.bias
-        return y.to(x.dtype).view(*x.shape[:-1], self.outputs)
-
-    def product(self, rows: Tensor) -> Tensor:
-        """[S, in, to the next `multiple`] -> [S, out], both in float32."""
-        raise NotImplementedError
+        if missing := -x.shape[-1] % self.columns_multiple:
+            x = nn.functional.pad(x, (0, missing))
+        x = x.contiguous()
+        columns, outputs = x.shape[-1], len(self.bias)
+        count, row_bytes = x.numel() // columns, columns * x.itemsize
+        y = x.new_empty(*x.shape[:-1], outputs)
+        scratch = torch.empty(self.scratch_bytes(columns) * min(count, ROWS_AT_ONCE), dtype=torch.uint8)
+        multiply, threads = self.kernel(DTYPES[x.dtype]), torch.get_num_threads()
+        between = [scratch.data_ptr(), *self.addresses, self.bias.data_ptr()]
+        for first in range(0, count, ROWS_AT_ONCE):
+            ours, its = x.data_ptr() + first * row_bytes, y.data_ptr() + first * outputs * y.itemsize
+            multiply([ours, *between, its, min(ROWS_AT_ONCE, count - first), outputs, columns], threads)
+        return y if outputs == self.outputs else y[..., : self.outputs]
 
 
 class FloatLinear(RowwiseLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None):
-        super().__init__(len(weight), LANES, bias)
+        super().__init__(len(weight), bias, (LANES, 1))
         missing = -weight.shape[1] % LANES
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
-        self.multiply = float_product(STORED[weight.dtype])
+        self.kernel = partial(float_product, DTYPES[weight.dtype])
+        self.scratch_bytes = float_scratch_bytes
 
-    def product(self, rows: Tensor) -> Tensor:
-        y = rows.new_empty(len(rows), self.outputs)
-        addresses = [tensor.data_ptr() for tensor in (rows, self.weight, y)]
-        self.multiply([*addresses, len(rows), self.outputs, rows.shape[1]], torch.get_num_threads())
-        return y
+    @property
+    def addresses(self) -> tuple[int, int]:
+        return self.weight.data_ptr(), 0
 
 
 class QuantisedLinear(RowwiseLinear):
     """`folder` is what quantised.kept gave for `weights`. Raises Unservable where that is damaged."""
 
     def __init__(self, weights: str, folder: Path, outputs: int, bias: Tensor | None):
-        super().__init__(outputs, BLOCK, bias)
+        super().__init__(outputs, bias, (BLOCK, LANES))
         self.numbers, self.scales = mapped(folder)
-        self.multiply, self.round = block_product(FORMATS[weights].bits), rounding()
+        self.kernel = partial(block_product, FORMATS[weights].bits)
+        self.scratch_bytes = block_scratch_bytes
 
-    def product(self, rows: Tensor) -> Tensor:
-        count, columns = rows.shape
-        blocks = columns // BLOCK
-        outputs = len(self.numbers) * LANES
-        numbers = rows.new_empty(count, columns, dtype=torch.int16)
-        scales, sums = rows.new_empty(2, count, blocks)
-        y = rows.new_empty(count, outputs)
-        threads = torch.get_num_threads()
-        rounded = [tensor.data_ptr() for tensor in (numbers, scales, sums)]
-        self.round([rows.data_ptr(), *rounded, count * blocks], threads)
-        weights = [tensor.data_ptr() for tensor in (self.numbers, self.scales, y)]
-        self.multiply([*rounded, *weights, count, outputs, columns], threads)
-        return y[:, : self.outputs]
+    @property
+    def addresses(self) -> tuple[int, int]:
+        return self.numbers.data_ptr(), self.scales.data_ptr()

@@ -1,8 +1,8 @@
 """Rows that do not feel each other: what a position gives is the same, bit for bit, whatever else its message holds.
 
 Torch's kernels add in another order for one row than for many, so that a copy that catches up on many positions at once, or a step with
-drafts, would round otherwise than one row after the other, and a near-tie could turn. Here attention is called for each row by itself, as
-a single new token calls it; a layer's products do not depend on the number of rows (linear.py).
+drafts, would round otherwise than one row after the other, and a near-tie could turn. Our products (linear.py) and our attention
+(attention.py) do not; here the layers are made to use it, and to call what else mixes rows for each row by itself.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .attention import attention, scratch_bytes
+from .linear import DTYPES
+from .vectors import LANES
+
 ROW_BY_ROW = "row_by_row"  # the name under which transformers finds `attend`
 
 
@@ -21,22 +25,28 @@ def attend(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
     """[1, heads, S, width] queries of the last S of K positions -> [1, S, heads, width]."""
-    if more.get("position_bias") is not None:  # no decoder of ours has one
+    unusual = any(more.get(name) is not None for name in ("position_bias", "s_aux", "softcap"))
+    if unusual or query.shape[-1] % LANES or value.shape[-1] % LANES:  # no decoder of ours
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    count, positions = query.shape[2], key.shape[2]
-    done = []
-    for row in range(count):
-        end = positions - count + row + 1
-        first = 0 if attention_mask is None else first_seen(attention_mask[0, 0, row])
-        mine = query[:, :, row : row + 1]
-        keys, values = key[:, :, first:end], value[:, :, first:end]
-        done.append(sdpa_attention_forward(module, mine, keys, values, None, **more)[0])
-    return done[0] if count == 1 else torch.cat(done, 1), None
+    _, heads, rows, width = query.shape
+    scale = more.get("scaling")
+    kernel = attention(DTYPES[query.dtype], width, value.shape[-1], width**-0.5 if scale is None else scale)
+    y = query.new_empty(1, rows, heads, value.shape[-1])
+    firsts = (
+        torch.zeros(rows, dtype=torch.int64) if attention_mask is None else first_seen(attention_mask[0, 0])
+    )
+    positions, threads = key.shape[2], torch.get_num_threads()
+    scratch = torch.empty(scratch_bytes(positions, threads), dtype=torch.uint8)
+    inputs = [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (query, key, value)]
+    addresses = [tensor.data_ptr() for tensor in (*inputs, y, firsts, scratch)]
+    steps = [tensor.stride(axis) * tensor.itemsize for tensor in inputs for axis in (1, 2)]
+    kernel([*addresses, rows, positions, heads, heads // key.shape[1], *steps], threads)
+    return y, None
 
 
-def first_seen(mask: Tensor) -> int:
-    """Of a row's mask, boolean or to be added: the first position of its window."""
-    return int((mask if mask.dtype == torch.bool else mask == 0).int().argmax())
+def first_seen(mask: Tensor) -> Tensor:
+    """Of each row's mask [S, K], boolean or to be added: the first position of its window."""
+    return (mask if mask.dtype == torch.bool else mask == 0).int().argmax(-1)
 
 
 def keep_rows_apart(layers: nn.Module, model) -> None:

@@ -5,7 +5,7 @@ another kind that multiplies and adds in one step (all of the last ten years) ro
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from llvmlite import binding, ir
 
 LANES = 8
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-HALF, FLOAT = ir.HalfType(), ir.FloatType()
+HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
 
 def vector(of: ir.Type, lanes: int = LANES) -> ir.Type:
@@ -72,6 +72,10 @@ class Value:
         """`how` as LLVM calls it: zext, sext, trunc, fpext, sitofp, fptosi, bitcast."""
         return self.new(getattr(self.code.build, how)(self.raw, kind))
 
+    def shaped(self, kind: ir.Type) -> ir.Type:
+        """A kind of number -> of as many as this is."""
+        return vector(kind, self.kind.count) if isinstance(self.kind, ir.VectorType) else kind
+
     def pick(self, lanes: range) -> "Value":
         nothing, chosen = (
             ir.Constant(self.kind, ir.Undefined),
@@ -95,8 +99,8 @@ class Value:
 
 
 class Loop:
-    def __init__(self, at: Value, values: list[Value]):
-        self.at = at
+    def __init__(self, now: Value, values: list[Value]):
+        self.now = now
         self.values = values  # of the round before; to be set to this round's
         self.results: list[Value] = []  # after the loop
 
@@ -151,7 +155,7 @@ class Code:
 
     @contextmanager
     def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
-        """for at in range(start, end, step), with values that each round takes from the one before."""
+        """for now in range(start, end, step), with values that each round takes from the one before."""
         build = self.build
         before, body, after = build.block, build.append_basic_block(), build.append_basic_block()
         build.cbranch(build.icmp_signed("<", start.raw, end.raw), body, after)
@@ -159,7 +163,7 @@ class Code:
         heads = [build.phi(value.kind) for value in (start, *carried)]
         state = Loop(Value(self, heads[0]), [Value(self, head) for head in heads[1:]])
         yield state
-        following = [state.at + step, *state.values]
+        following = [state.now + step, *state.values]
         for head, first, later in zip(heads, (start, *carried), following, strict=True):
             head.add_incoming(first.raw, before)
             head.add_incoming(later.raw, build.block)
@@ -194,7 +198,9 @@ class Compiled:
         self.address = self.engine.get_function_address("entry")
         # The threads are those of torch, from the same OpenMP library.
         self.in_parallel = ctypes.CDLL(None).GOMP_parallel
+        self.in_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        self.in_parallel.restype = None
 
-    def __call__(self, arguments: list[int], threads: int = 1) -> None:
+    def __call__(self, arguments: Sequence[int], threads: int) -> None:
         table = (ctypes.c_int64 * len(arguments))(*arguments)
-        self.in_parallel(ctypes.c_void_p(self.address), table, threads, 0)
+        self.in_parallel(self.address, table, threads, 0)

@@ -1,0 +1,103 @@
+"""softmax(q k^T) v for each position by itself: what it gives is the same, bit for bit, whatever other positions are asked for.
+
+Keys and values are read where the cache keeps them, in its dtype; everything is added in float32, a key after the other.
+"""
+
+import functools
+
+from .kernels import BYTES, FLOATS, loaded, share, store
+from .vectors import FLOAT, INT32, INT64, LANES, Code, Compiled, Value, vector
+
+KEYS_AT_ONCE = 4
+VALUES_AT_ONCE = 8  # vectors of sums that are kept in registers
+NEVER = -1e38  # score of a key that is none
+
+
+def scratch_bytes(positions: int, threads: int) -> int:
+    return 4 * threads * (positions + LANES)
+
+
+@functools.cache
+def attention(dtype: str, width: int, value_width: int, scale: float) -> Compiled:
+    """Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K, value_width], of y
+    [S, heads, value_width], of the first position that each row sees (int64, [S]), and of scratch memory; S, K, heads, group; how many bytes lie
+    between heads and between positions of q, k and v. Rows are the last S of K positions. Widths are multiples of LANES.
+    """
+    code = Code(16)
+    q, k, v, y, firsts, scratch, rows, positions, heads, group, *steps = code.arguments
+    q_head, q_row, k_head, k_row, v_head, v_row = steps
+    size, nought = BYTES[dtype], code.constant(INT64, 0)
+    thread = code.call("omp_get_thread_num", gives=INT32).to(INT64, "zext")
+    scores = scratch + thread * (positions + LANES) * 4
+
+    begin, end = share(code, heads * rows)
+    with code.loop(begin, end, 1) as each:
+        head, row = each.now / rows, each.now % rows
+        first = code.load(firsts + row * 8, INT64)
+        count = positions - rows + row + 1 - first
+        query = [
+            loaded(code, dtype, q + head * q_head + row * q_row + at * size) for at in range(0, width, LANES)
+        ]
+        keys = k + head / group * k_head + first * k_row
+        values = v + head / group * v_head + first * v_row
+
+        def score(key: Value) -> Value:
+            total = code.constant(FLOATS, 0.0)
+            for at, part in enumerate(query):
+                total = code.multiply_add(
+                    part, loaded(code, dtype, keys + key * k_row + at * LANES * size), total
+                )
+            number = total.sum_of_lanes() * scale
+            code.store(number, scores + key * 4)
+            return number
+
+        in_fours = count - count % KEYS_AT_ONCE
+        most = code.constant(FLOAT, NEVER)
+        for start, stop, step in ((nought, in_fours, KEYS_AT_ONCE), (in_fours, count, 1)):
+            with code.loop(start, stop, step, most) as key:
+                for number in [score(key.now + at) for at in range(step)]:
+                    key.values[0] = code.call("llvm.maxnum.f32", key.values[0], number)
+            most = key.results[0]
+        code.store(code.constant(FLOATS, NEVER), scores + count * 4)
+
+        with code.loop(nought, count, LANES, code.constant(FLOATS, 0.0)) as key:
+            power = exp(code, code.load(scores + key.now * 4, FLOATS) - most.in_all_lanes())
+            code.store(power, scores + key.now * 4)
+            key.values[0] += power
+        share_of_one = (code.constant(FLOAT, 1.0) / key.results[0].sum_of_lanes()).in_all_lanes()
+
+        for left in range(0, value_width, VALUES_AT_ONCE * LANES):
+            parts = range(left, min(left + VALUES_AT_ONCE * LANES, value_width), LANES)
+            with code.loop(nought, count, 1, *[code.constant(FLOATS, 0.0)] * len(parts)) as key:
+                weight = code.load(scores + key.now * 4, FLOAT).in_all_lanes()
+                for at, part in enumerate(parts):
+                    numbers = loaded(code, dtype, values + key.now * v_row + part * size)
+                    key.values[at] = code.multiply_add(weight, numbers, key.values[at])
+            for part, total in zip(parts, key.results, strict=True):
+                place = (row * heads + head) * value_width + part
+                store(code, dtype, total * share_of_one, y + place * size)
+    return code.compiled()
+
+
+def exp(code: Code, x: Value) -> Value:
+    """e^x for x of nought and less, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
+    x = code.call(f"llvm.maxnum.v{LANES}f32", x, code.constant(FLOATS, -87.0))
+
+    def constant(number: float) -> Value:
+        return code.constant(FLOATS, number)
+
+    n = code.call(f"llvm.rint.v{LANES}f32", x * 1.44269504088896341)
+    r = code.multiply_add(n, constant(-0.693359375), x)
+    r = code.multiply_add(n, constant(2.12194440e-4), r)
+    y = constant(1.9875691500e-4)
+    for factor in (
+        1.3981999507e-3,
+        8.3334519073e-3,
+        4.1665795894e-2,
+        1.6666665459e-1,
+        5.0000001201e-1,
+        1.0,
+        1.0,
+    ):
+        y = code.multiply_add(y, r, constant(factor))
+    return y * ((n.to(vector(INT32), "fptosi") + 127) << 23).to(FLOATS, "bitcast")
