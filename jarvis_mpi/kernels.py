@@ -17,6 +17,7 @@ from .vectors import BYTE, FLOAT, HALF, INT16, INT32, INT64, LANES, VOID, Code, 
 
 BLOCK = 32  # numbers of a row that share a scale
 TILE_ROWS = 4  # rows of x that are multiplied together, so that weights in registers serve all of them
+STRIP = 24  # outputs
 LINE_BYTES, AHEAD_BYTES = 64, 2048  # weights are asked for before they are needed
 LARGEST = 32767  # of a 16-bit integer
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -37,11 +38,14 @@ def float_product(stored: str, dtype: str) -> Compiled:
     """W [N, K] as `stored`; K is a multiple of LANES. There are no scales."""
     code = Code(9)
     x, floats, weights, _, bias, y, rows, outputs, columns = code.arguments
-    nought, one = code.constant(INT64, 0), code.constant(INT64, 1)
+    nought = code.constant(INT64, 0)
 
-    begin, end = share(code, rows * columns / LANES)
-    with code.loop(begin * LANES, end * LANES, LANES) as at:
-        code.store(loaded(code, dtype, x + at.now * BYTES[dtype]), floats + at.now * 4)
+    begin, end = share(code, rows)
+    with code.loop(begin, end, 1) as row, code.loop(nought, columns, LANES) as along:
+        numbers = loaded(code, dtype, x + (row.now * columns + along.now) * BYTES[dtype])
+        code.store(
+            numbers, floats + place(code, row.now, rows, along.now / LANES, columns / LANES) * (4 * LANES)
+        )
     code.call("GOMP_barrier", gives=VOID)
 
     def tile(output: Value, outputs_here: int, row: Value, rows_here: int) -> None:
@@ -52,7 +56,7 @@ def float_product(stored: str, dtype: str) -> Compiled:
                 for n in range(outputs_here)
             ]
             for s in range(rows_here):
-                numbers = code.load(floats + ((row + s) * columns + along.now) * 4, FLOATS)
+                numbers = code.load(floats + (row * columns + along.now * rows_here + s * LANES) * 4, FLOATS)
                 for n in range(outputs_here):
                     at = s * outputs_here + n
                     along.values[at] = code.multiply_add(w[n], numbers, along.values[at])
@@ -61,24 +65,24 @@ def float_product(stored: str, dtype: str) -> Compiled:
             total = lanes.sum_of_lanes() + code.load(bias + (output + n) * 4, FLOAT)
             store(code, dtype, total, y + ((row + s) * outputs + output + n) * BYTES[dtype])
 
-    def strip(output: Value, tiles: tuple[int, ...], single_tile: int) -> None:
-        """All rows times a few outputs, whose weights stay in the processor's cache meanwhile."""
-        in_tiles = rows - rows % TILE_ROWS
-        with code.loop(nought, in_tiles, TILE_ROWS) as row:
-            for first, count in zip((sum(tiles[:at]) for at in range(len(tiles))), tiles, strict=True):
-                tile(output + first, count, row.now, TILE_ROWS)
-        with code.loop(in_tiles, rows, 1) as row:
-            for first in range(0, sum(tiles), single_tile):
-                tile(output + first, single_tile, row.now, 1)
+    in_tiles = rows - rows % TILE_ROWS
+
+    def strip(output: Value, count: int, outputs_together: int, outputs_of_one: int) -> None:
+        """All rows times so many outputs, whose weights stay in the processor's cache meanwhile."""
+        every = code.constant(INT64, count)
+        with code.loop(nought, in_tiles, TILE_ROWS) as row, code.loop(nought, every, outputs_together) as n:
+            tile(output + n.now, outputs_together, row.now, TILE_ROWS)
+        with code.loop(in_tiles, rows, 1) as row, code.loop(nought, every, outputs_of_one) as n:
+            tile(output + n.now, outputs_of_one, row.now, 1)
 
     # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers. A single row reads 8 outputs' weights side by side.
-    begin, end = share(code, outputs / 8)
-    with code.loop(begin, end, 1) as eight:
-        strip(eight.now * 8, (3, 3, 2), 8)
-    _, end = share(code, one)  # the last of the threads does what is left
-    left = outputs % 8
+    begin, end = share(code, outputs / STRIP)
+    with code.loop(begin, end, 1) as each:
+        strip(each.now * STRIP, STRIP, 3, 8)
+    _, end = share(code, code.constant(INT64, 1))  # the last of the threads does what is left
+    left = outputs % STRIP
     with code.loop(outputs - left, outputs - left + left * end, 1) as output:
-        strip(output.now, (1,), 1)
+        strip(output.now, 1, 1, 1)
     return code.compiled()
 
 
@@ -99,17 +103,17 @@ def block_product(bits: int, dtype: str) -> Compiled:
         LANES * (2 if bits == 8 else 4),
     )  # of a block of LANES outputs
 
-    begin, end = share(code, rows * blocks)
-    with code.loop(begin, end, 1) as block:
-        parts = [
-            loaded(code, dtype, x + (block.now * BLOCK + at) * BYTES[dtype]) for at in range(0, BLOCK, LANES)
-        ]
+    begin, end = share(code, rows)
+    with code.loop(begin, end, 1) as row, code.loop(nought, blocks, 1) as block:
+        here = (row.now * blocks + block.now) * BLOCK
+        parts = [loaded(code, dtype, x + (here + at) * BYTES[dtype]) for at in range(0, BLOCK, LANES)]
+        there = place(code, row.now, rows, block.now, blocks)
         scale, whole = rounded(code, parts)
         for at, part in enumerate(whole):
-            code.store(part.to(vector(INT16), "trunc"), numbers + (block.now * BLOCK + at * LANES) * 2)
-        code.store(scale, x_scales + block.now * 4)
+            code.store(part.to(vector(INT16), "trunc"), numbers + (there * BLOCK + at * LANES) * 2)
+        code.store(scale, x_scales + there * 4)
         total = code.call(f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32)
-        code.store(scale * total.to(FLOAT, "sitofp"), x_sums + block.now * 4)
+        code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
     code.call("GOMP_barrier", gives=VOID)
 
     def pairs_of_weights(address: Value) -> Iterator[Value]:
@@ -132,7 +136,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
         sums = [code.constant(FLOATS, 0.0)] * rows_here
         with code.loop(nought, blocks, 1, *sums) as along:
             here = group * blocks + along.now
-            there = [(row + s) * blocks + along.now for s in range(rows_here)]
+            there = [row * blocks + along.now * rows_here + s for s in range(rows_here)]
             if rows_here == 1:
                 for at in range(0, group_bytes, LINE_BYTES):
                     code.prefetch(weights + here * group_bytes + (at + AHEAD_BYTES))
@@ -169,6 +173,14 @@ def share(code: Code, count: Value) -> tuple[Value, Value]:
     threads = code.call("omp_get_num_threads", gives=INT32).to(INT64, "zext")
     mine = code.call("omp_get_thread_num", gives=INT32).to(INT64, "zext")
     return count * mine / threads, count * (mine + 1) / threads
+
+
+def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Value:
+    """Where a part of a row of x lies in scratch memory: those of a tile's rows take turns, so that a tile is read from one end to the
+    other (rows that are a power of two apart would fall on the same lines of the cache)."""
+    in_tile = code.call("llvm.smin.i64", rows / TILE_ROWS - row / TILE_ROWS, code.constant(INT64, 1))
+    height = in_tile * (TILE_ROWS - 1) + 1
+    return (row - row % height) * parts + part * height + row % height
 
 
 def rounded(code: Code, parts: list[Value]) -> tuple[Value, list[Value]]:

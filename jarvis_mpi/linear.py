@@ -1,5 +1,6 @@
 """nn.Linear for inference: weights stay as they are on disk, mapped, and no row feels the others."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,52 +17,54 @@ DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 class RowwiseLinear(nn.Module):
     """[..., in] -> [..., out], of the same dtype; multiplied and added in float32."""
 
-    def __init__(self, outputs: int, bias: Tensor | None, multiple: tuple[int, int]):
-        """`multiple`: of in and out that the kernel wants."""
+    def __init__(self, columns: int, outputs: int, padded: tuple[int, int], bias: Tensor | None):
+        """`padded`: columns and outputs as the kernel wants them."""
         super().__init__()
-        self.outputs, self.columns_multiple = outputs, multiple[0]
-        self.bias = torch.zeros(outputs + -outputs % multiple[1])
+        self.missing, self.outputs = padded[0] - columns, outputs
+        self.columns, self.padded_outputs = padded
+        self.bias = torch.zeros(padded[1])
         if bias is not None:
             self.bias[:outputs] = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if missing := -x.shape[-1] % self.columns_multiple:
-            x = nn.functional.pad(x, (0, missing))
+        if self.missing:
+            x = nn.functional.pad(x, (0, self.missing))
         x = x.contiguous()
-        columns, outputs = x.shape[-1], len(self.bias)
-        count, row_bytes = x.numel() // columns, columns * x.itemsize
-        y = x.new_empty(*x.shape[:-1], outputs)
-        scratch = torch.empty(self.scratch_bytes(columns) * min(count, ROWS_AT_ONCE), dtype=torch.uint8)
-        multiply, threads = self.kernel(DTYPES[x.dtype]), torch.get_num_threads()
-        between = [scratch.data_ptr(), *self.addresses, self.bias.data_ptr()]
-        for first in range(0, count, ROWS_AT_ONCE):
-            ours, its = x.data_ptr() + first * row_bytes, y.data_ptr() + first * outputs * y.itemsize
-            multiply([ours, *between, its, min(ROWS_AT_ONCE, count - first), outputs, columns], threads)
-        return y if outputs == self.outputs else y[..., : self.outputs]
+        y = x.new_empty(*x.shape[:-1], self.padded_outputs)
+        rows = x.numel() // self.columns
+        if rows <= ROWS_AT_ONCE:
+            self.multiply(x, y, rows)
+        else:
+            parts = [tensor.view(rows, -1).split(ROWS_AT_ONCE) for tensor in (x, y)]
+            for some, theirs in zip(*parts, strict=True):
+                self.multiply(some, theirs, len(some))
+        return y if self.padded_outputs == self.outputs else y[..., : self.outputs]
+
+    def multiply(self, x: Tensor, y: Tensor, rows: int) -> None:
+        scratch = torch.empty(rows * self.scratch_bytes, dtype=torch.uint8)
+        sizes = rows, self.padded_outputs, self.columns
+        addresses = x.data_ptr(), scratch.data_ptr(), *self.addresses, self.bias.data_ptr(), y.data_ptr()
+        self.kernel(DTYPES[x.dtype])((*addresses, *sizes), torch.get_num_threads())
 
 
 class FloatLinear(RowwiseLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None):
-        super().__init__(len(weight), bias, (LANES, 1))
-        missing = -weight.shape[1] % LANES
+        outputs, columns = weight.shape
+        missing = -columns % LANES
+        super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
+        self.addresses = self.weight.data_ptr(), 0
         self.kernel = partial(float_product, DTYPES[weight.dtype])
-        self.scratch_bytes = float_scratch_bytes
-
-    @property
-    def addresses(self) -> tuple[int, int]:
-        return self.weight.data_ptr(), 0
+        self.scratch_bytes = float_scratch_bytes(self.columns)
 
 
 class QuantisedLinear(RowwiseLinear):
     """`folder` is what quantised.kept gave for `weights`. Raises Unservable where that is damaged."""
 
-    def __init__(self, weights: str, folder: Path, outputs: int, bias: Tensor | None):
-        super().__init__(outputs, bias, (BLOCK, LANES))
+    def __init__(self, weights: str, folder: Path, shape: Sequence[int], bias: Tensor | None):
+        outputs, columns = shape
+        super().__init__(columns, outputs, (columns + -columns % BLOCK, outputs + -outputs % LANES), bias)
         self.numbers, self.scales = mapped(folder)
+        self.addresses = self.numbers.data_ptr(), self.scales.data_ptr()
         self.kernel = partial(block_product, FORMATS[weights].bits)
-        self.scratch_bytes = block_scratch_bytes
-
-    @property
-    def addresses(self) -> tuple[int, int]:
-        return self.numbers.data_ptr(), self.scales.data_ptr()
+        self.scratch_bytes = block_scratch_bytes(self.columns)

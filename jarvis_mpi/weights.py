@@ -119,7 +119,7 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
 
 def replaced(linear: nn.Linear, source: Stored, weights: str) -> nn.Module:
     if weights in FORMATS:
-        return QuantisedLinear(weights, source.quantised(weights), linear.out_features, linear.bias)
+        return QuantisedLinear(weights, source.quantised(weights), linear.weight.shape, linear.bias)
     return FloatLinear(linear.weight.data, linear.bias)
 
 

@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
 
 def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> QuantisedLinear:
     folder = kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight)
-    return QuantisedLinear(kind, folder, len(weight), bias)
+    return QuantisedLinear(kind, folder, weight.shape, bias)
 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
     whole = layer(weight, kind)(x)
     monkeypatch.setattr(quantised, "PART_WEIGHTS", 64 * 96)
     folder = kept(kind, "in parts", weight.shape, lambda: weight)
-    assert torch.equal(QuantisedLinear(kind, folder, 500, None)(x), whole)
+    assert torch.equal(QuantisedLinear(kind, folder, weight.shape, None)(x), whole)
 
 
 def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(cache, monkeypatch):
@@ -98,7 +98,7 @@ def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(ca
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3  # nothing half made is left
     (first / "numbers.npy").write_bytes((first / "numbers.npy").read_bytes()[:-1])
     with pytest.raises(Unservable, match="damaged: delete it"):
-        QuantisedLinear("int8", first, 64, None)
+        QuantisedLinear("int8", first, weight.shape, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,8 +113,14 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
         assert QuantisedLinear in kinds
         assert nn.Linear not in kinds
     whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
-    for linear in (module for module in whole.model.modules() if type(module) is FloatLinear):
-        linear.weight = rounded(linear.weight, FORMATS[kind]).contiguous()
+    for parent in list(whole.model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is FloatLinear:
+                setattr(
+                    parent,
+                    name,
+                    FloatLinear(rounded(child.weight, FORMATS[kind]), child.bias[: child.outputs]),
+                )
     body = torch.randn(1, 5, 32).numpy().tobytes()
     both = [torch.frombuffer(bytearray(stage.run(body, 0)), dtype=torch.float32) for stage in (whole, rough)]
     assert not torch.equal(*both)
