@@ -32,7 +32,7 @@ class DraftModel:
         import_family(config)
         kind = dtype_of(config, dtype)
         self.head = Head(folder, kind, weights)
-        self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights, row_by_row=False)
+        self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights)
         self.context = config.max_position_embeddings
         self.paths: dict[int, Guessed] = {}
 

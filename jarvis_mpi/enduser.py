@@ -256,6 +256,7 @@ class EndUser:
             flight.ledger.behind(END_USER, behind.block, behind.have)
             return False
         if message.ahead:
+            trip.since = self.clock()
             self.send(message.ahead[0].node, message)
             return True
         trip.awaited.discard(message.end)

@@ -34,8 +34,12 @@ def block_scratch_bytes(columns: int) -> int:
 
 
 @functools.cache
-def float_product(stored: str, dtype: str) -> Compiled:
-    """W [N, K] as `stored`; K is a multiple of LANES. There are no scales."""
+def float_product(stored: str, short: bool, dtype: str) -> Compiled:
+    """W [N, K] as `stored`; K is a multiple of LANES. There are no scales.
+
+    `short`: W's rows are so short that the processor does not foresee what is read of them (by itself it does, where it has seen a
+    few of their lines), and is told.
+    """
     code = Code(9)
     x, floats, weights, _, bias, y, rows, outputs, columns = code.arguments
     nought = code.constant(INT64, 0)
@@ -50,7 +54,12 @@ def float_product(stored: str, dtype: str) -> Compiled:
 
     def tile(output: Value, outputs_here: int, row: Value, rows_here: int) -> None:
         sums = [code.constant(FLOATS, 0.0)] * (outputs_here * rows_here)
+        next_tile = weights + (output + outputs_here) * columns * BYTES[stored]
+        step_bytes = LANES * outputs_here * BYTES[stored]
         with code.loop(nought, columns, LANES, *sums) as along:
+            if short and rows_here == 1:
+                for at in range(0, step_bytes, LINE_BYTES):
+                    code.prefetch(next_tile + along.now * (step_bytes // LANES) + at)
             w = [
                 loaded(code, stored, weights + ((output + n) * columns + along.now) * BYTES[stored])
                 for n in range(outputs_here)

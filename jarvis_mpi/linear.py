@@ -1,6 +1,6 @@
 """nn.Linear for inference: weights stay as they are on disk, mapped, and no row feels the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 from .kernels import BLOCK, LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
 from .quantised import FORMATS, mapped
+from .vectors import Compiled
 
 ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
+SHORT_BYTES = 4096  # a row of weights; those of a page and more were read faster without being told of
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class RowwiseLinear(nn.Module):
     """[..., in] -> [..., out], of the same dtype; multiplied and added in float32."""
+
+    kernel: Callable[[str], Compiled]  # for rows of a dtype
+    addresses: tuple[int, int]  # of the weights and their scales
+    scratch_bytes: int  # for each row
 
     def __init__(self, columns: int, outputs: int, padded: tuple[int, int], bias: Tensor | None):
         """`padded`: columns and outputs as the kernel wants them."""
@@ -54,7 +60,8 @@ class FloatLinear(RowwiseLinear):
         super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
         self.addresses = self.weight.data_ptr(), 0
-        self.kernel = partial(float_product, DTYPES[weight.dtype])
+        short = self.columns * weight.itemsize < SHORT_BYTES
+        self.kernel = partial(float_product, DTYPES[weight.dtype], short)
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
 

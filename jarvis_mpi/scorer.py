@@ -53,7 +53,7 @@ class Scorer:
         self.depth = load_config(folder).num_hidden_layers
         self.head: Head = stage.Head(folder, dtype, weights)
         self.layers: list[Stage] = [
-            stage.Stage(folder, range(layer, layer + 1), dtype, weights=weights, row_by_row=False)
+            stage.Stage(folder, range(layer, layer + 1), dtype, weights=weights)
             for layer in range(self.depth)
         ]
         self.windows, self.window, self.before = windows, -1, [b""]

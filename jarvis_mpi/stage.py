@@ -92,10 +92,7 @@ class Stage:
         dtype: torch.dtype,
         asleep: bool = False,
         weights: str = AS_THEY_ARE,
-        row_by_row: bool = True,
     ):
-        """`row_by_row`: see rowwise.py; where no text depends on it, long texts are faster without."""
-        self.row_by_row = row_by_row
         self.folder, self.block, self.dtype, self.weights = folder, block, dtype, weights
         config = cut_config(folder, block)
         config.vocab_size, config.pad_token_id = 1, None  # a stage embeds nothing: no memory for that
@@ -124,7 +121,7 @@ class Stage:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
         rowwise = any(isinstance(module, RowwiseLinear) for module in self.layers.modules())
-        if self.row_by_row and rowwise and self.model.config._attn_implementation == "sdpa":
+        if rowwise and self.model.config._attn_implementation == "sdpa":
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
 
