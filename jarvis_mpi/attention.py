@@ -18,10 +18,12 @@ def scratch_bytes(positions: int, threads: int) -> int:
 
 
 @functools.cache
-def attention(dtype: str, width: int, value_width: int, scale: float) -> Compiled:
+def attention(dtype: str, width: int, value_width: int, scale: float, cap: float) -> Compiled:
     """Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K, value_width], of y
     [S, heads, value_width], of the first position that each row sees (int64, [S]), and of scratch memory; S, K, heads, group; how many bytes lie
     between heads and between positions of q, k and v. Rows are the last S of K positions. Widths are multiples of LANES.
+
+    `cap`: scores are cap * tanh(score / cap) (Gemma 2, arXiv:2408.00118), or 0.
     """
     code = Code(16)
     q, k, v, y, firsts, scratch, rows, positions, heads, group, *steps = code.arguments
@@ -61,7 +63,10 @@ def attention(dtype: str, width: int, value_width: int, scale: float) -> Compile
         code.store(code.constant(FLOATS, NEVER), scores + count * 4)
 
         with code.loop(nought, count, LANES, code.constant(FLOATS, 0.0)) as key:
-            power = exp(code, code.load(scores + key.now * 4, FLOATS) - most.in_all_lanes())
+            here, best = code.load(scores + key.now * 4, FLOATS), most.in_all_lanes()
+            if cap:
+                here, best = (tanh(code, each * (1 / cap)) * cap for each in (here, best))
+            power = exp(code, here - best)
             code.store(power, scores + key.now * 4)
             key.values[0] += power
         share_of_one = (code.constant(FLOAT, 1.0) / key.results[0].sum_of_lanes()).in_all_lanes()
@@ -77,6 +82,13 @@ def attention(dtype: str, width: int, value_width: int, scale: float) -> Compile
                 place = (row * heads + head) * value_width + part
                 store(code, dtype, total * share_of_one, y + place * size)
     return code.compiled()
+
+
+def tanh(code: Code, x: Value) -> Value:
+    """(1 - e^-2x) / (1 + e^-2x), for |x| with the sign of x."""
+    power = exp(code, code.call(f"llvm.fabs.v{LANES}f32", x) * -2.0)
+    one = code.constant(FLOATS, 1.0)
+    return code.call(f"llvm.copysign.v{LANES}f32", (one - power) / (one + power), x)
 
 
 def exp(code: Code, x: Value) -> Value:

@@ -12,6 +12,7 @@ x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 from .vectors import BYTE, FLOAT, HALF, INT16, INT32, INT64, LANES, VOID, Code, Compiled, Value, vector
 
@@ -149,15 +150,18 @@ def block_product(bits: int, dtype: str) -> Compiled:
             if rows_here == 1:
                 for at in range(0, group_bytes, LINE_BYTES):
                     code.prefetch(weights + here * group_bytes + (at + AHEAD_BYTES))
-            products = [code.constant(vector(INT32), 0)] * rows_here
+            products: list[Any] = [None] * rows_here
             for at, w in enumerate(pairs_of_weights(weights + here * group_bytes)):
                 for s in range(rows_here):
                     pair = code.load(numbers + there[s] * (2 * BLOCK) + 4 * at, INT32).in_all_lanes()
-                    products[s] += code.pair_sums(w, pair.to(vector(INT16, 2 * LANES), "bitcast"))
+                    products[s] = code.add_products(
+                        products[s], w, pair.to(vector(INT16, 2 * LANES), "bitcast")
+                    )
             scale = loaded(code, "BF16", scales + here * scale_bytes)
             for s in range(rows_here):
                 both = scale * in_all_lanes(x_scales + there[s] * 4)
-                along.values[s] = code.multiply_add(products[s].to(FLOATS, "sitofp"), both, along.values[s])
+                whole = code.pair_sums(products[s])
+                along.values[s] = code.multiply_add(whole.to(FLOATS, "sitofp"), both, along.values[s])
             if bits == 4:
                 least = loaded(code, "BF16", scales + here * scale_bytes + 2 * LANES)
                 for s in range(rows_here):

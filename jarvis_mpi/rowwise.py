@@ -25,12 +25,13 @@ def attend(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
     """[1, heads, S, width] queries of the last S of K positions -> [1, S, heads, width]."""
-    unusual = any(more.get(name) is not None for name in ("position_bias", "s_aux", "softcap"))
+    unusual = any(more.get(name) is not None for name in ("position_bias", "s_aux"))
     if unusual or query.shape[-1] % LANES or value.shape[-1] % LANES:  # no decoder of ours
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     _, heads, rows, width = query.shape
-    scale = more.get("scaling")
-    kernel = attention(DTYPES[query.dtype], width, value.shape[-1], width**-0.5 if scale is None else scale)
+    scale, cap = more.get("scaling"), more.get("softcap")
+    scale = width**-0.5 if scale is None else scale
+    kernel = attention(DTYPES[query.dtype], width, value.shape[-1], scale, cap or 0.0)
     y = query.new_empty(1, rows, heads, value.shape[-1])
     firsts = (
         torch.zeros(rows, dtype=torch.int64) if attention_mask is None else first_seen(attention_mask[0, 0])

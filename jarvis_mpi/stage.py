@@ -121,7 +121,7 @@ class Stage:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
         rowwise = any(isinstance(module, RowwiseLinear) for module in self.layers.modules())
-        if rowwise and self.model.config._attn_implementation == "sdpa":
+        if rowwise and self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
 

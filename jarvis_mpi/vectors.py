@@ -5,6 +5,7 @@ another kind that multiplies and adds in one step (all of the last ten years) ro
 """
 
 import ctypes
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from llvmlite import binding, ir
 
 LANES = 8
+ON_X86 = platform.machine() == "x86_64"
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
@@ -148,10 +150,16 @@ class Code:
         """a b + c, rounded once."""
         return self.call(f"llvm.fma.v{LANES}f32", a, b, c)
 
-    def pair_sums(self, a: Value, b: Value) -> Value:
-        """<16 x int16> a and b -> <8 x int32>: a0 b0 + a1 b1, a2 b2 + a3 b3, ... (vpmaddwd; smull and addp)."""
-        products = a.to(vector(INT32, 16), "sext") * b.to(vector(INT32, 16), "sext")
-        return products.pick(range(0, 16, 2)) + products.pick(range(1, 16, 2))
+    def add_products(self, total: Value | None, a: Value, b: Value) -> Value:
+        """A sum of products of <16 x int16>, of which `pair_sums` makes 8: x86 adds neighbours as it multiplies (vpmaddwd), Arm adds each
+        to its own sum (smlal)."""
+        products = a.to(vector(INT32, 2 * LANES), "sext") * b.to(vector(INT32, 2 * LANES), "sext")
+        new = neighbours(products) if ON_X86 else products
+        return new if total is None else total + new
+
+    def pair_sums(self, total: Value) -> Value:
+        """-> <8 x int32>: a0 b0 + a1 b1, a2 b2 + a3 b3, ..., of all that were added."""
+        return total if ON_X86 else neighbours(total)
 
     @contextmanager
     def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
@@ -179,6 +187,11 @@ class Code:
     def compiled(self) -> "Compiled":
         self.build.ret_void()
         return Compiled(str(self.module))
+
+
+def neighbours(numbers: Value) -> Value:
+    count = numbers.kind.count
+    return numbers.pick(range(0, count, 2)) + numbers.pick(range(1, count, 2))
 
 
 class Compiled:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
+from transformers.pytorch_utils import Conv1D
 
 from .linear import FloatLinear, QuantisedLinear
 from .link import Unservable
@@ -71,9 +72,12 @@ class Stored(NamedTuple):
             warnings.simplefilter("ignore")  # that it cannot be written: nobody does
             return torch.frombuffer(numbers, dtype=self.stored).view(self.tensor["shape"])
 
-    def quantised(self, weights: str) -> Path:
+    def quantised(self, weights: str, turned: bool) -> Path:
+        """`turned`: the file holds [in, out]."""
         file = self.path.stat()
         identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor}"
+        if turned:
+            return kept(weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T)
         return kept(weights, identity, self.tensor["shape"], self.mapped)
 
 
@@ -117,19 +121,21 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
         parameter.data = parameter.data.to(dtype)
 
 
-def replaced(linear: nn.Linear, source: Stored, weights: str) -> nn.Module:
+def replaced(linear: nn.Linear | Conv1D, source: Stored, weights: str) -> nn.Module:
+    turned = type(linear) is Conv1D
+    weight = linear.weight.data.T if turned else linear.weight.data
     if weights in FORMATS:
-        return QuantisedLinear(weights, source.quantised(weights), linear.weight.shape, linear.bias)
-    return FloatLinear(linear.weight.data, linear.bias)
+        return QuantisedLinear(weights, source.quantised(weights, turned), weight.shape, linear.bias)
+    return FloatLinear(weight, linear.bias)
 
 
-def linears(model) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """Every nn.Linear of `model`, its parent and its name there."""
+def linears(model) -> list[tuple[nn.Module, str, nn.Linear | Conv1D]]:
+    """Every nn.Linear of `model`, or GPT-2's Conv1D, its parent and its name there."""
     return [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear
+        if type(child) in (nn.Linear, Conv1D)
     ]
 
 
@@ -142,7 +148,11 @@ def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
 def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:
     """What `fill` will look for on disk: a copy that takes over must not quantise first."""
     source = find(model, folder, rename)
-    names = [f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Linear]
-    check_none_missing(folder, [name for name in names if name not in source])
-    for name in names:
-        source[name].quantised(weights)
+    turned = {
+        f"{name}.weight": type(module) is Conv1D
+        for name, module in model.named_modules()
+        if type(module) in (nn.Linear, Conv1D)
+    }
+    check_none_missing(folder, [name for name in turned if name not in source])
+    for name, is_turned in turned.items():
+        source[name].quantised(weights, is_turned)

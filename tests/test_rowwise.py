@@ -8,8 +8,6 @@ from transformers import AutoConfig, Llama4ForCausalLM, Llama4TextConfig
 
 from jarvis_mpi.stage import Head, Stage, to_bytes
 
-# Gemma 2 attends with a soft cap, for which torch has no kernel; GPT-2's layers are no nn.Linear.
-FAMILIES = ["llama", "qwen2", "qwen3", "gemma", "gemma3_text", "mistral", "phi3", "olmo2", "smollm3", "opt"]
 POSITIONS = 50  # several windows of the sliding ones
 PIECES = [POSITIONS, 40, 33, 9, 2]
 
@@ -33,7 +31,7 @@ def in_pieces(stage: Stage, text: bytes, rows: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize(
     ("dtype", "weights"),
     [

@@ -1,0 +1,189 @@
+"""The kernels as a Raspberry Pi 5 would run them, in an emulator: the same bits as here."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+from llvmlite import binding
+
+from jarvis_mpi import attention, kernels, vectors
+from jarvis_mpi.linear import DTYPES
+from jarvis_mpi.quantised import FORMATS, quantise
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+TRIPLE = "aarch64-unknown-linux-gnu"
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
+    reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)",
+)
+
+# Reads its arguments: numbers as they are, "file" and "out:bytes" as addresses of what a file holds and of room for the result.
+HARNESS = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int omp_get_num_threads(void) { return 1; }
+int omp_get_thread_num(void) { return 0; }
+void GOMP_barrier(void) {}
+void entry(long *arguments);
+int main(int count, char **words) {
+    long arguments[32], out = 0, out_bytes = 0;
+    for (int at = 1; at < count; at++) {
+        char *word = words[at];
+        if (!strncmp(word, "out:", 4) || !strncmp(word, "scratch:", 8)) {
+            long bytes = atol(strchr(word, ':') + 1);
+            arguments[at - 1] = (long)calloc(bytes, 1);
+            if (word[0] == 'o') { out = arguments[at - 1]; out_bytes = bytes; }
+        } else if (word[0] == '/') {
+            FILE *file = fopen(word, "rb");
+            fseek(file, 0, SEEK_END);
+            long bytes = ftell(file);
+            rewind(file);
+            char *room = malloc(bytes + 1);
+            if (fread(room, 1, bytes, file) != bytes) return 1;
+            arguments[at - 1] = (long)room;
+        } else arguments[at - 1] = atol(word);
+    }
+    entry(arguments);
+    fwrite((void *)out, 1, out_bytes, stdout);
+}
+"""
+
+
+class ForArm:
+    """In the place of vectors.Compiled: run by the emulator, with tensors in place of addresses."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def made(self, folder) -> str:
+        binding.initialize_all_targets()
+        binding.initialize_all_asmprinters()
+        machine = binding.Target.from_triple(TRIPLE).create_target_machine(
+            cpu="cortex-a76", opt=3, reloc="pic"
+        )
+        module = binding.parse_assembly(self.text)
+        module.triple = TRIPLE
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+        passes.getModulePassManager().run(module, passes)
+        (folder / "kernel.o").write_bytes(machine.emit_object(module))
+        (folder / "main.c").write_text(HARNESS)
+        program = str(folder / "program")
+        subprocess.run(
+            [COMPILER, "-static", "-o", program, folder / "main.c", folder / "kernel.o"], check=True
+        )
+        return program
+
+    def run(self, arguments, folder) -> bytes:
+        words = []
+        for at, argument in enumerate(arguments):
+            if isinstance(argument, torch.Tensor):
+                path = folder / str(at)
+                path.write_bytes(argument.contiguous().view(torch.uint8).numpy().tobytes())
+                words.append(str(path))
+            else:
+                words.append(str(argument))
+        command = ["timeout", "-k", "5", "120", EMULATOR, self.made(folder), *words]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+
+
+def here(compiled: vectors.Compiled, arguments) -> bytes:
+    """The same by this processor."""
+    room = {
+        at: torch.zeros(int(word.split(":")[1]), dtype=torch.uint8)
+        for at, word in enumerate(arguments)
+        if isinstance(word, str)
+    }
+    addresses = [
+        room[at].data_ptr() if at in room else word.data_ptr() if isinstance(word, torch.Tensor) else word
+        for at, word in enumerate(arguments)
+    ]
+    compiled(addresses, 1)
+    return next(room[at] for at in room if arguments[at].startswith("out:")).numpy().tobytes()
+
+
+@pytest.fixture
+def both(monkeypatch, tmp_path):
+    """What a kernel gives in the emulator, and here."""
+
+    def run(maker, parameters, arguments) -> tuple[bytes, bytes]:
+        ours = maker(*parameters)
+        with monkeypatch.context() as patched:
+            patched.setattr(vectors, "ON_X86", False)
+            patched.setattr(vectors, "Compiled", ForArm)
+            theirs = maker.__wrapped__(*parameters)
+        return theirs.run(arguments, tmp_path), here(ours, arguments)
+
+    return run
+
+
+ROWS = 7  # a tile, and three by themselves
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_with_floats(stored, dtype, both):
+    torch.manual_seed(0)
+    outputs, columns = 53, 72  # two strips and what is left
+    x, weight, bias = (
+        torch.randn(ROWS, columns).to(dtype),
+        torch.randn(outputs, columns).to(stored),
+        torch.randn(outputs),
+    )
+    out = f"out:{ROWS * outputs * dtype.itemsize}"
+    scratch = f"scratch:{ROWS * kernels.float_scratch_bytes(columns)}"
+    on_arm, on_this = both(
+        kernels.float_product,
+        (DTYPES[stored], False, DTYPES[dtype]),
+        [x, scratch, weight, 0, bias, out, ROWS, outputs, columns],
+    )
+    assert on_arm == on_this != bytes(len(on_this))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_with_few_bits(kind, dtype, both):
+    torch.manual_seed(0)
+    outputs, columns = 24, 96
+    x, bias = (
+        (torch.randn(ROWS, columns) * torch.logspace(-3, 3, ROWS)[:, None]).to(dtype),
+        torch.randn(outputs),
+    )
+    numbers, scales = (
+        torch.from_numpy(part) for part in quantise(torch.randn(outputs, columns), FORMATS[kind])
+    )
+    out = f"out:{ROWS * outputs * dtype.itemsize}"
+    scratch = f"scratch:{ROWS * kernels.block_scratch_bytes(columns)}"
+    on_arm, on_this = both(
+        kernels.block_product,
+        (FORMATS[kind].bits, DTYPES[dtype]),
+        [x, scratch, numbers, scales, bias, out, ROWS, outputs, columns],
+    )
+    assert on_arm == on_this != bytes(len(on_this))
+
+
+@pytest.mark.parametrize("cap", [0.0, 5.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention(dtype, cap, both):
+    torch.manual_seed(0)
+    heads, group, positions, width, value_width = 4, 2, 30, 16, 72
+    q, k, v = (
+        torch.randn(count, rows, wide).to(dtype)
+        for count, rows, wide in (
+            (heads, ROWS, width),
+            (heads // group, positions, width),
+            (heads // group, positions, value_width),
+        )
+    )
+    firsts = torch.arange(ROWS)
+    steps = [tensor.stride(axis) * tensor.itemsize for tensor in (q, k, v) for axis in (0, 1)]
+    out = f"out:{ROWS * heads * value_width * dtype.itemsize}"
+    scratch = f"scratch:{attention.scratch_bytes(positions, 1)}"
+    on_arm, on_this = both(
+        attention.attention,
+        (DTYPES[dtype], width, value_width, 0.25, cap),
+        [q, k, v, out, firsts, scratch, ROWS, positions, heads, group, *steps],
+    )
+    assert on_arm == on_this != bytes(len(on_this))
