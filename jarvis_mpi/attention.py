@@ -60,13 +60,16 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
                 for number in [score(key.now + at) for at in range(step)]:
                     key.values[0] = code.call("llvm.maxnum.f32", key.values[0], number)
             most = key.results[0]
+        best = most.in_all_lanes()
+        if cap:
+            best = tanh(code, best * (1 / cap)) * cap
+            with code.loop(nought, count, LANES) as key:
+                here = code.load(scores + key.now * 4, FLOATS)
+                code.store(tanh(code, here * (1 / cap)) * cap, scores + key.now * 4)
         code.store(code.constant(FLOATS, NEVER), scores + count * 4)
 
         with code.loop(nought, count, LANES, code.constant(FLOATS, 0.0)) as key:
-            here, best = code.load(scores + key.now * 4, FLOATS), most.in_all_lanes()
-            if cap:
-                here, best = (tanh(code, each * (1 / cap)) * cap for each in (here, best))
-            power = exp(code, here - best)
+            power = exp(code, code.load(scores + key.now * 4, FLOATS) - best)
             code.store(power, scores + key.now * 4)
             key.values[0] += power
         share_of_one = (code.constant(FLOAT, 1.0) / key.results[0].sum_of_lanes()).in_all_lanes()

@@ -1,6 +1,7 @@
 """8- and 4-bit weights: what a layer says, alone and beside other rows, what is kept on disk, and what a run with them says."""
 
 import os
+from functools import partial
 
 import pytest
 import tiny
@@ -9,8 +10,8 @@ from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fix
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
-from jarvis_mpi import quantised
-from jarvis_mpi.kernels import BLOCK
+from jarvis_mpi import quantised, vectors
+from jarvis_mpi.kernels import BLOCK, block_product
 from jarvis_mpi.linear import FloatLinear, QuantisedLinear
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import FORMATS, Format, kept
@@ -70,6 +71,17 @@ def test_what_a_row_gives_does_not_depend_on_the_others_bit_for_bit(kind):
     for rows in range(1, 70):
         assert torch.equal(made(x[:, :rows]), together[:, :rows])
     assert torch.equal(made(torch.zeros(1, 1, 64)), torch.zeros(1, 1, 300))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_form_for_arm_gives_the_same(kind, monkeypatch):
+    torch.manual_seed(0)
+    made = layer(torch.randn(64, 96), kind)
+    x = torch.randn(1, 7, 96)
+    here = made(x)
+    monkeypatch.setattr(vectors, "ON_X86", not vectors.ON_X86)
+    made.kernel = partial(block_product.__wrapped__, FORMATS[kind].bits)
+    assert torch.equal(made(x), here)
 
 
 @pytest.mark.parametrize("kind", KINDS)
