@@ -17,7 +17,6 @@ from pathlib import Path
 
 import llama
 import shapes
-import torch
 from chain import command
 
 from jarvis_mpi.load import load
@@ -69,18 +68,6 @@ def chain(ranks: int, weights: str, folder: Path, dtype: str, tokens: int) -> di
     }
 
 
-def read_gb_s() -> float:
-    """What one thread reads from memory."""
-    torch.set_num_threads(1)
-    numbers = torch.zeros(100_000_000)
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        numbers.sum()
-        times.append(time.perf_counter() - begun)
-    return numbers.nbytes / min(times) / 1e9
-
-
 def read_a_token(folder: Path, weights: str) -> float:
     """GB of weights (the embedding is the output layer too, in these models)."""
     layers, head = shapes.weights_bytes(folder, weights)
@@ -120,7 +107,7 @@ def main() -> None:
         folder = shapes.locate(model)
         rounds = []
         for number in range(asked.rounds):
-            gb_s = read_gb_s()
+            gb_s = shapes.read_gb_s()
             rounds.append(of_all(folder, asked, TOKENS.get(model, 64)))
             for weights in asked.weights:
                 limit = gb_s / read_a_token(folder, weights)

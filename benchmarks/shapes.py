@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import torch
@@ -83,3 +84,15 @@ def weights_bytes(folder: Path, weights: str) -> tuple[dict[int, float], float]:
         layers = {layer: size / 2 * FORMATS[weights].bytes_a_weight for layer, size in layers.items()}
         rest *= FORMATS[OUTPUT_LAYER.get(weights, weights)].bytes_a_weight / 2
     return layers, rest
+
+
+def read_gb_s() -> float:
+    """What one thread reads from memory."""
+    torch.set_num_threads(1)
+    numbers = torch.zeros(100_000_000)
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        numbers.sum()
+        times.append(time.perf_counter() - begun)
+    return numbers.nbytes / min(times) / 1e9
