@@ -34,14 +34,14 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
 
     begin, end = share(code, heads * rows)
     with code.loop(begin, end, 1) as each:
-        head, row = each.now / rows, each.now % rows
+        head, row = each.now // rows, each.now % rows
         first = code.load(firsts + row * 8, INT64)
         count = positions - rows + row + 1 - first
         query = [
             loaded(code, dtype, q + head * q_head + row * q_row + at * size) for at in range(0, width, LANES)
         ]
-        keys = k + head / group * k_head + first * k_row
-        values = v + head / group * v_head + first * v_row
+        keys = k + head // group * k_head + first * k_row
+        values = v + head // group * v_head + first * v_row
 
         def score(key: Value) -> Value:
             total = code.constant(FLOATS, 0.0)

@@ -48,9 +48,8 @@ def float_product(stored: str, short: bool, dtype: str) -> Compiled:
     begin, end = share(code, rows)
     with code.loop(begin, end, 1) as row, code.loop(nought, columns, LANES) as along:
         numbers = loaded(code, dtype, x + (row.now * columns + along.now) * BYTES[dtype])
-        code.store(
-            numbers, floats + place(code, row.now, rows, along.now / LANES, columns / LANES) * (4 * LANES)
-        )
+        there = place(code, row.now, rows, along.now // LANES, columns // LANES)
+        code.store(numbers, floats + there * (4 * LANES))
     code.call("GOMP_barrier", gives=VOID)
 
     def tile(output: Value, outputs_here: int, row: Value, rows_here: int) -> None:
@@ -86,7 +85,7 @@ def float_product(stored: str, short: bool, dtype: str) -> Compiled:
             tile(output + n.now, outputs_of_one, row.now, 1)
 
     # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers. A single row reads 8 outputs' weights side by side.
-    begin, end = share(code, outputs / STRIP)
+    begin, end = share(code, outputs // STRIP)
     with code.loop(begin, end, 1) as each:
         strip(each.now * STRIP, STRIP, 3, 8)
     _, end = share(code, code.constant(INT64, 1))  # the last of the threads does what is left
@@ -105,7 +104,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
     code = Code(9)
     x, numbers, weights, scales, bias, y, rows, outputs, columns = code.arguments
     nought = code.constant(INT64, 0)
-    blocks = columns / BLOCK
+    blocks = columns // BLOCK
     x_scales = numbers + rows * columns * 2
     x_sums = x_scales + rows * blocks * 4
     group_bytes, scale_bytes = (
@@ -171,7 +170,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
             total = lanes + code.load(bias + group * (LANES * 4), FLOATS)
             store(code, dtype, total, y + ((row + s) * outputs + group * LANES) * BYTES[dtype])
 
-    begin, end = share(code, outputs / LANES)
+    begin, end = share(code, outputs // LANES)
     with code.loop(begin, end, 1) as group:
         in_tiles = rows - rows % TILE_ROWS
         with code.loop(nought, in_tiles, TILE_ROWS) as row:
@@ -185,13 +184,13 @@ def share(code: Code, count: Value) -> tuple[Value, Value]:
     """This thread's part of so many."""
     threads = code.call("omp_get_num_threads", gives=INT32).to(INT64, "zext")
     mine = code.call("omp_get_thread_num", gives=INT32).to(INT64, "zext")
-    return count * mine / threads, count * (mine + 1) / threads
+    return count * mine // threads, count * (mine + 1) // threads
 
 
 def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Value:
     """Where a part of a row of x lies in scratch memory: those of a tile's rows take turns, so that a tile is read from one end to the
     other (rows that are a power of two apart would fall on the same lines of the cache)."""
-    in_tile = code.call("llvm.smin.i64", rows / TILE_ROWS - row / TILE_ROWS, code.constant(INT64, 1))
+    in_tile = code.call("llvm.smin.i64", rows // TILE_ROWS - row // TILE_ROWS, code.constant(INT64, 1))
     height = in_tile * (TILE_ROWS - 1) + 1
     return (row - row % height) * parts + part * height + row % height
 

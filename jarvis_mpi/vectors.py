@@ -10,12 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from llvmlite import binding, ir
 
 LANES = 8
 ON_X86 = platform.machine() == "x86_64"
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
+
+OPENMP = ctypes.CDLL(torch._C.__file__)  # whichever torch was built with: found among what this depends on
+OPENMP.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+OPENMP.GOMP_parallel.restype = None
+for function in ("omp_get_num_threads", "omp_get_thread_num", "GOMP_barrier"):
+    binding.add_symbol(function, ctypes.cast(getattr(OPENMP, function), ctypes.c_void_p).value)
 
 
 def vector(of: ir.Type, lanes: int = LANES) -> ir.Type:
@@ -56,7 +63,10 @@ class Value:
         return self.operation("mul", "fmul", other)
 
     def __truediv__(self, other: "Value | float") -> "Value":
-        return self.operation("sdiv", "fdiv", other)
+        return self.operation("", "fdiv", other)
+
+    def __floordiv__(self, other: "Value | int") -> "Value":
+        return self.operation("sdiv", "", other)
 
     def __mod__(self, other: "Value | int") -> "Value":
         return self.operation("srem", "", other)
@@ -79,10 +89,8 @@ class Value:
         return vector(kind, self.kind.count) if isinstance(self.kind, ir.VectorType) else kind
 
     def pick(self, lanes: range) -> "Value":
-        nothing, chosen = (
-            ir.Constant(self.kind, ir.Undefined),
-            ir.Constant(vector(INT32, len(lanes)), list(lanes)),
-        )
+        chosen = ir.Constant(vector(INT32, len(lanes)), list(lanes))
+        nothing = ir.Constant(self.kind, ir.Undefined)
         return self.new(self.code.build.shuffle_vector(self.raw, nothing, chosen))
 
     def in_all_lanes(self, lanes: int = LANES) -> "Value":
@@ -119,9 +127,8 @@ class Code:
         self.arguments = [self.load(table + 8 * at, INT64) for at in range(arguments)]
 
     def constant(self, kind: ir.Type, number: float) -> Value:
-        return Value(
-            self, ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
-        )
+        numbers = [number] * kind.count if isinstance(kind, ir.VectorType) else number
+        return Value(self, ir.Constant(kind, numbers))
 
     def load(self, address: Value, kind: ir.Type) -> Value:
         pointer = self.build.inttoptr(address.raw, kind.as_pointer())
@@ -209,11 +216,8 @@ class Compiled:
         self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
         self.engine.finalize_object()
         self.address = self.engine.get_function_address("entry")
-        # The threads are those of torch, from the same OpenMP library.
-        self.in_parallel = ctypes.CDLL(None).GOMP_parallel
-        self.in_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        self.in_parallel.restype = None
 
     def __call__(self, arguments: Sequence[int], threads: int) -> None:
+        """`threads` run it, all with these arguments: they are torch's, of its OpenMP library."""
         table = (ctypes.c_int64 * len(arguments))(*arguments)
-        self.in_parallel(self.address, table, threads, 0)
+        OPENMP.GOMP_parallel(self.address, table, threads, 0)
