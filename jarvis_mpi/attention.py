@@ -5,7 +5,7 @@ Keys and values are read where the cache keeps them, in its dtype; everything is
 
 import functools
 
-from .kernels import BYTES, FLOATS, loaded, share, store
+from .kernels import BYTES, FLOATS, loaded, share, store, this_thread
 from .vectors import FLOAT, INT32, INT64, LANES, Code, Compiled, Value, vector
 
 KEYS_AT_ONCE = 4
@@ -29,8 +29,7 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
     q, k, v, y, firsts, scratch, rows, positions, heads, group, *steps = code.arguments
     q_head, q_row, k_head, k_row, v_head, v_row = steps
     size, nought = BYTES[dtype], code.constant(INT64, 0)
-    thread = code.call("omp_get_thread_num", gives=INT32).to(INT64, "zext")
-    scores = scratch + thread * (positions + LANES) * 4
+    scores = scratch + this_thread(code) * (positions + LANES) * 4
 
     begin, end = share(code, heads * rows)
     with code.loop(begin, end, 1) as each:
@@ -89,19 +88,19 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
 
 def tanh(code: Code, x: Value) -> Value:
     """(1 - e^-2x) / (1 + e^-2x), for |x| with the sign of x."""
-    power = exp(code, code.call(f"llvm.fabs.v{LANES}f32", x) * -2.0)
+    power = exp(code, code.lanewise("fabs", x) * -2.0)
     one = code.constant(FLOATS, 1.0)
-    return code.call(f"llvm.copysign.v{LANES}f32", (one - power) / (one + power), x)
+    return code.lanewise("copysign", (one - power) / (one + power), x)
 
 
 def exp(code: Code, x: Value) -> Value:
     """e^x for x of nought and less, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
-    x = code.call(f"llvm.maxnum.v{LANES}f32", x, code.constant(FLOATS, -87.0))
+    x = code.lanewise("maxnum", x, code.constant(FLOATS, -87.0))
 
     def constant(number: float) -> Value:
         return code.constant(FLOATS, number)
 
-    n = code.call(f"llvm.rint.v{LANES}f32", x * 1.44269504088896341)
+    n = code.lanewise("rint", x * 1.44269504088896341)
     r = code.multiply_add(n, constant(-0.693359375), x)
     r = code.multiply_add(n, constant(2.12194440e-4), r)
     y = constant(1.9875691500e-4)

@@ -107,10 +107,8 @@ def block_product(bits: int, dtype: str) -> Compiled:
     blocks = columns // BLOCK
     x_scales = numbers + rows * columns * 2
     x_sums = x_scales + rows * blocks * 4
-    group_bytes, scale_bytes = (
-        BLOCK * LANES * bits // 8,
-        LANES * (2 if bits == 8 else 4),
-    )  # of a block of LANES outputs
+    group_bytes = BLOCK * LANES * bits // 8  # of a block of LANES outputs
+    scale_bytes = LANES * (2 if bits == 8 else 4)
 
     begin, end = share(code, rows)
     with code.loop(begin, end, 1) as row, code.loop(nought, blocks, 1) as block:
@@ -180,10 +178,14 @@ def block_product(bits: int, dtype: str) -> Compiled:
     return code.compiled()
 
 
+def this_thread(code: Code) -> Value:
+    return code.call("omp_get_thread_num", gives=INT32).to(INT64, "zext")
+
+
 def share(code: Code, count: Value) -> tuple[Value, Value]:
     """This thread's part of so many."""
     threads = code.call("omp_get_num_threads", gives=INT32).to(INT64, "zext")
-    mine = code.call("omp_get_thread_num", gives=INT32).to(INT64, "zext")
+    mine = this_thread(code)
     return count * mine // threads, count * (mine + 1) // threads
 
 
@@ -199,11 +201,11 @@ def rounded(code: Code, parts: list[Value]) -> tuple[Value, list[Value]]:
     """A block of float32 -> its scale, its numbers as 32-bit integers."""
     most = code.constant(FLOATS, 1e-30)  # so that a block of noughts has a scale too
     for part in parts:
-        most = code.call(f"llvm.maxnum.v{LANES}f32", most, code.call(f"llvm.fabs.v{LANES}f32", part))
+        most = code.lanewise("maxnum", most, code.lanewise("fabs", part))
     largest = code.call(f"llvm.vector.reduce.fmax.v{LANES}f32", most, gives=FLOAT)
     steps = code.constant(FLOAT, LARGEST)
     a_step = (steps / largest).in_all_lanes()
-    near = [code.call(f"llvm.rint.v{LANES}f32", part * a_step) for part in parts]
+    near = [code.lanewise("rint", part * a_step) for part in parts]
     return largest / steps, [each.to(vector(INT32), "fptosi") for each in near]
 
 

@@ -50,9 +50,13 @@ def mapped(folder: Path) -> list[Tensor]:
         arrays = [np.load(folder / name, mmap_mode="r") for name in FILES]
     except (OSError, EOFError, ValueError) as error:
         raise Unservable(f"the quantised weights in {folder} are damaged: delete it ({error})") from None
+    return [tensor_of(array) for array in arrays]
+
+
+def tensor_of(mapped: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they cannot be written: nobody does
-        return [torch.from_numpy(array) for array in arrays]
+        warnings.simplefilter("ignore")  # that it cannot be written: nobody does
+        return torch.from_numpy(mapped)
 
 
 def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[], Tensor]) -> Path:

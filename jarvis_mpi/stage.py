@@ -22,7 +22,6 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
-from .linear import RowwiseLinear
 from .quantised import FORMATS, OUTPUT_LAYER
 from .rowwise import keep_rows_apart
 from .watch import Pace
@@ -120,8 +119,7 @@ class Stage:
     def wake(self) -> None:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
-        rowwise = any(isinstance(module, RowwiseLinear) for module in self.layers.modules())
-        if rowwise and self.model._supports_attention_backend:
+        if self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
 

@@ -6,7 +6,7 @@ another kind that multiplies and adds in one step (all of the last ten years) ro
 
 import ctypes
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,17 @@ def vector(of: ir.Type, lanes: int = LANES) -> ir.Type:
     return ir.VectorType(of, lanes)
 
 
+def operator(whole: str, real: str = "") -> "Callable[[Value, Value | float], Value]":
+    """Of a Value and another: as LLVM's builder calls it for integers, and for float32."""
+
+    def apply(self: "Value", other: "Value | float") -> "Value":
+        element = getattr(self.kind, "element", self.kind)
+        name = real if element == FLOAT else whole
+        return self.new(getattr(self.code.build, name)(self.raw, self.operand(other)))
+
+    return apply
+
+
 class Value:
     """A number, a vector or an address within a function that is being written; Python's numbers become constants of its kind."""
 
@@ -48,37 +59,15 @@ class Value:
         lanes = [other] * self.kind.count if isinstance(self.kind, ir.VectorType) else other
         return ir.Constant(self.kind, lanes)
 
-    def operation(self, whole: str, real: str, other: "Value | float") -> "Value":
-        element = getattr(self.kind, "element", self.kind)
-        name = real if element == FLOAT else whole
-        return self.new(getattr(self.code.build, name)(self.raw, self.operand(other)))
-
-    def __add__(self, other: "Value | float") -> "Value":
-        return self.operation("add", "fadd", other)
-
-    def __sub__(self, other: "Value | float") -> "Value":
-        return self.operation("sub", "fsub", other)
-
-    def __mul__(self, other: "Value | float") -> "Value":
-        return self.operation("mul", "fmul", other)
-
-    def __truediv__(self, other: "Value | float") -> "Value":
-        return self.operation("", "fdiv", other)
-
-    def __floordiv__(self, other: "Value | int") -> "Value":
-        return self.operation("sdiv", "", other)
-
-    def __mod__(self, other: "Value | int") -> "Value":
-        return self.operation("srem", "", other)
-
-    def __and__(self, other: "Value | int") -> "Value":
-        return self.operation("and_", "", other)
-
-    def __lshift__(self, other: "Value | int") -> "Value":
-        return self.operation("shl", "", other)
-
-    def __rshift__(self, other: "Value | int") -> "Value":
-        return self.operation("lshr", "", other)
+    __add__ = operator("add", "fadd")
+    __sub__ = operator("sub", "fsub")
+    __mul__ = operator("mul", "fmul")
+    __truediv__ = operator("", "fdiv")
+    __floordiv__ = operator("sdiv")
+    __mod__ = operator("srem")
+    __and__ = operator("and_")
+    __lshift__ = operator("shl")
+    __rshift__ = operator("lshr")
 
     def to(self, kind: ir.Type, how: str) -> "Value":
         """`how` as LLVM calls it: zext, sext, trunc, fpext, sitofp, fptosi, bitcast."""
@@ -93,11 +82,12 @@ class Value:
         nothing = ir.Constant(self.kind, ir.Undefined)
         return self.new(self.code.build.shuffle_vector(self.raw, nothing, chosen))
 
-    def in_all_lanes(self, lanes: int = LANES) -> "Value":
-        nothing, first = ir.Constant(vector(self.kind, lanes), ir.Undefined), ir.Constant(INT32, 0)
+    def in_all_lanes(self) -> "Value":
+        nothing, first = ir.Constant(vector(self.kind), ir.Undefined), ir.Constant(INT32, 0)
         alone = self.code.build.insert_element(nothing, self.raw, first)
-        none = ir.Constant(vector(INT32, lanes), [0] * lanes)
-        return self.new(self.code.build.shuffle_vector(alone, nothing, none))
+        return self.new(
+            self.code.build.shuffle_vector(alone, nothing, ir.Constant(vector(INT32), [0] * LANES))
+        )
 
     def sum_of_lanes(self) -> "Value":
         """Halves are added to each other, then halves of that."""
@@ -147,15 +137,17 @@ class Code:
 
     def prefetch(self, address: Value) -> None:
         """Ask for what will be read there soon, once. An address outside of all memory does no harm."""
-        pointer = self.build.inttoptr(address.raw, BYTE.as_pointer())
-        hints = [ir.Constant(INT32, hint) for hint in (0, 3, 1)]  # to read, into the nearest cache, data
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in (pointer, *hints)])
-        known = self.module.globals.get("llvm.prefetch.p0")
-        self.build.call(known or ir.Function(self.module, kind, "llvm.prefetch.p0"), [pointer, *hints])
+        pointer = Value(self, self.build.inttoptr(address.raw, BYTE.as_pointer()))
+        hints = [self.constant(INT32, hint) for hint in (0, 3, 1)]  # to read, into the nearest cache, data
+        self.call("llvm.prefetch.p0", pointer, *hints, gives=VOID)
+
+    def lanewise(self, name: str, *vectors: Value) -> Value:
+        """LLVM's function of that name, of vectors of float32."""
+        return self.call(f"llvm.{name}.v{LANES}f32", *vectors)
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
         """a b + c, rounded once."""
-        return self.call(f"llvm.fma.v{LANES}f32", a, b, c)
+        return self.lanewise("fma", a, b, c)
 
     def add_products(self, total: Value | None, a: Value, b: Value) -> Value:
         """A sum of products of <16 x int16>, of which `pair_sums` makes 8: x86 adds neighbours as it multiplies (vpmaddwd), Arm adds each
@@ -201,6 +193,13 @@ def neighbours(numbers: Value) -> Value:
     return numbers.pick(range(0, count, 2)) + numbers.pick(range(1, count, 2))
 
 
+def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
+    module = binding.parse_assembly(text)
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
 class Compiled:
     """A `Code` in machine language: called with integers."""
 
@@ -210,10 +209,9 @@ class Compiled:
         machine = binding.Target.from_default_triple().create_target_machine(
             cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
         )
-        module = binding.parse_assembly(text)
-        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
-        passes.getModulePassManager().run(module, passes)
-        self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
+        self.engine = binding.create_mcjit_compiler(
+            optimised(text, machine), machine
+        )  # frees the code when it goes
         self.engine.finalize_object()
         self.address = self.engine.get_function_address("entry")
 

@@ -1,6 +1,5 @@
 """Read from a model's folder only the tensors that a part of it needs, memory-mapped."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +11,17 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from .linear import FloatLinear, QuantisedLinear
+from .linear import DTYPES, FloatLinear, QuantisedLinear
 from .link import Unservable
 from .models import headers
-from .quantised import FORMATS, kept
+from .quantised import FORMATS, kept, tensor_of
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
 # A tensor's name in the files -> in this part, or None: not in this part.
 Rename = Callable[[str], str | None]
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors calls them
+STORED = {name: dtype for dtype, name in DTYPES.items()}
 
 
 @contextmanager
@@ -52,11 +51,11 @@ class Stored(NamedTuple):
 
     @property
     def stored(self) -> torch.dtype:
-        if self.tensor["dtype"] not in DTYPES:
+        if self.tensor["dtype"] not in STORED:
             raise Unservable(
-                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(DTYPES)}"
+                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(STORED)}"
             )
-        return DTYPES[self.tensor["dtype"]]
+        return STORED[self.tensor["dtype"]]
 
     def mapped(self) -> Tensor:
         """As the file holds it, with a mapping of its own, which goes when the tensor goes.
@@ -68,9 +67,7 @@ class Stored(NamedTuple):
         if begin == end:
             return torch.empty(self.tensor["shape"], dtype=self.stored)
         numbers = np.memmap(self.path, np.uint8, "r", self.data_at + begin, (end - begin,))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it cannot be written: nobody does
-            return torch.frombuffer(numbers, dtype=self.stored).view(self.tensor["shape"])
+        return tensor_of(numbers).view(self.stored).view(self.tensor["shape"])
 
     def quantised(self, weights: str, turned: bool) -> Path:
         """`turned`: the file holds [in, out]."""
@@ -112,31 +109,31 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     check_none_missing(folder, [name for name, parameter in model.named_parameters() if parameter.is_meta])
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
-    for parameter in model.parameters():
+    for parameter in model.parameters() if weights not in FORMATS else ():
         if parameter.dtype.itemsize > dtype.itemsize:
             parameter.data = parameter.data.to(dtype)
-    for parent, name, linear in linears(model):
-        setattr(parent, name, replaced(linear, sources[linear.weight], weights))
+    for name, linear in linears(model).items():
+        model.set_submodule(name, replaced(linear, sources[linear.weight], weights))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def replaced(linear: nn.Linear | Conv1D, source: Stored, weights: str) -> nn.Module:
-    turned = type(linear) is Conv1D
-    weight = linear.weight.data.T if turned else linear.weight.data
+    weight = linear.weight.data.T if is_turned(linear) else linear.weight.data
     if weights in FORMATS:
-        return QuantisedLinear(weights, source.quantised(weights, turned), weight.shape, linear.bias)
+        folder = source.quantised(weights, is_turned(linear))
+        return QuantisedLinear(weights, folder, weight.shape, linear.bias)
     return FloatLinear(weight, linear.bias)
 
 
-def linears(model) -> list[tuple[nn.Module, str, nn.Linear | Conv1D]]:
-    """Every nn.Linear of `model`, or GPT-2's Conv1D, its parent and its name there."""
-    return [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) in (nn.Linear, Conv1D)
-    ]
+def linears(model) -> dict[str, nn.Linear | Conv1D]:
+    """Every nn.Linear of `model`, or GPT-2's Conv1D, by its name there."""
+    return {name: module for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
+
+
+def is_turned(linear: nn.Linear | Conv1D) -> bool:
+    """Whether its weight is [in, out]."""
+    return type(linear) is Conv1D
 
 
 def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
@@ -148,11 +145,7 @@ def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
 def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:
     """What `fill` will look for on disk: a copy that takes over must not quantise first."""
     source = find(model, folder, rename)
-    turned = {
-        f"{name}.weight": type(module) is Conv1D
-        for name, module in model.named_modules()
-        if type(module) in (nn.Linear, Conv1D)
-    }
-    check_none_missing(folder, [name for name in turned if name not in source])
-    for name, is_turned in turned.items():
-        source[name].quantised(weights, is_turned)
+    found = {f"{name}.weight": linear for name, linear in linears(model).items()}
+    check_none_missing(folder, [name for name in found if name not in source])
+    for name, linear in found.items():
+        source[name].quantised(weights, is_turned(linear))

@@ -64,11 +64,7 @@ class ForArm:
         machine = binding.Target.from_triple(TRIPLE).create_target_machine(
             cpu="cortex-a76", opt=3, reloc="pic"
         )
-        module = binding.parse_assembly(self.text)
-        module.triple = TRIPLE
-        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
-        passes.getModulePassManager().run(module, passes)
-        (folder / "kernel.o").write_bytes(machine.emit_object(module))
+        (folder / "kernel.o").write_bytes(machine.emit_object(vectors.optimised(self.text, machine)))
         (folder / "main.c").write_text(HARNESS)
         program = str(folder / "program")
         subprocess.run(
