@@ -20,7 +20,10 @@ BLOCK = 32  # numbers of a row that share a scale
 TILE_ROWS = 4  # rows of x that are multiplied together, so that weights in registers serve all of them
 STRIP = 24  # outputs
 LINE_BYTES, AHEAD_BYTES = 64, 2048  # weights are asked for before they are needed
-LARGEST = 32767  # of a 16-bit integer
+LARGEST = {
+    8: 32767,
+    4: 127,
+}  # that a number of x is rounded to: 16 bits beside weights of 8, 8 bits beside weights of 4
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 FLOATS = vector(FLOAT)
 
@@ -31,6 +34,7 @@ def float_scratch_bytes(columns: int) -> int:
 
 
 def block_scratch_bytes(columns: int) -> int:
+    """For a row of x, at the most."""
     return 2 * columns + 8 * columns // BLOCK
 
 
@@ -99,13 +103,15 @@ def float_product(stored: str, short: bool, dtype: str) -> Compiled:
 def block_product(bits: int, dtype: str) -> Compiled:
     """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of BLOCK.
 
-    x = scale * number, too, where numbers have 16 bits and each block its scale: a sum of 32 products has no more than 28 bits.
+    x = scale * number, too, where each block has its scale. A sum of 32 products has no more than 28 bits, with weights of 4 bits 16.
     """
     code = Code(9)
     x, numbers, weights, scales, bias, y, rows, outputs, columns = code.arguments
     nought = code.constant(INT64, 0)
     blocks = columns // BLOCK
-    x_scales = numbers + rows * columns * 2
+    x_bytes, together = (2, 2) if bits == 8 else (1, 4)  # columns that are multiplied in a lane at once
+    x_kind = vector(INT16 if bits == 8 else BYTE, LANES * together)
+    x_scales = numbers + rows * columns * x_bytes
     x_sums = x_scales + rows * blocks * 4
     group_bytes = BLOCK * LANES * bits // 8  # of a block of LANES outputs
     scale_bytes = LANES * (2 if bits == 8 else 4)
@@ -115,26 +121,24 @@ def block_product(bits: int, dtype: str) -> Compiled:
         here = (row.now * blocks + block.now) * BLOCK
         parts = [loaded(code, dtype, x + (here + at) * BYTES[dtype]) for at in range(0, BLOCK, LANES)]
         there = place(code, row.now, rows, block.now, blocks)
-        scale, whole = rounded(code, parts)
+        scale, whole = rounded(code, parts, LARGEST[bits])
         for at, part in enumerate(whole):
-            code.store(part.to(vector(INT16), "trunc"), numbers + (there * BLOCK + at * LANES) * 2)
+            small = part.to(vector(x_kind.element), "trunc")
+            code.store(small, numbers + (there * BLOCK + at * LANES) * x_bytes)
         code.store(scale, x_scales + there * 4)
         total = code.call(f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32)
         code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
     code.call("GOMP_barrier", gives=VOID)
 
-    def pairs_of_weights(address: Value) -> Iterator[Value]:
-        """BLOCK / 2 times two columns' weights for each of LANES outputs."""
-        if bits == 8:
-            for at in range(0, group_bytes, 2 * LANES):
-                yield code.load(address + at, vector(BYTE, 2 * LANES)).to(vector(INT16, 2 * LANES), "sext")
-        else:
-            for at in range(0, group_bytes, 4 * LANES):
-                four = code.load(address + at, vector(INT16, 2 * LANES))
-                yield four & 15
-                yield (four >> 4) & 15
-                yield (four >> 8) & 15
-                yield four >> 12
+    def weights_at(address: Value) -> Iterator[Value]:
+        """Those of so many columns `together`, a block's one after the other, for each of LANES outputs."""
+        for at in range(0, group_bytes, LANES * together):
+            some = code.load(address + at, vector(BYTE, LANES * together))
+            if bits == 8:
+                yield some.to(x_kind, "sext")
+            else:
+                yield some & 15
+                yield some >> 4
 
     def in_all_lanes(address: Value) -> Value:
         return code.load(address, FLOAT).in_all_lanes()
@@ -148,16 +152,14 @@ def block_product(bits: int, dtype: str) -> Compiled:
                 for at in range(0, group_bytes, LINE_BYTES):
                     code.prefetch(weights + here * group_bytes + (at + AHEAD_BYTES))
             products: list[Any] = [None] * rows_here
-            for at, w in enumerate(pairs_of_weights(weights + here * group_bytes)):
+            for at, w in enumerate(weights_at(weights + here * group_bytes)):
                 for s in range(rows_here):
-                    pair = code.load(numbers + there[s] * (2 * BLOCK) + 4 * at, INT32).in_all_lanes()
-                    products[s] = code.add_products(
-                        products[s], w, pair.to(vector(INT16, 2 * LANES), "bitcast")
-                    )
+                    few = code.load(numbers + (there[s] * BLOCK + at * together) * x_bytes, INT32)
+                    products[s] = code.add_products(products[s], w, few.in_all_lanes().to(x_kind, "bitcast"))
             scale = loaded(code, "BF16", scales + here * scale_bytes)
             for s in range(rows_here):
                 both = scale * in_all_lanes(x_scales + there[s] * 4)
-                whole = code.pair_sums(products[s])
+                whole = code.lane_sums(products[s])
                 along.values[s] = code.multiply_add(whole.to(FLOATS, "sitofp"), both, along.values[s])
             if bits == 4:
                 least = loaded(code, "BF16", scales + here * scale_bytes + 2 * LANES)
@@ -197,13 +199,13 @@ def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Val
     return (row - row % height) * parts + part * height + row % height
 
 
-def rounded(code: Code, parts: list[Value]) -> tuple[Value, list[Value]]:
-    """A block of float32 -> its scale, its numbers as 32-bit integers."""
+def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Value]]:
+    """A block of float32 -> its scale, its numbers as 32-bit integers, none larger than `limit`."""
     most = code.constant(FLOATS, 1e-30)  # so that a block of noughts has a scale too
     for part in parts:
         most = code.lanewise("maxnum", most, code.lanewise("fabs", part))
     largest = code.call(f"llvm.vector.reduce.fmax.v{LANES}f32", most, gives=FLOAT)
-    steps = code.constant(FLOAT, LARGEST)
+    steps = code.constant(FLOAT, limit)
     a_step = (steps / largest).in_all_lanes()
     near = [code.lanewise("rint", part * a_step) for part in parts]
     return largest / steps, [each.to(vector(INT32), "fptosi") for each in near]

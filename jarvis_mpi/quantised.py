@@ -1,12 +1,12 @@
 """8- and 4-bit weights: fewer bytes to read for each token.
 
 BLOCK weights of a row share a scale, with 4 bits also a least value: w = scale * number, or scale * number + least; scales and least values are
-bfloat16. Activations are rounded to 16 bits in the kernel, each block of them with a scale of its own, which is lost in the rounding of
-bfloat16 activations.
+bfloat16. Activations are rounded in the kernel, each block of them with a scale of its own: to 16 bits, which is lost in the rounding of
+bfloat16 activations, or beside weights of 4 bits to 8, which is little beside what those weights have lost.
 
 Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them, and
 nothing else is in memory. As the kernel reads them, LANES rows go together: numbers [out / LANES, blocks, bytes of a block], where pairs of
-columns alternate between the rows; scales [out / LANES, blocks, LANES, and as many least values after them].
+columns (8 bits) or fours (4 bits: two in a byte, BLOCK's second, fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks, LANES, and as many least values after them].
 """
 
 import contextlib
@@ -41,7 +41,7 @@ OUTPUT_LAYER = {"int4": "int8"}  # a quarter of what 4 bits lose, they would los
 PART_WEIGHTS = 4_000_000  # quantised at a time, to spare memory
 FILES = ("numbers.npy", "scales.npy")  # of a layer's folder
 WAIT_S = 600.0  # for another rank of this host that quantises the same layer
-LAYOUT = 2  # of the folder: another where what is in it changes
+LAYOUT = 3  # of the folder: another where what is in it changes
 
 
 def mapped(folder: Path) -> list[Tensor]:
@@ -121,11 +121,9 @@ def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray]:
     else:
         least = w.amin(-1).bfloat16().float()
         scales = near((w.amax(-1) - least) / 15)
-        numbers = ((w - least[..., None]) / scales[..., None]).round_().clamp_(0, 15).to(torch.int32)
-        four = numbers.unflatten(-1, (-1, 4, 2)).permute(
-            4, 0, 2, 3, 1, 5
-        )  # four pairs: a number's 4 times 4 bits
-        numbers = (four[0] | four[1] << 4 | four[2] << 8 | four[3] << 12).to(torch.int16)
+        numbers = ((w - least[..., None]) / scales[..., None]).round_().clamp_(0, 15).to(torch.uint8)
+        low, high = numbers.unflatten(-1, (-1, 2, 4)).permute(4, 0, 2, 3, 1, 5)
+        numbers = low | high << 4  # [R / LANES, blocks, pairs of fours, LANES, 4]
         values = [scales, least]
     together = torch.cat([each.transpose(1, 2) for each in values], -1)
     return numbers.contiguous().numpy(), together.bfloat16().view(torch.int16).numpy()

@@ -4,17 +4,23 @@ LLVM makes AVX2's or NEON's instructions of them. What is added to what, and in 
 another kind that multiplies and adds in one step (all of the last ten years) rounds alike.
 """
 
+import contextlib
 import ctypes
+import hashlib
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import llvmlite
 import torch
 from llvmlite import binding, ir
 
+from .fetch import cache_folder
+
 LANES = 8
-ON_X86 = platform.machine() == "x86_64"
+ON_X86 = platform.machine() == "x86_64" and binding.get_host_cpu_features().get("avx2", False)
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
@@ -150,15 +156,25 @@ class Code:
         return self.lanewise("fma", a, b, c)
 
     def add_products(self, total: Value | None, a: Value, b: Value) -> Value:
-        """A sum of products of <16 x int16>, of which `pair_sums` makes 8: x86 adds neighbours as it multiplies (vpmaddwd), Arm adds each
-        to its own sum (smlal)."""
-        products = a.to(vector(INT32, 2 * LANES), "sext") * b.to(vector(INT32, 2 * LANES), "sext")
-        new = neighbours(products) if ON_X86 else products
+        """A sum of products of <16 x int16>, or of <32 x 8 bits> (a without signs), of which `lane_sums` makes 8: x86 adds neighbours as it
+        multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal). Sums of 8-bit numbers have 16 bits."""
+        small = a.kind.element == BYTE
+        if small and ON_X86:
+            new = self.call("llvm.x86.avx2.pmadd.ub.sw", a, b, gives=vector(INT16, 2 * LANES))
+        else:
+            wide = a.shaped(INT16 if small else INT32)
+            new = a.to(wide, "zext" if small else "sext") * b.to(wide, "sext")
+            if ON_X86:
+                new = neighbours(new)
         return new if total is None else total + new
 
-    def pair_sums(self, total: Value) -> Value:
-        """-> <8 x int32>: a0 b0 + a1 b1, a2 b2 + a3 b3, ..., of all that were added."""
-        return total if ON_X86 else neighbours(total)
+    def lane_sums(self, total: Value) -> Value:
+        """-> <8 x int32>: a0 b0 + a1 b1, a2 b2 + a3 b3, ..., of all that were added; of four products each where they were of 8 bits."""
+        while total.kind.count > LANES:
+            if total.kind.element == INT16 and total.kind.count == 2 * LANES:
+                total = total.to(total.shaped(INT32), "sext")
+            total = neighbours(total)
+        return total
 
     @contextmanager
     def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
@@ -201,17 +217,18 @@ def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 
 class Compiled:
-    """A `Code` in machine language: called with integers."""
+    """A `Code` in machine language: called with integers. Made once a processor, and kept in the cache folder."""
 
     def __init__(self, text: str):
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
-        machine = binding.Target.from_default_triple().create_target_machine(
-            cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten(), opt=3
-        )
-        self.engine = binding.create_mcjit_compiler(
-            optimised(text, machine), machine
-        )  # frees the code when it goes
+        processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+        machine = binding.Target.from_default_triple().create_target_machine(*processor, opt=3)
+        made_by = llvmlite.__version__, binding.llvm_version_info
+        kept = Kept(hashlib.sha256(f"{made_by} {processor} {text}".encode()).hexdigest())
+        module = binding.parse_assembly(text) if kept.code else optimised(text, machine)
+        self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
+        self.engine.set_object_cache(kept.write, kept.read)
         self.engine.finalize_object()
         self.address = self.engine.get_function_address("entry")
 
@@ -219,3 +236,30 @@ class Compiled:
         """`threads` run it, all with these arguments: they are torch's, of its OpenMP library."""
         table = (ctypes.c_int64 * len(arguments))(*arguments)
         OPENMP.GOMP_parallel(self.address, table, threads, 0)
+
+
+class Kept:
+    """Machine code in the cache folder, behind its digest: what a lost power supply has left of a file is not run."""
+
+    def __init__(self, name: str):
+        self.path = cache_folder() / "kernels" / name[:16]
+        self.code: bytes | None = None
+        with contextlib.suppress(OSError):
+            digest, _, code = self.path.read_bytes().partition(b"\n")
+            if digest == digest_of(code):
+                self.code = code
+
+    def read(self, _module) -> bytes | None:
+        return self.code
+
+    def write(self, _module, code: bytes) -> None:
+        """Where there is no room for it, it is compiled anew at the next start."""
+        scratch = self.path.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(digest_of(code) + b"\n" + code)
+            scratch.rename(self.path)
+
+
+def digest_of(code: bytes) -> bytes:
+    return hashlib.sha256(code).hexdigest().encode()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
+from . import norm
 from .linear import DTYPES, FloatLinear, QuantisedLinear
 from .link import Unservable
 from .models import headers
@@ -116,6 +117,9 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
         model.set_submodule(name, replaced(linear, sources[linear.weight], weights))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    for name, module in list(model.named_modules()):
+        if type(module).__name__.endswith("RMSNorm") and (ours := norm.replacement(module)):
+            model.set_submodule(name, ours)
 
 
 def replaced(linear: nn.Linear | Conv1D, source: Stored, weights: str) -> nn.Module:

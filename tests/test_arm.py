@@ -7,7 +7,7 @@ import pytest
 import torch
 from llvmlite import binding
 
-from jarvis_mpi import attention, kernels, vectors
+from jarvis_mpi import attention, kernels, norm, vectors
 from jarvis_mpi.linear import DTYPES
 from jarvis_mpi.quantised import FORMATS, quantise
 
@@ -182,4 +182,14 @@ def test_attention(dtype, cap, both):
         (DTYPES[dtype], width, value_width, 0.25, cap),
         [q, k, v, out, firsts, scratch, ROWS, positions, heads, group, *steps],
     )
+    assert on_arm == on_this != bytes(len(on_this))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms(dtype, both):
+    torch.manual_seed(0)
+    columns = 72
+    x, gains = torch.randn(ROWS, columns).to(dtype), torch.randn(columns)
+    out = f"out:{ROWS * columns * dtype.itemsize}"
+    on_arm, on_this = both(norm.rms_norm, (DTYPES[dtype], 1e-6), [x, gains, out, ROWS, columns])
     assert on_arm == on_this != bytes(len(on_this))

@@ -44,6 +44,14 @@ def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
     return (numbers * step + least).flatten(1)[:, : weight.shape[1]]
 
 
+def rounded_rows(x: torch.Tensor, kind: Format) -> torch.Tensor:
+    """Each block of BLOCK numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
+    padded = nn.functional.pad(x.float(), (0, -x.shape[-1] % BLOCK))
+    blocks = padded.unflatten(-1, (-1, BLOCK))
+    step = blocks.abs().amax(-1, True).clamp(min=1e-30) / (32767 if kind.bits == 8 else 127)
+    return ((blocks / step).round() * step).flatten(-2)[..., : x.shape[-1]]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("columns", [576, 40])  # the second: a block that is not full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -54,7 +62,9 @@ def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
     x = torch.randn(1, 7, columns).to(dtype)
     said, exact = (
         made(x),
-        nn.functional.linear(x.float(), rounded(linear.weight, FORMATS[kind]), linear.bias),
+        nn.functional.linear(
+            rounded_rows(x, FORMATS[kind]), rounded(linear.weight, FORMATS[kind]), linear.bias
+        ),
     )
     assert said.dtype == dtype
     assert said.shape == exact.shape
@@ -128,11 +138,9 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
     for parent in list(whole.model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is FloatLinear:
-                setattr(
-                    parent,
-                    name,
-                    FloatLinear(rounded(child.weight, FORMATS[kind]), child.bias[: child.outputs]),
-                )
+                like = FloatLinear(rounded(child.weight, FORMATS[kind]), child.bias[: child.outputs])
+                like.register_forward_pre_hook(lambda _, inputs: rounded_rows(inputs[0], FORMATS[kind]))
+                setattr(parent, name, like)
     body = torch.randn(1, 5, 32).numpy().tobytes()
     both = [torch.frombuffer(bytearray(stage.run(body, 0)), dtype=torch.float32) for stage in (whole, rough)]
     assert not torch.equal(*both)

@@ -1,0 +1,48 @@
+"""Machine code is made once and kept; what is not whole is made anew."""
+
+import pytest
+import torch
+
+from jarvis_mpi import vectors
+from jarvis_mpi.vectors import FLOAT, LANES, Code, vector
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
+    return tmp_path / "kernels"
+
+
+def doubled() -> list[float]:
+    """By a kernel that is made anew."""
+    code = Code(2)
+    x, y = code.arguments
+    code.store(code.load(x, vector(FLOAT)) * 2.0, y)
+    numbers, said = torch.arange(LANES).float(), torch.zeros(LANES)
+    code.compiled()([numbers.data_ptr(), said.data_ptr()], 1)
+    return said.tolist()
+
+
+TWICE = [2.0 * at for at in range(LANES)]
+
+
+def test_machine_code_is_made_once(kept, monkeypatch):
+    assert doubled() == TWICE
+    assert len(list(kept.iterdir())) == 1
+    monkeypatch.setattr(vectors, "optimised", lambda *_: pytest.fail("compiled twice"))
+    assert doubled() == TWICE
+
+
+@pytest.mark.parametrize("left", [b"", b"half a digest", None])
+def test_what_is_not_whole_is_made_anew(kept, left):
+    assert doubled() == TWICE
+    (path,) = kept.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if left is None else left)
+    assert doubled() == TWICE
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(kept):
+    kept.parent.joinpath("kernels").write_text("a file in its place")
+    assert doubled() == TWICE
