@@ -61,8 +61,13 @@ def keep_rows_apart(layers: nn.Module, model) -> None:
         if type(module).__module__ in ("torch.nn.modules.activation", "transformers.activations"):
             module.forward = apart(module.forward)  # type: ignore
     for module in model.modules():
-        if type(module).__name__.endswith("RotaryEmbedding"):
+        if is_rotary(module):
             module.forward = tables_apart(module.forward)  # type: ignore
+
+
+def is_rotary(module: nn.Module) -> bool:
+    """Whether it makes the tables of a rotary embedding."""
+    return type(module).__name__.endswith("RotaryEmbedding")
 
 
 def apart(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
 from .quantised import FORMATS, OUTPUT_LAYER
-from .rowwise import keep_rows_apart
+from .rowwise import is_rotary, keep_rows_apart
 from .watch import Pace
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -38,6 +38,8 @@ class Head:
         name, layers = decoder_layers(self.model)
         self.gap = layers[0] = Gap()
         rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
+        for table in [name for name, module in self.model.named_modules() if is_rotary(module)]:
+            self.model.set_submodule(table, Nothing())
         fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
         self.width, self.dtype = self.model.config.hidden_size, dtype
 
@@ -76,6 +78,13 @@ class Gap(nn.Module):
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
         self.seen = hidden_states
         return hidden_states if self.answer is None else self.answer
+
+
+class Nothing(nn.Module):
+    """In the place of rotary tables, where no layer asks for them."""
+
+    def forward(self, *args, **kwargs) -> None:
+        pass
 
 
 class Stage:
