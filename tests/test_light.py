@@ -1,0 +1,52 @@
+"""What transformers finds in its own sources is looked for once."""
+
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers.utils.import_utils import create_import_structure_from_path, spread_import_structure
+
+from jarvis_mpi.light import kept
+
+FAMILIES = Path(transformers.__file__).parent / "models"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
+    return tmp_path / "transformers"
+
+
+def look_through(sources, prefix=None):
+    found = spread_import_structure(create_import_structure_from_path(sources))
+    return {needs: {f"{prefix}.{name}": what for name, what in of.items()} for needs, of in found.items()}
+
+
+def test_what_is_kept_is_what_was_found(folder):
+    found = look_through(FAMILIES, "models")
+    assert len(found) > 1
+    assert kept(look_through)(FAMILIES, "models") == found
+    assert kept(lambda *_: pytest.fail("looked through twice"))(FAMILIES, "models") == found
+
+
+@pytest.mark.parametrize("left", ["", "[[", '{"a": 1}'])
+def test_what_is_damaged_is_found_anew(folder, left):
+    def once(sources, prefix):
+        return {frozenset({"torch"}): {"models.a": {"A", "B"}}}
+
+    kept(once)(FAMILIES, "models")
+    (path,) = folder.iterdir()
+    whole = path.read_text()
+    path.write_text(left)
+    assert kept(once)(FAMILIES, "models") == once(FAMILIES, "models")
+    assert path.read_text() == whole
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(folder):
+    folder.write_text("a file in its place")
+    assert kept(lambda *_: {})(FAMILIES, "models") == {}
+
+
+def test_a_single_family_is_not_kept(folder):
+    assert kept(lambda sources, _: {"said": sources})(__file__) == {"said": __file__}
+    assert not folder.exists()
