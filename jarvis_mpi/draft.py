@@ -58,6 +58,12 @@ NO_DRAFTS = NoDrafts()
 class Source(Protocol):
     """Where guesses come from."""
 
+    guess_s: float  # that one guess takes
+
+    def follow(self, sequence: int, ids: Sequence[int]) -> None:
+        """The text so far; `ahead` may work on it."""
+        ...
+
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
         """Of what it would guess now; None: nothing."""
         ...
@@ -69,6 +75,8 @@ class Source(Protocol):
 
 class Lookup:
     """What followed the same tokens when they stood there last (Saxena, "Prompt Lookup Decoding", 2023)."""
+
+    guess_s = 0.0
 
     def __init__(self) -> None:
         # sequence -> where each few tokens ended last, and how much of it is looked through
@@ -90,6 +98,9 @@ class Lookup:
             if key in ends:
                 return length, ends[key]
         return 0, 0
+
+    def follow(self, sequence: int, ids: Sequence[int]) -> None:
+        pass
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
         return self.place(sequence, ids)[0] or None
@@ -176,14 +187,21 @@ class Guesses:
         self.rates: dict[Hashable, Rate] = {}
         self.under_way: dict[int, Hashable] = {}  # sequence -> the kind of its guesses
         self.begun: set[int] = set()  # sequences
-        self.times, self.guess_s = Times(row_s), 0.0
+        self.expected: dict[int, float] = {}  # sequence -> when its step should come home
+        self.times, self.guess_s, self.pays = Times(row_s), source.guess_s, True
 
     def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+        self.source.follow(sequence, ids)
         kind = self.source.kind(sequence, ids) if most > 0 else None
-        if kind is None or not self.times.known:
-            return ()
+        tokens = self.guessed(kind, sequence, ids, most) if kind is not None and self.times.known else ()
+        if self.times.known and sequence in self.begun:
+            self.expected[sequence] = self.clock() + self.times.seconds(len(tokens))
+        return tokens
+
+    def guessed(self, kind: Hashable, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         rate = self.rates.setdefault(kind, Rate())
         count = self.worthwhile(rate.share, min(most, self.most))
+        self.pays = count > 0
         if not count:
             rate.recover()
             return ()
@@ -207,6 +225,7 @@ class Guesses:
     def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         first = sequence not in self.begun
         self.begun.add(sequence)
+        self.expected.pop(sequence, None)
         if drafted:
             tried = min(right + 1, drafted)
             self.rates[self.under_way.pop(sequence)].add(right, tried)
@@ -214,9 +233,14 @@ class Guesses:
             self.times.add(drafted, seconds)
 
     def ahead(self) -> bool:
+        """Not where a step would come home meanwhile, and wait."""
+        ends_at = self.clock() + self.source.guess_s
+        if not self.pays or any(ends_at > at for at in self.expected.values()):
+            return False
         return self.source.ahead(self.most)
 
     def over(self, sequence: int) -> None:
+        self.expected.pop(sequence, None)
         self.under_way.pop(sequence, None)
         self.begun.discard(sequence)
         self.source.over(sequence)

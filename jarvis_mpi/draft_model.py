@@ -1,5 +1,6 @@
 """--draft MODEL: a small model at the end user, with the same tokenizer, guesses what the chain will say."""
 
+import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,17 +36,26 @@ class DraftModel:
         self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights)
         self.context = config.max_position_embeddings
         self.paths: dict[int, Guessed] = {}
+        for _ in range(2):  # the first one reads the weights in
+            begun = time.perf_counter()
+            self.guess(-1, (0,), 1)
+            self.guess_s = time.perf_counter() - begun
+            self.over(-1)
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
         return "model" if len(ids) < self.context else None
 
-    def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def follow(self, sequence: int, ids: Sequence[int]) -> None:
         path = self.paths.setdefault(sequence, Guessed())
         same = alike(path.ids, ids)
         if same < len(ids):
             path.ids = list(ids)
             self.crop(sequence, path, same)
         path.text = len(ids)
+
+    def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+        self.follow(sequence, ids)
+        path = self.paths[sequence]
         while len(path.ids) < min(path.text + most, self.context):
             self.one_more(sequence, path)
         return path.ids[path.text : path.text + most]
@@ -64,9 +74,9 @@ class DraftModel:
         path.ids.append(int(self.head.logits(body).argmax()))
 
     def ahead(self, most: int) -> bool:
-        """One token for the text that has the fewest guesses."""
+        """One token for the text that has the fewest guesses; its first one runs the prompt."""
         for sequence, path in sorted(self.paths.items(), key=lambda each: len(each[1].ids) - each[1].text):
-            if path.ran and len(path.ids) < min(path.text + AHEAD * most, self.context):
+            if len(path.ids) < min(path.text + AHEAD * most, self.context):
                 self.one_more(sequence, path)
                 return True
         return False

@@ -6,14 +6,18 @@ import pytest
 import tiny
 import torch
 from loopback import chain
+from test_mpirun import small  # noqa: F401 (a fixture)
+from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi.crew import Crew, Hop, Sign
 from jarvis_mpi.draft import Guesses, Lookup, NoDrafts, Times
+from jarvis_mpi.draft_model import AHEAD, DraftModel
 from jarvis_mpi.journal import Behind, Journalled
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
 from jarvis_mpi.stage import Head, Stage
+from jarvis_mpi.text import Text
 from jarvis_mpi.watch import RESENDS, Pace, Patience, Watch
 from jarvis_mpi.wire import Kind, Message
 
@@ -51,6 +55,11 @@ def test_seconds_of_a_step_are_as_they_were_lately_or_on_a_line():
 class Right:
     """Guesses that are right so often."""
 
+    guess_s = 0.0
+
+    def follow(self, sequence, ids):
+        pass
+
     def kind(self, sequence, ids):
         return "any"
 
@@ -77,6 +86,62 @@ def test_as_many_travel_as_pay(share, row_s, least, most):
         guesses.seen(0, drafted, right, 0.1 + row_s * drafted)
         counts.append(drafted)
     assert least <= sum(counts[100:]) / 200 <= most
+
+
+def test_nothing_is_guessed_ahead_while_a_step_comes_home_or_guesses_do_not_pay():
+    now, done = [0.0], []
+
+    class Slow(Right):
+        guess_s = 0.03
+
+        def ahead(self, most):
+            done.append(now[0])
+            return True
+
+    guesses = Guesses(Slow(), 2, 0.001, lambda: now[0])
+    assert guesses.of(0, [1], 9) == ()
+    assert guesses.ahead()  # the prompt is on its way
+    guesses.seen(0, 0, 0, 1.0)
+    assert guesses.of(0, [1], 9) == ()
+    guesses.seen(0, 0, 0, 0.1)
+    for right in (1, 2, 2, 2):
+        drafted = len(guesses.of(0, [1], 9))
+        left = now[0]
+        assert guesses.ahead()
+        now[0] = left + 0.05
+        assert guesses.ahead()
+        now[0] = left + 0.08  # it would come home in 20 ms
+        assert not guesses.ahead()
+        now[0] = left + 0.1
+        guesses.seen(0, drafted, min(right, drafted), 0.1)
+    for _ in range(30):
+        guesses.seen(0, len(guesses.of(0, [1], 9)), 0, 0.1)
+    assert not guesses.of(0, [1], 9)
+    assert not guesses.ahead()
+
+
+def test_a_draft_model_says_what_it_would_say_alone(small):  # noqa: F811
+    text = Text(small)
+    source = DraftModel(small, text, "small", "float32", "auto")
+    model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
+
+    def greedy(ids, count):
+        more = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False, eos_token_id=None)
+        return more[0, len(ids) :].tolist()
+
+    prompt = text.ids_of("why is the sky blue?")
+    source.follow(0, prompt)
+    assert source.paths[0].ran == 0
+    assert source.ahead(2)
+    assert source.paths[0].ran == len(prompt)
+    while source.ahead(2):
+        pass
+    assert source.paths[0].ids == prompt + greedy(prompt, AHEAD * 2)
+    other = [*prompt, *greedy(prompt, 2), 5, 9]  # not what it guessed
+    assert source.guess(0, other, 3) == greedy(other, 3)
+    assert source.guess(0, prompt, 1) == greedy(prompt, 1)  # taken back
+    source.over(0)
+    assert not source.ahead(2)
 
 
 # -- caches and journals
