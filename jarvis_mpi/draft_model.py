@@ -1,5 +1,6 @@
 """--draft MODEL: a small model at the end user, with the same tokenizer, guesses what the chain will say."""
 
+import heapq
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +12,21 @@ from .link import Unservable
 from .stage import Head, Stage
 from .text import Text
 
-AHEAD = 2  # times the drafts of a step: so far it guesses while the chain works
+AHEAD = 2  # times the drafts of a step: so many texts it looks behind while the chain works
+CHOICES = 3  # tokens that may come next, of each of them
+
+Ids = tuple[int, ...]
 
 
 @dataclass
-class Guessed:
-    """`ids`: a text and what was guessed to follow; the model has run `ran` of them."""
+class Known:
+    """What the model says of a text and of those that it may become."""
 
-    ids: list[int] = field(default_factory=list)
-    ran: int = 0
-    text: int = 0  # how many of them are the text
+    text: Ids = ()
+    ran: Ids = ()  # what its caches hold
+    coming: dict[Ids, list[tuple[int, float]]] = field(
+        default_factory=dict
+    )  # a text -> likely next tokens, and how likely
 
 
 class DraftModel:
@@ -35,7 +41,7 @@ class DraftModel:
         self.head = Head(folder, kind, weights)
         self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights)
         self.context = config.max_position_embeddings
-        self.paths: dict[int, Guessed] = {}
+        self.known: dict[int, Known] = {}
         for _ in range(2):  # the first one reads the weights in
             begun = time.perf_counter()
             self.guess(-1, (0,), 1)
@@ -46,41 +52,53 @@ class DraftModel:
         return "model" if len(ids) < self.context else None
 
     def follow(self, sequence: int, ids: Sequence[int]) -> None:
-        path = self.paths.setdefault(sequence, Guessed())
-        same = alike(path.ids, ids)
-        if same < len(ids):
-            path.ids = list(ids)
-            self.crop(sequence, path, same)
-        path.text = len(ids)
+        known = self.known.setdefault(sequence, Known())
+        known.text = text = tuple(ids)
+        known.coming = {after: next_ for after, next_ in known.coming.items() if after[: len(text)] == text}
 
     def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         self.follow(sequence, ids)
-        path = self.paths[sequence]
-        while len(path.ids) < min(path.text + most, self.context):
-            self.one_more(sequence, path)
-        return path.ids[path.text : path.text + most]
-
-    def crop(self, sequence: int, path: Guessed, end: int) -> None:
-        if path.ran > end:
-            path.ran = end
-            if not end or not self.stage.crop(sequence, end):
-                self.stage.forget(sequence)
-                path.ran = 0
-
-    def one_more(self, sequence: int, path: Guessed) -> None:
-        body = self.head.embed(path.ids[path.ran :], path.ran)
-        body = self.stage.run(body, path.ran, sequence)
-        path.ran = len(path.ids)
-        path.ids.append(int(self.head.logits(body).argmax()))
+        known = self.known[sequence]
+        end = text = known.text
+        while len(end) < min(len(text) + most, self.context):
+            if end not in known.coming:
+                self.look(sequence, known, end)
+            end = (*end, known.coming[end][0][0])
+        return end[len(text) :]
 
     def ahead(self, most: int) -> bool:
-        """One token for the text that has the fewest guesses; its first one runs the prompt."""
-        for sequence, path in sorted(self.paths.items(), key=lambda each: len(each[1].ids) - each[1].text):
-            if len(path.ids) < min(path.text + AHEAD * most, self.context):
-                self.one_more(sequence, path)
+        """Look behind the likeliest text that it has not looked behind, of the sequence of which least is known: first the prompt itself,
+        then what the chain may say to the drafts under way, be they right or wrong.
+        """
+        for sequence, known in sorted(self.known.items(), key=lambda each: len(each[1].coming)):
+            if len(known.coming) < AHEAD * most and (text := self.likeliest(known)):
+                self.look(sequence, known, text)
                 return True
         return False
 
+    def likeliest(self, known: Known) -> Ids:
+        """() where all are too long."""
+        likely = [(-1.0, known.text)]
+        while likely:
+            chance, text = heapq.heappop(likely)
+            if len(text) >= self.context:
+                continue
+            if text not in known.coming:
+                return text
+            for token, share in known.coming[text]:
+                heapq.heappush(likely, (chance * share, (*text, token)))
+        return ()
+
+    def look(self, sequence: int, known: Known, text: Ids) -> None:
+        same = min(alike(known.ran, text), len(text) - 1)
+        if same < len(known.ran) and not (same and self.stage.crop(sequence, same)):
+            self.stage.forget(sequence)
+            same = 0
+        body = self.stage.run(self.head.embed(text[same:], same), same, sequence)
+        known.ran = text
+        shares, tokens = self.head.logits(body).softmax(-1).topk(CHOICES)
+        known.coming[text] = list(zip(tokens.tolist(), shares.tolist(), strict=True))
+
     def over(self, sequence: int) -> None:
-        self.paths.pop(sequence, None)
+        self.known.pop(sequence, None)
         self.stage.forget(sequence)

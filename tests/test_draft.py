@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from jarvis_mpi.crew import Crew, Hop, Sign
 from jarvis_mpi.draft import Guesses, Lookup, NoDrafts, Times
-from jarvis_mpi.draft_model import AHEAD, DraftModel
+from jarvis_mpi.draft_model import AHEAD, CHOICES, DraftModel
 from jarvis_mpi.journal import Behind, Journalled
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
@@ -131,19 +131,30 @@ def test_a_draft_model_says_what_it_would_say_alone(small):  # noqa: F811
         more = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False, eos_token_id=None)
         return more[0, len(ids) :].tolist()
 
-    prompt = text.ids_of("why is the sky blue?")
+    prompt = tuple(text.ids_of("why is the sky blue?"))
     source.follow(0, prompt)
-    assert source.paths[0].ran == 0
-    assert source.ahead(2)
-    assert source.paths[0].ran == len(prompt)
-    while source.ahead(2):
+    assert source.known[0].ran == ()
+    assert source.ahead(4)
+    assert source.known[0].ran == prompt
+    while source.ahead(4):
         pass
-    assert source.paths[0].ids == prompt + greedy(prompt, AHEAD * 2)
-    other = [*prompt, *greedy(prompt, 2), 5, 9]  # not what it guessed
-    assert source.guess(0, other, 3) == greedy(other, 3)
-    assert source.guess(0, prompt, 1) == greedy(prompt, 1)  # taken back
+    known = dict(source.known[0].coming)
+    assert len(known) == AHEAD * 4
+    for after, likely in known.items():
+        shares = torch.softmax(model(torch.tensor([after])).logits[0, -1], -1)
+        assert [token for token, _ in likely] == shares.topk(CHOICES).indices.tolist()
+        assert [share for _, share in likely] == pytest.approx(shares.topk(CHOICES).values.tolist(), abs=1e-4)
+    # What comes is one of those that it has looked behind: nothing is run for a guess.
+    second = (*prompt, known[prompt][1][0])
+    assert second in known
+    source.look = lambda *_: pytest.fail("looked twice")
+    assert list(source.guess(0, second, 1)) == greedy(second, 1)
+    del source.look
+    other = (*prompt, *greedy(prompt, 2), 5, 9)  # not what it guessed
+    assert list(source.guess(0, other, 3)) == greedy(other, 3)
+    assert list(source.guess(0, prompt, 1)) == greedy(prompt, 1)  # taken back
     source.over(0)
-    assert not source.ahead(2)
+    assert not source.ahead(4)
 
 
 # -- caches and journals
