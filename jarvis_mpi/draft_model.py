@@ -14,6 +14,7 @@ from .text import Text
 
 AHEAD = 2  # times the drafts of a step: so many texts it looks behind while the chain works
 CHOICES = 3  # tokens that may come next, of each of them
+WORTH = 0.1  # the least chance of a text that it looks behind: it costs power, and on a shared machine the others' time
 
 Ids = tuple[int, ...]
 
@@ -77,7 +78,7 @@ class DraftModel:
         return False
 
     def likeliest(self, known: Known) -> Ids:
-        """() where all are too long."""
+        """() where all are too long, or have hardly a chance."""
         likely = [(-1.0, known.text)]
         while likely:
             chance, text = heapq.heappop(likely)
@@ -86,7 +87,8 @@ class DraftModel:
             if text not in known.coming:
                 return text
             for token, share in known.coming[text]:
-                heapq.heappush(likely, (chance * share, (*text, token)))
+                if chance * share < -WORTH:
+                    heapq.heappush(likely, (chance * share, (*text, token)))
         return ()
 
     def look(self, sequence: int, known: Known, text: Ids) -> None:
