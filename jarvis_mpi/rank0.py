@@ -178,7 +178,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         from .draft_model import DraftModel
 
         draft_folder = models.locate(settings.draft, say, settings.start_timeout_s, whole=True)
-        source = DraftModel(draft_folder, text, settings.draft, settings.dtype, settings.weights)
+        source = DraftModel(draft_folder, text, settings.draft, settings.dtype)
     laps.lap("own_load_s")
     hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}
     shows_answers = not settings.prompts

@@ -1,5 +1,6 @@
 """Drafts: guessed, checked, taken back. The text is the one without them."""
 
+import math
 import random
 
 import pytest
@@ -10,9 +11,10 @@ from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
+from jarvis_mpi import draft_model
 from jarvis_mpi.crew import Crew, Hop, Sign
 from jarvis_mpi.draft import Guesses, Lookup, NoDrafts, Times
-from jarvis_mpi.draft_model import AHEAD, CHOICES, WORTH, DraftModel
+from jarvis_mpi.draft_model import AHEAD, CHOICES, DraftModel
 from jarvis_mpi.journal import Behind, Journalled
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
@@ -122,7 +124,8 @@ def test_nothing_is_guessed_ahead_while_a_step_comes_home_or_guesses_do_not_pay(
     assert not guesses.ahead()
 
 
-def test_a_draft_model_says_what_it_would_say_alone(small):  # noqa: F811
+def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(draft_model, "WORTH", worth := 0.003)  # this model is sure of nothing
     text = Text(small)
     source = DraftModel(small, text, "small", "float32", "auto")
     model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
@@ -140,9 +143,12 @@ def test_a_draft_model_says_what_it_would_say_alone(small):  # noqa: F811
         pass
     known = dict(source.known[0].coming)
     assert 1 < len(known) <= AHEAD * 4
-    assert sum(known[prompt][at][1] > WORTH for at in range(CHOICES)) == sum(
-        len(after) == len(prompt) + 1 for after in known
-    )
+
+    def chance(after):
+        begins = [after[:end] for end in range(len(prompt), len(after))]
+        return math.prod(dict(known[begin])[after[len(begin)]] for begin in begins)
+
+    assert min(chance(after) for after in known) > worth
     for after, likely in known.items():
         shares = torch.softmax(model(torch.tensor([after])).logits[0, -1], -1)
         assert [token for token, _ in likely] == shares.topk(CHOICES).indices.tolist()
@@ -152,9 +158,13 @@ def test_a_draft_model_says_what_it_would_say_alone(small):  # noqa: F811
     source.look = lambda *_: pytest.fail("looked twice")
     assert list(source.guess(0, second, 1)) == greedy(second, 1)
     del source.look
+    monkeypatch.setattr(draft_model, "SURE", 0.0)
     other = (*prompt, *greedy(prompt, 2), 5, 9)  # not what it guessed
     assert list(source.guess(0, other, 3)) == greedy(other, 3)
     assert list(source.guess(0, prompt, 1)) == greedy(prompt, 1)  # taken back
+    monkeypatch.setattr(draft_model, "SURE", 1.0)
+    other = (*other, 7)
+    assert list(source.guess(0, other, 3)) == greedy(other, 1)  # more would have to be waited for
     source.over(0)
     assert not source.ahead(4)
 
