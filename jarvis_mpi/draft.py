@@ -16,6 +16,7 @@ PRIOR_RIGHT, PRIOR_TRIED = 1.0, 2.0  # guesses, before any was seen: about half 
 RECOVER = 0.02  # of what is known goes when nothing was tried: the text may have changed
 LATELY, TRIED_ENOUGH = 0.2, 3  # the weight of what was seen last; times
 SURPRISE = 4.0  # times the usual time: a fault's, not a step's
+TRIALS = 0.03  # of the time, for guesses that did not seem to pay: they may by now
 
 
 class Drafts(Protocol):
@@ -125,6 +126,7 @@ class Rate:
 
     def __init__(self) -> None:
         self.right, self.tried = PRIOR_RIGHT, PRIOR_TRIED
+        self.without = 0  # steps since the last guess
 
     @property
     def share(self) -> float:
@@ -172,7 +174,7 @@ class Times:
 
     def seconds(self, drafts: int) -> float:
         tried, seconds = self.lately.get(drafts, (0, 0.0))
-        if tried >= TRIED_ENOUGH:
+        if tried >= (TRIED_ENOUGH if drafts else 1):
             return seconds
         step_s, draft_s = self.fit()
         return step_s + drafts * draft_s
@@ -204,7 +206,11 @@ class Guesses:
         self.pays = count > 0
         if not count:
             rate.recover()
-            return ()
+            rate.without += 1
+            step_s = self.times.seconds(0)
+            if self.times.seconds(1) + self.guess_s - step_s > TRIALS * rate.without * step_s:
+                return ()
+        rate.without, count = 0, max(count, 1)
         begun = self.clock()
         tokens = self.source.guess(sequence, ids, count)
         if tokens:
