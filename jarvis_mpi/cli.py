@@ -42,6 +42,10 @@ def main(words: list[str]) -> NoReturn:
         from . import fit_patches
 
         sys.exit(fit_patches.main(words[1:]))
+    if words[:1] == ["fit-draft"]:
+        from . import fit_draft
+
+        sys.exit(fit_draft.main(words[1:]))
     if words[:1] == ["doctor"]:
         from . import doctor
 

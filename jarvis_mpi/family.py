@@ -1,6 +1,6 @@
 """What is asked of a model's family: its config, its classes, the names of its layers. No family has code of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -74,7 +74,7 @@ def cache_row_bytes(config, dtype: torch.dtype) -> int:
     return 2 * kept * width * dtype.itemsize
 
 
-def cut_config(folder: Path, block: Block):
+def cut_config(folder: Path, block: Sequence[int]):
     """The model's config with only the layers of `block`."""
     config = AutoConfig.from_pretrained(folder)
     for name in PER_LAYER:
