@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from .family import cut_config, decoder_layers
 from .text import Text
 
-AT_ONCE = 32  # answers that are written side by side
+AT_ONCE = 128  # answers that are written side by side
 BATCH_TOKENS = 2048  # of a step of learning, padding included
 ROWS = 512  # logits at a time
 WARM_STEPS = 20  # in which the rate of learning rises
