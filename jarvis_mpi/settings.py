@@ -85,7 +85,7 @@ class Settings:
     draft: str = knob(
         "",
         "guess the tokens to come and check them in one way round: text (what followed the same words before), or a small"
-        " model with the same tokenizer, at the end user",
+        " model with the same tokenizer, at the end user (fit-draft makes one)",
         metavar="text|MODEL",
     )
     draft_tokens: int = knob(
@@ -241,7 +241,8 @@ def parser() -> argparse.ArgumentParser:
         description="One language model across all ranks: rank 0 asks and answers, the others hold its layers.",
         epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model);"
         " stage-model: send each host its part of a model; doctor: look at every host before a run;"
-        " study: what each layer is worth; fit-patches: stand-ins for lost blocks; each with --help",
+        " study: what each layer is worth; fit-patches: stand-ins for lost blocks;"
+        " fit-draft: a draft model; each with --help",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

@@ -22,9 +22,9 @@ QUESTIONS = [
 ] * 3
 
 
-def test_the_first_and_the_last_layer_are_taken_and_some_between():
-    assert taken(30, 4) == [0, 10, 19, 29]
-    assert taken(5, 4) == [0, 1, 3, 4]
+def test_the_middle_is_left_out():
+    assert taken(30, 4) == [0, 1, 28, 29]
+    assert taken(5, 3) == [0, 1, 4]
     assert taken(5, 1) == [0]
 
 

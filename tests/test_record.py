@@ -151,6 +151,10 @@ def test_hops_of_a_real_run_follow_each_other_on_one_clock(small, tmp_path):
         assert (np.diff(begun) > -slack).all()
         assert begun[-1] <= token["at_s"] + slack
         assert begun[0] >= token["at_s"] - token["total_s"] - slack
+        first, home = run.hops[mine][[0, -1]]
+        assert first["node"] == home["node"] == 0
+        # What the end user waited for is not its own work.
+        assert first["at_s"] + first["compute_s"] + home["wait_s"] <= home["at_s"] + 1e-6
     assert (run.hops["memory_kib"] > 10_000).all()
 
 
