@@ -26,9 +26,8 @@ class Known:
 
     text: Ids = ()
     ran: Ids = ()  # what its caches hold
-    coming: dict[Ids, list[tuple[int, float]]] = field(
-        default_factory=dict
-    )  # a text -> likely next tokens, and how likely
+    # A text -> its likely next tokens, and how likely each is.
+    coming: dict[Ids, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 class DraftModel:
