@@ -70,6 +70,9 @@ def fit(asked: argparse.Namespace) -> None:
     count = asked.layers or max(1, 2 * depth // 3)
     if not 0 < count < depth:
         raise Unservable(f"--layers {count} of a model that has {depth}: name fewer, and at least 1")
+    for name in ("passes", "answer_tokens"):
+        if (value := getattr(asked, name)) < 1:
+            raise Unservable(f"--{name.replace('_', '-')} {value} teaches nothing: name 1 or more")
     questions = [each.prompt for each in prompts.read(asked.prompts) if not each.wrong]
     if len(questions) < 2 * ASKED_APART:
         raise Unservable(
