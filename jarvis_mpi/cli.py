@@ -2,6 +2,7 @@
 everything else to standard error; what goes wrong is one sentence and a status that is not 0."""
 
 import contextlib
+import importlib
 import io
 import os
 import sys
@@ -24,32 +25,20 @@ USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
 FAILED = 1  # exit status: the run broke off
 
+# What is not a run of the model: the word for it, and its module.
+COMMANDS = {
+    "setup": "setup",
+    "stage-model": "deliver",
+    "study": "study",
+    "fit-patches": "fit_patches",
+    "fit-draft": "fit_draft",
+    "doctor": "doctor",
+}
+
 
 def main(words: list[str]) -> NoReturn:
-    if words[:1] == ["setup"]:
-        from . import setup
-
-        sys.exit(setup.main(words[1:]))
-    if words[:1] == ["stage-model"]:
-        from . import deliver
-
-        sys.exit(deliver.main(words[1:]))
-    if words[:1] == ["study"]:
-        from . import study
-
-        sys.exit(study.main(words[1:]))
-    if words[:1] == ["fit-patches"]:
-        from . import fit_patches
-
-        sys.exit(fit_patches.main(words[1:]))
-    if words[:1] == ["fit-draft"]:
-        from . import fit_draft
-
-        sys.exit(fit_draft.main(words[1:]))
-    if words[:1] == ["doctor"]:
-        from . import doctor
-
-        sys.exit(doctor.main(words[1:]))
+    if command := COMMANDS.get(words[0] if words else ""):
+        sys.exit(importlib.import_module(f".{command}", __package__).main(words[1:]))
     if words[:1] == ["probe"]:
         from .doctor import probe
 

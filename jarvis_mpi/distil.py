@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .family import cut_config, decoder_layers
+from .family import cut_config, decoder_layers, of_block
+from .fit import logits
 from .text import Text
 
 AT_ONCE = 128  # answers that are written side by side
@@ -25,11 +26,6 @@ class Lesson(NamedTuple):
 
     ids: list[int]
     begin: int  # of the answer
-
-
-def read(folder: Path) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -57,16 +53,8 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
 def some_layers(model: Any, folder: Path, taken: Sequence[int]) -> Any:
     """A copy of the model that has only those of its layers."""
     made = AutoModelForCausalLM.from_config(cut_config(folder, taken), dtype=torch.float32).eval()
-    name, _ = decoder_layers(model)
-    state = {}
-    for key, tensor in model.state_dict().items():
-        if not key.startswith(f"{name}."):
-            state[key] = tensor
-            continue
-        layer, rest = key.removeprefix(f"{name}.").split(".", 1)
-        for at, number in enumerate(taken):
-            if number == int(layer):
-                state[f"{name}.{at}.{rest}"] = tensor.clone()
+    rename = of_block(decoder_layers(model)[0], taken)
+    state = {new: tensor for name, tensor in model.state_dict().items() if (new := rename(name))}
     made.load_state_dict(state)
     made.tie_weights()
     made.generation_config = model.generation_config
@@ -104,13 +92,6 @@ def together(lessons: Sequence[Lesson]) -> Batch:
 def states(model: Any, batch: Batch) -> Tensor:
     """-> [N, D], before the output layer, where the next token is the answer's."""
     return model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state[batch.told]
-
-
-def logits(model: Any, rows: Tensor) -> Tensor:  # [N, D] -> [N, V]
-    told = model.get_output_embeddings()(rows)
-    scale = getattr(model.config, "logits_scaling", None) or 1.0
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return cap * torch.tanh(told / scale / cap) if cap else told / scale
 
 
 @torch.no_grad()

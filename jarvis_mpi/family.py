@@ -8,7 +8,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from .crew import Block
 from .link import Unservable
 
 # Config lists with one entry per layer.
@@ -104,12 +103,12 @@ def embedding_name(model) -> str:
     return next(name for name, module in model.named_modules() if module is embedding)
 
 
-def of_block(layers: str, block: Block, embedding: str) -> Callable[[str], str | None]:
-    """Names in the files -> in a stage: its layers counted from 0, no other layers, no token embedding."""
+def of_block(layers: str, block: Sequence[int], embedding: str = "") -> Callable[[str], str | None]:
+    """Names in the files -> in a stage: its layers counted from 0, no other layers, not the token `embedding` if that is named."""
     layers, embedding = layers.split(".")[-1], embedding.split(".")[-1]
 
     def rename(tensor: str) -> str | None:
-        if f".{embedding}." in f".{tensor}":
+        if embedding and f".{embedding}." in f".{tensor}":
             return None
         before, mark, after = f".{tensor}".partition(f".{layers}.")
         if not mark:

@@ -4,6 +4,7 @@ A GGUF file (the bundled models come as such) is dequantised into a folder named
 every rank then maps that folder's file.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -51,6 +52,15 @@ def cache_folder() -> Path:
     """Where converted models are kept: $JARVIS_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi").expanduser()
+
+
+def keep(path: Path, data: bytes) -> None:
+    """A file that saves time at the next start: whole or not at all, and not where there is no room."""
+    scratch = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(data)
+        scratch.rename(path)
 
 
 def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:

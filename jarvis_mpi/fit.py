@@ -36,15 +36,29 @@ class Through(nn.Module):
         return hidden_states if self.entering is None else self.entering
 
 
+def read(folder: Path, dtype: torch.dtype) -> Any:
+    """A whole model, frozen."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+
+
+def logits(
+    model: Any, rows: Tensor, tokens: Tensor | None = None
+) -> Tensor:  # [N, D] -> [N, V], or those of `tokens`
+    output = model.get_output_embeddings()
+    told = output(rows) if tokens is None else rows @ output.weight[tokens].T
+    scale = getattr(model.config, "logits_scaling", None) or 1.0
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return cap * torch.tanh(told / scale / cap) if cap else told / scale
+
+
 class Whole:
     """A whole model, frozen, that can be entered before any layer, and tells its states on the way."""
 
     def __init__(self, folder: Path, dtype: torch.dtype):
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+        self.model = read(folder, dtype)
         _, self.layers = decoder_layers(self.model)
         self.real = list(self.layers)
         self.depth, self.width = len(self.real), self.model.config.hidden_size
-        self.output = self.model.get_output_embeddings()
 
     def states(self, ids: Tensor, at: Iterable[int]) -> tuple[dict[int, Tensor], Tensor]:
         """[W, S] -> what comes before each layer of `at` (the depth: behind the last), and before the output layer, [W, S, D]."""
@@ -82,13 +96,8 @@ class Whole:
             for skipped in range(layer):
                 self.layers[skipped] = self.real[skipped]
 
-    def logits(
-        self, rows: Tensor, tokens: Tensor | None = None
-    ) -> Tensor:  # [N, D] -> [N, V], or those of `tokens`
-        told = self.output(rows) if tokens is None else rows @ self.output.weight[tokens].T
-        scale = getattr(self.model.config, "logits_scaling", None) or 1.0
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
-        return cap * torch.tanh(told / scale / cap) if cap else told / scale
+    def logits(self, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
+        return logits(self.model, rows, tokens)
 
     @torch.no_grad()
     def nats(self, final: Tensor, ids: Tensor) -> float:

@@ -81,12 +81,13 @@ def fit(asked: argparse.Namespace) -> None:
     import torch
 
     from . import distil
+    from .fit import read
     from .text import Text
 
     if asked.threads:
         torch.set_num_threads(asked.threads)
     text = Text(folder)
-    teacher = distil.read(folder)
+    teacher = read(folder, torch.float32)
     with bar(len(questions), "answers") as tick:
         lessons = distil.answers(teacher, text, questions, asked.answer_tokens, tick)
     apart = [lesson for at, lesson in enumerate(lessons) if at % ASKED_APART == 0]

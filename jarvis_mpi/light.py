@@ -8,7 +8,6 @@ through 2,000 files of its own for what they define: that is kept in the cache f
 import contextlib
 import importlib.metadata
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from .fetch import cache_folder
+from .fetch import cache_folder, keep
 
 LOOKS_THROUGH = "transformers.utils.import_utils"  # the module that does it
 COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
@@ -96,23 +95,11 @@ def kept(look_through: Callable[..., dict]) -> Callable[..., dict]:
                 for needs, modules in known
             }
         found = look_through(sources, prefix)
-        with contextlib.suppress(OSError):
-            keep(path, found)
+        listed = [
+            [sorted(needs), {module: sorted(names) for module, names in modules.items()}]
+            for needs, modules in found.items()
+        ]
+        keep(path, json.dumps(listed).encode())
         return found
 
     return define_import_structure
-
-
-def keep(path: Path, found: dict) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(
-        json.dumps(
-            [
-                [sorted(needs), {module: sorted(names) for module, names in modules.items()}]
-                for needs, modules in found.items()
-            ]
-        )
-    )
-    scratch.rename(path)

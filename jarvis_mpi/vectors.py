@@ -7,7 +7,6 @@ another kind that multiplies and adds in one step (all of the last ten years) ro
 import contextlib
 import ctypes
 import hashlib
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import llvmlite
 import torch
 from llvmlite import binding, ir
 
-from .fetch import cache_folder
+from .fetch import cache_folder, keep
 
 LANES = 8
 ON_X86 = platform.machine() == "x86_64" and binding.get_host_cpu_features().get("avx2", False)
@@ -253,12 +252,7 @@ class Kept:
         return self.code
 
     def write(self, _module, code: bytes) -> None:
-        """Where there is no room for it, it is compiled anew at the next start."""
-        scratch = self.path.with_suffix(f".{os.getpid()}")
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(digest_of(code) + b"\n" + code)
-            scratch.rename(self.path)
+        keep(self.path, digest_of(code) + b"\n" + code)
 
 
 def digest_of(code: bytes) -> bytes:

@@ -1,22 +1,18 @@
 """A draft model made of some of a model's layers: what it learns from, what it learns, and what a run does with it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
 from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
+from test_patch import assert_refused, fit_it
 
 from jarvis_mpi import distil
 from jarvis_mpi.distil import Lesson
+from jarvis_mpi.fit import read
 from jarvis_mpi.fit_draft import taken
 from jarvis_mpi.text import Text
 
-ROOT = Path(__file__).parent.parent
 QUESTIONS = [
     f"{a} {b}" for a in ("why", "what is", "who") for b in ("a", "bc", "def", "the moon", "rain", "7")
 ] * 3
@@ -29,7 +25,7 @@ def test_the_middle_is_left_out():
 
 
 def test_answers_are_what_the_model_says_to_each_question_alone(small):  # noqa: F811
-    model, text = distil.read(small), Text(small)
+    model, text = read(small, torch.float32), Text(small)
     said = distil.answers(model, text, QUESTIONS, 12, lambda _: None)
     for question, lesson in zip(QUESTIONS, said, strict=True):
         ids = text.ids_of(question)
@@ -43,7 +39,7 @@ def test_answers_are_what_the_model_says_to_each_question_alone(small):  # noqa:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "gpt2", "qwen3"])
 def test_some_layers_are_those_of_the_model(family, tmp_path):
     folder = tiny.make(family, tmp_path / "model")
-    model, ids = distil.read(folder), torch.arange(20)[None]
+    model, ids = read(folder, torch.float32), torch.arange(20)[None]
     states = model(ids, output_hidden_states=True)
     whole = distil.some_layers(model, folder, range(6))
     assert torch.equal(whole(ids).logits, states.logits)
@@ -78,7 +74,7 @@ def test_only_the_answers_tokens_are_learnt_however_they_are_put_together():
 
 def test_the_gradient_is_that_of_the_divergence(tmp_path, monkeypatch):
     monkeypatch.setattr(distil, "ROWS", 3)
-    model = distil.read(tiny.make("gemma2", tmp_path / "model"))
+    model = read(tiny.make("gemma2", tmp_path / "model"), torch.float32)
     ours, theirs = torch.randn(2, 8, 32)
     rows = ours.clone().requires_grad_()
     aim = torch.log_softmax(distil.logits(model, theirs), -1)
@@ -97,7 +93,7 @@ def divergence(pupil, model) -> float:
 
 def test_it_learns_and_the_embedding_stays(tmp_path):
     folder = tiny.make("llama", tmp_path / "model")
-    model = distil.read(folder)
+    model = read(folder, torch.float32)
     pupil = distil.some_layers(model, folder, [0, 5])
     before, embedding = divergence(pupil, model), pupil.get_input_embeddings().weight.clone()
     told: list[int] = []
@@ -110,19 +106,12 @@ def test_it_learns_and_the_embedding_stays(tmp_path):
 # -- the command
 
 
-def fit_it(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        ["timeout", "-k", "5", "120", sys.executable, "-m", "jarvis_mpi", "fit-draft", *words],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
-
-
 def test_a_run_drafts_with_what_was_made(small, tmp_path):  # noqa: F811
     (tmp_path / "q.txt").write_text("\n".join(QUESTIONS))
     out = tmp_path / "made" / "draft"
     done = fit_it(
         "--model", str(small), "--prompts", str(tmp_path / "q.txt"), "--layers", "3", "--answer-tokens", "12",
-        "--passes", "2", "--out", str(out),
+        "--passes", "2", "--out", str(out), command="fit-draft",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 of 6 layers" in done.stderr
@@ -146,8 +135,4 @@ def test_a_run_drafts_with_what_was_made(small, tmp_path):  # noqa: F811
     ],
 )
 def test_what_cannot_be_made_is_one_sentence(small, tmp_path, words, said):  # noqa: F811
-    done = fit_it("--model", str(small), "--out", str(tmp_path / "d"), *words)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "d").exists()
+    assert_refused(said, small, tmp_path / "d", *words, command="fit-draft")

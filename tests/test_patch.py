@@ -278,9 +278,9 @@ def test_patches_of_another_model_or_none_are_one_sentence(small, tmp_path):  # 
 # -- the command
 
 
-def fit_it(*words: str) -> subprocess.CompletedProcess:
+def fit_it(*words: str, command: str = "fit-patches") -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["timeout", "-k", "5", "120", sys.executable, "-m", "jarvis_mpi", "fit-patches", *words],
+        ["timeout", "-k", "5", "120", sys.executable, "-m", "jarvis_mpi", command, *words],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
 
@@ -319,11 +319,15 @@ def test_fit_patches_writes_what_is_better_than_skipping(small, tmp_path):  # no
     ],
 )
 def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, said):  # noqa: F811
-    done = fit_it("--model", str(small), "--out", str(tmp_path / "p"), *words)
+    assert_refused(said, small, tmp_path / "p", *words)
+
+
+def assert_refused(said: str, model: Path, out: Path, *words: str, command: str = "fit-patches") -> None:
+    done = fit_it("--model", str(model), "--out", str(out), *words, command=command)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "p").exists()
+    assert not out.exists()
 
 
 # -- what a study tells a run
