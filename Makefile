@@ -17,7 +17,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test lint setup clean bench peers fault-matrix figures
+.PHONY: demo demo-faults test test-alone test-together lint setup clean bench peers fault-matrix figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
@@ -25,8 +25,21 @@ demo: .venv/ready
 demo-faults: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)" --fault "kill 3 @ 20; kill 6 @ 60"
 
+# Tests of one process, whose files name no mpirun, take what the others leave of the machine's time.
+ALONE := $(shell grep -L mpirun tests/test_*.py)
+
 test: .venv/ready-for-tests lint
+ifdef TESTS
 	python -m pytest -q $(TESTS)
+else
+	$(MAKE) --no-print-directory --jobs 2 test-alone test-together
+endif
+
+test-alone:
+	nice -n 19 python -m pytest -q $(ALONE) > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
+
+test-together:
+	python -m pytest -q $(addprefix --ignore=,$(ALONE))
 
 lint: .venv/ready-for-tests
 	ruff check .
