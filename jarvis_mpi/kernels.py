@@ -14,10 +14,26 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from .vectors import BYTE, FLOAT, HALF, INT16, INT32, INT64, LANES, VOID, Code, Compiled, Value, vector
+from . import vectors
+from .vectors import (
+    BYTE,
+    FLOAT,
+    HALF,
+    INT16,
+    INT32,
+    INT64,
+    LANES,
+    VOID,
+    Code,
+    Compiled,
+    Value,
+    beside,
+    vector,
+)
 
 BLOCK = 32  # numbers of a row that share a scale
 TILE_ROWS = 4  # rows of x that are multiplied together, so that weights in registers serve all of them
+PAIR = 2  # so many, where fewer are left
 STRIP = 24  # outputs
 LINE_BYTES, AHEAD_BYTES = 64, 2048  # weights are asked for before they are needed
 LARGEST = {
@@ -39,11 +55,10 @@ def block_scratch_bytes(columns: int) -> int:
 
 
 @functools.cache
-def float_product(stored: str, short: bool, dtype: str) -> Compiled:
+def float_product(stored: str, told: bool, dtype: str) -> Compiled:
     """W [N, K] as `stored`; K is a multiple of LANES. There are no scales.
 
-    `short`: W's rows are so short that the processor does not foresee what is read of them (by itself it does, where it has seen a
-    few of their lines), and is told.
+    `told`: the processor is told what will be read of W.
     """
     code = Code(9)
     x, floats, weights, _, bias, y, rows, outputs, columns = code.arguments
@@ -57,45 +72,48 @@ def float_product(stored: str, short: bool, dtype: str) -> Compiled:
     code.call("GOMP_barrier", gives=VOID)
 
     def tile(output: Value, outputs_here: int, row: Value, rows_here: int) -> None:
-        sums = [code.constant(FLOATS, 0.0)] * (outputs_here * rows_here)
+        sides = vectors.INSTRUCTIONS.sides if outputs_here > 1 else 1  # outputs whose sums share a register
+        sums = [code.constant(vector(FLOAT, LANES * sides), 0.0)] * (outputs_here // sides * rows_here)
         next_tile = weights + (output + outputs_here) * columns * BYTES[stored]
         step_bytes = LANES * outputs_here * BYTES[stored]
         with code.loop(nought, columns, LANES, *sums) as along:
-            if short and rows_here == 1:
+            if told and rows_here < TILE_ROWS:
                 for at in range(0, step_bytes, LINE_BYTES):
                     code.prefetch(next_tile + along.now * (step_bytes // LANES) + at)
-            w = [
-                loaded(code, stored, weights + ((output + n) * columns + along.now) * BYTES[stored])
-                for n in range(outputs_here)
+            here = [
+                weights + ((output + n) * columns + along.now) * BYTES[stored] for n in range(outputs_here)
             ]
+            w = [loaded(code, stored, *here[n : n + sides]) for n in range(0, outputs_here, sides)]
+            parts = columns // LANES
             for s in range(rows_here):
-                numbers = code.load(floats + (row * columns + along.now * rows_here + s * LANES) * 4, FLOATS)
-                for n in range(outputs_here):
-                    at = s * outputs_here + n
-                    along.values[at] = code.multiply_add(w[n], numbers, along.values[at])
-        for at, lanes in enumerate(along.results):
+                there = place_in_tile(row, s, rows_here, along.now // LANES, parts)
+                numbers = beside([code.load(floats + there * (4 * LANES), FLOATS)] * sides)
+                for n, some in enumerate(w):
+                    at = s * len(w) + n
+                    along.values[at] = code.multiply_add(some, numbers, along.values[at])
+        each_sum = [lanes for some in along.results for lanes in some.parts(sides)]
+        for at, lanes in enumerate(each_sum):
             s, n = divmod(at, outputs_here)
             total = lanes.sum_of_lanes() + code.load(bias + (output + n) * 4, FLOAT)
             store(code, dtype, total, y + ((row + s) * outputs + output + n) * BYTES[dtype])
 
-    in_tiles = rows - rows % TILE_ROWS
-
-    def strip(output: Value, count: int, outputs_together: int, outputs_of_one: int) -> None:
-        """All rows times so many outputs, whose weights stay in the processor's cache meanwhile."""
+    def strip(output: Value, count: int, together: dict[int, int]) -> None:
+        """All rows times so many outputs, whose weights stay in the processor's cache meanwhile. `together`: how many rows -> outputs."""
         every = code.constant(INT64, count)
-        with code.loop(nought, in_tiles, TILE_ROWS) as row, code.loop(nought, every, outputs_together) as n:
-            tile(output + n.now, outputs_together, row.now, TILE_ROWS)
-        with code.loop(in_tiles, rows, 1) as row, code.loop(nought, every, outputs_of_one) as n:
-            tile(output + n.now, outputs_of_one, row.now, 1)
+        for height, row in tiles(code, rows):
+            with code.loop(nought, every, together[height]) as n:
+                tile(output + n.now, together[height], row, height)
 
-    # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers. A single row reads 8 outputs' weights side by side.
+    # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers; AVX512's are twice as many, and twice as wide. A single row
+    # reads 8 outputs' weights side by side.
     begin, end = share(code, outputs // STRIP)
     with code.loop(begin, end, 1) as each:
-        strip(each.now * STRIP, STRIP, 3, 8)
+        wide = vectors.INSTRUCTIONS.sides > 1
+        strip(each.now * STRIP, STRIP, {TILE_ROWS: 8 if wide else 3, PAIR: 8 if wide else 4, 1: 8})
     _, end = share(code, code.constant(INT64, 1))  # the last of the threads does what is left
     left = outputs % STRIP
     with code.loop(outputs - left, outputs - left + left * end, 1) as output:
-        strip(output.now, 1, 1, 1)
+        strip(output.now, 1, {TILE_ROWS: 1, PAIR: 1, 1: 1})
     return code.compiled()
 
 
@@ -110,7 +128,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
     nought = code.constant(INT64, 0)
     blocks = columns // BLOCK
     x_bytes, together = (2, 2) if bits == 8 else (1, 4)  # columns that are multiplied in a lane at once
-    x_kind = vector(INT16 if bits == 8 else BYTE, LANES * together)
+    x_kind = INT16 if bits == 8 else BYTE
     x_scales = numbers + rows * columns * x_bytes
     x_sums = x_scales + rows * blocks * 4
     group_bytes = BLOCK * LANES * bits // 8  # of a block of LANES outputs
@@ -123,60 +141,70 @@ def block_product(bits: int, dtype: str) -> Compiled:
         there = place(code, row.now, rows, block.now, blocks)
         scale, whole = rounded(code, parts, LARGEST[bits])
         for at, part in enumerate(whole):
-            small = part.to(vector(x_kind.element), "trunc")
+            small = part.to(vector(x_kind), "trunc")
             code.store(small, numbers + (there * BLOCK + at * LANES) * x_bytes)
         code.store(scale, x_scales + there * 4)
         total = code.call(f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32)
         code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
     code.call("GOMP_barrier", gives=VOID)
 
-    def weights_at(address: Value) -> Iterator[Value]:
-        """Those of so many columns `together`, a block's one after the other, for each of LANES outputs."""
+    def weights_at(addresses: list[Value]) -> Iterator[Value]:
+        """Those of so many columns `together`, a block's one after the other, for each of LANES outputs of each group."""
         for at in range(0, group_bytes, LANES * together):
-            some = code.load(address + at, vector(BYTE, LANES * together))
+            some = beside([code.load(address + at, vector(BYTE, LANES * together)) for address in addresses])
             if bits == 8:
-                yield some.to(x_kind, "sext")
+                yield some.to(some.shaped(x_kind), "sext")
             else:
                 yield some & 15
                 yield some >> 4
 
-    def in_all_lanes(address: Value) -> Value:
-        return code.load(address, FLOAT).in_all_lanes()
+    def tile(group: Value, groups_here: int, row: Value, rows_here: int) -> None:
+        lanes = LANES * groups_here
 
-    def tile(group: Value, row: Value, rows_here: int) -> None:
-        sums = [code.constant(FLOATS, 0.0)] * rows_here
+        def in_all_lanes(address: Value) -> Value:
+            return code.load(address, FLOAT).in_all_lanes(lanes)
+
+        sums = [code.constant(vector(FLOAT, lanes), 0.0)] * rows_here
         with code.loop(nought, blocks, 1, *sums) as along:
-            here = group * blocks + along.now
-            there = [row * blocks + along.now * rows_here + s for s in range(rows_here)]
-            if rows_here == 1:
-                for at in range(0, group_bytes, LINE_BYTES):
-                    code.prefetch(weights + here * group_bytes + (at + AHEAD_BYTES))
+            here = [(group + n) * blocks + along.now for n in range(groups_here)]
+            there = [place_in_tile(row, s, rows_here, along.now, blocks) for s in range(rows_here)]
+            if rows_here < TILE_ROWS:
+                for each in here:
+                    for at in range(0, group_bytes, LINE_BYTES):
+                        code.prefetch(weights + each * group_bytes + (at + AHEAD_BYTES))
             products: list[Any] = [None] * rows_here
-            for at, w in enumerate(weights_at(weights + here * group_bytes)):
+            for at, w in enumerate(weights_at([weights + each * group_bytes for each in here])):
                 for s in range(rows_here):
                     few = code.load(numbers + (there[s] * BLOCK + at * together) * x_bytes, INT32)
-                    products[s] = code.add_products(products[s], w, few.in_all_lanes().to(x_kind, "bitcast"))
-            scale = loaded(code, "BF16", scales + here * scale_bytes)
+                    few_each = few.in_all_lanes(lanes).to(w.kind, "bitcast")
+                    products[s] = code.add_products(products[s], w, few_each)
+            scale = loaded(code, "BF16", *(scales + each * scale_bytes for each in here))
             for s in range(rows_here):
                 both = scale * in_all_lanes(x_scales + there[s] * 4)
-                whole = code.lane_sums(products[s])
-                along.values[s] = code.multiply_add(whole.to(FLOATS, "sitofp"), both, along.values[s])
+                whole = code.lane_sums(products[s], lanes).to(scale.kind, "sitofp")
+                along.values[s] = code.multiply_add(whole, both, along.values[s])
             if bits == 4:
-                least = loaded(code, "BF16", scales + here * scale_bytes + 2 * LANES)
+                least = loaded(code, "BF16", *(scales + each * scale_bytes + 2 * LANES for each in here))
                 for s in range(rows_here):
                     x_sum = in_all_lanes(x_sums + there[s] * 4)
                     along.values[s] = code.multiply_add(least, x_sum, along.values[s])
-        for s, lanes in enumerate(along.results):
-            total = lanes + code.load(bias + group * (LANES * 4), FLOATS)
-            store(code, dtype, total, y + ((row + s) * outputs + group * LANES) * BYTES[dtype])
+        for s, total in enumerate(along.results):
+            there_too = code.load(bias + group * (LANES * 4), vector(FLOAT, lanes))
+            store(code, dtype, total + there_too, y + ((row + s) * outputs + group * LANES) * BYTES[dtype])
 
-    begin, end = share(code, outputs // LANES)
-    with code.loop(begin, end, 1) as group:
-        in_tiles = rows - rows % TILE_ROWS
-        with code.loop(nought, in_tiles, TILE_ROWS) as row:
-            tile(group.now, row.now, TILE_ROWS)
-        with code.loop(in_tiles, rows, 1) as row:
-            tile(group.now, row.now, 1)
+    def all_rows(group: Value, groups_here: int) -> None:
+        for height, row in tiles(code, rows):
+            tile(group, groups_here, row, height)
+
+    groups, sides = outputs // LANES, vectors.INSTRUCTIONS.sides  # groups whose sums share a register
+    begin, end = share(code, groups // sides)
+    with code.loop(begin, end, 1) as each:
+        all_rows(each.now * sides, sides)
+    if sides > 1:
+        _, end = share(code, code.constant(INT64, 1))  # the last of the threads does what is left
+        left = groups % sides
+        with code.loop(groups - left, groups - left + left * end, 1) as group:
+            all_rows(group.now, 1)
     return code.compiled()
 
 
@@ -189,6 +217,23 @@ def share(code: Code, count: Value) -> tuple[Value, Value]:
     threads = code.call("omp_get_num_threads", gives=INT32).to(INT64, "zext")
     mine = this_thread(code)
     return count * mine // threads, count * (mine + 1) // threads
+
+
+def tiles(code: Code, rows: Value) -> Iterator[tuple[int, Value]]:
+    """For the body of a loop over tiles, of each height: that height, and a tile's first row."""
+    done = code.constant(INT64, 0)
+    for height in (TILE_ROWS, PAIR, 1):
+        to = rows - rows % height
+        with code.loop(done, to, height) as row:
+            yield height, row.now
+        done = to
+
+
+def place_in_tile(row: Value, at: int, height: int, part: Value, parts: Value) -> Value:
+    """Of a part of a tile's row `at`: see `place`."""
+    if height == TILE_ROWS:
+        return row * parts + part * height + at
+    return (row + at) * parts + part
 
 
 def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Value:
@@ -211,13 +256,20 @@ def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Val
     return largest / steps, [each.to(vector(INT32), "fptosi") for each in near]
 
 
-def loaded(code: Code, dtype: str, address: Value) -> Value:
-    """LANES numbers, as float32."""
+def loaded(code: Code, dtype: str, *addresses: Value) -> Value:
+    """LANES numbers from each address, as float32."""
+
+    def all_of(kind: Any) -> Value:
+        return beside([code.load(address, vector(kind)) for address in addresses])
+
     if dtype == "F32":
-        return code.load(address, FLOATS)
+        return all_of(FLOAT)
     if dtype == "F16":
-        return code.load(address, vector(HALF)).to(FLOATS, "fpext")
-    return (code.load(address, vector(INT16)).to(vector(INT32), "zext") << 16).to(FLOATS, "bitcast")
+        numbers = all_of(HALF)
+        return numbers.to(numbers.shaped(FLOAT), "fpext")
+    numbers = all_of(INT16)
+    bits = numbers.to(numbers.shaped(INT32), "zext") << 16
+    return bits.to(bits.shaped(FLOAT), "bitcast")
 
 
 def store(code: Code, dtype: str, numbers: Value, address: Value) -> None:

@@ -1,7 +1,7 @@
 """Functions written in Python with vectors of 8 numbers, and compiled by LLVM for this processor when they are first asked for.
 
-LLVM makes AVX2's or NEON's instructions of them. What is added to what, and in which order, is what is written: a processor of
-another kind that multiplies and adds in one step (all of the last ten years) rounds alike.
+LLVM makes AVX2's or NEON's instructions of them; where a register holds 16 numbers (AVX512), two vectors lie side by side in it. What is added to
+what, and in which order, is what is written: a processor of another kind that multiplies and adds in one step (all of the last ten years) rounds alike.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import hashlib
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import torch
@@ -19,7 +19,25 @@ from llvmlite import binding, ir
 from .fetch import cache_folder, keep
 
 LANES = 8
-ON_X86 = platform.machine() == "x86_64" and binding.get_host_cpu_features().get("avx2", False)
+
+
+class Instructions(NamedTuple):
+    """What a processor has that LLVM does not choose by itself."""
+
+    x86: bool  # AVX2's; else NEON's
+    dots: bool  # products of small integers, added to sums of 32 bits in the same step: AVX512-VNNI's, or Arm's sdot
+    sides: int = 1  # vectors of LANES that a register holds
+
+
+def instructions_here() -> Instructions:
+    features = binding.get_host_cpu_features()
+    if platform.machine() == "x86_64" and features.get("avx2"):
+        wide = all(features.get(f"avx512{kind}") for kind in ("bw", "dq", "vl", "vnni"))
+        return Instructions(True, wide, 2 if wide else 1)
+    return Instructions(False, features.get("dotprod", False))
+
+
+INSTRUCTIONS = instructions_here()
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
@@ -87,19 +105,23 @@ class Value:
         nothing = ir.Constant(self.kind, ir.Undefined)
         return self.new(self.code.build.shuffle_vector(self.raw, nothing, chosen))
 
-    def in_all_lanes(self) -> "Value":
-        nothing, first = ir.Constant(vector(self.kind), ir.Undefined), ir.Constant(INT32, 0)
+    def parts(self, count: int) -> "list[Value]":
+        """The first lanes, the next ones, ...: so many parts of equal size."""
+        lanes = self.kind.count // count
+        return [self.pick(range(first, first + lanes)) for first in range(0, self.kind.count, lanes)]
+
+    def in_all_lanes(self, lanes: int = LANES) -> "Value":
+        nothing, first = ir.Constant(vector(self.kind, lanes), ir.Undefined), ir.Constant(INT32, 0)
         alone = self.code.build.insert_element(nothing, self.raw, first)
-        return self.new(
-            self.code.build.shuffle_vector(alone, nothing, ir.Constant(vector(INT32), [0] * LANES))
-        )
+        everywhere = ir.Constant(vector(INT32, lanes), [0] * lanes)
+        return self.new(self.code.build.shuffle_vector(alone, nothing, everywhere))
 
     def sum_of_lanes(self) -> "Value":
         """Halves are added to each other, then halves of that."""
-        total, lanes = self, self.kind.count
-        while lanes > 1:
-            lanes //= 2
-            total = total.pick(range(lanes)) + total.pick(range(lanes, 2 * lanes))
+        total = self
+        while total.kind.count > 1:
+            one, other = total.parts(2)
+            total = one + other
         return self.new(self.code.build.extract_element(total.raw, ir.Constant(INT32, 0)))
 
 
@@ -148,29 +170,43 @@ class Code:
 
     def lanewise(self, name: str, *vectors: Value) -> Value:
         """LLVM's function of that name, of vectors of float32."""
-        return self.call(f"llvm.{name}.v{LANES}f32", *vectors)
+        return self.call(f"llvm.{name}.v{vectors[0].kind.count}f32", *vectors)
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
         """a b + c, rounded once."""
         return self.lanewise("fma", a, b, c)
 
     def add_products(self, total: Value | None, a: Value, b: Value) -> Value:
-        """A sum of products of <16 x int16>, or of <32 x 8 bits> (a without signs), of which `lane_sums` makes 8: x86 adds neighbours as it
-        multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal). Sums of 8-bit numbers have 16 bits."""
+        """A sum of products of 16-bit integers, or of 8-bit ones (of a none is negative or larger than 127), a lane of 32 bits each, of which
+        `lane_sums` makes those that are wanted. Exact, whatever the processor has."""
         small = a.kind.element == BYTE
-        if small and ON_X86:
-            new = self.call("llvm.x86.avx2.pmadd.ub.sw", a, b, gives=vector(INT16, 2 * LANES))
+        if INSTRUCTIONS.dots and (small or INSTRUCTIONS.x86):
+            return self.dots(total, a, b)
+        if small and INSTRUCTIONS.x86:
+            new = self.call("llvm.x86.avx2.pmadd.ub.sw", a, b, gives=vector(INT16, a.kind.count // 2))
         else:
             wide = a.shaped(INT16 if small else INT32)
             new = a.to(wide, "zext" if small else "sext") * b.to(wide, "sext")
-            if ON_X86:
+            if (
+                INSTRUCTIONS.x86
+            ):  # it adds neighbours as it multiplies (vpmaddwd); Arm adds each to its own sum (smlal)
                 new = neighbours(new)
         return new if total is None else total + new
 
-    def lane_sums(self, total: Value) -> Value:
-        """-> <8 x int32>: a0 b0 + a1 b1, a2 b2 + a3 b3, ..., of all that were added; of four products each where they were of 8 bits."""
-        while total.kind.count > LANES:
-            if total.kind.element == INT16 and total.kind.count == 2 * LANES:
+    def dots(self, total: Value | None, a: Value, b: Value) -> Value:
+        sums = vector(INT32, a.kind.count * (1 if a.kind.element == BYTE else 2) // 4)
+        total = self.constant(sums, 0) if total is None else total
+        if INSTRUCTIONS.x86:
+            name = "vpdpbusd" if a.kind.element == BYTE else "vpdpwssd"
+            return self.call(f"llvm.x86.avx512.{name}.{32 * sums.count}", total, a, b)
+        four = sums.count // 4  # NEON's registers hold 16 bytes
+        parts = zip(total.parts(four), a.parts(four), b.parts(four), strict=True)
+        return beside([self.call("llvm.aarch64.neon.sdot.v4i32.v16i8", *each) for each in parts])
+
+    def lane_sums(self, total: Value, lanes: int) -> Value:
+        """-> <lanes x int32>: neighbours are added to each other, as often as it takes."""
+        while total.kind.count > lanes:
+            if total.kind.element == INT16 and total.kind.count == 2 * lanes:
                 total = total.to(total.shaped(INT32), "sext")
             total = neighbours(total)
         return total
@@ -201,6 +237,16 @@ class Code:
     def compiled(self) -> "Compiled":
         self.build.ret_void()
         return Compiled(str(self.module))
+
+
+def beside(parts: Sequence[Value]) -> Value:
+    """One vector of all the lanes of vectors that are alike; a power of two of them."""
+    while len(parts) > 1:
+        build, lanes = parts[0].code.build, parts[0].kind.count
+        all_lanes = ir.Constant(vector(INT32, 2 * lanes), list(range(2 * lanes)))
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [one.new(build.shuffle_vector(one.raw, other.raw, all_lanes)) for one, other in pairs]
+    return parts[0]
 
 
 def neighbours(numbers: Value) -> Value:

@@ -107,7 +107,7 @@ def both(monkeypatch, tmp_path):
     def run(maker, parameters, arguments) -> tuple[bytes, bytes]:
         ours = maker(*parameters)
         with monkeypatch.context() as patched:
-            patched.setattr(vectors, "ON_X86", False)
+            patched.setattr(vectors, "INSTRUCTIONS", vectors.Instructions(x86=False, dots=True))
             patched.setattr(vectors, "Compiled", ForArm)
             theirs = maker.__wrapped__(*parameters)
         return theirs.run(arguments, tmp_path), here(ours, arguments)

@@ -11,11 +11,12 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
 from jarvis_mpi import quantised, vectors
-from jarvis_mpi.kernels import BLOCK, block_product
+from jarvis_mpi.kernels import BLOCK, block_product, float_product
 from jarvis_mpi.linear import FloatLinear, QuantisedLinear
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import FORMATS, Format, kept
 from jarvis_mpi.stage import Head, Stage
+from jarvis_mpi.vectors import Instructions
 
 KINDS = ["int8", "int4"]
 
@@ -83,14 +84,23 @@ def test_what_a_row_gives_does_not_depend_on_the_others_bit_for_bit(kind):
     assert torch.equal(made(torch.zeros(1, 1, 64)), torch.zeros(1, 1, 300))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_form_for_arm_gives_the_same(kind, monkeypatch):
+# What an older processor, and one of another kind, is given: all of them can run here.
+FORMS = [Instructions(x86=False, dots=False)]
+if vectors.INSTRUCTIONS.x86:
+    FORMS += [Instructions(x86=True, dots=False)]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bfloat16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_forms_for_other_processors_give_the_same(kind, form, monkeypatch):
     torch.manual_seed(0)
-    made = layer(torch.randn(64, 96), kind)
+    weight = torch.randn(72, 96)  # three strips, or an odd number of groups of outputs
+    made = FloatLinear(weight.bfloat16(), None) if kind == "bfloat16" else layer(weight, kind)
     x = torch.randn(1, 7, 96)
     here = made(x)
-    monkeypatch.setattr(vectors, "ON_X86", not vectors.ON_X86)
-    made.kernel = partial(block_product.__wrapped__, FORMATS[kind].bits)
+    monkeypatch.setattr(vectors, "INSTRUCTIONS", form)
+    other = (float_product, "BF16", True) if kind == "bfloat16" else (block_product, FORMATS[kind].bits)
+    made.kernel = partial(other[0].__wrapped__, *other[1:])
     assert torch.equal(made(x), here)
 
 
