@@ -83,23 +83,11 @@ def test_decisions_can_be_replayed_from_the_log(tmp_path):
     assert not any("NOT" in line for line in lines)
 
 
-def test_a_message_that_stays_half_way_keeps_no_other_waiting():
-    words = [
-        "timeout",
-        "-k",
-        "5",
-        "90",
-        "mpirun",
-        "-n",
-        "3",
-        "--mca",
-        "btl",
-        "tcp,self",
-        "--mca",
-        "pml",
-        "ob1",
-    ]
+@pytest.mark.parametrize("program", ["half_message.py", "lost_with_messages.py"])
+def test_messages_that_stay_half_way(program):
+    words = ["timeout", "-k", "5", "90", "mpirun", "-n", "3"]
+    words += ["--mca", "btl", "tcp,self", "--mca", "pml", "ob1"]
     done = subprocess.run(
-        [*words, sys.executable, "tests/half_message.py"], cwd=ROOT, capture_output=True, text=True
+        [*words, sys.executable, f"tests/{program}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "as it should be\n", done.stderr
