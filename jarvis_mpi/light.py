@@ -1,11 +1,13 @@
-"""Import transformers without torch's compiler and distributed tensors, which a stage never runs, and without reading its sources.
+"""Import torch and transformers without torch's compiler and distributed tensors, which a stage never runs, and without reading their sources.
 
 transformers 5.23 imports both (and sympy with them) for masks that are compiled and for sharded
 training: 75 MB and more than half of the import's time in every rank, which counts on a Pi. And at each start it looks
-through 2,000 files of its own for what they define: that is kept in the cache folder.
+through 2,000 files of its own for what they define: that is kept in the cache folder. What an import makes stays, so that
+nothing is collected meanwhile: Python would look through all of it again and again, a fifth of the time.
 """
 
 import contextlib
+import gc
 import importlib.metadata
 import json
 import sys
@@ -17,9 +19,6 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import torch
-import torch.distributed
 
 from .fetch import cache_folder, keep
 
@@ -39,8 +38,22 @@ class StandIn(ModuleType):
 
 
 @contextmanager
-def without_compiler() -> Iterator[None]:
+def light_imports() -> Iterator[None]:
     """What is imported in here gets stand-ins; afterwards torch is as it was."""
+    gc.disable()
+    try:
+        with without_compiler():
+            yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    import torch
+    import torch.distributed
+
     if COMPILER[0] in sys.modules:  # too late, and no harm
         yield
         return

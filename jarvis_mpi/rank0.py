@@ -82,11 +82,11 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         )
     mine = hello(END_USER, fingerprint, patches=told.digest if told else "")
     laps.lap("model_s")
-    import torch
+    from .light import light_imports
 
-    from .light import without_compiler
+    with light_imports():
+        import torch
 
-    with without_compiler():
         from .conversation import Conversation, refusal
         from .family import cache_row_bytes, dtype_of, import_family, load_config, quiet
         from .lines import Lines

@@ -47,11 +47,11 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         told = patches_here(settings)
         has_a_part = models.delivered(folder) is not None
         report(link, hello(link.me, models.fingerprint(folder), has_a_part, told.digest if told else ""))
-        import torch
+        from .light import light_imports
 
-        from .light import without_compiler
+        with light_imports():
+            import torch
 
-        with without_compiler():
             from .family import import_family, load_config, quiet
             from .stage import Stage
 

@@ -286,15 +286,16 @@ def main(words: Sequence[str]) -> int:
     status = 0
     try:
         folder = models.locate(asked.model, say, whole=True)
-        from .family import dtype_of, import_family, load_config, quiet
-        from .light import without_compiler
+        from .light import light_imports
 
-        with without_compiler():
+        with light_imports():
+            import torch
+
+            from .family import dtype_of, import_family, load_config, quiet
+
             config = load_config(folder)
             import_family(config)
         quiet()
-        import torch
-
         from .text import Text
 
         torch.set_num_threads(asked.threads)

@@ -1,12 +1,13 @@
-"""What transformers finds in its own sources is looked for once."""
+"""Imports: what transformers finds in its own sources is looked for once; afterwards all is as it was."""
 
+import gc
 from pathlib import Path
 
 import pytest
 import transformers
 from transformers.utils.import_utils import create_import_structure_from_path, spread_import_structure
 
-from jarvis_mpi.light import kept
+from jarvis_mpi.light import kept, light_imports
 
 FAMILIES = Path(transformers.__file__).parent / "models"
 
@@ -50,3 +51,13 @@ def test_a_folder_that_cannot_be_written_costs_time_only(folder):
 def test_a_single_family_is_not_kept(folder):
     assert kept(lambda sources, _: {"said": sources})(__file__) == {"said": __file__}
     assert not folder.exists()
+
+
+def test_what_is_garbage_later_is_collected_whatever_becomes_of_the_imports():
+    with light_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError), light_imports():
+        raise ImportError
+    assert gc.isenabled()
+    gc.unfreeze()
