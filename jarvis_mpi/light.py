@@ -23,6 +23,7 @@ from typing import Any
 from .fetch import cache_folder, keep
 
 LOOKS_THROUGH = "transformers.utils.import_utils"  # the module that does it
+FAMILIES = "models"  # the folder
 COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
 
 
@@ -96,8 +97,8 @@ def kept(look_through: Callable[..., dict]) -> Callable[..., dict]:
     """The same for all families together, from a file where there is one for this state of the sources."""
 
     def define_import_structure(sources: Any, prefix: str | None = None) -> dict:
-        folder = Path(sources)
-        if not folder.is_dir():  # a family: done in no time
+        folder = Path(sources) if Path(sources).is_dir() else Path(sources).parent  # it is asked with both
+        if folder.name != FAMILIES:  # a single family: done in no time
             return look_through(sources, prefix)
         state = importlib.metadata.version("transformers"), str(folder), folder.stat().st_mtime_ns, prefix
         path = cache_folder() / "transformers" / f"{sha256(repr(state).encode()).hexdigest()[:16]}.json"

@@ -20,14 +20,19 @@ def folder(tmp_path, monkeypatch):
 
 def look_through(sources, prefix=None):
     found = spread_import_structure(create_import_structure_from_path(sources))
-    return {needs: {f"{prefix}.{name}": what for name, what in of.items()} for needs, of in found.items()}
+    prefix = f"{prefix}." if prefix else ""
+    return {needs: {f"{prefix}{name}": what for name, what in of.items()} for needs, of in found.items()}
 
 
 def test_what_is_kept_is_what_was_found(folder):
     found = look_through(FAMILIES, "models")
     assert len(found) > 1
     assert kept(look_through)(FAMILIES, "models") == found
-    assert kept(lambda *_: pytest.fail("looked through twice"))(FAMILIES, "models") == found
+    again = kept(lambda *_: pytest.fail("looked through twice"))
+    assert again(FAMILIES, "models") == found
+    own = FAMILIES / "__init__.py"  # what the folder itself asks with, later
+    assert kept(look_through)(own) == look_through(FAMILIES)
+    assert again(own) == look_through(FAMILIES)
 
 
 @pytest.mark.parametrize("left", ["", "[[", '{"a": 1}'])
