@@ -36,7 +36,7 @@ else
 endif
 
 test-alone:
-	nice -n 19 python -m pytest -q $(ALONE) > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
+	nice -n 10 python -m pytest -q $(ALONE) > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
 
 test-together:
 	python -m pytest -q $(addprefix --ignore=,$(ALONE))

@@ -12,6 +12,7 @@ x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
 
 import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from . import vectors
@@ -26,6 +27,7 @@ from .vectors import (
     VOID,
     Code,
     Compiled,
+    Loop,
     Value,
     beside,
     vector,
@@ -110,9 +112,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Compiled:
     with code.loop(begin, end, 1) as each:
         wide = vectors.INSTRUCTIONS.sides > 1
         strip(each.now * STRIP, STRIP, {TILE_ROWS: 8 if wide else 3, PAIR: 8 if wide else 4, 1: 8})
-    _, end = share(code, code.constant(INT64, 1))  # the last of the threads does what is left
-    left = outputs % STRIP
-    with code.loop(outputs - left, outputs - left + left * end, 1) as output:
+    with loop_of_the_last(code, outputs - outputs % STRIP, outputs) as output:
         strip(output.now, 1, {TILE_ROWS: 1, PAIR: 1, 1: 1})
     return code.compiled()
 
@@ -121,7 +121,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Compiled:
 def block_product(bits: int, dtype: str) -> Compiled:
     """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of BLOCK.
 
-    x = scale * number, too, where each block has its scale. A sum of 32 products has no more than 28 bits, with weights of 4 bits 16.
+    x = scale * number, too, where each block has its scale. A sum of 32 products has no more than 28 bits, with weights of 4 bits 17.
     """
     code = Code(9)
     x, numbers, weights, scales, bias, y, rows, outputs, columns = code.arguments
@@ -201,9 +201,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
     with code.loop(begin, end, 1) as each:
         all_rows(each.now * sides, sides)
     if sides > 1:
-        _, end = share(code, code.constant(INT64, 1))  # the last of the threads does what is left
-        left = groups % sides
-        with code.loop(groups - left, groups - left + left * end, 1) as group:
+        with loop_of_the_last(code, groups - groups % sides, groups) as group:
             all_rows(group.now, 1)
     return code.compiled()
 
@@ -217,6 +215,12 @@ def share(code: Code, count: Value) -> tuple[Value, Value]:
     threads = code.call("omp_get_num_threads", gives=INT32).to(INT64, "zext")
     mine = this_thread(code)
     return count * mine // threads, count * (mine + 1) // threads
+
+
+def loop_of_the_last(code: Code, start: Value, end: Value) -> AbstractContextManager[Loop]:
+    """What is left, when the threads have shared the rest, is done by the last of them."""
+    _, is_last = share(code, code.constant(INT64, 1))
+    return code.loop(start, start + (end - start) * is_last, 1)
 
 
 def tiles(code: Code, rows: Value) -> Iterator[tuple[int, Value]]:
@@ -237,7 +241,7 @@ def place_in_tile(row: Value, at: int, height: int, part: Value, parts: Value) -
 
 
 def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Value:
-    """Where a part of a row of x lies in scratch memory: those of a tile's rows take turns, so that a tile is read from one end to the
+    """Where a part of a row of x lies in scratch memory: those of a tile's rows, of a high one, take turns, so that it is read from one end to the
     other (rows that are a power of two apart would fall on the same lines of the cache)."""
     in_tile = code.call("llvm.smin.i64", rows // TILE_ROWS - row // TILE_ROWS, code.constant(INT64, 1))
     height = in_tile * (TILE_ROWS - 1) + 1

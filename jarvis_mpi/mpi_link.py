@@ -56,7 +56,7 @@ class MpiLink:
         self.bell = Doorbell(self.me, self.size)
         self.status = MPI.Status()
         self.posted: deque = deque()  # (receiver, request, its buffer): the buffer must outlive the request
-        self.left_behind: list[tuple] = []  # of those, what was on its way to processes that died
+        self.put_aside: list[tuple] = []  # of those, what was on its way to processes that died
         self.posted_at = 0.0
         self.incoming: list[tuple] = []  # (sender, request, its buffer): messages that have arrived in part
         try:
@@ -71,6 +71,8 @@ class MpiLink:
         self.usual_wait_s = 0.0
 
     def send(self, node: int, data: bytes) -> None:
+        if node in self.dead():
+            raise self.told_of_dead()
         try:
             self.posted.append((node, self.comm.Isend([data, self.MPI.BYTE], node), data))
             self.posted_at = time.monotonic()
@@ -90,18 +92,21 @@ class MpiLink:
             raise self.translated(error) from None
 
     def sweep(self) -> int:
-        """Forget the sends that are done; how many are left: one to a stopped process stays for long.
+        """Forget the sends that are done; how many are left: one to a stopped process stays for long. Raises Lost, once.
 
-        One to a process that died is not asked for: Open MPI would free it, and end this process when the connection, which a
-        host without power leaves open, breaks at last ("Send error after request freed", 5.0.11).
+        Only what is complete is tested, and what is on its way to a process that died is put aside: Open MPI would free it, and
+        end this process when the connection breaks, which a host without power leaves open for minutes ("Send error after request
+        freed", 5.0.11).
         """
         dead = self.dead() if self.posted else set()
         for _ in range(len(self.posted)):
             node, request, data = self.posted.popleft()
             if node in dead:
-                self.left_behind.append((request, data))
-            elif not request.Test():
+                self.put_aside.append((request, data))
+            elif not (request.Get_status() and request.Test()):
                 self.posted.append((node, request, data))
+        if not dead <= self.lost:
+            raise self.told_of_dead()
         return len(self.posted)
 
     def dead(self) -> set[int]:
@@ -207,8 +212,9 @@ class MpiLink:
 
     def translated(self, error: Exception) -> Exception:
         """MPI's error as one of ours, where it is about a failed process."""
-        if error.Get_error_class() not in self.failed:  # type: ignore[attr-defined]
-            return error
+        return self.told_of_dead() if error.Get_error_class() in self.failed else error  # type: ignore[attr-defined]
+
+    def told_of_dead(self) -> Lost:
         self.comm.Ack_failed()  # so that the others can be heard again
         self.lost = self.dead()
         return Lost(self.lost)

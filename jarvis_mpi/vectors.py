@@ -8,8 +8,9 @@ import contextlib
 import ctypes
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import llvmlite
@@ -29,15 +30,24 @@ class Instructions(NamedTuple):
     sides: int = 1  # vectors of LANES that a register holds
 
 
-def instructions_here() -> Instructions:
-    features = binding.get_host_cpu_features()
-    if platform.machine() == "x86_64" and features.get("avx2"):
+def features_here(cpuinfo: Path) -> dict[str, bool]:
+    """By LLVM's names. It does not ask Linux on Arm for those with which products are added: `cpuinfo` tells of them."""
+    features = dict(binding.get_host_cpu_features())
+    with contextlib.suppress(OSError):
+        if "asimddp" in cpuinfo.read_text().split():
+            features["dotprod"] = True
+    return features
+
+
+def instructions_of(machine: str, features: Mapping[str, bool]) -> Instructions:
+    if machine == "x86_64" and features.get("avx2"):
         wide = all(features.get(f"avx512{kind}") for kind in ("bw", "dq", "vl", "vnni"))
         return Instructions(True, wide, 2 if wide else 1)
     return Instructions(False, features.get("dotprod", False))
 
 
-INSTRUCTIONS = instructions_here()
+FEATURES = features_here(Path("/proc/cpuinfo"))
+INSTRUCTIONS = instructions_of(platform.machine(), FEATURES)
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
@@ -177,8 +187,11 @@ class Code:
         return self.lanewise("fma", a, b, c)
 
     def add_products(self, total: Value | None, a: Value, b: Value) -> Value:
-        """A sum of products of 16-bit integers, or of 8-bit ones (of a none is negative or larger than 127), a lane of 32 bits each, of which
-        `lane_sums` makes those that are wanted. Exact, whatever the processor has."""
+        """A sum of products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them, whatever the processor has. `lane_sums`
+        makes of it what is wanted.
+
+        x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both as `dots`.
+        """
         small = a.kind.element == BYTE
         if INSTRUCTIONS.dots and (small or INSTRUCTIONS.x86):
             return self.dots(total, a, b)
@@ -187,9 +200,7 @@ class Code:
         else:
             wide = a.shaped(INT16 if small else INT32)
             new = a.to(wide, "zext" if small else "sext") * b.to(wide, "sext")
-            if (
-                INSTRUCTIONS.x86
-            ):  # it adds neighbours as it multiplies (vpmaddwd); Arm adds each to its own sum (smlal)
+            if INSTRUCTIONS.x86:
                 new = neighbours(new)
         return new if total is None else total + new
 
@@ -267,7 +278,8 @@ class Compiled:
     def __init__(self, text: str):
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
-        processor = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+        features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(FEATURES.items()))
+        processor = binding.get_host_cpu_name(), features
         machine = binding.Target.from_default_triple().create_target_machine(*processor, opt=3)
         made_by = llvmlite.__version__, binding.llvm_version_info
         kept = Kept(hashlib.sha256(f"{made_by} {processor} {text}".encode()).hexdigest())

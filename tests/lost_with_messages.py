@@ -12,7 +12,7 @@ import pytest
 from jarvis_mpi.link import Lost, Silence
 from jarvis_mpi.mpi_link import MpiLink
 
-CONNECTED_S = 4.0  # so long another process holds rank 1's connections
+CONNECTED_S = 6.0  # so long another process holds rank 1's connections
 faulthandler.dump_traceback_later(60, exit=True)
 link = MpiLink(30.0, speaks=True)
 match link.me:

@@ -1,7 +1,8 @@
-"""The kernels as a Raspberry Pi 5 would run them, in an emulator: the same bits as here."""
+"""The kernels as a Raspberry Pi 4 and a Pi 5 would run them, in an emulator: the same bits as here."""
 
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 import torch
@@ -55,15 +56,13 @@ int main(int count, char **words) {
 class ForArm:
     """In the place of vectors.Compiled: run by the emulator, with tensors in place of addresses."""
 
-    def __init__(self, text: str):
-        self.text = text
+    def __init__(self, cpu: str, text: str):
+        self.cpu, self.text = cpu, text
 
     def made(self, folder) -> str:
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
-        machine = binding.Target.from_triple(TRIPLE).create_target_machine(
-            cpu="cortex-a76", opt=3, reloc="pic"
-        )
+        machine = binding.Target.from_triple(TRIPLE).create_target_machine(cpu=self.cpu, opt=3, reloc="pic")
         (folder / "kernel.o").write_bytes(machine.emit_object(vectors.optimised(self.text, machine)))
         (folder / "main.c").write_text(HARNESS)
         program = str(folder / "program")
@@ -100,22 +99,23 @@ def here(compiled: vectors.Compiled, arguments) -> bytes:
     return next(room[at] for at in room if arguments[at].startswith("out:")).numpy().tobytes()
 
 
-@pytest.fixture
-def both(monkeypatch, tmp_path):
+@pytest.fixture(params=["cortex-a72", "cortex-a76"])  # a Pi 4's and a Pi 5's, which adds products in one step
+def both(request, monkeypatch, tmp_path):
     """What a kernel gives in the emulator, and here."""
 
     def run(maker, parameters, arguments) -> tuple[bytes, bytes]:
         ours = maker(*parameters)
         with monkeypatch.context() as patched:
-            patched.setattr(vectors, "INSTRUCTIONS", vectors.Instructions(x86=False, dots=True))
-            patched.setattr(vectors, "Compiled", ForArm)
+            dots = request.param == "cortex-a76"
+            patched.setattr(vectors, "INSTRUCTIONS", vectors.Instructions(x86=False, dots=dots))
+            patched.setattr(vectors, "Compiled", partial(ForArm, request.param))
             theirs = maker.__wrapped__(*parameters)
         return theirs.run(arguments, tmp_path), here(ours, arguments)
 
     return run
 
 
-ROWS = 7  # a tile, and three by themselves
+ROWS = 7  # a tile, a pair and one by itself
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])

@@ -12,7 +12,7 @@ from torch import nn
 
 from jarvis_mpi import quantised, vectors
 from jarvis_mpi.kernels import BLOCK, block_product, float_product
-from jarvis_mpi.linear import FloatLinear, QuantisedLinear
+from jarvis_mpi.linear import DTYPES, FloatLinear, QuantisedLinear
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import FORMATS, Format, kept
 from jarvis_mpi.stage import Head, Stage
@@ -90,17 +90,22 @@ if vectors.INSTRUCTIONS.x86:
     FORMS += [Instructions(x86=True, dots=False)]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "bfloat16"])
+@pytest.mark.parametrize("kind", [*KINDS, "BF16", "F16", "F32"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_forms_for_other_processors_give_the_same(kind, form, monkeypatch):
     torch.manual_seed(0)
-    weight = torch.randn(72, 96)  # three strips, or an odd number of groups of outputs
-    made = FloatLinear(weight.bfloat16(), None) if kind == "bfloat16" else layer(weight, kind)
+    weight = torch.randn(69, 96)  # two strips and some more; an odd number of groups of outputs
+    if kind in KINDS:
+        made, other = layer(weight, kind), partial(block_product.__wrapped__, FORMATS[kind].bits)
+    else:
+        made = FloatLinear(weight.to({name: dtype for dtype, name in DTYPES.items()}[kind]), None)
+        other = partial(float_product.__wrapped__, kind, True)
     x = torch.randn(1, 7, 96)
     here = made(x)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(made(x), here)
     monkeypatch.setattr(vectors, "INSTRUCTIONS", form)
-    other = (float_product, "BF16", True) if kind == "bfloat16" else (block_product, FORMATS[kind].bits)
-    made.kernel = partial(other[0].__wrapped__, *other[1:])
+    made.kernel = other
     assert torch.equal(made(x), here)
 
 

@@ -1,10 +1,40 @@
-"""Machine code is made once and kept; what is not whole is made anew."""
+"""What a processor has; machine code is made once and kept, and what is not whole is made anew."""
 
 import pytest
 import torch
 
 from jarvis_mpi import vectors
-from jarvis_mpi.vectors import FLOAT, LANES, Code, vector
+from jarvis_mpi.vectors import FLOAT, LANES, Code, Instructions, features_here, instructions_of, vector
+
+AVX512 = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "expected"),
+    [
+        ("x86_64", ("avx2", "avxvnni"), Instructions(x86=True, dots=False)),
+        ("x86_64", AVX512, Instructions(x86=True, dots=False)),
+        ("x86_64", (*AVX512, "avx512vnni"), Instructions(x86=True, dots=True, sides=2)),
+        ("x86_64", ("sse4.2",), Instructions(x86=False, dots=False)),
+        ("aarch64", ("neon",), Instructions(x86=False, dots=False)),
+        ("aarch64", ("neon", "dotprod"), Instructions(x86=False, dots=True)),
+    ],
+)
+def test_what_a_processor_has(machine, features, expected):
+    assert (
+        instructions_of(machine, {"avx2": False, "dotprod": False} | dict.fromkeys(features, True))
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "has"), [("fp asimd crc32 asimdrdm lrcpc dcpop asimddp", True), ("fp asimd crc32 cpuid", False)]
+)
+def test_linux_tells_of_arms_sums_of_products(said, has, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nFeatures\t: {said}\nCPU part\t: 0xd0b\n")
+    assert features_here(cpuinfo).get("dotprod", False) == has
+    assert "dotprod" not in features_here(tmp_path / "none")
 
 
 @pytest.fixture
