@@ -92,20 +92,21 @@ class MpiLink:
             raise self.translated(error) from None
 
     def sweep(self) -> int:
-        """Forget the sends that are done; how many are left: one to a stopped process stays for long. Raises Lost, once.
+        """Forget the sends that are done; how many are left: one to a stopped process stays for long. Raises Lost, once, if a receiver died.
 
         Only what is complete is tested, and what is on its way to a process that died is put aside: Open MPI would free it, and
         end this process when the connection breaks, which a host without power leaves open for minutes ("Send error after request
         freed", 5.0.11).
         """
-        dead = self.dead() if self.posted else set()
+        dead, news = self.dead() if self.posted else set(), False
         for _ in range(len(self.posted)):
             node, request, data = self.posted.popleft()
             if node in dead:
                 self.put_aside.append((request, data))
+                news = news or node not in self.lost
             elif not (request.Get_status() and request.Test()):
                 self.posted.append((node, request, data))
-        if not dead <= self.lost:
+        if news:
             raise self.told_of_dead()
         return len(self.posted)
 
