@@ -72,7 +72,7 @@ class MpiLink:
 
     def send(self, node: int, data: bytes) -> None:
         if node in self.dead():
-            raise self.told_of_dead()
+            raise self.all_lost()
         try:
             self.posted.append((node, self.comm.Isend([data, self.MPI.BYTE], node), data))
             self.posted_at = time.monotonic()
@@ -107,7 +107,7 @@ class MpiLink:
             elif not (request.Get_status() and request.Test()):
                 self.posted.append((node, request, data))
         if news:
-            raise self.told_of_dead()
+            raise self.all_lost()
         return len(self.posted)
 
     def dead(self) -> set[int]:
@@ -147,6 +147,8 @@ class MpiLink:
             self.usual_wait_s = time.monotonic() - begun
             return data
         except self.MPI.Exception as error:
+            if error.Get_error_class() in self.failed:
+                self.comm.Ack_failed()  # so that the others can be heard again
             raise self.translated(error) from None
 
     def take(self) -> bytearray | None:
@@ -213,10 +215,9 @@ class MpiLink:
 
     def translated(self, error: Exception) -> Exception:
         """MPI's error as one of ours, where it is about a failed process."""
-        return self.told_of_dead() if error.Get_error_class() in self.failed else error  # type: ignore[attr-defined]
+        return self.all_lost() if error.Get_error_class() in self.failed else error  # type: ignore[attr-defined]
 
-    def told_of_dead(self) -> Lost:
-        self.comm.Ack_failed()  # so that the others can be heard again
+    def all_lost(self) -> Lost:
         self.lost = self.dead()
         return Lost(self.lost)
 

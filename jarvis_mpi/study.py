@@ -10,6 +10,7 @@ python analysis/skip_map.py and analysis/skip_tasks.py draw it.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -142,7 +143,8 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
         while waiting or busy:
             while waiting and idle:
                 busy[node := idle.pop()] = waiting.pop()
-                link.send(node, note(unit=list(busy[node])).pack())
+                with contextlib.suppress(Lost):  # as the next message's wait will tell
+                    link.send(node, note(unit=list(busy[node])).pack())
             try:
                 said = read_note(Message.unpack(link.receive(UNIT_S)))
             except Lost as lost:
@@ -160,7 +162,8 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
             idle.append(said["node"])
             tick(1)
         for node in idle:
-            link.send(node, Message(MessageKind.GOODBYE).pack())
+            with contextlib.suppress(Lost):
+                link.send(node, Message(MessageKind.GOODBYE).pack())
         link.flush(5.0)
 
 
