@@ -41,7 +41,7 @@ STRIP = 24  # outputs
 LINE_BYTES = 64
 AHEAD_BYTES = (
     6144 if vectors.INSTRUCTIONS.sides > 1 else 2048
-)  # weights are asked for before they are needed: so measured (Zen 5, Zen 2)
+)  # weights are asked for before they are needed: as measured
 LARGEST = {
     8: 32767,
     4: 127,
