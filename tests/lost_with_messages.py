@@ -23,7 +23,12 @@ match link.me:
             link.send(1, bytes(60_000))
         assert link.sending()
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(Lost) as lost:
+        with pytest.raises(Lost):
+            link.flush(3.0)
+        assert not link.sending()
+        with pytest.raises(Lost):
+            link.send(1, b"more")
+        with pytest.raises(Lost) as lost:  # who waits is told, too, whoever has sent something meanwhile
             link.receive(3.0)
         assert set(lost.value.nodes) == {1}
         assert time.monotonic() - begun < CONNECTED_S - 1
