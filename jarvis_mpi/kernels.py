@@ -111,11 +111,15 @@ def float_product(stored: str, told: bool, dtype: str) -> Compiled:
                 tile(output + n.now, together[height], row, height)
 
     # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers; AVX512's are twice as many, and twice as wide. A single row
-    # reads 8 outputs' weights side by side.
+    # reads 6 or 8 outputs' weights side by side.
     begin, end = share(code, outputs // STRIP)
     with code.loop(begin, end, 1) as each:
         wide = vectors.INSTRUCTIONS.sides > 1
-        strip(each.now * STRIP, STRIP, {TILE_ROWS: 8 if wide else 3, PAIR: 8 if wide else 4, 1: 8})
+        strip(
+            each.now * STRIP,
+            STRIP,
+            {TILE_ROWS: 8 if wide else 3, PAIR: 8 if wide else 4, 1: 6 if wide else 8},
+        )
     with loop_of_the_last(code, outputs - outputs % STRIP, outputs) as output:
         strip(output.now, 1, {TILE_ROWS: 1, PAIR: 1, 1: 1})
     return code.compiled()
