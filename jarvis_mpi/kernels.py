@@ -39,14 +39,14 @@ PAIR = 2  # so many, where fewer are left
 HEIGHTS = (TILE_ROWS, PAIR, 1)
 STRIP = 24  # outputs
 LINE_BYTES = 64
-AHEAD_BYTES = (
-    6144 if vectors.INSTRUCTIONS.sides > 1 else 2048
-)  # weights are asked for before they are needed: as measured
+# How long before they are needed weights are asked for: as measured.
+AHEAD_BYTES = 6144 if vectors.INSTRUCTIONS.sides > 1 else 2048
 LARGEST = {
     8: 32767,
     4: 127,
 }  # that a number of x is rounded to: 16 bits beside weights of 8, 8 bits beside weights of 4
 BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+LOADED_AS = {"F32": FLOAT, "F16": HALF, "BF16": INT16}
 FLOATS = vector(FLOAT)
 
 
@@ -112,16 +112,13 @@ def float_product(stored: str, told: bool, dtype: str) -> Compiled:
 
     # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers; AVX512's are twice as many, and twice as wide. A single row
     # reads 6 or 8 outputs' weights side by side.
+    wide = vectors.INSTRUCTIONS.sides > 1
+    together = {TILE_ROWS: 8, PAIR: 8, 1: 6} if wide else {TILE_ROWS: 3, PAIR: 4, 1: 8}
     begin, end = share(code, outputs // STRIP)
     with code.loop(begin, end, 1) as each:
-        wide = vectors.INSTRUCTIONS.sides > 1
-        strip(
-            each.now * STRIP,
-            STRIP,
-            {TILE_ROWS: 8 if wide else 3, PAIR: 8 if wide else 4, 1: 6 if wide else 8},
-        )
+        strip(each.now * STRIP, STRIP, together)
     with loop_of_the_last(code, outputs - outputs % STRIP, outputs) as output:
-        strip(output.now, 1, {TILE_ROWS: 1, PAIR: 1, 1: 1})
+        strip(output.now, 1, dict.fromkeys(HEIGHTS, 1))
     return code.compiled()
 
 
@@ -205,8 +202,8 @@ def block_product(bits: int, dtype: str) -> Compiled:
             tile(group, groups_here, row, height)
 
     groups, sides = outputs // LANES, vectors.INSTRUCTIONS.sides  # groups whose sums share a register
-    many = code.call("llvm.smin.i64", rows // TILE_ROWS, code.constant(INT64, 1))
     if sides > 1:  # a few rows read the weights as they lie: one group after the other was faster by a fifth
+        many = code.call("llvm.smin.i64", rows // TILE_ROWS, code.constant(INT64, 1))
         begin, end = share(code, groups)
         with code.loop(begin + (end - begin) * many, end, 1) as group:
             all_rows(group.now, 1, HEIGHTS[1:])
@@ -275,16 +272,11 @@ def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Val
 
 def loaded(code: Code, dtype: str, *addresses: Value) -> Value:
     """LANES numbers from each address, as float32."""
-
-    def all_of(kind: Any) -> Value:
-        return beside([code.load(address, vector(kind)) for address in addresses])
-
+    numbers = beside([code.load(address, vector(LOADED_AS[dtype])) for address in addresses])
     if dtype == "F32":
-        return all_of(FLOAT)
+        return numbers
     if dtype == "F16":
-        numbers = all_of(HALF)
         return numbers.to(numbers.shaped(FLOAT), "fpext")
-    numbers = all_of(INT16)
     bits = numbers.to(numbers.shaped(INT32), "zext") << 16
     return bits.to(bits.shaped(FLOAT), "bitcast")
 
