@@ -94,8 +94,9 @@ def tanh(code: Code, x: Value) -> Value:
 
 
 def exp(code: Code, x: Value) -> Value:
-    """e^x for x of nought and less, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
+    """e^x, of x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
     x = code.lanewise("maxnum", x, code.constant(FLOATS, -87.0))
+    x = code.lanewise("minnum", x, code.constant(FLOATS, 87.0))
 
     def constant(number: float) -> Value:
         return code.constant(FLOATS, number)

@@ -38,17 +38,25 @@ class GrowingLayer(DynamicLayer):
     begin = end = 0  # the rows of the buffers that count
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.buffers = [states[:, :, :0] for states in (key_states, value_states)]
         rows = key_states.shape[-2]
-        if self.end + rows > self.buffers[0].shape[2]:
-            self.make_room(rows, (key_states, value_states))
+        first = self.reserve(rows, (key_states, value_states))
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.end : self.end + rows] = states
-        self.end += rows
-        self.keys, self.values = (buffer[:, :, self.begin : self.end] for buffer in self.buffers)
+            buffer[:, :, self.end - rows : self.end] = states
+        self.keys, self.values = (buffer[:, :, first : self.end] for buffer in self.buffers)
         return self.keys, self.values
+
+    def reserve(self, rows: int, like: tuple[Tensor, Tensor]) -> int:
+        """So many further rows, the last ones before `end`, for the caller to write. -> the first row of `buffers` that they see."""
+        if not self.is_initialized:
+            self.lazy_initialization(*like)
+            self.buffers = [states[:, :, :0] for states in like]
+        if self.end + rows > self.buffers[0].shape[2]:
+            self.make_room(rows, like)
+        self.end += rows
+        return self.begin
+
+    def get_seq_length(self) -> int:
+        return self.end - self.begin
 
     def make_room(self, rows: int, like: tuple[Tensor, Tensor]) -> None:
         """New buffers with the rows that count, and a few before them, at their beginning."""
@@ -75,11 +83,11 @@ class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
     def __init__(self, sliding_window: int):
         DynamicSlidingWindowLayer.__init__(self, sliding_window)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        self.cumulative_length += key_states.shape[-2]
-        seen = super().update(key_states, value_states)
-        self.begin = max(self.begin, self.end - (self.sliding_window - 1))
-        return seen
+    def reserve(self, rows: int, like: tuple[Tensor, Tensor]) -> int:
+        self.cumulative_length += rows
+        first = super().reserve(rows, like)
+        self.begin = max(first, self.end - (self.sliding_window - 1))
+        return first
 
     def rows_of(self, positions: int) -> int:
         """How many rows count of so many positions."""

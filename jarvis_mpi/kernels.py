@@ -270,9 +270,9 @@ def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Val
     return largest / steps, [each.to(vector(INT32), "fptosi") for each in near]
 
 
-def loaded(code: Code, dtype: str, *addresses: Value) -> Value:
-    """LANES numbers from each address, as float32."""
-    numbers = beside([code.load(address, vector(LOADED_AS[dtype])) for address in addresses])
+def loaded(code: Code, dtype: str, *addresses: Value, lanes: int = LANES) -> Value:
+    """So many numbers from each address, as float32."""
+    numbers = beside([code.load(address, vector(LOADED_AS[dtype], lanes)) for address in addresses])
     if dtype == "F32":
         return numbers
     if dtype == "F16":

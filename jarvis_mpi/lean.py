@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PAGE_ROWS = 64  # positions for which rotary tables are made at a time
+from .fuse import TRIED_ROWS, fused
+from .fused import Fused
+from .linear import ROWS_AT_ONCE
+from .rowwise import mask
+
+PAGE_ROWS = ROWS_AT_ONCE  # positions for which rotary tables are made at a time
 FEW_ROWS = 33  # a token and its drafts
 # Rotary tables that depend on the position alone.
 FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional"}
@@ -29,8 +34,13 @@ class LeanStep:
         kinds = set(getattr(model.config, "layer_types", None) or ())
         self.page_rows = PAGE_ROWS if rotary_kinds(model.config) <= FIXED_ROTARY else 1
         self.page: list[dict[str, Any]] = []
-        self.page_start = -1
+        self.page_start = -PAGE_ROWS
+        self.fused: Fused | None = None  # does what a step does, for ROWS_AT_ONCE rows
         self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
+        if self.possible and self.page_rows >= ROWS_AT_ONCE:
+            self.turn_page(max(0, model.config.max_position_embeddings - self.page_rows))
+            self.fused = fused(model, layers, self.page, self.rows(0, TRIED_ROWS))
+            self.page_start = -PAGE_ROWS
 
     def understood(self) -> bool:
         """Whether each layer takes only arguments that a step knows how to make."""
@@ -42,13 +52,15 @@ class LeanStep:
         )
 
     def can_run(self, rows: int) -> bool:
-        return self.possible and rows <= min(FEW_ROWS, self.page_rows)
+        return self.possible and rows <= (ROWS_AT_ONCE if self.fused else min(FEW_ROWS, self.page_rows))
 
     def run(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]
         count = h.shape[1]
         if not self.page_start <= start <= self.page_start + self.page_rows - count:
             self.turn_page(start - start % self.page_rows if count == 1 else start)
         row = start - self.page_start
+        if self.fused:
+            return self.fused.run(h, row, start, cache.layers)
         masks: dict[int, Tensor | None] = {}  # window -> its mask
         for index, (layer, arguments) in enumerate(
             zip(self.layers, self.rows(row, row + count), strict=True)
@@ -105,15 +117,8 @@ class LeanStep:
             if "use_cache" in arguments:
                 arguments["use_cache"] = True
             self.page.append(arguments)
-
-
-def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
-    """[1, 1, S, kept + S], to be added to the scores: each new row sees those before it, and no more than its window."""
-    kept = min(start, window - 1) if window else start
-    seen = torch.ones(count, kept + count, dtype=torch.bool).tril(kept)
-    if window:
-        seen = seen.triu(kept - window + 1)
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+        if self.fused:
+            self.fused.turn_page(self.page)
 
 
 class Noting(nn.Module):

@@ -48,11 +48,19 @@ class RowwiseLinear(nn.Module):
                 self.multiply(some, theirs, len(some))
         return y if self.padded_outputs == self.outputs else y[..., : self.outputs]
 
+    @property
+    def exact(self) -> bool:
+        """Whether the kernel takes x and gives y as they are."""
+        return not self.missing and self.padded_outputs == self.outputs
+
     def multiply(self, x: Tensor, y: Tensor, rows: int) -> None:
         scratch = torch.empty(rows * self.scratch_bytes, dtype=torch.uint8)
-        sizes = rows, self.padded_outputs, self.columns
-        addresses = x.data_ptr(), scratch.data_ptr(), *self.addresses, self.bias.data_ptr(), y.data_ptr()
-        self.kernel(DTYPES[x.dtype])((*addresses, *sizes), torch.get_num_threads())
+        arguments = self.arguments(x.data_ptr(), scratch.data_ptr(), y.data_ptr(), rows)
+        self.kernel(DTYPES[x.dtype])(arguments, torch.get_num_threads())
+
+    def arguments(self, x: int, scratch: int, y: int, rows: int) -> tuple[int, ...]:
+        """The kernel's, of these addresses."""
+        return (x, scratch, *self.addresses, self.bias.data_ptr(), y, rows, self.padded_outputs, self.columns)
 
 
 class FloatLinear(RowwiseLinear):

@@ -50,6 +50,15 @@ def first_seen(mask: Tensor) -> Tensor:
     return (mask if mask.dtype == torch.bool else mask == 0).int().argmax(-1)
 
 
+def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
+    """[1, 1, S, kept + S], to be added to the scores: each new row sees those before it, and no more than its window."""
+    kept = min(start, window - 1) if window else start
+    seen = torch.ones(count, kept + count, dtype=torch.bool).tril(kept)
+    if window:
+        seen = seen.triu(kept - window + 1)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+
+
 def keep_rows_apart(layers: nn.Module, model) -> None:
     """Attention, activation functions and rotary tables of each row by itself.
 

@@ -22,6 +22,7 @@ from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
+from .linear import ROWS_AT_ONCE
 from .quantised import FORMATS, OUTPUT_LAYER
 from .rowwise import is_rotary, keep_rows_apart
 from .watch import Pace
@@ -143,6 +144,11 @@ class Stage:
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
         h = from_bytes(body, self.width, self.dtype)
+        if self.lean.fused:
+            parts = enumerate(h.split(ROWS_AT_ONCE, 1))
+            return b"".join(
+                to_bytes(self.lean.run(part, start + at * ROWS_AT_ONCE, cache)) for at, part in parts
+            )
         if self.lean.can_run(h.shape[1]):
             return to_bytes(self.lean.run(h, start, cache))
         self.h = h

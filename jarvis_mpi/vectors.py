@@ -172,6 +172,15 @@ class Code:
         called = known or ir.Function(self.module, ir.FunctionType(gives or kinds[0], kinds), name)
         return Value(self, self.build.call(called, [value.raw for value in values]))
 
+    def call_at(self, address: Value, table: Value) -> None:
+        """The `Compiled` function at an address, with its arguments in a table."""
+        addresses = INT64.as_pointer()
+        function = self.build.inttoptr(address.raw, ir.FunctionType(VOID, [addresses]).as_pointer())
+        self.build.call(function, [self.build.inttoptr(table.raw, addresses)])
+
+    def minus(self, number: Value) -> Value:
+        return number.new(self.build.fneg(number.raw))
+
     def prefetch(self, address: Value) -> None:
         """Ask for what will be read there soon, once. An address outside of all memory does no harm."""
         pointer = Value(self, self.build.inttoptr(address.raw, BYTE.as_pointer()))

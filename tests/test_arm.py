@@ -8,7 +8,7 @@ import pytest
 import torch
 from llvmlite import binding
 
-from jarvis_mpi import attention, kernels, norm, vectors
+from jarvis_mpi import attention, fused_kernels, kernels, norm, vectors
 from jarvis_mpi.linear import DTYPES
 from jarvis_mpi.quantised import FORMATS, quantise
 
@@ -193,3 +193,34 @@ def test_norms(dtype, both):
     out = f"out:{ROWS * columns * dtype.itemsize}"
     on_arm, on_this = both(norm.rms_norm, (DTYPES[dtype], 1e-6), [x, gains, out, ROWS, columns])
     assert on_arm == on_this != bytes(len(on_this))
+
+
+@pytest.mark.parametrize("width", [8, 48])
+@pytest.mark.parametrize("tables", [torch.float32, torch.bfloat16])
+def test_rotary_embedding(width, tables, both):
+    torch.manual_seed(0)
+    heads, key_heads, dtype = 4, 2, torch.bfloat16
+    q, k, v = (torch.randn(ROWS, count, width).to(dtype) for count in (heads, key_heads, key_heads))
+    cosines, sines = (torch.randn(ROWS, width).to(tables) for _ in range(2))
+    head_bytes = ROWS * width * dtype.itemsize
+    room, out = (f"{kind}:{key_heads * head_bytes}" for kind in ("scratch", "out"))
+    for places in ([room, out], [out, room]):
+        on_arm, on_this = both(
+            fused_kernels.rotary,
+            (DTYPES[dtype], DTYPES[tables], width),
+            [q.clone(), k, v, cosines, sines, *places, ROWS, heads, key_heads, head_bytes],
+        )
+        assert on_arm == on_this != bytes(len(on_this))
+
+
+@pytest.mark.parametrize("activation", fused_kernels.ACTIVATIONS)
+def test_gates(activation, both):
+    x, y = torch.linspace(-20, 20, 1000).bfloat16(), torch.linspace(-3, 3, 1000).bfloat16()
+    on_arm, on_this = both(fused_kernels.gate, ("BF16", activation), [x, y, "out:2000", 1000])
+    assert on_arm == on_this != bytes(2000)
+
+
+def test_sums(both):
+    x, y = torch.linspace(-20, 20, 1000).bfloat16(), torch.linspace(-3, 7, 1000).bfloat16()
+    on_arm, on_this = both(fused_kernels.add, ("BF16",), [x, y, "out:2000", 1000])
+    assert on_arm == on_this != bytes(2000)

@@ -1,0 +1,73 @@
+"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and their like)."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from .linear import RowwiseLinear
+from .norm import RowwiseNorm
+
+BEFORE_ATTENTION, AFTER_ATTENTION = "input_layernorm", "post_attention_layernorm"
+BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+# What a layer, its attention and its MLP are made of. All linear layers and others must be there.
+LINEARS = {
+    "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj"},
+}
+OTHERS = {"": {"self_attn", "mlp"}, "mlp": {"act_fn"}}
+NORMS = {
+    "": {BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP},
+    "self_attn": {"q_norm", "k_norm"},
+}
+ACTIVATIONS = {"silu": nn.functional.silu, "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh")}
+
+
+class Shape(NamedTuple):
+    """Numbers of a row."""
+
+    hidden: int
+    heads: int
+    key_heads: int
+    width: int  # of a head
+    gate: int
+
+
+def shape_of(layer: Any) -> Shape | None:
+    """None where it is of another form: has more or less than such layers have."""
+    parts = [("", layer), *((name, part) for name, part in layer.named_children() if name in LINEARS)]
+    if not all(is_made_of(name, part) for name, part in parts) or activation_of(layer) is None:
+        return None
+    its, mlp = layer.self_attn, layer.mlp
+    heads, key_heads = its.q_proj.outputs // its.head_dim, its.k_proj.outputs // its.head_dim
+    shape = Shape(its.q_proj.columns, heads, key_heads, its.head_dim, mlp.gate_proj.outputs)
+    hidden, asked, kept, gate = shape.hidden, heads * shape.width, key_heads * shape.width, shape.gate
+    expected = {
+        its.q_proj: (hidden, asked),
+        its.k_proj: (hidden, kept),
+        its.v_proj: (hidden, kept),
+        its.o_proj: (asked, hidden),
+        mlp.gate_proj: (hidden, gate),
+        mlp.up_proj: (hidden, gate),
+        mlp.down_proj: (gate, hidden),
+    }
+    fits = all((linear.columns, linear.outputs) == sizes for linear, sizes in expected.items())
+    return shape if fits and shape.width % 8 == 0 and heads % key_heads == 0 else None
+
+
+def is_made_of(name: str, part: nn.Module) -> bool:
+    children = dict(part.named_children())
+    linears = {child for child, its in children.items() if isinstance(its, RowwiseLinear) and its.exact}
+    norms = {child for child, its in children.items() if isinstance(its, RowwiseNorm)}
+    return (
+        not list(part.parameters(recurse=False))
+        and linears == LINEARS.get(name, set())
+        and norms <= NORMS.get(name, set())
+        and children.keys() - linears - norms == OTHERS.get(name, set())
+    )
+
+
+def activation_of(layer: Any) -> str | None:
+    x = torch.linspace(-8.0, 8.0, 100)[None]
+    given = layer.mlp.act_fn(x)
+    return next((name for name, its in ACTIVATIONS.items() if torch.allclose(its(x), given)), None)

@@ -1,0 +1,96 @@
+"""What a decoder layer does between its products, and how all of it runs in one call."""
+
+import functools
+import math
+
+from .attention import exp
+from .kernels import BYTES, LOADED_AS, loaded, share, store
+from .vectors import INT64, LANES, VOID, Code, Compiled, Value, vector
+
+
+@functools.cache
+def sequence() -> Compiled:
+    """Compiled functions one after the other, each by all threads. Arguments: the address of a table, the number of its lines and their
+    length in bytes; a line holds a function's address, then its arguments."""
+    code = Code(3)
+    table, lines, line_bytes = code.arguments
+    with code.loop(code.constant(INT64, 0), lines, 1) as line:
+        here = table + line.now * line_bytes
+        code.call_at(code.load(here, INT64), here + 8)
+        code.call("GOMP_barrier", gives=VOID)
+    return code.compiled()
+
+
+@functools.cache
+def rotary(dtype: str, tables: str, width: int) -> Compiled:
+    """Rotary embedding (RoFormer, arXiv:2104.09864) of q in its place, of k on its way to the cache; v goes there as it is.
+
+    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind `tables`, of where
+    the first position's key and value are to be in the cache; S, heads, key heads; how many bytes lie between heads in the cache. Half a head is a
+    multiple of 4.
+    """
+    code = Code(11)
+    q, k, v, cosines, sines, keys, values, rows, heads, key_heads, head_bytes = code.arguments
+    size, half = BYTES[dtype], width // 2
+    lanes = math.gcd(half, LANES)
+    row_bytes = width * size
+
+    def turned(source: Value, row: Value, target: Value) -> None:
+        for at in range(0, half, lanes):
+
+            def both(kind: str, begin: Value, at: int = at) -> list[Value]:
+                return [loaded(code, kind, begin + n * BYTES[kind], lanes=lanes) for n in (at, at + half)]
+
+            x, y = both(dtype, source)
+            cosine, sine = (both(tables, table + row * (width * BYTES[tables])) for table in (cosines, sines))
+            store(code, dtype, code.multiply_add(x, cosine[0], code.minus(y * sine[0])), target + at * size)
+            store(code, dtype, code.multiply_add(y, cosine[1], x * sine[1]), target + (at + half) * size)
+
+    begin, end = share(code, rows * heads)
+    with code.loop(begin, end, 1) as each:
+        here = q + each.now * row_bytes
+        turned(here, each.now // heads, here)
+    begin, end = share(code, rows * key_heads)
+    with code.loop(begin, end, 1) as each:
+        row, head = each.now // key_heads, each.now % key_heads
+        there = head * head_bytes + row * row_bytes
+        turned(k + each.now * row_bytes, row, keys + there)
+        for at in range(0, row_bytes, lanes * size):
+            part = code.load(v + each.now * row_bytes + at, vector(LOADED_AS[dtype], lanes))
+            code.store(part, values + there + at)
+    return code.compiled()
+
+
+# Activation functions x / (1 + e^-k): k of x.
+ACTIVATIONS = {
+    "silu": lambda x: x,
+    "gelu_tanh": lambda x: (x * x * 0.044715 + 1.0) * x * math.sqrt(8 / math.pi),
+}
+
+
+@functools.cache
+def gate(dtype: str, activation: str) -> Compiled:
+    """y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
+    code = Code(4)
+    gates, z, y, count = code.arguments
+    size = BYTES[dtype]
+    begin, end = share(code, count // LANES)
+    with code.loop(begin, end, 1) as each:
+        at = each.now * (LANES * size)
+        x = loaded(code, dtype, gates + at)
+        active = x / (exp(code, code.minus(ACTIVATIONS[activation](x))) + 1.0)
+        store(code, dtype, active * loaded(code, dtype, z + at), y + at)
+    return code.compiled()
+
+
+@functools.cache
+def add(dtype: str) -> Compiled:
+    """y = x + z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
+    code = Code(4)
+    x, z, y, count = code.arguments
+    size = BYTES[dtype]
+    begin, end = share(code, count // LANES)
+    with code.loop(begin, end, 1) as each:
+        at = each.now * (LANES * size)
+        store(code, dtype, loaded(code, dtype, x + at) + loaded(code, dtype, z + at), y + at)
+    return code.compiled()

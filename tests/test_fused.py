@@ -1,0 +1,121 @@
+"""A block's layers in one call: which layers, and that they give what the family's own forward gives."""
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from jarvis_mpi import fuse, fused_kernels
+from jarvis_mpi.linear import DTYPES
+from jarvis_mpi.stage import Stage, to_bytes
+
+FUSED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2"}
+STEPS = [
+    70,
+    *[1] * (2 * tiny.WINDOW),
+    3,
+    tiny.WINDOW + 2,
+    1,
+]  # more rows than go together, and several windows
+# Of what is said. Their bfloat16 is rounded after each step; 4-bit weights round what is multiplied to 8 bits: six layers on random numbers part ways.
+NEAR = {
+    (torch.float32, "auto"): 1e-5, (torch.float32, "int8"): 1e-3, (torch.float32, "int4"): 0.05,
+    (torch.bfloat16, "auto"): 0.1, (torch.bfloat16, "int8"): 0.1, (torch.bfloat16, "int4"): 0.2,
+}  # fmt: skip
+
+
+def text(stage: Stage, rows: int) -> bytes:
+    generator = torch.Generator().manual_seed(rows)
+    return to_bytes(torch.randn(1, rows, stage.width, generator=generator).to(stage.dtype))
+
+
+def said(stage: Stage) -> torch.Tensor:
+    starts = [sum(STEPS[:at]) for at in range(len(STEPS))]
+    bodies = [stage.run(text(stage, rows), start) for rows, start in zip(STEPS, starts, strict=True)]
+    return torch.frombuffer(bytearray(b"".join(bodies)), dtype=stage.dtype).float()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("weights", ["auto", "int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_the_familys_own_forward_gives(family, weights, dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    folder = tiny.make(family, tmp_path / "model", intermediate_size=64)
+    fused, theirs = (Stage(folder, range(tiny.LAYERS), dtype, weights=weights) for _ in range(2))
+    assert bool(fused.lean.fused) == (family in FUSED)
+    theirs.lean.possible, theirs.lean.fused = False, None
+    ours, wanted = said(fused), said(theirs)
+    assert (ours - wanted).norm() <= NEAR[dtype, weights] * wanted.norm()
+
+
+def test_layers_of_another_kind_are_not_fused(tmp_path):
+    folder = tiny.make("smollm3", tmp_path / "model")
+    assert Stage(folder, range(0, 3), torch.float32).lean.fused
+    assert not Stage(folder, range(3, 4), torch.float32).lean.fused  # without rotary embedding
+
+
+class Doubled(nn.Module):
+    def __init__(self, function: nn.Module):
+        super().__init__()
+        self.function, self.factor = function, 2.0
+
+    def forward(self, x):
+        return self.factor * self.function(x)
+
+
+def louder(layer):
+    layer.mlp.act_fn = Doubled(layer.mlp.act_fn)
+
+
+def with_a_parameter_of_its_own(layer):
+    layer.self_attn.sinks = nn.Parameter(torch.ones(4))
+
+
+def with_another_part(layer):
+    layer.mlp.router = nn.Identity()
+
+
+def that_scales_what_it_adds(layer):
+    def scaled(hidden_states, **more):
+        return hidden_states + layer.multiplier * (forward(hidden_states, **more) - hidden_states)
+
+    layer.multiplier, forward = 0.5, layer.forward
+    layer.forward = scaled
+
+
+@pytest.mark.parametrize(
+    "changed", [louder, with_a_parameter_of_its_own, with_another_part, that_scales_what_it_adds]
+)
+def test_a_layer_that_is_a_little_different_is_not_fused(changed, tmp_path):
+    stage = Stage(tiny.make("llama", tmp_path / "model"), range(1, 3), torch.float32)
+
+    def fused():
+        stage.lean.turn_page(0)
+        return fuse.fused(stage.model, stage.layers, stage.lean.page, stage.lean.rows(0, fuse.TRIED_ROWS))
+
+    assert fused()
+    changed(stage.layers[1])
+    assert fused() is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "function"), [
+    ("silu", nn.functional.silu), ("gelu_tanh", lambda x: nn.functional.gelu(x, approximate="tanh")),
+])  # fmt: skip
+def test_gates(dtype, name, function):
+    x = torch.cat(
+        [torch.linspace(-30, 30, 1016), torch.tensor([0.0, -0.0, 1e4, -1e4, 200.0, -200.0, 1e-8, -1e-8])]
+    ).to(dtype)
+    y = torch.linspace(-3, 3, len(x)).to(dtype)
+    wanted = function(x.double()) * y.double()
+    fused_kernels.gate(DTYPES[dtype], name)((x.data_ptr(), y.data_ptr(), y.data_ptr(), len(x)), 3)
+    assert torch.allclose(y.double(), wanted, torch.finfo(dtype).eps, 1e-6)
+
+
+def test_kernels_run_one_after_the_other():
+    x, y = torch.arange(8.0), torch.ones(8)
+    add = fused_kernels.add("F32").address
+    table = torch.tensor([[add, *(each.data_ptr() for each in line), 8] for line in ((x, y, y), (y, x, x))])
+    fused_kernels.sequence()((table.data_ptr(), 2, 40), 3)
+    assert torch.equal(y, torch.arange(8.0) + 1)
+    assert torch.equal(x, 2 * torch.arange(8.0) + 1)
