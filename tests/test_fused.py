@@ -76,8 +76,8 @@ def with_another_part(layer):
 
 
 def that_scales_what_it_adds(layer):
-    def scaled(hidden_states, **more):
-        return hidden_states + layer.multiplier * (forward(hidden_states, **more) - hidden_states)
+    def scaled(hidden_states, **kwargs):
+        return hidden_states + layer.multiplier * (forward(hidden_states, **kwargs) - hidden_states)
 
     layer.multiplier, forward = 0.5, layer.forward
     layer.forward = scaled
