@@ -40,7 +40,8 @@ HEIGHTS = (TILE_ROWS, PAIR, 1)
 STRIP = 24  # outputs
 LINE_BYTES = 64
 # How long before they are needed weights are asked for: as measured.
-AHEAD_BYTES = 6144 if vectors.INSTRUCTIONS.sides > 1 else 2048
+AHEAD_BYTES = 12288 if vectors.INSTRUCTIONS.sides > 1 else 2048
+SCALES_AHEAD_BYTES = {8: 0, 4: 1024}  # AVX512 alone
 LARGEST = {
     8: 32767,
     4: 127,
@@ -137,6 +138,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
     x_scales = numbers + rows * columns * x_bytes
     x_sums = x_scales + rows * blocks * 4
     group_bytes = BLOCK * LANES * bits // 8  # of a block of LANES outputs
+    sides = vectors.INSTRUCTIONS.sides  # groups whose sums share a register
     scale_bytes = LANES * (2 if bits == 8 else 4)
 
     begin, end = share(code, rows)
@@ -153,10 +155,11 @@ def block_product(bits: int, dtype: str) -> Compiled:
         code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
     code.call("GOMP_barrier", gives=VOID)
 
-    def weights_at(addresses: list[Value]) -> Iterator[Value]:
-        """Those of so many columns `together`, a block's one after the other, for each of LANES outputs of each group."""
-        for at in range(0, group_bytes, LANES * together):
-            some = beside([code.load(address + at, vector(BYTE, LANES * together)) for address in addresses])
+    def weights_at(addresses: list[Value], steps: int) -> Iterator[Value]:
+        """Those of so many columns `together`, a block's one after the other, for each of LANES outputs of each group; `steps` beside each other."""
+        step_bytes = LANES * together * steps
+        for at in range(0, group_bytes, step_bytes):
+            some = beside([code.load(address + at, vector(BYTE, step_bytes)) for address in addresses])
             if bits == 8:
                 yield some.to(some.shaped(x_kind), "sext")
             else:
@@ -165,6 +168,8 @@ def block_product(bits: int, dtype: str) -> Compiled:
 
     def tile(group: Value, groups_here: int, row: Value, rows_here: int) -> None:
         lanes = LANES * groups_here
+        # A register that one group does not fill takes two steps: with 4 bits more trouble than it is worth.
+        steps = sides // groups_here if bits == 8 else 1
 
         def in_all_lanes(address: Value) -> Value:
             return code.load(address, FLOAT).in_all_lanes(lanes)
@@ -177,16 +182,20 @@ def block_product(bits: int, dtype: str) -> Compiled:
                 for each in here:
                     for at in range(0, group_bytes, LINE_BYTES):
                         code.prefetch(weights + each * group_bytes + (at + AHEAD_BYTES))
+                    if sides > 1 and SCALES_AHEAD_BYTES[bits]:
+                        code.prefetch(scales + each * scale_bytes + SCALES_AHEAD_BYTES[bits])
             products: list[Any] = [None] * rows_here
-            for at, w in enumerate(weights_at([weights + each * group_bytes for each in here])):
+            for at, w in enumerate(weights_at([weights + each * group_bytes for each in here], steps)):
                 for s in range(rows_here):
-                    few = code.load(numbers + (there[s] * BLOCK + at * together) * x_bytes, INT32)
-                    few_each = few.in_all_lanes(lanes).to(w.kind, "bitcast")
+                    first = numbers + (there[s] * BLOCK + at * together * steps) * x_bytes
+                    few = [code.load(first + n * (together * x_bytes), INT32) for n in range(steps)]
+                    few_each = beside([each.in_all_lanes(lanes) for each in few]).to(w.kind, "bitcast")
                     products[s] = code.add_products(products[s], w, few_each)
             scale = loaded(code, "BF16", *(scales + each * scale_bytes for each in here))
             for s in range(rows_here):
                 both = scale * in_all_lanes(x_scales + there[s] * 4)
-                whole = code.lane_sums(products[s], lanes).to(scale.kind, "sitofp")
+                of_steps = [code.lane_sums(part, lanes) for part in products[s].parts(steps)]
+                whole = sum(of_steps[1:], start=of_steps[0]).to(scale.kind, "sitofp")
                 along.values[s] = code.multiply_add(whole, both, along.values[s])
             if bits == 4:
                 least = loaded(code, "BF16", *(scales + each * scale_bytes + 2 * LANES for each in here))
@@ -201,7 +210,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
         for height, row in tiles(code, rows, heights):
             tile(group, groups_here, row, height)
 
-    groups, sides = outputs // LANES, vectors.INSTRUCTIONS.sides  # groups whose sums share a register
+    groups = outputs // LANES
     if sides > 1:  # a few rows read the weights as they lie: one group after the other was faster by a fifth
         many = code.call("llvm.smin.i64", rows // TILE_ROWS, code.constant(INT64, 1))
         begin, end = share(code, groups)
