@@ -36,6 +36,9 @@ class GrowingLayer(DynamicLayer):
     """`keys` and `values` [batch, heads, rows, head] are views of larger buffers."""
 
     begin = end = 0  # the rows of the buffers that count
+    capacity = 0  # rows
+    addresses = 0, 0  # of the buffers
+    head_bytes = 0  # between heads
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         rows = key_states.shape[-2]
@@ -47,10 +50,7 @@ class GrowingLayer(DynamicLayer):
 
     def reserve(self, rows: int, like: tuple[Tensor, Tensor]) -> int:
         """So many further rows, the last ones before `end`, for the caller to write. -> the first row of `buffers` that they see."""
-        if not self.is_initialized:
-            self.lazy_initialization(*like)
-            self.buffers = [states[:, :, :0] for states in like]
-        if self.end + rows > self.buffers[0].shape[2]:
+        if self.end + rows > self.capacity:
             self.make_room(rows, like)
         self.end += rows
         return self.begin
@@ -60,13 +60,18 @@ class GrowingLayer(DynamicLayer):
 
     def make_room(self, rows: int, like: tuple[Tensor, Tensor]) -> None:
         """New buffers with the rows that count, and a few before them, at their beginning."""
+        if not self.is_initialized:
+            self.lazy_initialization(*like)
+            self.buffers = [states[:, :, :0] for states in like]
         spare = min(self.begin, SPARE_ROWS)
         first, kept = self.begin - spare, self.end - self.begin + spare
         capacity = max(FIRST_ROWS, 2 * (kept + rows))
         grown = [states.new_empty((*states.shape[:2], capacity, states.shape[3])) for states in like]
         for new, old in zip(grown, self.buffers, strict=True):
             new[:, :, :kept] = old[:, :, first : self.end]
-        self.buffers, self.begin, self.end = grown, spare, kept
+        self.buffers, self.begin, self.end, self.capacity = grown, spare, kept, capacity
+        self.addresses = grown[0].data_ptr(), grown[1].data_ptr()
+        self.head_bytes = grown[0].stride(1) * grown[0].itemsize
 
     def can_crop(self, end: int) -> bool:
         return True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from .activations import from_bytes, to_bytes
 from .cache import new_cache
 from .form import Shape, shape_of
 from .fused import Fused, Told
@@ -64,8 +65,8 @@ def compared(model, layer: Any, index: int, page: dict[str, Any], arguments: dic
     alone = Fused([layer], [told], h.dtype)
     alone.turn_page([page])
     wanted = output[0] if isinstance(output, tuple) else output
-    wrong = alone.run(h, 0, 0, [ours.layers[index]]) - wanted
-    return told if wrong.float().norm() <= NEAR * (wanted - h).float().norm() else None
+    given = from_bytes(alone.run(to_bytes(h), 0, 0, [ours.layers[index]]), shape.hidden, h.dtype)
+    return told if (given - wanted).float().norm() <= NEAR * (wanted - h).float().norm() else None
 
 
 def has_tables(arguments: dict[str, Any], shape: Shape) -> bool:

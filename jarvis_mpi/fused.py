@@ -21,14 +21,8 @@ from .norm import RowwiseNorm, rms_norm
 LINE = 17  # numbers: a kernel's address, and its arguments
 PER_ROW = -1  # in the place of S; -n: of n S
 # Arguments that change with each call, by their places in a line.
-COSINES, NEW, NEW_HEADS = slice(4, 6), slice(6, 8), slice(11, 12)  # of the rotary kernel
-SEEN, FIRSTS, SCRATCH, POSITIONS, SEEN_HEADS = (
-    slice(2, 4),
-    slice(5, 6),
-    6,
-    slice(8, 9),
-    slice(13, 16, 2),
-)  # of attention
+COSINES, SINES, NEW_KEYS, NEW_VALUES, NEW_HEADS = 4, 5, 6, 7, 11  # of the rotary kernel
+KEYS, VALUES, FIRSTS, SCRATCH, POSITIONS, KEY_HEADS, VALUE_HEADS = 2, 3, 5, 6, 8, 13, 15  # of attention
 
 
 class Told(NamedTuple):
@@ -37,6 +31,15 @@ class Told(NamedTuple):
     scale: float
     cap: float
     tables: torch.dtype  # of the rotary embedding
+
+
+class Place(NamedTuple):
+    """Where in the table a layer's arguments are that change with each call, and what they are computed from."""
+
+    rotary: int
+    attention: int
+    row_bytes: int  # of a head's position in the cache
+    like: tuple[Tensor, Tensor]  # keys and values of no position
 
 
 class Fused:
@@ -53,17 +56,19 @@ class Fused:
         self.rooms = {
             name: torch.zeros(max(size[name] for size in sizes), dtype=torch.uint8) for name in sizes[0]
         }
-        self.hidden = self.rooms["hidden"].view(dtype).view(ROWS_AT_ONCE, -1)
+        self.row_bytes = shapes[0].hidden * dtype.itemsize
+        self.hidden = self.rooms["hidden"].numpy().data
         self.scratch = torch.empty(0, dtype=torch.uint8)  # of attention
-        self.like = [(torch.empty(1, shape.key_heads, 0, shape.width, dtype=dtype),) * 2 for shape in shapes]
+        self.nought = torch.zeros(1, dtype=torch.int64)
         self.lines: list[list[int]] = []
-        self.rotary: list[int] = []  # lines of its kernel, a layer's each
-        self.attention: list[int] = []
-        for layer, shape, its in zip(layers, shapes, told, strict=True):
-            self.write(layer, shape, its)
+        self.places = [self.write(*each) for each in zip(layers, shapes, told, strict=True)]
         self.table = np.array([line + [0] * (LINE - len(line)) for line in self.lines], np.int64)
+        self.address = self.table.ctypes.data
+        self.numbers = self.table.data.cast("B").cast("q")
         self.per_row = np.nonzero(self.table < 0)
         self.each_row = -self.table[self.per_row]
+        self.count = 0
+        self.sequence = fused_kernels.sequence()
 
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
         asked, kept = shape.heads * shape.width, shape.key_heads * shape.width
@@ -74,7 +79,7 @@ class Fused:
         }
         return {name: ROWS_AT_ONCE * size for name, size in row_bytes.items()}
 
-    def write(self, layer: Any, shape: Shape, told: Told) -> None:
+    def write(self, layer: Any, shape: Shape, told: Told) -> Place:
         """A layer's lines."""
         norms = {name: module for name, module in layer.named_children() if isinstance(module, RowwiseNorm)}
         its, mlp, hidden, width = layer.self_attn, layer.mlp, shape.hidden, shape.width
@@ -88,10 +93,14 @@ class Fused:
         self.linear(its.v_proj, x, "v")
         self.norm(getattr(its, "q_norm", None), "q", "q", shape.heads * width)
         self.norm(getattr(its, "k_norm", None), "k", "k", shape.key_heads * width)
-        self.rotary.append(len(self.lines))
+        place = Place(
+            len(self.lines) * LINE,
+            (len(self.lines) + 1) * LINE,
+            width * self.dtype.itemsize,
+            (torch.empty(1, shape.key_heads, 0, width, dtype=self.dtype),) * 2,
+        )
         rotary = fused_kernels.rotary(self.kind, DTYPES[told.tables], width)
         self.line(rotary, "q", "k", "v", 0, 0, 0, 0, PER_ROW, shape.heads, shape.key_heads, 0)
-        self.attention.append(len(self.lines))
         kernel = attention(self.kind, width, width, told.scale, told.cap)
         size = width * self.dtype.itemsize
         self.line(kernel, "q", 0, 0, "seen", 0, 0, PER_ROW, 0, shape.heads, shape.heads // shape.key_heads, size, shape.heads * size, 0, size, 0, size)  # fmt: skip
@@ -108,6 +117,7 @@ class Fused:
         self.linear(mlp.down_proj, "up", "x")
         self.norm(norms.get(AFTER_MLP), "x", "x", hidden)
         self.line(fused_kernels.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden)
+        return place
 
     def line(self, kernel: Any, *arguments: str | int) -> None:
         """Rooms by their names."""
@@ -133,51 +143,46 @@ class Fused:
     def turn_page(self, page: Sequence[dict[str, Any]]) -> None:
         """Each layer's arguments for the positions from now on: of these, its cosines and sines [1, R, width]."""
         self.page = [arguments["position_embeddings"] for arguments in page]
-        self.tables = np.array([[table.data_ptr() for table in pair] for pair in self.page])
-        self.row_bytes = np.array([[pair[0][0, 0].nbytes] for pair in self.page])
+        self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
-    def run(self, h: Tensor, row: int, start: int, caches: Sequence[Any]) -> Tensor:
-        """[1, S, D], at positions from `start` on, the first of which is the page's `row` -> [1, S, D], which the next call overwrites.
+    def run(self, body: bytes | memoryview, row: int, start: int, caches: Sequence[Any]) -> bytes:
+        """S rows, at positions from `start` on, the first of which is the page's `row` -> S rows. `caches`: a cache.GrowingLayer for each layer.
 
-        `caches`: a cache.GrowingLayer for each layer.
+        For a single row neither torch nor numpy is asked: their code is no longer in the processor's caches either.
         """
-        count, threads = h.shape[1], torch.get_num_threads()
-        self.hidden[:count] = h[0]
+        size, numbers = len(body), self.numbers
+        count = size // self.row_bytes
+        if count != self.count:
+            self.count = count
+            self.table[self.per_row] = self.each_row * count
+        self.hidden[:size] = body
         firsts: dict[int, Tensor] = {}  # window -> what each row sees first
-        places = []
-        for like, cached in zip(self.like, caches, strict=True):
+        most = 0
+        for place, (cosines, sines, table_bytes), cached in zip(
+            self.places, self.tables, caches, strict=True
+        ):
             window = getattr(cached, "sliding_window", 0)
             if window not in firsts:
-                firsts[window] = first_seen(start, count, window)
-            first = cached.reserve(count, like)
-            keys, values = (buffer.data_ptr() for buffer in cached.buffers)
-            head_bytes, row_bytes = (cached.buffers[0].stride(axis) * h.itemsize for axis in (1, 2))
-            new, seen = (cached.end - count) * row_bytes, first * row_bytes
-            positions = cached.end - first
-            places.append(
-                (
-                    keys + new,
-                    values + new,
-                    keys + seen,
-                    values + seen,
-                    head_bytes,
-                    positions,
-                    firsts[window].data_ptr(),
-                )
-            )
-        new, seen, head_bytes, positions, its_firsts = np.split(np.array(places), [2, 4, 5, 6], axis=1)
-        needed = scratch_bytes(int(positions.max()), threads)
-        if len(self.scratch) < needed:
-            self.scratch = torch.empty(2 * needed, dtype=torch.uint8)
-        table, rotary, attention = self.table, self.rotary, self.attention
-        table[self.per_row] = self.each_row * count
-        table[rotary, COSINES] = self.tables + row * self.row_bytes
-        table[rotary, NEW], table[rotary, NEW_HEADS] = new, head_bytes
-        table[attention, SEEN], table[attention, SEEN_HEADS] = seen, head_bytes
-        table[attention, FIRSTS], table[attention, POSITIONS] = its_firsts, positions
-        table[attention, SCRATCH] = self.scratch.data_ptr()
-        fused_kernels.sequence()((table.ctypes.data, len(table), table.strides[0]), threads)
-        return self.hidden[None, :count]
+                firsts[window] = self.nought if count == 1 else first_seen(start, count, window)
+            first = cached.reserve(count, place.like)
+            new, seen = (cached.end - count) * place.row_bytes, first * place.row_bytes
+            keys, values = cached.addresses
+            at = place.rotary
+            numbers[at + COSINES] = cosines + row * table_bytes
+            numbers[at + SINES] = sines + row * table_bytes
+            numbers[at + NEW_KEYS], numbers[at + NEW_VALUES] = keys + new, values + new
+            numbers[at + NEW_HEADS] = cached.head_bytes
+            at = place.attention
+            numbers[at + KEYS], numbers[at + VALUES] = keys + seen, values + seen
+            numbers[at + FIRSTS], numbers[at + POSITIONS] = firsts[window].data_ptr(), cached.end - first
+            numbers[at + KEY_HEADS] = numbers[at + VALUE_HEADS] = cached.head_bytes
+            most = max(most, cached.end - first)
+        threads = torch.get_num_threads()
+        if scratch_bytes(most, threads) > len(self.scratch):
+            self.scratch = torch.empty(2 * scratch_bytes(most, threads), dtype=torch.uint8)
+            self.table[[place.attention // LINE for place in self.places], SCRATCH] = self.scratch.data_ptr()
+        self.sequence((self.address, len(self.table), self.table.strides[0]), threads)
+        return bytes(self.hidden[:size])
 
 
 def first_seen(start: int, count: int, window: int) -> Tensor:

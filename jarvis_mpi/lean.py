@@ -52,15 +52,24 @@ class LeanStep:
         )
 
     def can_run(self, rows: int) -> bool:
-        return self.possible and rows <= (ROWS_AT_ONCE if self.fused else min(FEW_ROWS, self.page_rows))
+        return self.possible and rows <= min(FEW_ROWS, self.page_rows)
+
+    def run_fused(
+        self, body: bytes | memoryview, start: int, cache
+    ) -> bytes:  # S rows, ROWS_AT_ONCE at the most -> S rows
+        assert self.fused
+        row = self.row_of(start, len(body) // self.fused.row_bytes)
+        return self.fused.run(body, row, start, cache.layers)
+
+    def row_of(self, start: int, count: int) -> int:
+        """Where so many positions begin in the page; it is turned if need be."""
+        if not self.page_start <= start <= self.page_start + self.page_rows - count:
+            self.turn_page(start - start % self.page_rows if count == 1 else start)
+        return start - self.page_start
 
     def run(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]
         count = h.shape[1]
-        if not self.page_start <= start <= self.page_start + self.page_rows - count:
-            self.turn_page(start - start % self.page_rows if count == 1 else start)
-        row = start - self.page_start
-        if self.fused:
-            return self.fused.run(h, row, start, cache.layers)
+        row = self.row_of(start, count)
         masks: dict[int, Tensor | None] = {}  # window -> its mask
         for index, (layer, arguments) in enumerate(
             zip(self.layers, self.rows(row, row + count), strict=True)
@@ -96,6 +105,7 @@ class LeanStep:
             for each in self.page
         ]
 
+    @torch.inference_mode()
     def turn_page(self, start: int) -> None:
         """Note what the family's forward would hand each layer at positions start .. start + page_rows."""
         self.page, self.page_start = [], start

@@ -115,7 +115,7 @@ class Patches:
     def __call__(self, hole: Block, body: bytes | memoryview, start: int) -> bytes:
         import torch
 
-        from .stage import from_bytes, to_bytes
+        from .activations import from_bytes, to_bytes
 
         its = self.hold(hole)
         with torch.inference_mode():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
+from .activations import from_bytes, to_bytes
 from .cache import cropped, new_cache
 from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
@@ -133,7 +134,6 @@ class Stage:
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
 
-    @torch.inference_mode()
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
         """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
         if self.lean is None:
@@ -143,12 +143,22 @@ class Stage:
             self.caches[sequence] = new_cache(self.model.config)
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
+        if self.lean.fused is None:
+            return self.run_by_layers(body, start, cache)
+        size = ROWS_AT_ONCE * self.row_bytes
+        if len(body) <= size:
+            return self.lean.run_fused(body, start, cache)
+        rows = memoryview(body)
+        parts = (
+            self.lean.run_fused(rows[at : at + size], start + at // self.row_bytes, cache)
+            for at in range(0, len(rows), size)
+        )
+        return b"".join(parts)
+
+    @torch.inference_mode()
+    def run_by_layers(self, body: bytes | memoryview, start: int, cache) -> bytes:
+        assert self.lean is not None
         h = from_bytes(body, self.width, self.dtype)
-        if self.lean.fused:
-            parts = enumerate(h.split(ROWS_AT_ONCE, 1))
-            return b"".join(
-                to_bytes(self.lean.run(part, start + at * ROWS_AT_ONCE, cache)) for at, part in parts
-            )
         if self.lean.can_run(h.shape[1]):
             return to_bytes(self.lean.run(h, start, cache))
         self.h = h
@@ -188,11 +198,3 @@ class Stage:
 
     def _leave(self, _layer, _args, output):
         self.h = output[0] if isinstance(output, tuple) else output
-
-
-def to_bytes(h: Tensor) -> bytes:  # [1, S, D] -> S rows
-    return h.contiguous().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
-
-
-def from_bytes(body: bytes | memoryview, width: int, dtype: torch.dtype) -> Tensor:  # S rows -> [1, S, D]
-    return torch.frombuffer(bytearray(body), dtype=dtype).view(1, -1, width)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from jarvis_mpi import fuse, fused_kernels
+from jarvis_mpi.activations import to_bytes
 from jarvis_mpi.linear import DTYPES
-from jarvis_mpi.stage import Stage, to_bytes
+from jarvis_mpi.stage import Stage
 
 FUSED = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2"}
 STEPS = [

@@ -11,7 +11,7 @@ import torch
 from test_mpirun import mpirun, sentence, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import fit, models, patch, replay, stage
+from jarvis_mpi import activations, fit, models, patch, replay, stage
 from jarvis_mpi.crew import Crew, Hop, Policy, State
 from jarvis_mpi.harm import Harm
 from jarvis_mpi.link import Unservable
@@ -125,9 +125,9 @@ def test_a_file_of_patches_comes_back_as_it_went(tmp_path):
     x = torch.randn(1, 5, 32)
     put = patch.Patches(path, torch.float32)
     for hole, its in (full | low).items():
-        y = stage.from_bytes(put(hole, stage.to_bytes(x), 7), 32, torch.float32)
+        y = activations.from_bytes(put(hole, activations.to_bytes(x), 7), 32, torch.float32)
         assert torch.allclose(y, its(x, 7), rtol=0.02, atol=0.05)  # bfloat16
-        first = stage.from_bytes(put(hole, stage.to_bytes(x), 0), 32, torch.float32)
+        first = activations.from_bytes(put(hole, activations.to_bytes(x), 0), 32, torch.float32)
         assert torch.equal(first[:, 1:], y[:, 1:])
         assert torch.equal(first[:, 0], x[:, 0] + its.first)
 

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.llama import LlamaConfig
 
 from jarvis_mpi import blocks
+from jarvis_mpi.activations import to_bytes
 from jarvis_mpi.cache import new_cache
 from jarvis_mpi.crew import named
 from jarvis_mpi.family import load_config
 from jarvis_mpi.link import Unservable
-from jarvis_mpi.stage import Head, Stage, to_bytes
+from jarvis_mpi.stage import Head, Stage
 
 PROMPT = list(range(3, 22))  # longer than the windows of tiny.WINDOW
 TOKENS = 24
