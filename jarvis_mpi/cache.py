@@ -37,7 +37,6 @@ class GrowingLayer(DynamicLayer):
 
     begin = end = 0  # the rows of the buffers that count
     capacity = 0  # rows
-    addresses = 0, 0  # of the buffers
     head_bytes = 0  # between heads
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -70,7 +69,6 @@ class GrowingLayer(DynamicLayer):
         for new, old in zip(grown, self.buffers, strict=True):
             new[:, :, :kept] = old[:, :, first : self.end]
         self.buffers, self.begin, self.end, self.capacity = grown, spare, kept, capacity
-        self.addresses = grown[0].data_ptr(), grown[1].data_ptr()
         self.head_bytes = grown[0].stride(1) * grown[0].itemsize
 
     def can_crop(self, end: int) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .family import cut_config, decoder_layers, of_block
-from .fit import logits
+from .head import logits
 from .text import Text
 
 AT_ONCE = 128  # answers that are written side by side

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from .family import dtype_of, import_family, load_config
 from .flight import alike
+from .head import Head
 from .link import Unservable
-from .stage import Head, Stage
+from .stage import Stage
 from .text import Text
 
 AHEAD = 2  # times the drafts of a step: so many texts it looks behind while the chain works

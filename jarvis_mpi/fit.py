@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .family import decoder_layers
+from .head import logits
 from .patch import Patch
 
 RIDGE = 0.03  # of a channel's variance
@@ -39,16 +40,6 @@ class Through(nn.Module):
 def read(folder: Path, dtype: torch.dtype) -> Any:
     """A whole model, frozen."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
-
-
-def logits(
-    model: Any, rows: Tensor, tokens: Tensor | None = None
-) -> Tensor:  # [N, D] -> [N, V], or those of `tokens`
-    output = model.get_output_embeddings()
-    told = output(rows) if tokens is None else rows @ output.weight[tokens].T
-    scale = getattr(model.config, "logits_scaling", None) or 1.0
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return cap * torch.tanh(told / scale / cap) if cap else told / scale
 
 
 class Whole:

@@ -166,7 +166,7 @@ class Fused:
                 firsts[window] = self.nought if count == 1 else first_seen(start, count, window)
             first = cached.reserve(count, place.like)
             new, seen = (cached.end - count) * place.row_bytes, first * place.row_bytes
-            keys, values = cached.addresses
+            keys, values = cached.buffers[0].data_ptr(), cached.buffers[1].data_ptr()
             at = place.rotary
             numbers[at + COSINES] = cosines + row * table_bytes
             numbers[at + SINES] = sines + row * table_bytes

@@ -115,7 +115,9 @@ class LeanStep:
             for index, layer in enumerate(real):
                 self.layers[index] = Noting(layer, seen)
             nothing = torch.zeros(1, self.page_rows, self.embedding_width, dtype=self.model.dtype)
-            rows = positions(start, self.page_rows).clamp(max=self.model.config.max_position_embeddings - 1)
+            rows = positions(start, self.page_rows)
+            if not self.fused:  # rows of a table perhaps, which ends there
+                rows.clamp_(max=self.model.config.max_position_embeddings - 1)
             self.model(inputs_embeds=nothing, position_ids=rows, use_cache=False)
         finally:
             for index, layer in enumerate(real):

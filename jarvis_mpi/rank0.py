@@ -89,11 +89,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
         from .conversation import Conversation, refusal
         from .family import cache_row_bytes, dtype_of, import_family, load_config, quiet
+        from .head import Head
         from .lines import Lines
         from .quantised import FORMATS
         from .sample import Sampler
         from .screen import Screen
-        from .stage import Head, Stage
+        from .stage import Stage
         from .text import Text
 
         config = load_config(folder)

@@ -10,7 +10,7 @@ from .skips import Case
 from .tasks import Question
 
 if TYPE_CHECKING:
-    from .stage import Head, Stage
+    from .head import Head
     from .text import Text
 
 ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
@@ -47,14 +47,14 @@ class Scorer:
     def __init__(
         self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = (), weights: str = "auto"
     ):
-        from . import stage
         from .family import load_config
+        from .head import Head
+        from .stage import Stage
 
         self.depth = load_config(folder).num_hidden_layers
-        self.head: Head = stage.Head(folder, dtype, weights)
-        self.layers: list[Stage] = [
-            stage.Stage(folder, range(layer, layer + 1), dtype, weights=weights)
-            for layer in range(self.depth)
+        self.head = Head(folder, dtype, weights)
+        self.layers = [
+            Stage(folder, range(layer, layer + 1), dtype, weights=weights) for layer in range(self.depth)
         ]
         self.windows, self.window, self.before = windows, -1, [b""]
         self.row = self.head.width * dtype.itemsize

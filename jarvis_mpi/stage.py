@@ -1,4 +1,4 @@
-"""A model cut in pieces: the Head at the end user, a Stage for every block of layers.
+"""A model cut in pieces: a Stage for every block of layers, besides the Head at the end user (head.py).
 
 Nothing of any model family is rewritten here. A Stage is the family's own class, built with fewer
 layers, so the family keeps making its own masks and rotary tables; hooks let the activation in before
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
+from torch import nn
+from transformers import AutoModel
 
 from .activations import from_bytes, to_bytes
 from .cache import cropped, new_cache
@@ -24,69 +24,11 @@ from .crew import Block
 from .family import cut_config, decoder_layers, embedding_name, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
-from .quantised import FORMATS, OUTPUT_LAYER
-from .rowwise import is_rotary, keep_rows_apart
+from .quantised import FORMATS
+from .rowwise import keep_rows_apart
 from .watch import Pace
-from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, quantise_beforehand
+from .weights import AS_THEY_ARE, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
-
-
-class Head:
-    """Everything of the model but its decoder layers: embedding, final norm, output layer."""
-
-    def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
-        with empty_parameters():
-            self.model = AutoModelForCausalLM.from_config(cut_config(folder, range(1)), dtype=dtype)
-        name, layers = decoder_layers(self.model)
-        self.gap = layers[0] = Gap()
-        rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
-        for table in [name for name, module in self.model.named_modules() if is_rotary(module)]:
-            self.model.set_submodule(table, Nothing())
-        fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
-        self.width, self.dtype = self.model.config.hidden_size, dtype
-
-    @torch.inference_mode()
-    def embed(self, ids: Sequence[int], start: int) -> bytes:
-        """Token ids at positions start, start + 1, ... -> S rows."""
-        self.gap.answer = None
-        tokens = torch.tensor([ids])
-        self.model.base_model(input_ids=tokens, position_ids=positions(start, len(ids)), use_cache=False)
-        return to_bytes(self.gap.seen)
-
-    def logits(self, body: bytes | memoryview) -> Tensor:
-        """S rows -> [V], of the last row, in float32."""
-        return self.rows_logits(body, -1, None)[0]
-
-    @torch.inference_mode()
-    def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Tensor:
-        """S rows -> [R, V], of those from `first` to before `end`, in float32."""
-        h = from_bytes(body, self.width, self.dtype)[:, first:end]
-        self.gap.answer = h
-        nothing = h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim)
-        at = positions(0, h.shape[1])
-        return self.model(inputs_embeds=nothing, position_ids=at, use_cache=False).logits[0].float()
-
-    def warm_up(self) -> None:
-        """Read the weights in, so that the first token does not wait for the disk."""
-        self.logits(self.embed([0], 0))
-
-
-class Gap(nn.Module):
-    """Where the decoder layers were: keeps what came in, gives back `answer` if there is one."""
-
-    seen: Tensor
-    answer: Tensor | None = None
-
-    def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
-        self.seen = hidden_states
-        return hidden_states if self.answer is None else self.answer
-
-
-class Nothing(nn.Module):
-    """In the place of rotary tables, where no layer asks for them."""
-
-    def forward(self, *args, **kwargs) -> None:
-        pass
 
 
 class Stage:

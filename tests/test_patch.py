@@ -11,11 +11,13 @@ import torch
 from test_mpirun import mpirun, sentence, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import activations, fit, models, patch, replay, stage
+from jarvis_mpi import activations, fit, models, patch, replay
 from jarvis_mpi.crew import Crew, Hop, Policy, State
 from jarvis_mpi.harm import Harm
+from jarvis_mpi.head import Head
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.load import load
+from jarvis_mpi.stage import Stage
 from jarvis_mpi.study_file import costs_in
 from jarvis_mpi.text import Text
 
@@ -201,8 +203,8 @@ def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
 def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[range], since: int) -> list[int]:
     """What one process says: all layers until step `since`, then the patches of `gone` in their place."""
     blocks = [range(0, 1), range(1, 2), range(2, 3), range(3, 4), range(4, 5), range(5, 6)]
-    head, put = stage.Head(folder, torch.float32), patch.Patches(path, torch.float32)
-    stages = {block: stage.Stage(folder, block, torch.float32) for block in blocks}
+    head, put = Head(folder, torch.float32), patch.Patches(path, torch.float32)
+    stages = {block: Stage(folder, block, torch.float32) for block in blocks}
     start, text = 0, list(ids)
     for step in range(count):
         body = head.embed(text[start:], start)

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Llama4ForCausalLM, Llama4TextConfig
 
 from jarvis_mpi.activations import to_bytes
-from jarvis_mpi.stage import Head, Stage
+from jarvis_mpi.head import Head
+from jarvis_mpi.stage import Stage
 
 POSITIONS = 50  # several windows of the sliding ones
 PIECES = [POSITIONS, 40, 33, 9, 2]

@@ -16,8 +16,9 @@ from jarvis_mpi.activations import to_bytes
 from jarvis_mpi.cache import new_cache
 from jarvis_mpi.crew import named
 from jarvis_mpi.family import load_config
+from jarvis_mpi.head import Head
 from jarvis_mpi.link import Unservable
-from jarvis_mpi.stage import Head, Stage
+from jarvis_mpi.stage import Stage
 
 PROMPT = list(range(3, 22))  # longer than the windows of tiny.WINDOW
 TOKENS = 24

@@ -12,10 +12,11 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jarvis_mpi import blocks, prompts
+from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key, Keyboard
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.settings import Settings, parse
-from jarvis_mpi.stage import Head, Stage
+from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Stops, Text
 
 TURNS = ["abc", "Grüße 世界", "and?"]

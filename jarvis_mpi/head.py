@@ -1,0 +1,130 @@
+"""Everything of the model but its decoder layers: embedding, final norm, output layer. The end user's.
+
+Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from .activations import from_bytes, to_bytes
+from .family import cut_config, decoder_layers
+from .lean import positions
+from .norm import RowwiseNorm
+from .quantised import OUTPUT_LAYER
+from .rowwise import is_rotary
+from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
+
+TRIED = range(3, 5)  # tokens, and rows as many
+
+
+class Head:
+    """The family's own forward around a gap, or past it, where less gives the same bits: that forward takes as long as reading a tenth of a
+    small model's weights."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
+        with empty_parameters():
+            self.model = AutoModelForCausalLM.from_config(cut_config(folder, range(1)), dtype=dtype)
+        name, layers = decoder_layers(self.model)
+        self.gap = layers[0] = Gap()
+        rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
+        for table in [name for name, module in self.model.named_modules() if is_rotary(module)]:
+            self.model.set_submodule(table, Nothing())
+        fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
+        self.width, self.dtype = self.model.config.hidden_size, dtype
+        self.table = self.model.get_input_embeddings().weight
+        self.factor = self.embedding_factor()
+        self.norm = self.final_norm()
+
+    @torch.inference_mode()
+    def embedding_factor(self) -> Tensor | None:
+        """By which a token's row of the table becomes what the first layer is given, at any position; None where that is something else."""
+        last = self.model.config.max_position_embeddings - len(TRIED)
+        given = [self.through_gap(TRIED, start) for start in (0, last)]
+        roots = torch.tensor([1.0, self.width**0.5], dtype=self.dtype)
+        fitting = (
+            root for root in roots if all(same(self.table[list(TRIED)] * root, rows[0]) for rows in given)
+        )
+        return next(fitting, None)
+
+    @torch.inference_mode()
+    def final_norm(self) -> nn.Module | None:
+        """After which only the output layer comes; None where the family does more."""
+        h = torch.randn(1, len(TRIED), self.width, generator=torch.Generator().manual_seed(0)).to(self.dtype)
+        norms = [
+            module
+            for module in self.model.base_model.children()
+            if isinstance(module, (RowwiseNorm, nn.LayerNorm))
+        ]
+        given = self.around_gap(h)
+        return next((norm for norm in norms if same(logits(self.model, norm(h)), given)), None)
+
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int], start: int) -> bytes:
+        """Token ids at positions start, start + 1, ... -> S rows."""
+        if self.factor is None:
+            return to_bytes(self.through_gap(ids, start))
+        return to_bytes(self.table[list(ids)] * self.factor)
+
+    def through_gap(self, ids: Sequence[int], start: int) -> Tensor:  # -> [1, S, D]
+        self.gap.answer = None
+        tokens = torch.tensor([list(ids)])
+        self.model.base_model(input_ids=tokens, position_ids=positions(start, len(ids)), use_cache=False)
+        return self.gap.seen
+
+    def logits(self, body: bytes | memoryview) -> Tensor:
+        """S rows -> [V], of the last row, in float32."""
+        return self.rows_logits(body, -1, None)[0]
+
+    @torch.inference_mode()
+    def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Tensor:
+        """S rows -> [R, V], of those from `first` to before `end`, in float32."""
+        h = from_bytes(body, self.width, self.dtype)[:, first:end]
+        told = self.around_gap(h) if self.norm is None else logits(self.model, self.norm(h))
+        return told[0].float()
+
+    def around_gap(self, h: Tensor) -> Tensor:  # [1, R, D] -> [1, R, V]
+        self.gap.answer = h
+        nothing = h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim)
+        return self.model(
+            inputs_embeds=nothing, position_ids=positions(0, h.shape[1]), use_cache=False
+        ).logits
+
+    def warm_up(self) -> None:
+        """Read the weights in, so that the first token does not wait for the disk."""
+        self.logits(self.embed([0], 0))
+
+
+def logits(model: Any, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Of rows behind the final norm: [..., D] -> [..., V], or those of `tokens`."""
+    output = model.get_output_embeddings()
+    told = output(rows) if tokens is None else rows @ output.weight[tokens].T
+    scale = getattr(model.config, "logits_scaling", None) or 1.0
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return cap * torch.tanh(told / scale / cap) if cap else told / scale
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
+
+
+class Gap(nn.Module):
+    """Where the decoder layers were: keeps what came in, gives back `answer` if there is one."""
+
+    seen: Tensor
+    answer: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        self.seen = hidden_states
+        return hidden_states if self.answer is None else self.answer
+
+
+class Nothing(nn.Module):
+    """In the place of rotary tables, where no layer asks for them."""
+
+    def forward(self, *args, **kwargs) -> None:
+        pass
