@@ -5,6 +5,7 @@ Keys and values are read where the cache keeps them, in its dtype; everything is
 
 import functools
 
+from . import vectors
 from .kernels import BYTES, FLOATS, loaded, share, store, this_thread
 from .vectors import FLOAT, INT32, INT64, LANES, Code, Compiled, Value, vector
 
@@ -71,18 +72,21 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
             power = exp(code, code.load(scores + key.now * 4, FLOATS) - best)
             code.store(power, scores + key.now * 4)
             key.values[0] += power
-        share_of_one = (code.constant(FLOAT, 1.0) / key.results[0].sum_of_lanes()).in_all_lanes()
+        share_of_one = code.constant(FLOAT, 1.0) / key.results[0].sum_of_lanes()
 
-        for left in range(0, value_width, VALUES_AT_ONCE * LANES):
-            parts = range(left, min(left + VALUES_AT_ONCE * LANES, value_width), LANES)
-            with code.loop(nought, count, 1, *[code.constant(FLOATS, 0.0)] * len(parts)) as key:
-                weight = code.load(scores + key.now * 4, FLOAT).in_all_lanes()
+        sides = vectors.INSTRUCTIONS.sides
+        lanes = LANES * sides if value_width % (LANES * sides) == 0 else LANES
+        for left in range(0, value_width, VALUES_AT_ONCE * lanes):
+            parts = range(left, min(left + VALUES_AT_ONCE * lanes, value_width), lanes)
+            sums = [code.constant(vector(FLOAT, lanes), 0.0)] * len(parts)
+            with code.loop(nought, count, 1, *sums) as key:
+                weight = code.load(scores + key.now * 4, FLOAT).in_all_lanes(lanes)
                 for at, part in enumerate(parts):
-                    numbers = loaded(code, dtype, values + key.now * v_row + part * size)
+                    numbers = loaded(code, dtype, values + key.now * v_row + part * size, lanes=lanes)
                     key.values[at] = code.multiply_add(weight, numbers, key.values[at])
             for part, total in zip(parts, key.results, strict=True):
                 place = (row * heads + head) * value_width + part
-                store(code, dtype, total * share_of_one, y + place * size)
+                store(code, dtype, total * share_of_one.in_all_lanes(lanes), y + place * size)
     return code.compiled()
 
 
@@ -95,12 +99,12 @@ def tanh(code: Code, x: Value) -> Value:
 
 def exp(code: Code, x: Value) -> Value:
     """e^x, of x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
-    x = code.lanewise("maxnum", x, code.constant(FLOATS, -87.0))
-    x = code.lanewise("minnum", x, code.constant(FLOATS, 87.0))
 
     def constant(number: float) -> Value:
-        return code.constant(FLOATS, number)
+        return code.constant(x.kind, number)
 
+    x = code.lanewise("maxnum", x, constant(-87.0))
+    x = code.lanewise("minnum", x, constant(87.0))
     n = code.lanewise("rint", x * 1.44269504088896341)
     r = code.multiply_add(n, constant(-0.693359375), x)
     r = code.multiply_add(n, constant(2.12194440e-4), r)
@@ -115,4 +119,4 @@ def exp(code: Code, x: Value) -> Value:
         1.0,
     ):
         y = code.multiply_add(y, r, constant(factor))
-    return y * ((n.to(vector(INT32), "fptosi") + 127) << 23).to(FLOATS, "bitcast")
+    return y * ((n.to(x.shaped(INT32), "fptosi") + 127) << 23).to(x.kind, "bitcast")

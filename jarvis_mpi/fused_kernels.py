@@ -2,9 +2,11 @@
 
 import functools
 import math
+from collections.abc import Callable
 
+from . import vectors
 from .attention import exp
-from .kernels import BYTES, LOADED_AS, loaded, share, store
+from .kernels import BYTES, LOADED_AS, loaded, loop_of_the_last, share, store
 from .vectors import INT64, LANES, VOID, Code, Compiled, Value, vector
 
 
@@ -71,26 +73,31 @@ ACTIVATIONS = {
 @functools.cache
 def gate(dtype: str, activation: str) -> Compiled:
     """y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
-    code = Code(4)
-    gates, z, y, count = code.arguments
-    size = BYTES[dtype]
-    begin, end = share(code, count // LANES)
-    with code.loop(begin, end, 1) as each:
-        at = each.now * (LANES * size)
-        x = loaded(code, dtype, gates + at)
-        active = x / (exp(code, code.minus(ACTIVATIONS[activation](x))) + 1.0)
-        store(code, dtype, active * loaded(code, dtype, z + at), y + at)
-    return code.compiled()
+    return of_each(
+        dtype, lambda code, x, z: x / (exp(code, code.minus(ACTIVATIONS[activation](x))) + 1.0) * z
+    )
 
 
 @functools.cache
 def add(dtype: str) -> Compiled:
     """y = x + z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
+    return of_each(dtype, lambda code, x, z: x + z)
+
+
+def of_each(dtype: str, function: Callable[[Code, Value, Value], Value]) -> Compiled:
+    """y = function(x, z), number by number."""
     code = Code(4)
-    x, z, y, count = code.arguments
-    size = BYTES[dtype]
-    begin, end = share(code, count // LANES)
+    xs, zs, ys, count = code.arguments
+
+    def some(first: Value, lanes: int) -> None:
+        at = first * (LANES * BYTES[dtype])
+        x, z = (loaded(code, dtype, numbers + at, lanes=lanes) for numbers in (xs, zs))
+        store(code, dtype, function(code, x, z), ys + at)
+
+    sides, eights = vectors.INSTRUCTIONS.sides, count // LANES
+    begin, end = share(code, eights // sides)
     with code.loop(begin, end, 1) as each:
-        at = each.now * (LANES * size)
-        store(code, dtype, loaded(code, dtype, x + at) + loaded(code, dtype, z + at), y + at)
+        some(each.now * sides, LANES * sides)
+    with loop_of_the_last(code, eights - eights % sides, eights) as each:
+        some(each.now, LANES)
     return code.compiled()

@@ -4,7 +4,7 @@ A single token's step reads all weights for one row, so that its time is that of
 on what other rows there are, bit for bit: the same sums in the same order, whether one row comes or hundreds.
 
 - `float_product`: each sum has LANES parts, of the columns 0, 8, 16 ... to 7, 15, 23 ..., that are added at the end.
-- `block_product`: BLOCK numbers are multiplied as integers, which is exact, then scaled and added in float32.
+- `block_product`: a BLOCK of numbers is multiplied as integers, which is exact, then scaled and added in float32.
 
 Both take the addresses of x [S, K], of scratch memory, of W, of its scales, of b [N] in float32 and of y [S, N], then S, N and K. Numbers of
 x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
@@ -33,7 +33,7 @@ from .vectors import (
     vector,
 )
 
-BLOCK = 32  # numbers of a row that share a scale
+BLOCK = {8: 64, 4: 32}  # bits of weights -> numbers of a row that share a scale
 TILE_ROWS = 4  # rows of x that are multiplied together, so that weights in registers serve all of them
 PAIR = 2  # so many, where fewer are left
 HEIGHTS = (TILE_ROWS, PAIR, 1)
@@ -41,7 +41,7 @@ STRIP = 24  # outputs
 LINE_BYTES = 64
 # How long before they are needed weights are asked for: as measured.
 AHEAD_BYTES = 12288 if vectors.INSTRUCTIONS.sides > 1 else 2048
-SCALES_AHEAD_BYTES = {8: 0, 4: 1024}  # AVX512 alone
+SCALES_AHEAD_BYTES = {8: 768, 4: 1024}  # AVX512 alone
 LARGEST = {
     8: 32767,
     4: 127,
@@ -58,7 +58,7 @@ def float_scratch_bytes(columns: int) -> int:
 
 def block_scratch_bytes(columns: int) -> int:
     """For a row of x, at the most."""
-    return 2 * columns + 8 * columns // BLOCK
+    return 2 * columns + 8 * columns // min(BLOCK.values())
 
 
 @functools.cache
@@ -125,34 +125,38 @@ def float_product(stored: str, told: bool, dtype: str) -> Compiled:
 
 @functools.cache
 def block_product(bits: int, dtype: str) -> Compiled:
-    """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of BLOCK.
+    """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
 
-    x = scale * number, too, where each block has its scale. A sum of 32 products has no more than 28 bits, with weights of 4 bits 17.
+    x = scale * number, too, where each block has its scale. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of 32, 17.
     """
     code = Code(9)
     x, numbers, weights, scales, bias, y, rows, outputs, columns = code.arguments
     nought = code.constant(INT64, 0)
-    blocks = columns // BLOCK
+    size = BLOCK[bits]
+    blocks = columns // size
     x_bytes, together = (2, 2) if bits == 8 else (1, 4)  # columns that are multiplied in a lane at once
     x_kind = INT16 if bits == 8 else BYTE
     x_scales = numbers + rows * columns * x_bytes
     x_sums = x_scales + rows * blocks * 4
-    group_bytes = BLOCK * LANES * bits // 8  # of a block of LANES outputs
+    group_bytes = size * LANES * bits // 8  # of a block of LANES outputs
     sides = vectors.INSTRUCTIONS.sides  # groups whose sums share a register
     scale_bytes = LANES * (2 if bits == 8 else 4)
 
     begin, end = share(code, rows)
     with code.loop(begin, end, 1) as row, code.loop(nought, blocks, 1) as block:
-        here = (row.now * blocks + block.now) * BLOCK
-        parts = [loaded(code, dtype, x + (here + at) * BYTES[dtype]) for at in range(0, BLOCK, LANES)]
+        here = (row.now * blocks + block.now) * size
+        parts = [loaded(code, dtype, x + (here + at) * BYTES[dtype]) for at in range(0, size, LANES)]
         there = place(code, row.now, rows, block.now, blocks)
         scale, whole = rounded(code, parts, LARGEST[bits])
         for at, part in enumerate(whole):
             small = part.to(vector(x_kind), "trunc")
-            code.store(small, numbers + (there * BLOCK + at * LANES) * x_bytes)
+            code.store(small, numbers + (there * size + at * LANES) * x_bytes)
         code.store(scale, x_scales + there * 4)
-        total = code.call(f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32)
-        code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
+        if bits == 4:
+            total = code.call(
+                f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32
+            )
+            code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
     code.call("GOMP_barrier", gives=VOID)
 
     def weights_at(addresses: list[Value], steps: int) -> Iterator[Value]:
@@ -182,12 +186,12 @@ def block_product(bits: int, dtype: str) -> Compiled:
                 for each in here:
                     for at in range(0, group_bytes, LINE_BYTES):
                         code.prefetch(weights + each * group_bytes + (at + AHEAD_BYTES))
-                    if sides > 1 and SCALES_AHEAD_BYTES[bits]:
+                    if sides > 1:
                         code.prefetch(scales + each * scale_bytes + SCALES_AHEAD_BYTES[bits])
             products: list[Any] = [None] * rows_here
             for at, w in enumerate(weights_at([weights + each * group_bytes for each in here], steps)):
                 for s in range(rows_here):
-                    first = numbers + (there[s] * BLOCK + at * together * steps) * x_bytes
+                    first = numbers + (there[s] * size + at * together * steps) * x_bytes
                     few = [code.load(first + n * (together * x_bytes), INT32) for n in range(steps)]
                     few_each = beside([each.in_all_lanes(lanes) for each in few]).to(w.kind, "bitcast")
                     products[s] = code.add_products(products[s], w, few_each)

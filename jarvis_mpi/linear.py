@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .kernels import BLOCK, LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
+from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
 from .quantised import FORMATS, mapped
 from .vectors import INSTRUCTIONS, Compiled
 
@@ -80,7 +80,8 @@ class QuantisedLinear(RowwiseLinear):
 
     def __init__(self, weights: str, folder: Path, shape: Sequence[int], bias: Tensor | None):
         outputs, columns = shape
-        super().__init__(columns, outputs, (columns + -columns % BLOCK, outputs + -outputs % LANES), bias)
+        padded = columns + -columns % FORMATS[weights].block, outputs + -outputs % LANES
+        super().__init__(columns, outputs, padded, bias)
         self.numbers, self.scales = mapped(folder)
         self.addresses = self.numbers.data_ptr(), self.scales.data_ptr()
         self.kernel = partial(block_product, FORMATS[weights].bits)

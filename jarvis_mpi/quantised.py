@@ -1,12 +1,12 @@
 """8- and 4-bit weights: fewer bytes to read for each token.
 
-BLOCK weights of a row share a scale, with 4 bits also a least value: w = scale * number, or scale * number + least; scales and least values are
+A block of weights of a row shares a scale, with 4 bits also a least value: w = scale * number, or scale * number + least; scales and least values are
 bfloat16. Activations are rounded in the kernel, each block of them with a scale of its own: to 16 bits, which is lost in the rounding of
 bfloat16 activations, or beside weights of 4 bits to 8, which is little beside what those weights have lost.
 
 Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them, and
 nothing else is in memory. As the kernel reads them, LANES rows go together: numbers [out / LANES, blocks, bytes of a block], where pairs of
-columns (8 bits) or fours (4 bits: two in a byte, BLOCK's second, fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks, LANES, and as many least values after them].
+columns (8 bits) or fours (4 bits: two in a byte, a block's second, fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks, LANES, and as many least values after them].
 """
 
 import contextlib
@@ -33,8 +33,13 @@ class Format(NamedTuple):
     block_bytes: int  # of its scale and its least value
 
     @property
+    def block(self) -> int:
+        """Weights that share a scale."""
+        return BLOCK[self.bits]
+
+    @property
     def bytes_a_weight(self) -> float:
-        return self.bits / 8 + self.block_bytes / BLOCK
+        return self.bits / 8 + self.block_bytes / self.block
 
 
 FORMATS = {"int8": Format(8, 2), "int4": Format(4, 4)}  # --weights
@@ -42,7 +47,7 @@ OUTPUT_LAYER = {"int4": "int8"}  # a quarter of what 4 bits lose, they would los
 PART_WEIGHTS = 4_000_000  # quantised at a time, to spare memory
 FILES = ("numbers.npy", "scales.npy")  # of a layer's folder
 WAIT_S = 600.0  # for another rank of this host that quantises the same layer
-LAYOUT = 3  # of the folder: another where what is in it changes
+LAYOUT = 4  # of the folder: another where what is in it changes
 
 
 def mapped(folder: Path) -> list[Tensor]:
@@ -95,8 +100,8 @@ def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[],
 
 def write(folder: Path, kind: Format, shape: Sequence[int], weight: Callable[[], Tensor]) -> None:
     rows, columns = shape
-    blocks = -(-columns // BLOCK)
-    shapes = (blocks, LANES * BLOCK * kind.bits // 8), (blocks, LANES * kind.block_bytes // 2)
+    blocks = -(-columns // kind.block)
+    shapes = (blocks, LANES * kind.block * kind.bits // 8), (blocks, LANES * kind.block_bytes // 2)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((folder / name).open("wb")) for name in FILES]
         for file, each, number in zip(files, shapes, (np.uint8, np.uint16), strict=True):
@@ -113,8 +118,8 @@ def write(folder: Path, kind: Format, shape: Sequence[int], weight: Callable[[],
 
 def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray]:
     """[R, in] -> numbers [R / LANES, blocks, bytes], scales [R / LANES, blocks, LANES or twice that]."""
-    missing = (0, -weight.shape[1] % BLOCK, 0, -len(weight) % LANES)
-    w = nn.functional.pad(weight.float(), missing).unflatten(1, (-1, BLOCK)).unflatten(0, (-1, LANES))
+    missing = (0, -weight.shape[1] % kind.block, 0, -len(weight) % LANES)
+    w = nn.functional.pad(weight.float(), missing).unflatten(1, (-1, kind.block)).unflatten(0, (-1, LANES))
     if kind.bits == 8:
         scales = near(w.abs().amax(-1) / 127)
         values = [scales]

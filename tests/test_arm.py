@@ -142,7 +142,7 @@ def test_products_with_floats(stored, dtype, both):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_with_few_bits(kind, dtype, both):
     torch.manual_seed(0)
-    outputs, columns = 24, 96
+    outputs, columns = 24, 192
     x, bias = (
         (torch.randn(ROWS, columns) * torch.logspace(-3, 3, ROWS)[:, None]).to(dtype),
         torch.randn(outputs),

@@ -12,7 +12,7 @@ from torch import nn
 
 from jarvis_mpi import quantised, vectors
 from jarvis_mpi.head import Head
-from jarvis_mpi.kernels import BLOCK, block_product, float_product
+from jarvis_mpi.kernels import block_product, float_product
 from jarvis_mpi.linear import DTYPES, FloatLinear, QuantisedLinear
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import FORMATS, Format, kept
@@ -35,8 +35,8 @@ def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
     """8 bits: the nearest of -128 to 127 times a step; 4 bits: of 16 values from least to largest of each block."""
-    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % BLOCK))
-    blocks = padded.unflatten(1, (-1, BLOCK))
+    padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % kind.block))
+    blocks = padded.unflatten(1, (-1, kind.block))
     least, fewest, most = torch.zeros(1), -128, 127
     step = (blocks.abs().amax(-1, True) / 127).bfloat16().float()
     if kind.bits == 4:
@@ -47,9 +47,9 @@ def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
 
 
 def rounded_rows(x: torch.Tensor, kind: Format) -> torch.Tensor:
-    """Each block of BLOCK numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
-    padded = nn.functional.pad(x.float(), (0, -x.shape[-1] % BLOCK))
-    blocks = padded.unflatten(-1, (-1, BLOCK))
+    """Each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
+    padded = nn.functional.pad(x.float(), (0, -x.shape[-1] % kind.block))
+    blocks = padded.unflatten(-1, (-1, kind.block))
     step = blocks.abs().amax(-1, True).clamp(min=1e-30) / (32767 if kind.bits == 8 else 127)
     return ((blocks / step).round() * step).flatten(-2)[..., : x.shape[-1]]
 

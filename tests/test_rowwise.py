@@ -16,9 +16,7 @@ PIECES = [POSITIONS, 40, 33, 9, 2]
 
 def in_bfloat16(family: str, folder):
     """A tiny model whose file holds 16 bits."""
-    tiny.make(
-        family, folder, intermediate_size=64
-    )  # a whole number of blocks: what may run in one call, does
+    tiny.make(family, folder, **tiny.WHOLE_BLOCKS)  # so that what may run in one call does
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = AutoConfig.from_pretrained(folder)

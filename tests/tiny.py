@@ -21,6 +21,7 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+WHOLE_BLOCKS = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16}  # quantised, nothing is filled up
 MIXED = ["sliding_attention", "full_attention"] * (LAYERS // 2)
 
 FAMILIES = {
