@@ -62,7 +62,8 @@ def test_decisions_can_be_replayed_from_the_log(tmp_path):
         "--prompt",
         "Why is the sky blue?",
         "--max-new-tokens",
-        "120",
+        "300",
+        "--ignore-eos",
         "--log",
         str(log),
     ]
