@@ -33,7 +33,7 @@ def cropped(cache: DynamicCache, end: int) -> bool:
 
 
 class GrowingLayer(DynamicLayer):
-    """`keys` and `values` [batch, heads, rows, head] are views of larger buffers."""
+    """`keys` and `values` [batch, heads, rows, head], as the last update gave them, are views of larger buffers."""
 
     begin = end = 0  # the rows of the buffers that count
     capacity = 0  # rows
@@ -69,6 +69,7 @@ class GrowingLayer(DynamicLayer):
         for new, old in zip(grown, self.buffers, strict=True):
             new[:, :, :kept] = old[:, :, first : self.end]
         self.buffers, self.begin, self.end, self.capacity = grown, spare, kept, capacity
+        self.keys, self.values = (buffer[:, :, :0] for buffer in grown)  # no view of what was before
         self.head_bytes = grown[0].stride(1) * grown[0].itemsize
 
     def can_crop(self, end: int) -> bool:

@@ -38,10 +38,12 @@ def shape_of(layer: Any) -> Shape | None:
     parts = [("", layer), *((name, part) for name, part in layer.named_children() if name in LINEARS)]
     if not all(is_made_of(name, part) for name, part in parts) or activation_of(layer) is None:
         return None
-    its, mlp = layer.self_attn, layer.mlp
-    heads, key_heads = its.q_proj.outputs // its.head_dim, its.k_proj.outputs // its.head_dim
-    shape = Shape(its.q_proj.columns, heads, key_heads, its.head_dim, mlp.gate_proj.outputs)
-    hidden, asked, kept, gate = shape.hidden, heads * shape.width, key_heads * shape.width, shape.gate
+    its, mlp, width = layer.self_attn, layer.mlp, getattr(layer.self_attn, "head_dim", 0)
+    if not width or width % 8:
+        return None
+    heads, key_heads = its.q_proj.outputs // width, its.k_proj.outputs // width
+    shape = Shape(its.q_proj.columns, heads, key_heads, width, mlp.gate_proj.outputs)
+    hidden, asked, kept, gate = shape.hidden, heads * width, key_heads * width, shape.gate
     expected = {
         its.q_proj: (hidden, asked),
         its.k_proj: (hidden, kept),
@@ -52,7 +54,7 @@ def shape_of(layer: Any) -> Shape | None:
         mlp.down_proj: (gate, hidden),
     }
     fits = all((linear.columns, linear.outputs) == sizes for linear, sizes in expected.items())
-    return shape if fits and shape.width % 8 == 0 and heads % key_heads == 0 else None
+    return shape if fits and heads % key_heads == 0 else None
 
 
 def is_made_of(name: str, part: nn.Module) -> bool:

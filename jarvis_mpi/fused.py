@@ -2,7 +2,7 @@
 
 In Python a layer is some 40 calls, each of which finds the processor's caches swept by the weights: together they took a fifth of a large layer's
 time, and most of a small one's. Here the kernels of all layers stand in a table that machine code goes through. The form is not taken on trust:
-lean.py compares each layer with what the family's own forward gives.
+fuse.py compares each layer with what the family's own forward gives.
 """
 
 from collections.abc import Iterable, Sequence
@@ -140,21 +140,27 @@ class Fused:
         arguments = module.arguments(self.room(source), self.room("scratch"), self.room(target), PER_ROW)
         self.line(module.kernel(self.kind), *arguments)
 
+    def rows_of(self, name: str, count: int) -> Tensor:
+        """Results on the way of the last layer, [count, width]."""
+        return self.rooms[name].view(self.dtype).view(ROWS_AT_ONCE, -1)[:count]
+
     def turn_page(self, page: Sequence[dict[str, Any]]) -> None:
         """Each layer's arguments for the positions from now on: of these, its cosines and sines [1, R, width]."""
-        self.page = [arguments["position_embeddings"] for arguments in page]
+        self.page = [arguments["position_embeddings"] for arguments in page]  # kept: the tables are addresses
         self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
     def run(self, body: bytes | memoryview, row: int, start: int, caches: Sequence[Any]) -> bytes:
         """S rows, at positions from `start` on, the first of which is the page's `row` -> S rows. `caches`: a cache.GrowingLayer for each layer.
 
-        For a single row neither torch nor numpy is asked: their code is no longer in the processor's caches either.
+        For a single row torch and numpy are hardly asked: their code is no longer in the processor's caches either.
         """
         size, numbers = len(body), self.numbers
-        count = size // self.row_bytes
+        count, rest = divmod(size, self.row_bytes)
+        assert not rest, f"{size} bytes, {self.row_bytes} a row"
+        assert 0 < count <= ROWS_AT_ONCE, count
         if count != self.count:
-            self.count = count
             self.table[self.per_row] = self.each_row * count
+            self.count = count
         self.hidden[:size] = body
         firsts: dict[int, Tensor] = {}  # window -> what each row sees first
         most = 0
@@ -163,7 +169,7 @@ class Fused:
         ):
             window = getattr(cached, "sliding_window", 0)
             if window not in firsts:
-                firsts[window] = self.nought if count == 1 else first_seen(start, count, window)
+                firsts[window] = self.nought if count == 1 else firsts_of(start, count, window)
             first = cached.reserve(count, place.like)
             new, seen = (cached.end - count) * place.row_bytes, first * place.row_bytes
             keys, values = cached.buffers[0].data_ptr(), cached.buffers[1].data_ptr()
@@ -179,13 +185,14 @@ class Fused:
             most = max(most, cached.end - first)
         threads = torch.get_num_threads()
         if scratch_bytes(most, threads) > len(self.scratch):
-            self.scratch = torch.empty(2 * scratch_bytes(most, threads), dtype=torch.uint8)
-            self.table[[place.attention // LINE for place in self.places], SCRATCH] = self.scratch.data_ptr()
+            scratch = torch.empty(2 * scratch_bytes(most, threads), dtype=torch.uint8)
+            self.table[[place.attention // LINE for place in self.places], SCRATCH] = scratch.data_ptr()
+            self.scratch = scratch
         self.sequence((self.address, len(self.table), self.table.strides[0]), threads)
         return bytes(self.hidden[:size])
 
 
-def first_seen(start: int, count: int, window: int) -> Tensor:
+def firsts_of(start: int, count: int, window: int) -> Tensor:
     """Of rows from `start` on: the first that each sees of those that the cache keeps."""
     if not window:
         return torch.zeros(count, dtype=torch.int64)

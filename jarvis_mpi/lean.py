@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .fuse import TRIED_ROWS, fused
-from .fused import Fused
+from .activations import from_bytes, to_bytes
+from .fuse import TRIED_ROWS, Part, parts
 from .linear import ROWS_AT_ONCE
 from .rowwise import mask
 
@@ -35,11 +35,12 @@ class LeanStep:
         self.page_rows = PAGE_ROWS if rotary_kinds(model.config) <= FIXED_ROTARY else 1
         self.page: list[dict[str, Any]] = []
         self.page_start = -PAGE_ROWS
-        self.fused: Fused | None = None  # does what a step does, for ROWS_AT_ONCE rows
+        self.parts: list[Part] = []  # some of which are fused: for ROWS_AT_ONCE rows
         self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
         if self.possible and self.page_rows >= ROWS_AT_ONCE:
             self.turn_page(max(0, model.config.max_position_embeddings - self.page_rows))
-            self.fused = fused(model, layers, self.page, self.rows(0, TRIED_ROWS))
+            made = parts(model, layers, self.page, self.rows(0, TRIED_ROWS))
+            self.parts = made if any(part.fused for part in made) else []
             self.page_start = -PAGE_ROWS
 
     def understood(self) -> bool:
@@ -54,12 +55,16 @@ class LeanStep:
     def can_run(self, rows: int) -> bool:
         return self.possible and rows <= min(FEW_ROWS, self.page_rows)
 
-    def run_fused(
-        self, body: bytes | memoryview, start: int, cache
-    ) -> bytes:  # S rows, ROWS_AT_ONCE at the most -> S rows
-        assert self.fused
-        row = self.row_of(start, len(body) // self.fused.row_bytes)
-        return self.fused.run(body, row, start, cache.layers)
+    def run_parts(self, body: bytes | memoryview, count: int, start: int, cache) -> bytes:
+        """`count` rows, ROWS_AT_ONCE at the most -> as many."""
+        row = self.row_of(start, count)
+        for layers, fused in self.parts:
+            if fused:
+                body = fused.run(body, row, start, cache.layers[layers.start : layers.stop])
+            else:
+                h = from_bytes(body, len(body) // count // self.model.dtype.itemsize, self.model.dtype)
+                body = to_bytes(self.run_layers(layers, h, row, start, cache))
+        return bytes(body)
 
     def row_of(self, start: int, count: int) -> int:
         """Where so many positions begin in the page; it is turned if need be."""
@@ -68,12 +73,16 @@ class LeanStep:
         return start - self.page_start
 
     def run(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]
+        return self.run_layers(range(len(self.layers)), h, self.row_of(start, h.shape[1]), start, cache)
+
+    @torch.inference_mode()
+    def run_layers(self, layers: range, h: Tensor, row: int, start: int, cache) -> Tensor:
+        """`row` of the page is the first one's."""
         count = h.shape[1]
-        row = self.row_of(start, count)
         masks: dict[int, Tensor | None] = {}  # window -> its mask
-        for index, (layer, arguments) in enumerate(
-            zip(self.layers, self.rows(row, row + count), strict=True)
-        ):
+        each = self.rows(row, row + count)
+        for index in layers:
+            layer, arguments = self.layers[index], each[index]
             if count > 1:
                 window = getattr(cache.layers[index], "sliding_window", 0)
                 if window not in masks:
@@ -108,7 +117,7 @@ class LeanStep:
     @torch.inference_mode()
     def turn_page(self, start: int) -> None:
         """Note what the family's forward would hand each layer at positions start .. start + page_rows."""
-        self.page, self.page_start = [], start
+        self.page, self.page_start = [], -PAGE_ROWS
         seen: list[dict[str, Any]] = []
         real = list(self.layers)
         try:
@@ -116,7 +125,7 @@ class LeanStep:
                 self.layers[index] = Noting(layer, seen)
             nothing = torch.zeros(1, self.page_rows, self.embedding_width, dtype=self.model.dtype)
             rows = positions(start, self.page_rows)
-            if not self.fused:  # rows of a table perhaps, which ends there
+            if not self.parts:  # rows of a table perhaps, which ends there
                 rows.clamp_(max=self.model.config.max_position_embeddings - 1)
             self.model(inputs_embeds=nothing, position_ids=rows, use_cache=False)
         finally:
@@ -129,8 +138,10 @@ class LeanStep:
             if "use_cache" in arguments:
                 arguments["use_cache"] = True
             self.page.append(arguments)
-        if self.fused:
-            self.fused.turn_page(self.page)
+        for layers, fused in self.parts:
+            if fused:
+                fused.turn_page(self.page[layers.start : layers.stop])
+        self.page_start = start
 
 
 class Noting(nn.Module):

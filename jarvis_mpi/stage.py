@@ -10,7 +10,7 @@ Outside this file an activation is bytes: S rows of D numbers in the run's dtype
 Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +85,18 @@ class Stage:
             self.caches[sequence] = new_cache(self.model.config)
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
-        if self.lean.fused is None:
+        if not self.lean.parts:
             return self.run_by_layers(body, start, cache)
-        size = ROWS_AT_ONCE * self.row_bytes
-        if len(body) <= size:
-            return self.lean.run_fused(body, start, cache)
-        rows = memoryview(body)
-        parts = (
-            self.lean.run_fused(rows[at : at + size], start + at // self.row_bytes, cache)
-            for at in range(0, len(rows), size)
-        )
-        return b"".join(parts)
+        count = len(body) // self.row_bytes
+        if count <= ROWS_AT_ONCE:
+            return self.lean.run_parts(body, count, start, cache)
+        return b"".join(self.in_pieces(memoryview(body), count, start, cache))
+
+    def in_pieces(self, body: memoryview, count: int, start: int, cache) -> Iterator[bytes]:
+        assert self.lean is not None
+        for at in range(0, count, ROWS_AT_ONCE):
+            piece = body[at * self.row_bytes : (at + ROWS_AT_ONCE) * self.row_bytes]
+            yield self.lean.run_parts(piece, len(piece) // self.row_bytes, start + at, cache)
 
     @torch.inference_mode()
     def run_by_layers(self, body: bytes | memoryview, start: int, cache) -> bytes:

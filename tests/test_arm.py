@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)",
 )
 
-# Reads its arguments: numbers as they are, "file" and "out:bytes" as addresses of what a file holds and of room for the result.
+# Reads its arguments: numbers as they are, "/file" and "out:bytes" as addresses of what a file holds and of room for the result; "+/file" is both.
 HARNESS = r"""
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,20 +38,27 @@ int main(int count, char **words) {
             long bytes = atol(strchr(word, ':') + 1);
             arguments[at - 1] = (long)calloc(bytes, 1);
             if (word[0] == 'o') { out = arguments[at - 1]; out_bytes = bytes; }
-        } else if (word[0] == '/') {
-            FILE *file = fopen(word, "rb");
+        } else if (word[0] == '/' || word[0] == '+') {
+            FILE *file = fopen(strchr(word, '/'), "rb");
             fseek(file, 0, SEEK_END);
             long bytes = ftell(file);
             rewind(file);
             char *room = malloc(bytes + 1);
             if (fread(room, 1, bytes, file) != bytes) return 1;
             arguments[at - 1] = (long)room;
+            if (word[0] == '+') { out = (long)room; out_bytes = bytes; }
         } else arguments[at - 1] = atol(word);
     }
     entry(arguments);
     fwrite((void *)out, 1, out_bytes, stdout);
 }
 """
+
+
+class InPlace(NamedTuple):
+    """Among a kernel's arguments: numbers in whose place the result will stand."""
+
+    numbers: torch.Tensor
 
 
 class ForArm:
@@ -74,10 +82,11 @@ class ForArm:
     def run(self, arguments, folder) -> bytes:
         words = []
         for at, argument in enumerate(arguments):
-            if isinstance(argument, torch.Tensor):
+            if isinstance(argument, (torch.Tensor, InPlace)):
+                mark, numbers = ("+", argument.numbers) if isinstance(argument, InPlace) else ("", argument)
                 path = folder / str(at)
-                path.write_bytes(argument.contiguous().view(torch.uint8).numpy().tobytes())
-                words.append(str(path))
+                path.write_bytes(numbers.contiguous().view(torch.uint8).numpy().tobytes())
+                words.append(f"{mark}{path}")
             else:
                 words.append(str(argument))
         command = ["timeout", "-k", "5", "120", EMULATOR, self.made(folder), *words]
@@ -88,15 +97,18 @@ def here(compiled: vectors.Compiled, arguments) -> bytes:
     """The same by this processor."""
     room = {
         at: torch.zeros(int(word.split(":")[1]), dtype=torch.uint8)
-        for at, word in enumerate(arguments)
         if isinstance(word, str)
+        else word.numbers.clone().view(torch.uint8)
+        for at, word in enumerate(arguments)
+        if isinstance(word, (str, InPlace))
     }
     addresses = [
         room[at].data_ptr() if at in room else word.data_ptr() if isinstance(word, torch.Tensor) else word
         for at, word in enumerate(arguments)
     ]
     compiled(addresses, 1)
-    return next(room[at] for at in room if arguments[at].startswith("out:")).numpy().tobytes()
+    is_result = (at for at in room if isinstance(arguments[at], InPlace) or arguments[at].startswith("out:"))
+    return room[next(is_result)].numpy().tobytes()
 
 
 @pytest.fixture(params=["cortex-a72", "cortex-a76"])  # a Pi 4's and a Pi 5's, which adds products in one step
@@ -204,12 +216,10 @@ def test_rotary_embedding(width, tables, both):
     cosines, sines = (torch.randn(ROWS, width).to(tables) for _ in range(2))
     head_bytes = ROWS * width * dtype.itemsize
     room, out = (f"{kind}:{key_heads * head_bytes}" for kind in ("scratch", "out"))
-    for places in ([room, out], [out, room]):
-        on_arm, on_this = both(
-            fused_kernels.rotary,
-            (DTYPES[dtype], DTYPES[tables], width),
-            [q.clone(), k, v, cosines, sines, *places, ROWS, heads, key_heads, head_bytes],
-        )
+    for query, *places in ((q, room, out), (q, out, room), (InPlace(q), room, room)):
+        arguments = [query, k, v, cosines, sines, *places, ROWS, heads, key_heads, head_bytes]
+        kinds = DTYPES[dtype], DTYPES[tables], width
+        on_arm, on_this = both(fused_kernels.rotary, kinds, arguments)
         assert on_arm == on_this != bytes(len(on_this))
 
 

@@ -151,7 +151,7 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
         assert QuantisedLinear in kinds
         assert nn.Linear not in kinds
     whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
-    whole.lean.fused = None  # which would not see what stands in a layer's place
+    whole.lean.parts = []  # which would not see what stands in a layer's place
     for parent in list(whole.model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is FloatLinear:

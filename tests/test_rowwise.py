@@ -66,12 +66,15 @@ def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path,
     torch.set_num_threads(threads)
     try:
         for family, width in (("llama", 14336), ("gemma3_text", 16384)):
-            folder = tiny.make(family, tmp_path / family, intermediate_size=width, num_hidden_layers=2, head_dim=256,
+            folder = tiny.make(family, tmp_path / family, hidden_size=64, intermediate_size=width, num_hidden_layers=2, head_dim=256,
                                layer_types=["sliding_attention", "full_attention"] if family != "llama" else None)  # fmt: skip
             stage = Stage(folder, range(2), torch.float32, weights="int8")
-            text = to_bytes(torch.randn(1, 40, stage.width, generator=torch.Generator().manual_seed(0)))
-            one_by_one = in_pieces(stage, text, 1)
-            assert all(in_pieces(stage, text, rows) == one_by_one for rows in (40, 5))
+            text = to_bytes(torch.randn(1, 70, stage.width, generator=torch.Generator().manual_seed(0)))
+            assert stage.lean.parts[0].fused
+            for _ in range(2):
+                one_by_one = in_pieces(stage, text, 1)
+                assert all(in_pieces(stage, text, rows) == one_by_one for rows in (70, 5))
+                stage.lean.parts = []  # once more, by the family's own forward
     finally:
         torch.set_num_threads(before)
 

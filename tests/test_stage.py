@@ -119,7 +119,7 @@ def test_every_family_takes_the_lean_step_and_agrees_with_its_own_forward(folder
     starts = [sum(counts[:step]) for step in range(len(counts))]
     steps = [to_bytes(torch.randn(1, count, stage.width)) for count in counts]
     lean = [stage.run(step, start) for start, step in zip(starts, steps, strict=True)]
-    stage.lean.possible, stage.lean.fused = False, None
+    stage.lean.possible, stage.lean.parts = False, []
     for got_bytes, start, step in zip(lean, starts, steps, strict=True):
         got, expected = (
             torch.frombuffer(bytearray(b), dtype=torch.float32) for b in (got_bytes, stage.run(step, start))
