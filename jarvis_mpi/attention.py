@@ -3,11 +3,9 @@
 Keys and values are read where the cache keeps them, in its dtype; everything is added in float32, a key after the other.
 """
 
-import functools
-
 from . import vectors
 from .kernels import BYTES, FLOATS, loaded, share, store, this_thread
-from .vectors import FLOAT, INT32, INT64, LANES, Code, Compiled, Value, vector
+from .vectors import FLOAT, INT32, INT64, LANES, Code, Value, kernel, vector
 
 KEYS_AT_ONCE = 4
 VALUES_AT_ONCE = 8  # vectors of sums that are kept in registers
@@ -18,8 +16,8 @@ def scratch_bytes(positions: int, threads: int) -> int:
     return 4 * threads * (positions + LANES)
 
 
-@functools.cache
-def attention(dtype: str, width: int, value_width: int, scale: float, cap: float) -> Compiled:
+@kernel
+def attention(dtype: str, width: int, value_width: int, scale: float, cap: float) -> Code:
     """Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K, value_width], of y
     [S, heads, value_width], of the first position that each row sees (int64, [S]), and of scratch memory; S, K, heads, group; how many bytes lie
     between heads and between positions of q, k and v. Rows are the last S of K positions. Widths are multiples of LANES.
@@ -87,7 +85,7 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
             for part, total in zip(parts, key.results, strict=True):
                 place = (row * heads + head) * value_width + part
                 store(code, dtype, total * share_of_one.in_all_lanes(lanes), y + place * size)
-    return code.compiled()
+    return code
 
 
 def tanh(code: Code, x: Value) -> Value:

@@ -15,7 +15,7 @@ from .form import Shape, shape_of
 from .fused import Fused, Told
 from .rowwise import attend, mask
 
-TRIED_ROWS = 4
+TRIED_ROWS = 2
 # Of each result in float32: how alike both ways must be. Right ones differ by 2e-4 (4 bits), wrong ones that are hard to tell by 3e-3.
 NEAR = 1e-3
 HEARING = "hearing"

@@ -1,17 +1,16 @@
 """What a decoder layer does between its products, and how all of it runs in one call."""
 
-import functools
 import math
 from collections.abc import Callable
 
 from . import vectors
 from .attention import exp
 from .kernels import BYTES, LOADED_AS, loaded, loop_of_the_last, share, store
-from .vectors import INT64, LANES, VOID, Code, Compiled, Value, vector
+from .vectors import INT64, LANES, VOID, Code, Value, kernel, vector
 
 
-@functools.cache
-def sequence() -> Compiled:
+@kernel
+def sequence() -> Code:
     """Compiled functions one after the other, each by all threads. Arguments: the address of a table, the number of its lines and their
     length in bytes; a line holds a function's address, then its arguments."""
     code = Code(3)
@@ -20,11 +19,11 @@ def sequence() -> Compiled:
         here = table + line.now * line_bytes
         code.call_at(code.load(here, INT64), here + 8)
         code.call("GOMP_barrier", gives=VOID)
-    return code.compiled()
+    return code
 
 
-@functools.cache
-def rotary(dtype: str, tables: str, width: int) -> Compiled:
+@kernel
+def rotary(dtype: str, tables: str, width: int) -> Code:
     """Rotary embedding (RoFormer, arXiv:2104.09864) of q in its place, of k on its way to the cache; v goes there as it is.
 
     Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind `tables`, of where
@@ -60,7 +59,7 @@ def rotary(dtype: str, tables: str, width: int) -> Compiled:
         for at in range(0, row_bytes, lanes * size):
             part = code.load(v + each.now * row_bytes + at, vector(LOADED_AS[dtype], lanes))
             code.store(part, values + there + at)
-    return code.compiled()
+    return code
 
 
 # Activation functions x / (1 + e^-k): k of x.
@@ -70,21 +69,21 @@ ACTIVATIONS = {
 }
 
 
-@functools.cache
-def gate(dtype: str, activation: str) -> Compiled:
+@kernel
+def gate(dtype: str, activation: str) -> Code:
     """y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
     return of_each(
         dtype, lambda code, x, z: x / (exp(code, code.minus(ACTIVATIONS[activation](x))) + 1.0) * z
     )
 
 
-@functools.cache
-def add(dtype: str) -> Compiled:
+@kernel
+def add(dtype: str) -> Code:
     """y = x + z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
     return of_each(dtype, lambda code, x, z: x + z)
 
 
-def of_each(dtype: str, function: Callable[[Code, Value, Value], Value]) -> Compiled:
+def of_each(dtype: str, function: Callable[[Code, Value, Value], Value]) -> Code:
     """y = function(x, z), number by number."""
     code = Code(4)
     xs, zs, ys, count = code.arguments
@@ -100,4 +99,4 @@ def of_each(dtype: str, function: Callable[[Code, Value, Value], Value]) -> Comp
         some(each.now * sides, LANES * sides)
     with loop_of_the_last(code, eights - eights % sides, eights) as each:
         some(each.now, LANES)
-    return code.compiled()
+    return code

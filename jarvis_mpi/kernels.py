@@ -10,7 +10,6 @@ Both take the addresses of x [S, K], of scratch memory, of W, of its scales, of 
 x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -26,10 +25,10 @@ from .vectors import (
     LANES,
     VOID,
     Code,
-    Compiled,
     Loop,
     Value,
     beside,
+    kernel,
     vector,
 )
 
@@ -61,8 +60,8 @@ def block_scratch_bytes(columns: int) -> int:
     return 2 * columns + 8 * columns // min(BLOCK.values())
 
 
-@functools.cache
-def float_product(stored: str, told: bool, dtype: str) -> Compiled:
+@kernel
+def float_product(stored: str, told: bool, dtype: str) -> Code:
     """W [N, K] as `stored`; K is a multiple of LANES. There are no scales.
 
     `told`: the processor is told what will be read of W.
@@ -120,11 +119,11 @@ def float_product(stored: str, told: bool, dtype: str) -> Compiled:
         strip(each.now * STRIP, STRIP, together)
     with loop_of_the_last(code, outputs - outputs % STRIP, outputs) as output:
         strip(output.now, 1, dict.fromkeys(HEIGHTS, 1))
-    return code.compiled()
+    return code
 
 
-@functools.cache
-def block_product(bits: int, dtype: str) -> Compiled:
+@kernel
+def block_product(bits: int, dtype: str) -> Code:
     """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
 
     x = scale * number, too, where each block has its scale. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of 32, 17.
@@ -226,7 +225,7 @@ def block_product(bits: int, dtype: str) -> Compiled:
     begin, end = share(code, groups // sides)
     with code.loop(begin, end, 1) as each:
         all_rows(each.now * sides, sides, HEIGHTS)
-    return code.compiled()
+    return code
 
 
 def this_thread(code: Code) -> Value:

@@ -1,19 +1,17 @@
 """RMSNorm (arXiv:1910.07467) in one call: in Python it takes nine, as long as reading a small layer's weights does."""
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
 from .kernels import BYTES, FLOATS, loaded, share, store
 from .linear import DTYPES
-from .vectors import FLOAT, INT64, LANES, Code, Compiled
+from .vectors import FLOAT, INT64, LANES, Code, kernel
 
 TRIED_ROWS, NEAR = 4, 1e-5  # how alike ours must be to the family's own
 
 
-@functools.cache
-def rms_norm(dtype: str, epsilon: float) -> Compiled:
+@kernel
+def rms_norm(dtype: str, epsilon: float) -> Code:
     """Arguments: the addresses of x [S, K], of the gains [K] in float32 and of y [S, K]; S, K, a multiple of LANES."""
     code = Code(5)
     x, gains, y, rows, columns = code.arguments
@@ -32,7 +30,7 @@ def rms_norm(dtype: str, epsilon: float) -> Compiled:
             store(
                 code, dtype, numbers * code.load(gains + along.now * 4, FLOATS), y + (here + along.now) * size
             )
-    return code.compiled()
+    return code
 
 
 class RowwiseNorm(nn.Module):

@@ -6,6 +6,7 @@ what, and in which order, is what is written: a processor of another kind that m
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,14 @@ from llvmlite import binding, ir
 from .fetch import cache_folder, keep
 
 LANES = 8
+WRITERS = (
+    "vectors.py",
+    "kernels.py",
+    "attention.py",
+    "norm.py",
+    "fused_kernels.py",
+)  # what a kernel's code comes of
+IN_ITS_PLACE = "define void @entry(i64* %arguments) { ret void }"  # of a function whose machine code is there
 
 
 class Instructions(NamedTuple):
@@ -254,9 +263,10 @@ class Code:
             result.add_incoming(later.raw, last)
             state.results.append(Value(self, result))
 
-    def compiled(self) -> "Compiled":
+    def text(self) -> str:
+        """As LLVM reads it, once all is written."""
         self.build.ret_void()
-        return Compiled(str(self.module))
+        return str(self.module)
 
 
 def beside(parts: Sequence[Value]) -> Value:
@@ -282,17 +292,19 @@ def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 
 class Compiled:
-    """A `Code` in machine language: called with integers. Made once a processor, and kept in the cache folder."""
+    """A `Code` in machine language: called with integers. Written and compiled once a processor, and kept in the cache folder: writing a large one takes
+    as long as importing torch's smaller parts. `name` tells it from all others that these sources write."""
 
-    def __init__(self, text: str):
+    def __init__(self, name: str, write: Callable[[], Code]):
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(FEATURES.items()))
         processor = binding.get_host_cpu_name(), features
         machine = binding.Target.from_default_triple().create_target_machine(*processor, opt=3)
         made_by = llvmlite.__version__, binding.llvm_version_info
-        kept = Kept(hashlib.sha256(f"{made_by} {processor} {text}".encode()).hexdigest())
-        module = binding.parse_assembly(text) if kept.code else optimised(text, machine)
+        identity = f"{made_by} {processor} {INSTRUCTIONS} {sources()} {name}"
+        kept = Kept(hashlib.sha256(identity.encode()).hexdigest())
+        module = binding.parse_assembly(IN_ITS_PLACE) if kept.code else optimised(write().text(), machine)
         self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
         self.engine.set_object_cache(kept.write, kept.read)
         self.engine.finalize_object()
@@ -302,6 +314,23 @@ class Compiled:
         """`threads` run it, all with these arguments: they are torch's, of its OpenMP library."""
         table = (ctypes.c_int64 * len(arguments))(*arguments)
         OPENMP.GOMP_parallel(self.address, table, threads, 0)
+
+
+def kernel(write: Callable[..., Code]) -> Callable[..., Compiled]:
+    """Of a function that writes another, with the parameters that are given: the latter compiled, once."""
+
+    @functools.cache
+    @functools.wraps(write)
+    def compiled(*parameters: Any) -> Compiled:
+        return Compiled(f"{write.__module__}.{write.__name__}{parameters}", lambda: write(*parameters))
+
+    return compiled
+
+
+@functools.cache
+def sources() -> str:
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in WRITERS)).hexdigest()
 
 
 class Kept:

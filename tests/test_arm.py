@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -64,8 +65,8 @@ class InPlace(NamedTuple):
 class ForArm:
     """In the place of vectors.Compiled: run by the emulator, with tensors in place of addresses."""
 
-    def __init__(self, cpu: str, text: str):
-        self.cpu, self.text = cpu, text
+    def __init__(self, cpu: str, _name: str, write: Callable[[], vectors.Code]):
+        self.cpu, self.text = cpu, write().text()
 
     def made(self, folder) -> str:
         binding.initialize_all_targets()

@@ -1,10 +1,22 @@
 """What a processor has; machine code is made once and kept, and what is not whole is made anew."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from jarvis_mpi import vectors
-from jarvis_mpi.vectors import FLOAT, LANES, Code, Instructions, features_here, instructions_of, vector
+from jarvis_mpi.vectors import (
+    FLOAT,
+    LANES,
+    WRITERS,
+    Code,
+    Compiled,
+    Instructions,
+    features_here,
+    instructions_of,
+    vector,
+)
 
 AVX512 = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 
@@ -45,11 +57,15 @@ def kept(tmp_path, monkeypatch):
 
 def doubled() -> list[float]:
     """By a kernel that is made anew."""
-    code = Code(2)
-    x, y = code.arguments
-    code.store(code.load(x, vector(FLOAT)) * 2.0, y)
+
+    def write() -> Code:
+        code = Code(2)
+        x, y = code.arguments
+        code.store(code.load(x, vector(FLOAT)) * 2.0, y)
+        return code
+
     numbers, said = torch.arange(LANES).float(), torch.zeros(LANES)
-    code.compiled()([numbers.data_ptr(), said.data_ptr()], 1)
+    Compiled("doubled", write)([numbers.data_ptr(), said.data_ptr()], 1)
     return said.tolist()
 
 
@@ -60,7 +76,22 @@ def test_machine_code_is_made_once(kept, monkeypatch):
     assert doubled() == TWICE
     assert len(list(kept.iterdir())) == 1
     monkeypatch.setattr(vectors, "optimised", lambda *_: pytest.fail("compiled twice"))
+    monkeypatch.setattr(Code, "text", lambda _: pytest.fail("written twice"))
     assert doubled() == TWICE
+
+
+def test_other_sources_or_instructions_make_other_code(kept, monkeypatch):
+    doubled()
+    monkeypatch.setattr(vectors, "INSTRUCTIONS", Instructions(x86=False, dots=False))
+    doubled()
+    monkeypatch.setattr(vectors, "sources", lambda: "another version")
+    doubled()
+    assert len(list(kept.iterdir())) == 3
+
+
+def test_every_file_that_writes_kernels_is_known():
+    folder = Path(vectors.__file__).parent
+    assert {path.name for path in folder.glob("*.py") if "@kernel\n" in path.read_text()} <= set(WRITERS)
 
 
 @pytest.mark.parametrize("left", [b"", b"half a digest", None])
