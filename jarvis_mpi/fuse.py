@@ -16,8 +16,9 @@ from .fused import Fused, Told
 from .rowwise import attend, mask
 
 TRIED_ROWS = 2
-# Of each result in float32: how alike both ways must be. Right ones differ by 2e-4 (4 bits), wrong ones that are hard to tell by 3e-3.
-NEAR = 1e-3
+# How alike both ways must be in float32: what attention is given and gives, and what the layer changes, where 4-bit weights round
+# what they are multiplied with (a number that falls the other way: up to 3e-3 of a small layer's).
+NEAR_ATTENTION, NEAR = 1e-4, 1e-2
 HEARING = "hearing"
 LIMITS = ("clip", "limit")  # in the name of a setting: what rows tried here do not reach
 
@@ -84,14 +85,17 @@ def compared(model, layer: Any, index: int, page: dict[str, Any], arguments: dic
     alone.turn_page([{"position_embeddings": tables}])
     given = from_bytes(alone.run(to_bytes(h), 0, 0, [our]), shape.hidden, h.dtype)
     kept = [buffer[:, :, :TRIED_ROWS] for buffer in our.buffers]
-    pairs = [
-        (given - h, wanted - h),
+    attended = [
         (alone.rows_of("q", TRIED_ROWS), heard[0].query.transpose(1, 2)),
         (alone.rows_of("seen", TRIED_ROWS), heard[0].seen),
         *zip(kept, (their.keys, their.values), strict=True),
     ]
-    alike = all((one.flatten() - other.flatten()).norm() <= NEAR * other.norm() for one, other in pairs)
+    alike = near(given - h, wanted - h, NEAR) and all(near(*pair, NEAR_ATTENTION) for pair in attended)
     return told._replace(tables=page["position_embeddings"][0].dtype) if alike else None
+
+
+def near(one: Tensor, other: Tensor, share: float) -> bool:
+    return bool((one.flatten() - other.flatten()).norm() <= share * other.norm())
 
 
 def has_tables(arguments: dict[str, Any], shape: Shape) -> bool:

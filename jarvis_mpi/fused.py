@@ -5,7 +5,7 @@ time, and most of a small one's. Here the kernels of all layers stand in a table
 fuse.py compares each layer with what the family's own forward gives.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Place(NamedTuple):
 class Fused:
     """Layers of the usual form, as a table of kernels and their arguments. ROWS_AT_ONCE rows at the most."""
 
-    def __init__(self, layers: Iterable[nn.Module], told: Sequence[Told], dtype: torch.dtype):
+    def __init__(self, layers: Sequence[nn.Module], told: Sequence[Told], dtype: torch.dtype):
         self.dtype, self.kind = dtype, DTYPES[dtype]
         self.modules = [
             module for layer in layers for module in layer.modules()

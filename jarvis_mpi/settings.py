@@ -37,7 +37,7 @@ class Settings:
     dtype: str = knob("auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES)
     weights: str = knob(
         "auto",
-        "auto: in --dtype; int8: 0.53 of bfloat16's bytes for hardly any loss; int4: 0.31, for some (README)",
+        "auto: in --dtype; int8: 0.52 of bfloat16's bytes for hardly any loss; int4: 0.31, for some (README)",
         choices=("auto", "int8", "int4"),
     )
 
