@@ -294,7 +294,7 @@ def loaded(code: Code, dtype: str, *addresses: Value, lanes: int = LANES) -> Val
 
 
 def store(code: Code, dtype: str, numbers: Value, address: Value) -> None:
-    """float32, one or LANES, as `dtype`, rounded to nearest, ties to even."""
+    """float32, one or a vector, as `dtype`, rounded to nearest, ties to even."""
     like = numbers.shaped
     if dtype == "F32":
         code.store(numbers, address)

@@ -3,7 +3,8 @@
 Nothing of any model family is rewritten here. A Stage is the family's own class, built with fewer
 layers, so the family keeps making its own masks and rotary tables; hooks let the activation in before
 the first layer and out after the last, because what a family does before its first layer (scaling,
-position embeddings) must happen once a token, in the Head, and not once a hop.
+position embeddings) must happen once a token, in the Head, and not once a hop. Layers of the usual form
+run in one call of ours, where that gives what the family's own forward gives (fuse.py).
 
 Outside this file an activation is bytes: S rows of D numbers in the run's dtype, as they travel.
 
