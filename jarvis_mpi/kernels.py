@@ -38,8 +38,6 @@ PAIR = 2  # so many, where fewer are left
 HEIGHTS = (TILE_ROWS, PAIR, 1)
 STRIP = 24  # outputs
 LINE_BYTES = 64
-# How long before they are needed weights are asked for: as measured.
-AHEAD_BYTES = 12288 if vectors.INSTRUCTIONS.sides > 1 else 2048
 SCALES_AHEAD_BYTES = {8: 768, 4: 1024}  # AVX512 alone
 LARGEST = {
     8: 32767,
@@ -123,8 +121,10 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
 
 
 @kernel
-def block_product(bits: int, dtype: str) -> Code:
+def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
     """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
+
+    `ahead_bytes`: how long before they are needed weights are asked for.
 
     x = scale * number, too, where each block has its scale. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of 32, 17.
     """
@@ -184,7 +184,7 @@ def block_product(bits: int, dtype: str) -> Code:
             if rows_here < TILE_ROWS:
                 for each in here:
                     for at in range(0, group_bytes, LINE_BYTES):
-                        code.prefetch(weights + each * group_bytes + (at + AHEAD_BYTES))
+                        code.prefetch(weights + each * group_bytes + (at + ahead_bytes))
                     if sides > 1:
                         code.prefetch(scales + each * scale_bytes + SCALES_AHEAD_BYTES[bits])
             products: list[Any] = [None] * rows_here

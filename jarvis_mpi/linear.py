@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from . import tuned
 from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
 from .quantised import FORMATS, mapped
-from .vectors import INSTRUCTIONS, Compiled
+from .vectors import Compiled
 
 ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
-# A row of weights that a processor with AVX2 alone foresees by itself: told of, it reads those slower. One with AVX512 (Zen 5) reads all of them
-# faster, by a third.
+# Rows that some processors foresee by themselves: told of, they read those slower. Shorter ones are faster told.
 FORESEEN_BYTES = 4096
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -70,7 +70,7 @@ class FloatLinear(RowwiseLinear):
         super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
         self.addresses = self.weight.data_ptr(), 0
-        told = INSTRUCTIONS.sides > 1 or self.columns * weight.itemsize < FORESEEN_BYTES
+        told = self.columns * weight.itemsize < FORESEEN_BYTES or tuned.told()
         self.kernel = partial(float_product, DTYPES[weight.dtype], told)
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
@@ -84,5 +84,5 @@ class QuantisedLinear(RowwiseLinear):
         super().__init__(columns, outputs, padded, bias)
         self.numbers, self.scales = mapped(folder)
         self.addresses = self.numbers.data_ptr(), self.scales.data_ptr()
-        self.kernel = partial(block_product, FORMATS[weights].bits)
+        self.kernel = partial(block_product, FORMATS[weights].bits, tuned.ahead_bytes(FORMATS[weights].bits))
         self.scratch_bytes = block_scratch_bytes(self.columns)

@@ -298,12 +298,8 @@ class Compiled:
     def __init__(self, name: str, write: Callable[[], Code]):
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
-        features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(FEATURES.items()))
-        processor = binding.get_host_cpu_name(), features
-        machine = binding.Target.from_default_triple().create_target_machine(*processor, opt=3)
-        made_by = llvmlite.__version__, binding.llvm_version_info
-        identity = f"{made_by} {processor} {INSTRUCTIONS} {sources()} {name}"
-        kept = Kept(hashlib.sha256(identity.encode()).hexdigest())
+        machine = binding.Target.from_default_triple().create_target_machine(*processor(), opt=3)
+        kept = Kept(hashlib.sha256(f"{identity()} {name}".encode()).hexdigest())
         module = binding.parse_assembly(IN_ITS_PLACE) if kept.code else optimised(write().text(), machine)
         self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
         self.engine.set_object_cache(kept.write, kept.read)
@@ -325,6 +321,17 @@ def kernel(write: Callable[..., Code]) -> Callable[..., Compiled]:
         return Compiled(f"{write.__module__}.{write.__name__}{parameters}", lambda: write(*parameters))
 
     return compiled
+
+
+def processor() -> tuple[str, str]:
+    """This one's name, and what it has, as LLVM wants to be told."""
+    features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(FEATURES.items()))
+    return binding.get_host_cpu_name(), features
+
+
+def identity() -> str:
+    """Of all that machine code depends on, but for what it does."""
+    return f"{llvmlite.__version__} {binding.llvm_version_info} {processor()} {INSTRUCTIONS} {sources()}"
 
 
 @functools.cache

@@ -167,7 +167,7 @@ def test_products_with_few_bits(kind, dtype, both):
     scratch = f"scratch:{ROWS * kernels.block_scratch_bytes(columns)}"
     on_arm, on_this = both(
         kernels.block_product,
-        (FORMATS[kind].bits, DTYPES[dtype]),
+        (FORMATS[kind].bits, 2048, DTYPES[dtype]),
         [x, scratch, numbers, scales, bias, out, ROWS, outputs, columns],
     )
     assert on_arm == on_this != bytes(len(on_this))

@@ -97,7 +97,7 @@ def test_the_forms_for_other_processors_give_the_same(kind, form, monkeypatch):
     torch.manual_seed(0)
     weight = torch.randn(69, 96)  # two strips and some more; an odd number of groups of outputs
     if kind in KINDS:
-        made, other = layer(weight, kind), partial(block_product.__wrapped__, FORMATS[kind].bits)
+        made, other = layer(weight, kind), partial(block_product.__wrapped__, FORMATS[kind].bits, 2048)
     else:
         made = FloatLinear(weight.to({name: dtype for dtype, name in DTYPES.items()}[kind]), None)
         other = partial(float_product.__wrapped__, kind, True)
