@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,12 +41,16 @@ class Instructions(NamedTuple):
 
 
 def features_here(cpuinfo: Path) -> dict[str, bool]:
-    """By LLVM's names. It does not ask Linux on Arm for those with which products are added: `cpuinfo` tells of them."""
+    """By LLVM's names. It does not ask Linux on Arm for those with which products are added: `cpuinfo` tells of them.
+
+    JARVIS_WITHOUT: how the names of those begin that are not to be used, to compare; as avx512.
+    """
     features = dict(binding.get_host_cpu_features())
     with contextlib.suppress(OSError):
         if "asimddp" in cpuinfo.read_text().split():
             features["dotprod"] = True
-    return features
+    without = os.environ.get("JARVIS_WITHOUT")
+    return {name: has and not (without and name.startswith(without)) for name, has in features.items()}
 
 
 def instructions_of(machine: str, features: Mapping[str, bool]) -> Instructions:

@@ -49,6 +49,15 @@ def test_linux_tells_of_arms_sums_of_products(said, has, tmp_path):
     assert "dotprod" not in features_here(tmp_path / "none")
 
 
+def test_what_is_not_to_be_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        vectors.binding, "get_host_cpu_features", lambda: dict.fromkeys(("avx2", *AVX512, "avx512vnni"), True)
+    )
+    assert instructions_of("x86_64", features_here(tmp_path)).sides == 2
+    monkeypatch.setenv("JARVIS_WITHOUT", "avx512")
+    assert instructions_of("x86_64", features_here(tmp_path)) == Instructions(x86=True, dots=False)
+
+
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
