@@ -1,5 +1,9 @@
 """A block's layers in one call: which layers, and that they give what the family's own forward gives."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import tiny
 import torch
@@ -73,6 +77,31 @@ def test_a_layer_gives_the_same_bits_in_any_block(tmp_path):
     for block in blocks:
         cut = block.run(cut, 0)
     assert whole.run(text, 0) == cut
+
+
+SAY_BITS = """
+import hashlib, sys, torch
+from pathlib import Path
+from jarvis_mpi.activations import to_bytes
+from jarvis_mpi.stage import Stage
+for weights in ("auto", "int8", "int4"):
+    stage = Stage(Path(sys.argv[1]), range(6), torch.bfloat16, weights=weights)
+    text = to_bytes(torch.randn(1, 70, stage.width, generator=torch.Generator().manual_seed(0)).bfloat16())
+    print(all(part.fused for part in stage.lean.parts), hashlib.sha256(stage.run(text, 0)).hexdigest())
+"""
+
+
+def test_the_same_bits_without_avx512(tmp_path):
+    folder = tiny.make("gemma2", tmp_path / "model", **tiny.WHOLE_BLOCKS)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", SAY_BITS, str(folder)], env={**os.environ, "JARVIS_CACHE": str(tmp_path), **without},
+            check=True, capture_output=True, text=True, timeout=100,
+        ).stdout.split()
+        for without in ({}, {"JARVIS_WITHOUT": "avx512"})
+    ]  # fmt: skip
+    assert said[0] == said[1]
+    assert said[0][::2] == ["True"] * 3
 
 
 class Doubled(nn.Module):
