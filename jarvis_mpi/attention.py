@@ -4,8 +4,9 @@ Keys and values are read where the cache keeps them, in its dtype; everything is
 """
 
 from . import vectors
+from .compiled import kernel
 from .kernels import BYTES, FLOATS, loaded, share, store, this_thread
-from .vectors import FLOAT, INT32, INT64, LANES, Code, Value, kernel, vector
+from .vectors import FLOAT, INT32, INT64, LANES, Code, Value, vector
 
 KEYS_AT_ONCE = 4
 VALUES_AT_ONCE = 8  # vectors of sums that are kept in registers

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -96,6 +97,11 @@ def decoder_layers(model) -> tuple[str, nn.ModuleList]:
             f"a model of kind {model.config.model_type!r} cannot be cut: it has no list of decoder layers"
         )
     return min(found, key=lambda each: each[0].count("."))
+
+
+def hidden_of(output: Any) -> Tensor:
+    """What a decoder layer gives: some families add to it."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def embedding_name(model) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .family import decoder_layers
+from .family import decoder_layers, hidden_of
 from .head import logits
 from .patch import Patch
 
@@ -61,7 +61,7 @@ class Whole:
             )
 
         def behind(_layer: nn.Module, _args: Any, out: Any) -> None:
-            seen[self.depth] = out[0] if isinstance(out, tuple) else out
+            seen[self.depth] = hidden_of(out)
 
         hooks = [self.real[-1].register_forward_hook(behind)]
         hooks += [

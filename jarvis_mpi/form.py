@@ -1,9 +1,10 @@
 """The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and their like)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .linear import RowwiseLinear
 from .norm import RowwiseNorm
@@ -24,25 +25,27 @@ ACTIVATIONS = {"silu": nn.functional.silu, "gelu_tanh": lambda x: nn.functional.
 
 
 class Shape(NamedTuple):
-    """Numbers of a row."""
+    """Of a layer, in numbers of a row."""
 
     hidden: int
     heads: int
     key_heads: int
     width: int  # of a head
     gate: int
+    activation: str  # of ACTIVATIONS
 
 
 def shape_of(layer: Any) -> Shape | None:
     """None where it is of another form: has more or less than such layers have."""
     parts = [("", layer), *((name, part) for name, part in layer.named_children() if name in LINEARS)]
-    if not all(is_made_of(name, part) for name, part in parts) or activation_of(layer) is None:
+    if not all(is_made_of(name, part) for name, part in parts):
         return None
     its, mlp, width = layer.self_attn, layer.mlp, getattr(layer.self_attn, "head_dim", 0)
-    if not width or width % 8:
+    activation = activation_of(mlp.act_fn)
+    if activation is None or not width or width % 8:
         return None
     heads, key_heads = its.q_proj.outputs // width, its.k_proj.outputs // width
-    shape = Shape(its.q_proj.columns, heads, key_heads, width, mlp.gate_proj.outputs)
+    shape = Shape(its.q_proj.columns, heads, key_heads, width, mlp.gate_proj.outputs, activation)
     hidden, asked, kept, gate = shape.hidden, heads * width, key_heads * width, shape.gate
     expected = {
         its.q_proj: (hidden, asked),
@@ -69,7 +72,7 @@ def is_made_of(name: str, part: nn.Module) -> bool:
     )
 
 
-def activation_of(layer: Any) -> str | None:
+def activation_of(function: Callable[[Tensor], Tensor]) -> str | None:
     x = torch.linspace(-8.0, 8.0, 100)[None]
-    given = layer.mlp.act_fn(x)
+    given = function(x)
     return next((name for name, its in ACTIVATIONS.items() if torch.allclose(its(x), given)), None)

@@ -11,9 +11,10 @@ from transformers import AttentionInterface
 
 from .activations import from_bytes, to_bytes
 from .cache import new_cache
+from .family import hidden_of
 from .form import Shape, shape_of
 from .fused import Fused, Told
-from .rowwise import attend, mask
+from .rowwise import attend, mask, scale_and_cap
 
 TRIED_ROWS = 2
 # How alike both ways must be in float32: what attention is given and gives, and what the layer changes, where 4-bit weights round
@@ -42,10 +43,13 @@ class Heard(NamedTuple):
 def parts(
     model, layers: nn.ModuleList, page: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]
 ) -> list[Part]:
-    """`page`: what each layer is told of some positions, late in a text, lest one counts them otherwise; `tried`: of the first TRIED_ROWS of them.
+    """[] where none is fused. `page`: what each layer is told of some positions, late in a text, lest one counts them otherwise; `tried`: of the first TRIED_ROWS of them.
 
     Whether a layer is fused depends on that layer alone, so that another cut of the model gives the same bits.
     """
+    config = vars(model.config)
+    if any(value for name, value in config.items() if any(word in name for word in LIMITS)):
+        return []
     told = [compared(model, *each) for each in zip(layers, range(len(layers)), page, tried, strict=True)]
     made = []
     for alike, of in groupby(range(len(layers)), key=lambda index: told[index] is not None):
@@ -53,15 +57,14 @@ def parts(
         of_these = [its for index in indices if (its := told[index])]
         fused = Fused([layers[index] for index in indices], of_these, model.dtype) if alike else None
         made.append(Part(range(indices[0], indices[-1] + 1), fused))
-    return made
+    return made if any(part.fused for part in made) else []
 
 
 @torch.inference_mode()
 def compared(model, layer: Any, index: int, page: dict[str, Any], arguments: dict[str, Any]) -> Told | None:
     """In float32, where no rounding hides a difference. None if there is one."""
     shape, config = shape_of(layer), model.config
-    limited = [name for name, value in vars(config).items() if value and any(word in name for word in LIMITS)]
-    if not shape or limited or not has_tables(page, shape):
+    if not shape or not has_tables(page, shape):
         return None
     h = torch.randn(1, TRIED_ROWS, shape.hidden, generator=torch.Generator().manual_seed(0))
     theirs, ours = new_cache(config), new_cache(config)
@@ -79,11 +82,11 @@ def compared(model, layer: Any, index: int, page: dict[str, Any], arguments: dic
         output = layer.forward(h, **arguments, past_key_values=theirs)
     if not heard:
         return None
-    wanted = output[0] if isinstance(output, tuple) else output
-    told = Told(heard[0].scale, heard[0].cap, torch.float32)
+    wanted = hidden_of(output)
+    told = Told(shape, heard[0].scale, heard[0].cap, torch.float32)
     alone = Fused([layer], [told], h.dtype)
     alone.turn_page([{"position_embeddings": tables}])
-    given = from_bytes(alone.run(to_bytes(h), 0, 0, [our]), shape.hidden, h.dtype)
+    given = from_bytes(alone.run(to_bytes(h), 0, [our]), shape.hidden, h.dtype)
     kept = [buffer[:, :, :TRIED_ROWS] for buffer in our.buffers]
     attended = [
         (alone.rows_of("q", TRIED_ROWS), heard[0].query.transpose(1, 2)),
@@ -111,13 +114,8 @@ def heard_of_attention(config) -> Iterator[list[Heard]]:
     heard: list[Heard] = []
 
     def hearing(module, query: Tensor, *args, **more):
-        scale = more.get("scaling")
         seen, weights = attend(module, query, *args, **more)
-        heard.append(
-            Heard(
-                query, seen, query.shape[-1] ** -0.5 if scale is None else scale, more.get("softcap") or 0.0
-            )
-        )
+        heard.append(Heard(query, seen, *scale_and_cap(query, more)))
         return seen, weights
 
     before = config._attn_implementation

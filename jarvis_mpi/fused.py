@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import fused_kernels
 from .attention import attention, scratch_bytes
-from .form import AFTER_ATTENTION, AFTER_MLP, BEFORE_ATTENTION, BEFORE_MLP, Shape, activation_of, shape_of
+from .form import AFTER_ATTENTION, AFTER_MLP, BEFORE_ATTENTION, BEFORE_MLP, Shape
 from .linear import DTYPES, ROWS_AT_ONCE, RowwiseLinear
 from .norm import RowwiseNorm, rms_norm
 
@@ -26,8 +26,9 @@ KEYS, VALUES, FIRSTS, SCRATCH, POSITIONS, KEY_HEADS, VALUE_HEADS = 2, 3, 5, 6, 8
 
 
 class Told(NamedTuple):
-    """What a family tells a layer's attention, and this the function that it calls."""
+    """Of a layer: its shape, and what the family tells its attention, and this the function that it calls."""
 
+    shape: Shape
     scale: float
     cap: float
     tables: torch.dtype  # of the rotary embedding
@@ -47,21 +48,19 @@ class Fused:
 
     def __init__(self, layers: Sequence[nn.Module], told: Sequence[Told], dtype: torch.dtype):
         self.dtype, self.kind = dtype, DTYPES[dtype]
-        self.modules = [
-            module for layer in layers for module in layer.modules()
-        ]  # whose memory the table tells of
-        shapes = [shape for layer in layers if (shape := shape_of(layer))]
-        sizes = [self.room_bytes(layer, shape) for layer, shape in zip(layers, shapes, strict=True)]
+        # Kept: the table is of addresses of their memory.
+        self.modules = [module for layer in layers for module in layer.modules()]
+        sizes = [self.room_bytes(layer, its.shape) for layer, its in zip(layers, told, strict=True)]
         # Memory for each result on the way, which the layers share.
         self.rooms = {
             name: torch.zeros(max(size[name] for size in sizes), dtype=torch.uint8) for name in sizes[0]
         }
-        self.row_bytes = shapes[0].hidden * dtype.itemsize
+        self.row_bytes = told[0].shape.hidden * dtype.itemsize
         self.hidden = self.rooms["hidden"].numpy().data
         self.scratch = torch.empty(0, dtype=torch.uint8)  # of attention
         self.nought = torch.zeros(1, dtype=torch.int64)
         self.lines: list[list[int]] = []
-        self.places = [self.write(*each) for each in zip(layers, shapes, told, strict=True)]
+        self.places = [self.write(*each) for each in zip(layers, told, strict=True)]
         self.table = np.array([line + [0] * (LINE - len(line)) for line in self.lines], np.int64)
         self.address = self.table.ctypes.data
         self.numbers = self.table.data.cast("B").cast("q")
@@ -79,10 +78,12 @@ class Fused:
         }
         return {name: ROWS_AT_ONCE * size for name, size in row_bytes.items()}
 
-    def write(self, layer: Any, shape: Shape, told: Told) -> Place:
+    def write(self, layer: Any, told: Told) -> Place:
         """A layer's lines."""
         norms = {name: module for name, module in layer.named_children() if isinstance(module, RowwiseNorm)}
-        its, mlp, hidden, width = layer.self_attn, layer.mlp, shape.hidden, shape.width
+        its, mlp, shape = layer.self_attn, layer.mlp, told.shape
+        hidden, width, head_bytes = shape.hidden, shape.width, shape.width * self.dtype.itemsize
+        add = fused_kernels.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden
         after, before = AFTER_ATTENTION, BEFORE_MLP
         if not norms.keys() & {BEFORE_MLP, AFTER_MLP}:  # Llama's, of that name, comes before the MLP
             after, before = "", AFTER_ATTENTION
@@ -96,27 +97,26 @@ class Fused:
         place = Place(
             len(self.lines) * LINE,
             (len(self.lines) + 1) * LINE,
-            width * self.dtype.itemsize,
+            head_bytes,
             (torch.empty(1, shape.key_heads, 0, width, dtype=self.dtype),) * 2,
         )
         rotary = fused_kernels.rotary(self.kind, DTYPES[told.tables], width)
         self.line(rotary, "q", "k", "v", 0, 0, 0, 0, PER_ROW, shape.heads, shape.key_heads, 0)
         kernel = attention(self.kind, width, width, told.scale, told.cap)
-        size = width * self.dtype.itemsize
-        self.line(kernel, "q", 0, 0, "seen", 0, 0, PER_ROW, 0, shape.heads, shape.heads // shape.key_heads, size, shape.heads * size, 0, size, 0, size)  # fmt: skip
+        self.line(kernel, "q", 0, 0, "seen", 0, 0, PER_ROW, 0, shape.heads, shape.heads // shape.key_heads,
+                  head_bytes, shape.heads * head_bytes, 0, head_bytes, 0, head_bytes)  # fmt: skip
         self.linear(its.o_proj, "seen", "x")
         self.norm(norms.get(after), "x", "x", hidden)
-        self.line(fused_kernels.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden)
+        self.line(*add)
 
         x = self.norm(norms.get(before), "hidden", "x", hidden)
         self.linear(mlp.gate_proj, x, "gate")
         self.linear(mlp.up_proj, x, "up")
-        self.line(
-            fused_kernels.gate(self.kind, activation_of(layer)), "gate", "up", "up", PER_ROW * shape.gate
-        )
+        gate = fused_kernels.gate(self.kind, shape.activation)
+        self.line(gate, "gate", "up", "up", PER_ROW * shape.gate)
         self.linear(mlp.down_proj, "up", "x")
         self.norm(norms.get(AFTER_MLP), "x", "x", hidden)
-        self.line(fused_kernels.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden)
+        self.line(*add)
         return place
 
     def line(self, kernel: Any, *arguments: str | int) -> None:
@@ -149,8 +149,8 @@ class Fused:
         self.page = [arguments["position_embeddings"] for arguments in page]  # kept: the tables are addresses
         self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
-    def run(self, body: bytes | memoryview, row: int, start: int, caches: Sequence[Any]) -> bytes:
-        """S rows, at positions from `start` on, the first of which is the page's `row` -> S rows. `caches`: a cache.GrowingLayer for each layer.
+    def run(self, body: bytes | memoryview, row: int, caches: Sequence[Any]) -> bytes:
+        """S rows, the first of which is the page's `row` -> S rows. `caches`: a cache.GrowingLayer for each layer.
 
         For a single row torch and numpy are hardly asked: their code is no longer in the processor's caches either.
         """
@@ -167,11 +167,11 @@ class Fused:
         for place, (cosines, sines, table_bytes), cached in zip(
             self.places, self.tables, caches, strict=True
         ):
-            window = getattr(cached, "sliding_window", 0)
+            first, window = cached.reserve(count, place.like), getattr(cached, "sliding_window", 0)
+            before = cached.end - count
             if window not in firsts:
-                firsts[window] = self.nought if count == 1 else firsts_of(start, count, window)
-            first = cached.reserve(count, place.like)
-            new, seen = (cached.end - count) * place.row_bytes, first * place.row_bytes
+                firsts[window] = self.nought if count == 1 else firsts_of(before - first, count, window)
+            new, seen = before * place.row_bytes, first * place.row_bytes
             keys, values = cached.buffers[0].data_ptr(), cached.buffers[1].data_ptr()
             at = place.rotary
             numbers[at + COSINES] = cosines + row * table_bytes
@@ -186,15 +186,15 @@ class Fused:
         threads = torch.get_num_threads()
         if scratch_bytes(most, threads) > len(self.scratch):
             scratch = torch.empty(2 * scratch_bytes(most, threads), dtype=torch.uint8)
-            self.table[[place.attention // LINE for place in self.places], SCRATCH] = scratch.data_ptr()
+            for place in self.places:
+                numbers[place.attention + SCRATCH] = scratch.data_ptr()
             self.scratch = scratch
         self.sequence((self.address, len(self.table), self.table.strides[0]), threads)
         return bytes(self.hidden[:size])
 
 
-def firsts_of(start: int, count: int, window: int) -> Tensor:
-    """Of rows from `start` on: the first that each sees of those that the cache keeps."""
+def firsts_of(kept: int, count: int, window: int) -> Tensor:
+    """Of rows behind so many that the cache keeps: the first that each sees of all these."""
     if not window:
         return torch.zeros(count, dtype=torch.int64)
-    kept = min(start, window - 1)
     return (torch.arange(count) + kept - (window - 1)).clamp_(0)

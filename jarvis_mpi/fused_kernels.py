@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from . import vectors
 from .attention import exp
+from .compiled import kernel
 from .kernels import BYTES, LOADED_AS, loaded, loop_of_the_last, share, store
-from .vectors import INT64, LANES, VOID, Code, Value, kernel, vector
+from .vectors import INT64, LANES, VOID, Code, Value, vector
 
 
 @kernel

@@ -37,6 +37,7 @@ class Head:
         fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
         self.width, self.dtype = self.model.config.hidden_size, dtype
         self.table = self.model.get_input_embeddings().weight
+        # Both read the weights in, so that the first token does not wait for the disk.
         self.factor = self.embedding_factor()
         self.norm = self.final_norm()
 
@@ -93,10 +94,6 @@ class Head:
         return self.model(
             inputs_embeds=nothing, position_ids=positions(0, h.shape[1]), use_cache=False
         ).logits
-
-    def warm_up(self) -> None:
-        """Read the weights in, so that the first token does not wait for the disk."""
-        self.logits(self.embed([0], 0))
 
 
 def logits(model: Any, rows: Tensor, tokens: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from . import vectors
+from .compiled import kernel
 from .vectors import (
     BYTE,
     FLOAT,
@@ -28,7 +29,6 @@ from .vectors import (
     Loop,
     Value,
     beside,
-    kernel,
     vector,
 )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import from_bytes, to_bytes
+from .family import hidden_of
 from .fuse import TRIED_ROWS, Part, parts
 from .linear import ROWS_AT_ONCE
 from .rowwise import mask
@@ -39,8 +40,7 @@ class LeanStep:
         self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
         if self.possible and self.page_rows >= ROWS_AT_ONCE:
             self.turn_page(max(0, model.config.max_position_embeddings - self.page_rows))
-            made = parts(model, layers, self.page, self.rows(0, TRIED_ROWS))
-            self.parts = made if any(part.fused for part in made) else []
+            self.parts = parts(model, layers, self.page, self.rows(0, TRIED_ROWS))
             self.page_start = -PAGE_ROWS
 
     def understood(self) -> bool:
@@ -55,14 +55,15 @@ class LeanStep:
     def can_run(self, rows: int) -> bool:
         return self.possible and rows <= min(FEW_ROWS, self.page_rows)
 
-    def run_parts(self, body: bytes | memoryview, count: int, start: int, cache) -> bytes:
-        """`count` rows, ROWS_AT_ONCE at the most -> as many."""
-        row = self.row_of(start, count)
+    def run_parts(self, body: bytes | memoryview, start: int, cache) -> bytes:
+        """S rows, ROWS_AT_ONCE at the most -> S rows."""
+        width, dtype = self.model.config.hidden_size, self.model.dtype
+        row = self.row_of(start, len(body) // (width * dtype.itemsize))
         for layers, fused in self.parts:
             if fused:
-                body = fused.run(body, row, start, cache.layers[layers.start : layers.stop])
+                body = fused.run(body, row, cache.layers[layers.start : layers.stop])
             else:
-                h = from_bytes(body, len(body) // count // self.model.dtype.itemsize, self.model.dtype)
+                h = from_bytes(body, width, dtype)
                 body = to_bytes(self.run_layers(layers, h, row, start, cache))
         return bytes(body)
 
@@ -89,7 +90,7 @@ class LeanStep:
                     masks[window] = mask(start, count, window, h.dtype)
                 arguments["attention_mask"] = masks[window]
             output = layer.forward(h, **arguments, past_key_values=cache)  # forward: past the two hooks
-            h = output[0] if isinstance(output, tuple) else output
+            h = hidden_of(output)
         return h
 
     def rows(self, first: int, end: int) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from . import tuned
+from .compiled import Compiled
 from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
 from .quantised import FORMATS, mapped
-from .vectors import Compiled
 
 ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
 # Rows that some processors foresee by themselves: told of, they read those slower. Shorter ones are faster told.
@@ -80,9 +80,10 @@ class QuantisedLinear(RowwiseLinear):
 
     def __init__(self, weights: str, folder: Path, shape: Sequence[int], bias: Tensor | None):
         outputs, columns = shape
-        padded = columns + -columns % FORMATS[weights].block, outputs + -outputs % LANES
+        kind = FORMATS[weights]
+        padded = columns + -columns % kind.block, outputs + -outputs % LANES
         super().__init__(columns, outputs, padded, bias)
         self.numbers, self.scales = mapped(folder)
         self.addresses = self.numbers.data_ptr(), self.scales.data_ptr()
-        self.kernel = partial(block_product, FORMATS[weights].bits, tuned.ahead_bytes(FORMATS[weights].bits))
+        self.kernel = partial(block_product, kind.bits, tuned.ahead_bytes(kind.bits))
         self.scratch_bytes = block_scratch_bytes(self.columns)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from .compiled import kernel
 from .kernels import BYTES, FLOATS, loaded, share, store
 from .linear import DTYPES
-from .vectors import FLOAT, INT64, LANES, Code, kernel
+from .vectors import FLOAT, INT64, LANES, Code
 
 TRIED_ROWS, NEAR = 4, 1e-5  # how alike ours must be to the family's own
 

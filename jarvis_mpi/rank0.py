@@ -173,7 +173,6 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     put_patch = patch.Patches(Path(settings.patches), dtype)
     if told:
         put_patch.prepare(told, placement[END_USER])
-    head.warm_up()
     source: Source = Lookup()
     if settings.draft not in ("", "text"):
         from .draft_model import DraftModel

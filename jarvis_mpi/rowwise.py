@@ -5,7 +5,7 @@ drafts, would round otherwise than one row after the other, and a near-tie could
 (attention.py) do not; here the layers are made to use it, and to call what else mixes rows for each row by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,9 +29,7 @@ def attend(
     if unusual or query.shape[-1] % LANES or value.shape[-1] % LANES:  # no decoder of ours
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     _, heads, rows, width = query.shape
-    scale, cap = more.get("scaling"), more.get("softcap")
-    scale = width**-0.5 if scale is None else scale
-    kernel = attention(DTYPES[query.dtype], width, value.shape[-1], scale, cap or 0.0)
+    kernel = attention(DTYPES[query.dtype], width, value.shape[-1], *scale_and_cap(query, more))
     y = query.new_empty(1, rows, heads, value.shape[-1])
     firsts = (
         torch.zeros(rows, dtype=torch.int64) if attention_mask is None else first_seen(attention_mask[0, 0])
@@ -43,6 +41,12 @@ def attend(
     steps = [tensor.stride(axis) * tensor.itemsize for tensor in inputs for axis in (1, 2)]
     kernel([*addresses, rows, positions, heads, heads // key.shape[1], *steps], threads)
     return y, None
+
+
+def scale_and_cap(query: Tensor, told: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the scores, as a family's attention tells the function that it calls. A cap of 0: none."""
+    scale = told.get("scaling")
+    return query.shape[-1] ** -0.5 if scale is None else scale, told.get("softcap") or 0.0
 
 
 def first_seen(mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ Outside this file an activation is bytes: S rows of D numbers in the run's dtype
 Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import AutoModel
 from .activations import from_bytes, to_bytes
 from .cache import cropped, new_cache
 from .crew import Block
-from .family import cut_config, decoder_layers, embedding_name, of_block
+from .family import cut_config, decoder_layers, embedding_name, hidden_of, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
 from .quantised import FORMATS
@@ -70,41 +70,35 @@ class Stage:
         if self.weights in FORMATS:
             quantise_beforehand(self.model, self.folder, self.rename, self.weights)
 
-    def wake(self) -> None:
+    def wake(self) -> LeanStep:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
         if self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
         self.lean = LeanStep(self.model, self.layers)
+        return self.lean
 
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
         """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
-        if self.lean is None:
-            self.wake()
-        assert self.lean is not None
+        lean = self.lean or self.wake()
         if start == 0:
             self.caches[sequence] = new_cache(self.model.config)
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
-        if not self.lean.parts:
-            return self.run_by_layers(body, start, cache)
-        count = len(body) // self.row_bytes
-        if count <= ROWS_AT_ONCE:
-            return self.lean.run_parts(body, count, start, cache)
-        return b"".join(self.in_pieces(memoryview(body), count, start, cache))
-
-    def in_pieces(self, body: memoryview, count: int, start: int, cache) -> Iterator[bytes]:
-        assert self.lean is not None
-        for at in range(0, count, ROWS_AT_ONCE):
-            piece = body[at * self.row_bytes : (at + ROWS_AT_ONCE) * self.row_bytes]
-            yield self.lean.run_parts(piece, len(piece) // self.row_bytes, start + at, cache)
+        if not lean.parts:
+            return self.run_by_layers(lean, body, start, cache)
+        assert len(body), "no rows"
+        rows, piece = memoryview(body), ROWS_AT_ONCE * self.row_bytes
+        return b"".join(
+            lean.run_parts(rows[at : at + piece], start + at // self.row_bytes, cache)
+            for at in range(0, len(rows), piece)
+        )
 
     @torch.inference_mode()
-    def run_by_layers(self, body: bytes | memoryview, start: int, cache) -> bytes:
-        assert self.lean is not None
+    def run_by_layers(self, lean: LeanStep, body: bytes | memoryview, start: int, cache) -> bytes:
         h = from_bytes(body, self.width, self.dtype)
-        if self.lean.can_run(h.shape[1]):
-            return to_bytes(self.lean.run(h, start, cache))
+        if lean.can_run(h.shape[1]):
+            return to_bytes(lean.run(h, start, cache))
         self.h = h
         self.model(
             inputs_embeds=h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim),
@@ -141,4 +135,4 @@ class Stage:
         return args, {**kwargs, "hidden_states": self.h}
 
     def _leave(self, _layer, _args, output):
-        self.h = output[0] if isinstance(output, tuple) else output
+        self.h = hidden_of(output)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import torch
 
-from . import vectors
+from . import compiled, vectors
+from .compiled import Compiled
 from .fetch import cache_folder, keep, only_one
-from .kernels import LANES, block_product, block_scratch_bytes, float_product
+from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
 from .link import Unservable
-from .vectors import Compiled
 
 WEIGHTS_BYTES, COLUMNS = 64 * 2**20, 2048  # more than caches hold
 ROUNDS = 5
@@ -43,7 +43,7 @@ def fastest(
     name: str, choices: tuple[int, int], kernel: Callable[[int], Compiled], bytes_a_weight: float
 ) -> int:
     """Of the two, as it was measured on this host or is now."""
-    digest = hashlib.sha256(f"{vectors.identity()} {name} {choices}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{compiled.identity()} {name} {choices}".encode()).hexdigest()[:16]
     path = cache_folder() / "kernels" / f"{name}-{digest}"
     with contextlib.ExitStack() as stack:
         try:
@@ -69,7 +69,8 @@ def seconds(kernels: list[Compiled], outputs: int) -> list[float]:
         torch.full((size,), 60, dtype=torch.uint8) for size in (WEIGHTS_BYTES, WEIGHTS_BYTES // 4)
     )
     x, y, bias = torch.ones(COLUMNS).bfloat16(), torch.empty(outputs).bfloat16(), torch.zeros(outputs)
-    scratch = torch.empty(4 * COLUMNS + block_scratch_bytes(COLUMNS), dtype=torch.uint8)
+    scratch_bytes = max(float_scratch_bytes(COLUMNS), block_scratch_bytes(COLUMNS))
+    scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
     rooms = [each.data_ptr() for each in (x, scratch, weights, scales, bias, y)]
     times: list[list[float]] = [[] for _ in kernels]
     for _ in range(ROUNDS):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from llvmlite import binding
 
-from jarvis_mpi import attention, fused_kernels, kernels, norm, vectors
+from jarvis_mpi import attention, compiled, fused_kernels, kernels, norm, vectors
 from jarvis_mpi.linear import DTYPES
 from jarvis_mpi.quantised import FORMATS, quantise
 
@@ -63,7 +63,7 @@ class InPlace(NamedTuple):
 
 
 class ForArm:
-    """In the place of vectors.Compiled: run by the emulator, with tensors in place of addresses."""
+    """In the place of compiled.Compiled: run by the emulator, with tensors in place of addresses."""
 
     def __init__(self, cpu: str, _name: str, write: Callable[[], vectors.Code]):
         self.cpu, self.text = cpu, write().text()
@@ -72,7 +72,7 @@ class ForArm:
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
         machine = binding.Target.from_triple(TRIPLE).create_target_machine(cpu=self.cpu, opt=3, reloc="pic")
-        (folder / "kernel.o").write_bytes(machine.emit_object(vectors.optimised(self.text, machine)))
+        (folder / "kernel.o").write_bytes(machine.emit_object(compiled.optimised(self.text, machine)))
         (folder / "main.c").write_text(HARNESS)
         program = str(folder / "program")
         subprocess.run(
@@ -94,7 +94,7 @@ class ForArm:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
 
 
-def here(compiled: vectors.Compiled, arguments) -> bytes:
+def here(kernel: compiled.Compiled, arguments) -> bytes:
     """The same by this processor."""
     room = {
         at: torch.zeros(int(word.split(":")[1]), dtype=torch.uint8)
@@ -107,7 +107,7 @@ def here(compiled: vectors.Compiled, arguments) -> bytes:
         room[at].data_ptr() if at in room else word.data_ptr() if isinstance(word, torch.Tensor) else word
         for at, word in enumerate(arguments)
     ]
-    compiled(addresses, 1)
+    kernel(addresses, 1)
     is_result = (at for at in room if isinstance(arguments[at], InPlace) or arguments[at].startswith("out:"))
     return room[next(is_result)].numpy().tobytes()
 
@@ -121,7 +121,7 @@ def both(request, monkeypatch, tmp_path):
         with monkeypatch.context() as patched:
             dots = request.param == "cortex-a76"
             patched.setattr(vectors, "INSTRUCTIONS", vectors.Instructions(x86=False, dots=dots))
-            patched.setattr(vectors, "Compiled", partial(ForArm, request.param))
+            patched.setattr(compiled, "Compiled", partial(ForArm, request.param))
             theirs = maker.__wrapped__(*parameters)
         return theirs.run(arguments, tmp_path), here(ours, arguments)
 

@@ -25,11 +25,8 @@ FUSED = {
 }  # fmt: skip
 # More rows than go together, several windows, a few.
 STEPS = [70, *[1] * (2 * tiny.WINDOW), 3, tiny.WINDOW + 2, 1]
-NEAR = {
-    "auto": 1e-5,
-    "int8": 1e-3,
-    "int4": 0.05,
-}  # of what is said: 4-bit weights round what is multiplied to 8 bits
+# Of what is said: 4-bit weights round what is multiplied to 8 bits.
+NEAR = {"auto": 1e-5, "int8": 1e-3, "int4": 0.05}
 
 
 def layers_of(stage: Stage) -> list[int]:
@@ -57,7 +54,7 @@ def test_what_the_familys_own_forward_gives(family, weights, tmp_path, monkeypat
     apart = {}  # dtype, whether fused -> how far from what their forward gives in float32
     for dtype in (torch.float32, torch.bfloat16):
         fused, theirs = (Stage(folder, range(tiny.LAYERS), dtype, weights=weights) for _ in range(2))
-        assert layers_of(fused) == (FUSED.get(family, []))
+        assert layers_of(fused) == FUSED.get(family, [])
         theirs.lean.possible, theirs.lean.parts = False, []
         if dtype == torch.float32:
             exact = said(theirs)
@@ -138,7 +135,6 @@ def that_scales_what_it_adds(layer):
 )
 def test_a_layer_that_is_a_little_different_is_not_fused(changed, tmp_path):
     stage = Stage(tiny.make("llama", tmp_path / "model"), range(1, 3), torch.float32)
-
     assert layers_of(stage) == [0, 1]
     changed(stage.layers[1])
     stage.lean = LeanStep(stage.model, stage.layers)

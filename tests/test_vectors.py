@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from jarvis_mpi import vectors
+from jarvis_mpi import compiled, vectors
+from jarvis_mpi.compiled import WRITERS, Compiled
 from jarvis_mpi.vectors import (
     FLOAT,
     LANES,
-    WRITERS,
     Code,
-    Compiled,
     Instructions,
     features_here,
     instructions_of,
@@ -84,7 +83,7 @@ TWICE = [2.0 * at for at in range(LANES)]
 def test_machine_code_is_made_once(kept, monkeypatch):
     assert doubled() == TWICE
     assert len(list(kept.iterdir())) == 1
-    monkeypatch.setattr(vectors, "optimised", lambda *_: pytest.fail("compiled twice"))
+    monkeypatch.setattr(compiled, "optimised", lambda *_: pytest.fail("compiled twice"))
     monkeypatch.setattr(Code, "text", lambda _: pytest.fail("written twice"))
     assert doubled() == TWICE
 
@@ -93,7 +92,7 @@ def test_other_sources_or_instructions_make_other_code(kept, monkeypatch):
     doubled()
     monkeypatch.setattr(vectors, "INSTRUCTIONS", Instructions(x86=False, dots=False))
     doubled()
-    monkeypatch.setattr(vectors, "sources", lambda: "another version")
+    monkeypatch.setattr(compiled, "sources", lambda: "another version")
     doubled()
     assert len(list(kept.iterdir())) == 3
 

@@ -1,0 +1,107 @@
+"""Functions of vectors.py in machine language: written and compiled when they are first asked for, then kept in the cache folder."""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import torch
+from llvmlite import binding
+
+from . import vectors
+from .fetch import cache_folder, keep
+from .vectors import Code
+
+# What a kernel's machine code comes of.
+WRITERS = "vectors.py", "compiled.py", "kernels.py", "attention.py", "norm.py", "fused_kernels.py"
+IN_ITS_PLACE = "define void @entry(i64* %arguments) { ret void }"  # of a function whose machine code is there
+
+OPENMP = ctypes.CDLL(torch._C.__file__)  # whichever torch was built with: found among what this depends on
+OPENMP.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+OPENMP.GOMP_parallel.restype = None
+for function in ("omp_get_num_threads", "omp_get_thread_num", "GOMP_barrier"):
+    binding.add_symbol(function, ctypes.cast(getattr(OPENMP, function), ctypes.c_void_p).value)
+
+
+def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
+    module = binding.parse_assembly(text)
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(module, passes)
+    return module
+
+
+class Compiled:
+    """A `Code` in machine language: called with integers. Written (0.1 s for a large one) and compiled (0.3 s) once a processor, and kept in the cache
+    folder. `name` tells it from all others that these sources write."""
+
+    def __init__(self, name: str, write: Callable[[], Code]):
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine(*processor(), opt=3)
+        kept = Kept(hashlib.sha256(f"{identity()} {name}".encode()).hexdigest())
+        module = binding.parse_assembly(IN_ITS_PLACE) if kept.code else optimised(write().text(), machine)
+        self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
+        self.engine.set_object_cache(kept.write, kept.read)
+        self.engine.finalize_object()
+        self.address = self.engine.get_function_address("entry")
+
+    def __call__(self, arguments: Sequence[int], threads: int) -> None:
+        """`threads` run it, all with these arguments: they are torch's, of its OpenMP library."""
+        table = (ctypes.c_int64 * len(arguments))(*arguments)
+        OPENMP.GOMP_parallel(self.address, table, threads, 0)
+
+
+def kernel(write: Callable[..., Code]) -> Callable[..., Compiled]:
+    """Of a function that writes another, with the parameters that are given: the latter compiled, once."""
+
+    @functools.cache
+    @functools.wraps(write)
+    def compiled(*parameters: Any) -> Compiled:
+        return Compiled(f"{write.__module__}.{write.__name__}{parameters}", lambda: write(*parameters))
+
+    return compiled
+
+
+def processor() -> tuple[str, str]:
+    """This one's name, and what it has, as LLVM wants to be told."""
+    features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(vectors.FEATURES.items()))
+    return binding.get_host_cpu_name(), features
+
+
+def identity() -> str:
+    """Of all that machine code depends on, but for what it does."""
+    return (
+        f"{llvmlite.__version__} {binding.llvm_version_info} {processor()} {vectors.INSTRUCTIONS} {sources()}"
+    )
+
+
+@functools.cache
+def sources() -> str:
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in WRITERS)).hexdigest()
+
+
+class Kept:
+    """Machine code in the cache folder, behind its digest: what a lost power supply has left of a file is not run."""
+
+    def __init__(self, name: str):
+        self.path = cache_folder() / "kernels" / name[:16]
+        self.code: bytes | None = None
+        with contextlib.suppress(OSError):
+            digest, _, code = self.path.read_bytes().partition(b"\n")
+            if digest == digest_of(code):
+                self.code = code
+
+    def read(self, _module) -> bytes | None:
+        return self.code
+
+    def write(self, _module, code: bytes) -> None:
+        keep(self.path, digest_of(code) + b"\n" + code)
+
+
+def digest_of(code: bytes) -> bytes:
+    return hashlib.sha256(code).hexdigest().encode()
