@@ -1,0 +1,39 @@
+"""Where a user's data goes into a library: whatever the library raises becomes one sentence.
+
+Files, templates and numbers of strangers make libraries raise anything, a Rust panic included. Each such call stands in
+`guarded`, so that no exception of a library's own gets past it. Nothing is retried here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .link import Unservable
+
+RUST_PANIC = "PanicException"  # of tokenizers and safetensors: a BaseException, and its class cannot be imported
+LONGEST_REASON = 300  # characters
+
+
+@contextmanager
+def guarded(what: str, advice: str = "") -> Iterator[None]:
+    """Raises Unservable for whatever is raised inside: "`what`: the library's reason: `advice`".
+
+    `what` names the thing and what cannot be done with it, `advice` what the reader can do. Unservable passes as it is,
+    and so do KeyboardInterrupt and SystemExit.
+    """
+    try:
+        yield
+    except Unservable:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
+            raise
+        raise Unservable(": ".join(filter(None, [what, reason(error), advice]))) from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line that an exception has to say; with its kind, where the words alone would say nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    words = lines[0][:LONGEST_REASON].rstrip(" .:") if lines else ""
+    if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
+        return f"{type(error).__name__} {words}".strip()
+    return words
