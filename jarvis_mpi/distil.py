@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .family import cut_config, decoder_layers, of_block
+from .family import cut_config, decoder_layers, load_config, of_block
 from .head import logits
 from .text import Text
 
@@ -52,7 +52,9 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
 
 def some_layers(model: Any, folder: Path, taken: Sequence[int]) -> Any:
     """A copy of the model that has only those of its layers."""
-    made = AutoModelForCausalLM.from_config(cut_config(folder, taken), dtype=torch.float32).eval()
+    made = AutoModelForCausalLM.from_config(
+        cut_config(load_config(folder), taken), dtype=torch.float32
+    ).eval()
     rename = of_block(decoder_layers(model)[0], taken)
     state = {new: tensor for name, tensor in model.state_dict().items() if (new := rename(name))}
     made.load_state_dict(state)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .family import dtype_of, import_family, load_config
+from .family import context_of, dtype_of, import_family, load_config
 from .flight import alike
 from .head import Head
 from .link import Unservable
@@ -42,7 +42,7 @@ class DraftModel:
         kind = dtype_of(config, dtype)
         self.head = Head(folder, kind, weights)
         self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights)
-        self.context = config.max_position_embeddings
+        self.context = context_of(config)
         self.known: dict[int, Known] = {}
         for _ in range(2):  # the first one reads the weights in
             begun = time.perf_counter()

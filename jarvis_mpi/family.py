@@ -1,5 +1,6 @@
 """What is asked of a model's family: its config, its classes, the names of its layers. No family has code of its own."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,13 @@ from transformers.utils import logging
 
 from .link import Unservable
 
-# Config lists with one entry per layer.
-PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types", "attention_layers")
+# Rotary tables of which every row changes once a text is longer than `original_max_position_embeddings`.
+CHANGING_ROTARY = ("longrope", "dynamic")
+# How families call the number of positions that a text may have.
+CONTEXT = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
+LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_number")  # attributes, of a layer and of its parts
+# Config lists that may be as long as the model is deep, and have nothing to do with layers.
+NOT_OF_LAYERS = ("_id", "_ids", "_token", "architectures")
 
 
 def quiet() -> None:
@@ -49,9 +55,7 @@ def load_config(folder: Path):
             raise Unservable(f"{kind} with {reason} ({name} in its config)")
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise Unservable(f"{kind}, which generates no text")
-    if config.model_type == "diffllama":
-        raise Unservable(f"{kind} with layers that reckon with their own number")
-    if not getattr(config, "max_position_embeddings", None):
+    if not longest_text(config):
         raise Unservable(f"{kind}, which does not say how long a text may be (no max_position_embeddings)")
     cuttable = {"full_attention", "sliding_attention", "chunked_attention"}
     if others := set(getattr(config, "layer_types", None) or ()) - cuttable:
@@ -74,14 +78,74 @@ def cache_row_bytes(config, dtype: torch.dtype) -> int:
     return 2 * kept * width * dtype.itemsize
 
 
-def cut_config(folder: Path, block: Sequence[int]):
-    """The model's config with only the layers of `block`."""
-    config = AutoConfig.from_pretrained(folder)
-    for name in PER_LAYER:
-        if getattr(config, name, None) is not None:
-            setattr(config, name, [getattr(config, name)[layer] for layer in block])
+def context_of(config: Any) -> int:
+    """How many positions a text may have.
+
+    Where a family changes its rotary tables for a text that has grown long, `generate` computes all rows with the later
+    tables, those cached before too in some families. Stages keep their caches, so a text ends where the first tables do.
+    """
+    return min(
+        [longest_text(config)]
+        + [
+            parameters["original_max_position_embeddings"]
+            for parameters in rotary(config)
+            if parameters.get("rope_type") in CHANGING_ROTARY
+            and parameters.get("original_max_position_embeddings")
+        ]
+    )
+
+
+def longest_text(config: Any) -> int:
+    """What the config says; 0 where it says nothing."""
+    named = [getattr(config, name, None) for name in CONTEXT]
+    return next((length for length in named if isinstance(length, int) and length > 0), 0)
+
+
+def rotary(config: Any) -> list[dict[str, Any]]:
+    """What the config says of its rotary tables: one, or one a kind of layer; [] of none."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [each for each in parameters.values() if isinstance(each, dict)]
+    return nested or [parameters]
+
+
+def per_layer(config: Any) -> list[str]:
+    """The names of the config's lists with one entry for each layer."""
+    return [
+        name
+        for name, value in vars(config).items()
+        if isinstance(value, (list, tuple))
+        and len(value) == config.num_hidden_layers > 1
+        and not name.endswith(NOT_OF_LAYERS)
+    ]
+
+
+def cut_config(config: Any, block: Sequence[int]) -> Any:
+    """A copy of the config with only the layers of `block`."""
+    cut = copy.deepcopy(config)
+    keep_in_config(cut, block)
+    return cut
+
+
+def keep_in_config(config: Any, block: Sequence[int]) -> None:
+    for name in per_layer(config):
+        setattr(config, name, [getattr(config, name)[layer] for layer in block])
     config.num_hidden_layers = len(block)
-    return config
+
+
+def keep_layers(model: Any, block: Sequence[int]) -> None:
+    """Leave `model`, which was built whole, the layers of `block`, counted from 0 in caches.
+
+    They were made with their own numbers and the model's whole depth, by which some families choose or scale.
+    """
+    name, layers = decoder_layers(model)
+    kept = nn.ModuleList(layers[layer] for layer in block)
+    for index, layer in enumerate(kept):
+        for module in layer.modules():
+            for number in LAYER_NUMBERS:
+                if isinstance(getattr(module, number, None), int):
+                    setattr(module, number, index)
+    model.set_submodule(name, kept)
+    keep_in_config(model.config, block)
 
 
 def decoder_layers(model) -> tuple[str, nn.ModuleList]:
@@ -101,7 +165,7 @@ def decoder_layers(model) -> tuple[str, nn.ModuleList]:
 
 def hidden_of(output: Any) -> Tensor:
     """What a decoder layer gives: some families add to it."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def embedding_name(model) -> str:
@@ -119,7 +183,9 @@ def of_block(layers: str, block: Sequence[int], embedding: str = "") -> Callable
         before, mark, after = f".{tensor}".partition(f".{layers}.")
         if not mark:
             return tensor
-        layer, rest = after.split(".", 1)
+        layer, _, rest = after.partition(".")
+        if not layer.isdecimal():
+            return tensor
         return f"{before}{mark}{block.index(int(layer))}.{rest}"[1:] if int(layer) in block else None
 
     return rename

@@ -3,6 +3,7 @@
 Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .activations import from_bytes, to_bytes
-from .family import cut_config, decoder_layers
+from .boundary import guarded
+from .family import context_of, cut_config, decoder_layers, load_config
 from .lean import positions
+from .link import Unservable
 from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary
@@ -28,23 +31,42 @@ class Head:
 
     def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
         with empty_parameters():
-            self.model = AutoModelForCausalLM.from_config(cut_config(folder, range(1)), dtype=dtype)
+            self.model = AutoModelForCausalLM.from_config(
+                cut_config(load_config(folder), range(1)), dtype=dtype
+            )
         name, layers = decoder_layers(self.model)
         self.gap = layers[0] = Gap()
         rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
         for table in [name for name, module in self.model.named_modules() if is_rotary(module)]:
-            self.model.set_submodule(table, Nothing())
+            self.model.set_submodule(table, Nothing(self.model.config))
         fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
         self.width, self.dtype = self.model.config.hidden_size, dtype
         self.table = self.model.get_input_embeddings().weight
+        self.choose_gap()
         # Both read the weights in, so that the first token does not wait for the disk.
         self.factor = self.embedding_factor()
         self.norm = self.final_norm()
 
     @torch.inference_mode()
+    def choose_gap(self) -> None:
+        """What a layer returns differs: a tensor, or a tuple of which that is the first. Find with which the forward works."""
+        rows = len(TRIED)
+        for self.gap.gives_tuple in (False, True):
+            with (
+                contextlib.suppress(Unservable),
+                guarded(f"a model of kind {self.model.config.model_type!r} cannot be cut"),
+            ):
+                told = self.around_gap(torch.zeros(1, rows, self.width, dtype=self.dtype))
+                if told.shape[:2] == (1, rows):
+                    return
+        raise Unservable(
+            f"a model of kind {self.model.config.model_type!r} cannot be cut: its forward does more with a layer's output than hand it on"
+        )
+
+    @torch.inference_mode()
     def embedding_factor(self) -> Tensor | None:
         """By which a token's row of the table becomes what the first layer is given, at any position; None where that is something else."""
-        last = self.model.config.max_position_embeddings - len(TRIED)
+        last = context_of(self.model.config) - len(TRIED)
         given = [self.through_gap(TRIED, start) for start in (0, last)]
         roots = torch.tensor([1.0, self.width**0.5], dtype=self.dtype)
         fitting = (
@@ -114,14 +136,20 @@ class Gap(nn.Module):
 
     seen: Tensor
     answer: Tensor | None = None
+    gives_tuple = False
 
-    def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor | tuple[Tensor]:
         self.seen = hidden_states
-        return hidden_states if self.answer is None else self.answer
+        told = hidden_states if self.answer is None else self.answer
+        return (told,) if self.gives_tuple else told
 
 
 class Nothing(nn.Module):
     """In the place of rotary tables, where no layer asks for them."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
 
     def forward(self, *args, **kwargs) -> None:
         pass

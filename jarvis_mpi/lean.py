@@ -5,6 +5,7 @@ masked, a row of the rotary tables, and a final norm that a stage throws away. H
 each layer are taken from one dry run of that forward over a page of positions, and a step uses its rows.
 """
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -12,18 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from .activations import from_bytes, to_bytes
-from .family import hidden_of
+from .boundary import guarded
+from .cache import new_cache
+from .family import CHANGING_ROTARY, context_of, hidden_of, rotary
 from .fuse import TRIED_ROWS, Part, parts
 from .linear import ROWS_AT_ONCE
+from .link import Unservable
 from .rowwise import mask
 
 PAGE_ROWS = ROWS_AT_ONCE  # positions for which rotary tables are made at a time
 FEW_ROWS = 33  # a token and its drafts
-# Rotary tables that depend on the position alone.
-FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional"}
+# Rotary tables that depend on the position alone, as far as a text may go (context_of).
+FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional", *CHANGING_ROTARY}
 
 # What a step makes for a layer itself; any other argument must be the same at every position.
-KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "past_key_values"}
+KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings"}
 
 
 class LeanStep:
@@ -41,14 +45,17 @@ class LeanStep:
         self.parts: list[Part] = []  # some of which are fused: for ROWS_AT_ONCE rows
         self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
         if self.possible and self.page_rows >= ROWS_AT_ONCE:
-            self.turn_page(max(0, model.config.max_position_embeddings - self.page_rows))
+            self.turn_page(max(0, context_of(model.config) - self.page_rows))
             self.parts = parts(model, layers, self.page, self.rows(0, TRIED_ROWS))
             self.page_start = -PAGE_ROWS
 
     def understood(self) -> bool:
         """Whether each layer takes only arguments that a step knows how to make."""
-        self.turn_page(0)
-        return all(
+        for self.gives_tuple in (False, True):
+            with contextlib.suppress(Unservable), guarded("the family's forward"):
+                self.turn_page(0)
+                break
+        return len(self.page) == len(self.layers) and all(
             name in KNOWN or not isinstance(value, (Tensor, tuple, list, dict))
             for arguments in self.page
             for name, value in arguments.items()
@@ -90,7 +97,7 @@ class LeanStep:
                 if window not in masks:
                     masks[window] = mask(start, count, window, h.dtype)
                 arguments["attention_mask"] = masks[window]
-            output = layer.forward(h, **arguments, past_key_values=cache)  # forward: past the two hooks
+            output = layer.forward(h, **arguments, **{self.cache_name: cache})  # forward: past the two hooks
             h = hidden_of(output)
         return h
 
@@ -124,21 +131,23 @@ class LeanStep:
         real = list(self.layers)
         try:
             for index, layer in enumerate(real):
-                self.layers[index] = Noting(layer, seen)
+                self.layers[index] = Noting(layer, seen, self.gives_tuple)
             nothing = torch.zeros(1, self.page_rows, self.embedding_width, dtype=self.dtype)
-            rows = positions(start, self.page_rows)
-            if not self.parts:  # rows of a table perhaps, which ends there
-                rows.clamp_(max=self.model.config.max_position_embeddings - 1)
-            self.model(inputs_embeds=nothing, position_ids=rows, use_cache=False)
+            rows, cache = positions(start, self.page_rows), new_cache(self.model.config)
+            if not self.parts or rotary_kinds(self.model.config) & set(CHANGING_ROTARY):
+                # Rows of a table perhaps, which ends or changes there.
+                rows.clamp_(max=context_of(self.model.config) - 1)
+            self.model(inputs_embeds=nothing, position_ids=rows, past_key_values=cache, use_cache=True)
         finally:
             for index, layer in enumerate(real):
                 self.layers[index] = layer
         for arguments in seen:
+            self.cache_name = next((name for name, value in arguments.items() if value is cache), "")
+            if not self.cache_name:
+                raise Unservable(f"a layer of kind {self.model.config.model_type!r} takes no cache")
+            del arguments[self.cache_name]
             # Every cached row is visible to a single new one: the window layers keep just what they may see.
             arguments.update(attention_mask=None)
-            arguments.pop("past_key_values", None)
-            if "use_cache" in arguments:
-                arguments["use_cache"] = True
             self.page.append(arguments)
         for layers, fused in self.parts:
             if fused:
@@ -149,8 +158,9 @@ class LeanStep:
 class Noting(nn.Module):
     """In a layer's place: notes with which arguments the family calls it, and does nothing."""
 
-    def __init__(self, layer: nn.Module, seen: list[dict[str, Any]]):
+    def __init__(self, layer: nn.Module, seen: list[dict[str, Any]], gives_tuple: bool):
         super().__init__()
+        self.gives_tuple = gives_tuple
         self.signature, self.seen = inspect.signature(layer.forward), seen
         self.attention_type = getattr(layer, "attention_type", None)
 
@@ -159,14 +169,11 @@ class Noting(nn.Module):
         named.update(named.pop("kwargs", {}))
         hidden = named.pop("hidden_states")
         self.seen.append(named)
-        return hidden
+        return (hidden,) if self.gives_tuple else hidden
 
 
-def rotary_kinds(config) -> set[str]:
-    """The kinds of rotary embedding that the config names, one a kind of layer at the most."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [each for each in parameters.values() if isinstance(each, dict)]
-    return {each.get("rope_type", "default") for each in nested or [parameters]}
+def rotary_kinds(config: Any) -> set[str]:
+    return {each.get("rope_type", "default") for each in rotary(config)}
 
 
 def positions(start: int, count: int) -> Tensor:  # -> [1, count]

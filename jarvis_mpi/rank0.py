@@ -88,7 +88,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         import torch
 
         from .conversation import Conversation, refusal
-        from .family import cache_row_bytes, dtype_of, import_family, load_config, quiet
+        from .family import cache_row_bytes, context_of, dtype_of, import_family, load_config, quiet
         from .head import Head
         from .lines import Lines
         from .quantised import FORMATS
@@ -131,7 +131,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     if settings.copied_blocks and copies:
         copied = frozenset(harm.worst(copies, settings.copied_blocks))
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
-    text, context = Text(folder), config.max_position_embeddings
+    text, context = Text(folder), context_of(config)
     if settings.prompt is not None and (why := refusal(text, (), settings.prompt, context)):
         raise Unservable(why)
     first_prompt = settings.prompt or max((asked.prompt for asked in questions), key=len, default="")

@@ -5,19 +5,30 @@ drafts, would round otherwise than one row after the other, and a near-tie could
 (attention.py) do not; here the layers are made to use it, and to call what else mixes rows for each row by itself.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .attention import attention, scratch_bytes
 from .linear import DTYPES
+from .link import Unservable
 from .vectors import LANES
 
+# What a family tells its attention, and ours does; the mask tells of windows, too.
+HONOURED = {
+    "scaling",
+    "softcap",
+    "sliding_window",
+    "is_causal",
+    "position_ids",
+    "cache_position",
+    "use_cache",
+}
 ROW_BY_ROW = "row_by_row"  # the name under which transformers finds `attend`
 
 
@@ -25,9 +36,9 @@ def attend(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
     """[1, heads, S, width] queries of the last S of K positions -> [1, S, heads, width]."""
-    unusual = any(more.get(name) is not None for name in ("position_bias", "s_aux"))
-    if unusual or query.shape[-1] % LANES or value.shape[-1] % LANES:  # no decoder of ours
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    asked = {name for name, value in more.items() if value is not None and value is not False}
+    if asked - HONOURED or query.shape[-1] % LANES or value.shape[-1] % LANES:
+        return family_attention(module, query, key, value, attention_mask, **more)
     _, heads, rows, width = query.shape
     kernel = attention(DTYPES[query.dtype], width, value.shape[-1], *scale_and_cap(query, more))
     y = query.new_empty(1, rows, heads, value.shape[-1])
@@ -41,6 +52,25 @@ def attend(
     steps = [tensor.stride(axis) * tensor.itemsize for tensor in inputs for axis in (1, 2)]
     kernel([*addresses, rows, positions, heads, heads // key.shape[1], *steps], threads)
     return y, None
+
+
+def family_attention(
+    module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
+) -> tuple[Tensor, None]:
+    """The plain attention that stands in the family's own file: with sinks, biases and whatever else its models have."""
+    plain = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
+    if plain is None:
+        raise Unservable(
+            f"{type(module).__name__} cannot be run: its attention asks for {', '.join(sorted(more))}"
+        )
+    rows = query.shape[2]
+    if attention_mask is None:
+        attention_mask = mask(key.shape[2] - rows, rows, 0, query.dtype)
+    elif attention_mask.dtype == torch.bool:
+        attention_mask = added(attention_mask, query.dtype)
+    return plain(module, query, key, value, attention_mask, **{"scaling": query.shape[-1] ** -0.5, **more})[
+        0
+    ], None
 
 
 def scale_and_cap(query: Tensor, told: Mapping[str, Any]) -> tuple[float, float]:
@@ -60,7 +90,12 @@ def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
     seen = torch.ones(count, kept + count, dtype=torch.bool).tril(kept)
     if window:
         seen = seen.triu(kept - window + 1)
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+    return added(seen, dtype)[None, None]
+
+
+def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Which positions are seen, as what is added to their scores."""
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def keep_rows_apart(layers: nn.Module, model) -> None:

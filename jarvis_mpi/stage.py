@@ -22,7 +22,7 @@ from transformers import AutoModel
 from .activations import from_bytes, to_bytes
 from .cache import cropped, new_cache
 from .crew import Block
-from .family import cut_config, decoder_layers, embedding_name, hidden_of, of_block
+from .family import decoder_layers, embedding_name, hidden_of, keep_layers, load_config, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
 from .quantised import FORMATS
@@ -47,10 +47,11 @@ class Stage:
         weights: str = AS_THEY_ARE,
     ):
         self.folder, self.block, self.dtype, self.weights = folder, block, dtype, weights
-        config = cut_config(folder, block)
-        config.vocab_size, config.pad_token_id = 1, None  # a stage embeds nothing: no memory for that
+        config = load_config(folder)
+        config.vocab_size, config.pad_token_id = 1, 0  # a stage embeds nothing: no memory for that
         with empty_parameters():
             self.model = AutoModel.from_config(config, dtype=dtype)
+        keep_layers(self.model, block)
         name, self.layers = decoder_layers(self.model)
         embedding = self.model.get_input_embeddings()
         embedding.weight = nn.Parameter(torch.zeros(embedding.weight.shape, dtype=dtype), requires_grad=False)

@@ -245,16 +245,18 @@ def wanted_of(
         raise Unservable(f"--text {asked.text} has no two tokens: give it a longer text")
     foretold = windows if "text" in asked.tasks.split(",") else []
     questions = tasks.questions(",".join(words), asked.shots, asked.shots_from, asked.limit) if words else []
+    from .family import context_of
+
     cut = [encoded(text, question) for question in questions]
     lines = prompts.read(asked.prompts) if asked.prompts else []
     if wrong := [line.wrong for line in lines if line.wrong]:
         raise Unservable(f"--prompts {asked.prompts}: {wrong[0]}")
     prompts_ids = [text.ids_of(line.prompt) for line in lines]
     most = max((len(ids) for its in cut for ids in its.ids), default=0)
-    if most > config.max_position_embeddings:
+    if most > context_of(config):
         raise Unservable(
             f"a question of --tasks has {most} tokens (--shots {asked.shots}), and {asked.model} takes"
-            f" {config.max_position_embeddings}: say fewer shots, or leave the task out"
+            f" {context_of(config)}: say fewer shots, or leave the task out"
         )
     behind = windows_of(prose_text, text, CALIBRATION, CALIBRATION, lambda line: None, asked.tokens)
     calibration = (behind or windows)[0]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
@@ -80,23 +82,34 @@ class Stored(NamedTuple):
 
 
 def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
-    """Where `folder` holds each parameter of `model`."""
-    wanted = dict(model.named_parameters()).keys()
+    """Where `folder` holds each parameter of `model`, by the names that transformers would load them under.
+
+    Raises Unservable where a parameter would have to be put together from tensors that are stored otherwise.
+    """
+    wanted = dict(model.named_parameters(remove_duplicate=False)).keys()
     prefix = model.base_model_prefix + "."
-    return {
-        name: Stored(path, header[stored], data_at)
-        for path, header, data_at in headers(folder)
-        for stored in header.keys() - {"__metadata__"}
-        if (new := rename(stored))
-        for name in {new, new.removeprefix(prefix), prefix + new} & wanted
-    }
+    transforms = get_model_conversion_mapping(model)
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    found = {}
+    for path, header, data_at in headers(folder):
+        for stored in header.keys() - {"__metadata__"}:
+            now, converted = rename_source_key(stored, renamings, converters)
+            new = rename(now)
+            names = {new, new.removeprefix(prefix), prefix + new} & wanted if new else set()
+            if converted and names:
+                raise Unservable(
+                    f"{folder} holds {stored} in a form that transformers converts while it loads: this is not done here"
+                )
+            found.update({name: Stored(path, header[stored], data_at) for name in names})
+    return found
 
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:
     """Give `model` its parameters from `folder`, each with a mapping of its own: what is not used costs no
     memory, what is quantised gives its mapping back. Raises Unservable where one is missing or of another shape.
     """
-    wanted = dict(model.named_parameters())
+    wanted = dict(model.named_parameters(remove_duplicate=False))
     source = find(model, folder, rename)
     state = {name: stored.mapped() for name, stored in source.items()}
     for name, tensor in state.items():
@@ -106,10 +119,12 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
                 f" but its config asks for {list(wanted[name].shape)}"
             )
     model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
-    check_none_missing(folder, [name for name, parameter in model.named_parameters() if parameter.is_meta])
+    # As transformers ties them: one that is missing to one that is there, and not two that differ.
+    model.tie_weights(missing_keys=wanted.keys() - state.keys(), recompute_mapping=False)
+    named = list(model.named_parameters(remove_duplicate=False))
+    check_none_missing(folder, [name for name, parameter in named if parameter.is_meta])
     model.eval().requires_grad_(False)
-    sources = {parameter: source[name] for name, parameter in model.named_parameters() if name in source}
+    sources = {parameter: source[name] for name, parameter in named if name in source}
     for parameter in model.parameters() if weights not in FORMATS else ():
         if parameter.dtype.itemsize > dtype.itemsize:
             parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,209 @@
+"""Does a cut of a model say what the whole model says? Tried on a twin of it, before a weight is read."""
+
+import contextlib
+import importlib.metadata
+import inspect
+import json
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .boundary import guarded
+from .crew import Block
+from .family import context_of, load_config
+from .fetch import Say, cache_folder, keep
+from .head import Head
+from .link import Unservable
+from .stage import Stage
+from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
+
+CUTS = (1, 3)  # numbers of stages, at a model's first use
+MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
+SAYS_NOTHING = (
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+)  # of a config
+NEAR = 1e-4  # of the largest logit: what rounding makes in float32
+NOISE = NEAR / 10  # what it may make within the whole model, lest it hides a difference
+
+
+class Asked(NamedTuple):
+    prompt: int  # tokens
+    answer: int
+
+
+class Said(NamedTuple):
+    """What the whole model says."""
+
+    prompt: list[int]
+    answer: list[int]
+    logits: Tensor  # [answer, V]
+
+
+def questions(context: int) -> list[Asked]:
+    """Short; past a window with the answer, and with the prompt; past the first border of rotary tables, if the model takes so many."""
+    asked = [
+        Asked(WINDOW - 3, WINDOW + 3),
+        Asked(3 * WINDOW - 1, 5),
+        Asked(UNSCALED - 4, 9),
+        Asked(UNSCALED + 9, 5),
+    ]
+    return [each for each in asked if each.prompt + each.answer <= context]
+
+
+@torch.inference_mode()
+def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
+    """The greedy answer of `generate` to random tokens."""
+    among = torch.Generator().manual_seed(seed)
+    prompt = torch.randint(3, model.config.vocab_size, (1, asked.prompt), generator=among)
+    told = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=asked.answer,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    answer = told.sequences[0, asked.prompt :].tolist()
+    return Said(prompt[0].tolist(), answer, torch.cat(told.logits).float())
+
+
+def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
+    """How far what the whole model says is from what it says in float64."""
+    try:
+        exact = said_by_whole(model.double(), asked, seed)
+    finally:
+        model.float()
+    pairs = enumerate(zip(said.answer, exact.answer, strict=True))
+    alike = 1 + next((at for at, (one, other) in pairs if one != other), asked.answer - 1)
+    return apart(said.logits[:alike], exact.logits[:alike])
+
+
+@torch.inference_mode()
+def sees_what_comes_after(model: Any, said: Said) -> bool:
+    """Whether what is said behind the first tokens changes with those that come later: then the model is an encoder."""
+    few = len(said.prompt)
+    short, long = (torch.tensor([ids]) for ids in (said.prompt, said.prompt + said.answer))
+    return apart(model(long).logits[0, :few], model(short).logits[0]) > NEAR
+
+
+def said_by_cut(head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """The logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
+    rows, start, logits = list(prompt), 0, list[Tensor]()
+    for token in answer:
+        body = head.embed(rows, start)
+        for stage in stages:
+            body = stage.run(body, start)
+        logits.append(head.logits(body))
+        start, rows = start + len(rows), [token]
+    return torch.stack(logits)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1.0))
+
+
+def blocks_of(depth: int, count: int) -> list[Block]:
+    return [range(depth * k // count, depth * (k + 1) // count) for k in range(count)]
+
+
+def twin_that_answers(config: Any) -> Any:
+    """A twin of `config` that `generate` can be asked. Raises Unservable where none can be made."""
+    for groups in GROUPS:
+        try:
+            with guarded(f"a model of kind {config.model_type!r} cannot be tried"):
+                model = make_twin(config, groups)
+                said_by_whole(model, Asked(2, 2), 0)
+                return model
+        except Unservable:
+            if groups == GROUPS[-1]:
+                raise
+
+
+def answers_of(model: Any) -> list[Said]:
+    """What the whole twin says, with weights so strong that layers matter, and so weak that no rounding grows large."""
+    asked = questions(context_of(model.config))
+    for strength in STRENGTHS:
+        draw(model, strength)
+        said = [said_by_whole(model, each, seed) for seed, each in enumerate(asked)]
+        if noise_of(model, said[0], asked[0], 0) < NOISE:
+            break
+    return said
+
+
+def unlike(config: Any, cuts: Sequence[int]) -> str:
+    """Why a model of this config is refused: what of it cannot be cut, or in how many stages its twin says something else.
+
+    '' where every cut says what the whole says. Raises Unservable where no twin can be made.
+    """
+    model = twin_that_answers(config)
+    if why := uncuttable(model):
+        return why
+    said = answers_of(model)
+    if sees_what_comes_after(model, said[0]):
+        return "each token sees those after it, as in an encoder (is_decoder in its config)"
+    depth = model.config.num_hidden_layers
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model.save_pretrained(folder)
+        head = Head(folder, torch.float32)
+        for count in cuts:
+            stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, min(count, depth))]
+            for prompt, answer, logits in said:
+                off = apart(said_by_cut(head, stages, prompt, answer), logits)
+                if not off < NEAR:
+                    return (
+                        f"a small model of its making says something else in {len(stages)} stages than in one piece"
+                        f" ({len(prompt)} + {len(answer)} tokens: logits {off:.0e} apart)"
+                    )
+    return ""
+
+
+def uncuttable(model: Any) -> str:
+    """What a model of this family is or lacks, so that it is not served."""
+    mixing = [type(module).__name__ for module in model.modules() if MIXTURE.search(type(module).__name__)]
+    if mixing:
+        return f"it is a mixture of experts ({mixing[0]}), and mixtures are not served yet"
+    takes = inspect.signature(model.base_model.forward).parameters
+    if lacking := [name for name in ("inputs_embeds", "past_key_values") if name not in takes]:
+        return f"its forward takes no {lacking[0]}"
+    return ""
+
+
+def check(folder: Path, say: Say = lambda line: None) -> Any:
+    """The config of the model in `folder`, of which a cut says what the whole says. Raises Unservable where it does not.
+
+    Tried once for each config and state of the software: the verdict is kept in the cache folder.
+    """
+    config = load_config(folder)
+    path = cache_folder() / "trials" / f"{identity(config)}.json"
+    why = None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        why = json.loads(path.read_text())["why"]
+    if not isinstance(why, str):
+        say(f"first use of {folder.name}: a cut of it is compared with the whole, in small")
+        with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
+            why = unlike(config, CUTS)
+        keep(path, json.dumps({"why": why}).encode())
+    if why:
+        raise Unservable(f"{folder} is a model of kind {config.model_type!r} that cannot be cut: {why}")
+    return config
+
+
+def identity(config: Any) -> str:
+    """A digest of what a verdict depends on: the config, the versions, and this package's own files."""
+    told = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    digest = sha256(json.dumps([told, versions], sort_keys=True, default=str).encode())
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

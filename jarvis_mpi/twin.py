@@ -1,0 +1,125 @@
+"""A small model of the same making as a large one: its config with fewer and narrower layers, and random weights.
+
+What a family does with masks, windows, rotary tables and kinds of layers shows in the small model as in the large one. So a cut of it
+can be compared with the whole in a second, before any weight of the large one is read (trial.py).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from .family import CONTEXT, cut_config, longest_text, per_layer
+
+DEPTH = 6  # layers of the twin, unless its model has more kinds of them
+MOST_DEPTH = 12
+GROUPS = (2, 4)  # heads of keys; some families want four
+VOCABULARY, GATE, LENGTH = 160, 96, 192  # rows of the embedding; numbers within an MLP; positions
+WINDOW, UNSCALED = 8, 32  # positions: of a window; of a rotary table before it is scaled
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+STRENGTHS = (1.5, 0.7, 0.3)  # of random weights: each layer must matter, and no rounding grow large
+SEED = 7
+
+
+def twin_config(config: Any, groups: int) -> Any:
+    """`config` with few and narrow layers, but all its kinds of them, and at most so many heads of keys."""
+    few = cut_config(config, layers_kept(config))
+    native = few.attribute_map
+    small = shrunk(few.to_dict())
+    known = {native.get(name, name): value for name, value in widths(few, groups).items()}
+    small.update({name: value for name, value in {**known, **TOKENS}.items() if name in small})
+    return type(config)(**small)
+
+
+def layers_kept(config: Any) -> list[int]:
+    """Of which layers the twin's are made: the first of each kind, the first and the last ones."""
+    depth = config.num_hidden_layers
+    lists = [getattr(config, name) for name in per_layer(config)]
+    kinds = [repr([each[layer] for each in lists]) for layer in range(depth)]
+    firsts = sorted({kind: layer for layer, kind in reversed(list(enumerate(kinds)))}.values())
+    ends = [*range(depth)[:3], *range(depth)[-3:]]
+    return sorted({*firsts[:MOST_DEPTH], *ends})
+
+
+def widths(config: Any, groups: int) -> dict[str, Any]:
+    """What is narrower in the twin, by the names that all families share."""
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    group = min(heads // kept, 2)
+    few = min(kept, groups)
+    ratio = config.hidden_size / (heads * width)
+    hidden = few * group * width * ratio
+    return {
+        "vocab_size": VOCABULARY,
+        "num_attention_heads": few * group,
+        "num_key_value_heads": few,
+        "head_dim": getattr(config, "head_dim", None),
+        "hidden_size": max(16, round(hidden / 16) * 16) if ratio != 1 else round(hidden),
+        **dict.fromkeys(CONTEXT, length(config)),
+    }
+
+
+def length(config: Any) -> int:
+    """Positions of the twin: as many times its unscaled ones as the model has."""
+    whole = longest_text(config)
+    unscaled = [value for value in of_rope(config.to_dict()) if isinstance(value, int) and 0 < value < whole]
+    return min(LENGTH, round(UNSCALED * whole / unscaled[0])) if unscaled else LENGTH
+
+
+def of_rope(named: Mapping[str, Any]) -> list[Any]:
+    found = [value for name, value in named.items() if name == "original_max_position_embeddings"]
+    return found + [each for value in named.values() if isinstance(value, dict) for each in of_rope(value)]
+
+
+def shrunk(named: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says, with short windows, narrow MLPs and early borders of rotary tables."""
+    return {name: smaller(name, value) for name, value in named.items()}
+
+
+def smaller(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return shrunk(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if name == "original_max_position_embeddings":
+        return min(value, UNSCALED)
+    if ("window" in name or "chunk" in name) and "layers" not in name:
+        return min(value, WINDOW)
+    if any(word in name for word in ("intermediate", "ffn", "inner")) and value > GATE:
+        return GATE
+    return value
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    before = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def make_twin(config: Any, groups: int) -> Any:
+    """A twin of `config` with random weights, the same each time, in float32."""
+    with seeded(SEED):
+        model = AutoModelForCausalLM.from_config(twin_config(config, groups), dtype=torch.float32).eval()
+        draw(model, STRENGTHS[0])
+    return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def draw(model: Any, strength: float) -> None:
+    """Give the model random weights: of outputs `strength` times as large as what they are made from."""
+    embedding = {id(each) for each in model.get_input_embeddings().parameters()}
+    with seeded(SEED):
+        for parameter in model.parameters():
+            if parameter.dim() < 2:  # norms, biases, sinks
+                parameter.add_(torch.randn_like(parameter), alpha=0.2 * strength)
+            elif id(parameter) in embedding:
+                parameter.normal_(0, 0.3)
+            else:
+                parameter.normal_(0, strength / parameter.shape[-1] ** 0.5)
