@@ -6,7 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .family import context_of, dtype_of, import_family, load_config
+from . import trial
+from .family import context_of, dtype_of, import_family
 from .flight import alike
 from .head import Head
 from .link import Unservable
@@ -37,7 +38,7 @@ class DraftModel:
     def __init__(self, folder: Path, text: Text, name: str, dtype: str, weights: str = "int8"):
         if Text(folder).tokenizer.get_vocab() != text.tokenizer.get_vocab():
             raise Unservable(f"--draft {name} has another tokenizer than the model: its tokens are others")
-        config = load_config(folder)
+        config = trial.check(folder)
         import_family(config)
         kind = dtype_of(config, dtype)
         self.head = Head(folder, kind, weights)

@@ -16,6 +16,7 @@ from .link import Unservable
 CHANGING_ROTARY = ("longrope", "dynamic")
 # How families call the number of positions that a text may have.
 CONTEXT = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads")  # how they call the number of heads of keys
 LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_number")  # attributes, of a layer and of its parts
 # Config lists that may be as long as the model is deep, and have nothing to do with layers.
 NOT_OF_LAYERS = ("_id", "_ids", "_token", "architectures")
@@ -73,9 +74,14 @@ def dtype_of(config, wanted: str) -> torch.dtype:
 def cache_row_bytes(config, dtype: torch.dtype) -> int:
     """What a layer keeps of a position, at the most: its key and its value."""
     heads = config.num_attention_heads
-    kept = getattr(config, "num_key_value_heads", None) or heads
+    kept = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return 2 * kept * width * dtype.itemsize
+
+
+def key_heads(config: Any) -> int:
+    named = [getattr(config, name, None) for name in KEY_HEADS]
+    return next(filter(None, named), config.num_attention_heads)
 
 
 def context_of(config: Any) -> int:

@@ -176,13 +176,14 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
 
 def fit_all(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
+    from . import trial
     from .bar import bar
-    from .family import load_config, quiet
+    from .family import quiet
     from .roles import say
 
     quiet()
     folder = models.locate(asked.model, say, whole=True)
-    depth = load_config(folder).num_hidden_layers
+    depth = trial.check(folder, say).num_hidden_layers
     singles, neighbours = holes_of(asked, depth)
     import torch
 

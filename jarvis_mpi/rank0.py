@@ -87,6 +87,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     with light_imports():
         import torch
 
+        from . import trial
         from .conversation import Conversation, refusal
         from .family import cache_row_bytes, context_of, dtype_of, import_family, load_config, quiet
         from .head import Head
@@ -97,10 +98,11 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         from .stage import Stage
         from .text import Text
 
-        config = load_config(folder)
-        import_family(config)
+        import_family(load_config(folder))
     laps.lap("imports_s")
     quiet()
+    config = trial.check(folder, say)
+    laps.lap("trial_s")
     dtype = dtype_of(config, settings.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     depth = config.num_hidden_layers

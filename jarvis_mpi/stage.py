@@ -16,20 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel
 
 from .activations import from_bytes, to_bytes
 from .cache import cropped, new_cache
-from .crew import Block
+from .crew import Block, named
 from .family import decoder_layers, embedding_name, hidden_of, keep_layers, load_config, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
+from .link import Unservable
 from .quantised import FORMATS
 from .rowwise import keep_rows_apart
 from .watch import Pace
 from .weights import AS_THEY_ARE, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
+
+TRIED_ROWS = 3
+CHECK = -2  # the sequence of a comparison
+# How far apart a comparison may be, of what the layers change: in float32, and where numbers are rounded to less.
+ROUNDING_EXACT, ROUNDING = 1e-3, 0.1
 
 
 class Stage:
@@ -100,6 +106,10 @@ class Stage:
         h = from_bytes(body, self.width, self.dtype)
         if lean.can_run(h.shape[1]):
             return to_bytes(lean.run(h, start, cache))
+        return to_bytes(self.run_by_family(h, start, cache))
+
+    def run_by_family(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]
+        """Through the forward of the model's own class."""
         self.h = h
         self.model(
             inputs_embeds=h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim),
@@ -107,7 +117,7 @@ class Stage:
             past_key_values=cache,
             use_cache=True,
         )
-        return to_bytes(self.h)
+        return self.h
 
     def crop(self, sequence: int, end: int) -> bool:
         """Forget the positions of a sequence from `end` on. -> False: a sliding window no longer has what it would need."""
@@ -116,9 +126,39 @@ class Stage:
     def forget(self, sequence: int) -> None:
         self.caches.pop(sequence, None)
 
+    @torch.inference_mode()
+    def check_against_family(self) -> None:
+        """Compare what this stage gives for a few rows with the family's own forward and plain attention, on this processor.
+
+        Raises Unservable where they differ by more than rounding.
+        """
+        draw = torch.Generator().manual_seed(0)
+        rows = torch.randn(1, TRIED_ROWS + 1, self.width, generator=draw).to(self.dtype)
+        parts = ((rows[:, :TRIED_ROWS], 0), (rows[:, TRIED_ROWS:], TRIED_ROWS))
+        ours = [self.run(to_bytes(part), start, CHECK) for part, start in parts]
+        self.forget(CHECK)
+        config, cache = self.model.config, new_cache(self.model.config)
+        before, config._attn_implementation = config._attn_implementation, "eager"
+        try:
+            theirs = [self.run_by_family(part, start, cache) for part, start in parts]
+        finally:
+            config._attn_implementation = before
+        got = from_bytes(b"".join(ours), self.width, self.dtype).float()
+        wanted = torch.cat(theirs, 1).float()
+        off = float((got - wanted).norm() / (wanted - rows.float()).norm())
+        exact = self.dtype == torch.float32 and self.weights not in FORMATS
+        if not off < (ROUNDING_EXACT if exact else ROUNDING):
+            raise Unservable(
+                f"layers {named(self.block)} of {self.folder} give something else here than transformers' own code"
+                f" ({off:.1g} apart): they are not used on this processor"
+            )
+
     def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
-        once, and not one after the other when the first prompt comes. -> what a layer takes."""
+        once, and not one after the other when the first prompt comes. -> what a layer takes.
+
+        Raises Unservable where this processor gives something else than the family's own code.
+        """
         times: dict[int, float] = {}
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):
@@ -126,6 +166,7 @@ class Stage:
                 self.run(bytes(count * self.row_bytes), start, sequence=-1)
                 times[count] = clock() - begun
         self.forget(-1)
+        self.check_against_family()
         most = max(times)
         more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
         return Pace(times[1] / len(self.block), more_s / len(self.block))

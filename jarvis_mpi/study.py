@@ -296,11 +296,12 @@ def main(words: Sequence[str]) -> int:
         with light_imports():
             import torch
 
+            from . import trial
             from .family import dtype_of, import_family, load_config, quiet
 
-            config = load_config(folder)
-            import_family(config)
+            import_family(load_config(folder))
         quiet()
+        config = trial.check(folder, say if me == 0 else lambda line: None)
         from .text import Text
 
         torch.set_num_threads(asked.threads)

@@ -17,12 +17,13 @@ from torch import Tensor
 from .boundary import guarded
 from .crew import Block
 from .family import context_of, load_config
-from .fetch import Say, cache_folder, keep
+from .fetch import Say, cache_folder, keep, only_one
 from .head import Head
 from .link import Unservable
 from .stage import Stage
 from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
 
+WAIT_S = 120.0  # for another rank of this host that tries the same model
 CUTS = (1, 3)  # numbers of stages, at a model's first use
 MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
 SAYS_NOTHING = (
@@ -46,7 +47,7 @@ class Said(NamedTuple):
 
     prompt: list[int]
     answer: list[int]
-    logits: Tensor  # [answer, V]
+    logits: Tensor  # [answer, V], from which each of its tokens would be chosen
 
 
 def questions(context: int) -> list[Asked]:
@@ -62,30 +63,23 @@ def questions(context: int) -> list[Asked]:
 
 @torch.inference_mode()
 def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
-    """The greedy answer of `generate` to random tokens."""
+    """The logits of the family's own forward, in one piece and without a cache, of a random text.
+
+    `generate` itself would import torch's compiler: seconds. tests/families.py holds the cut against it.
+    """
     among = torch.Generator().manual_seed(seed)
-    prompt = torch.randint(3, model.config.vocab_size, (1, asked.prompt), generator=among)
-    told = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=asked.answer,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    answer = told.sequences[0, asked.prompt :].tolist()
-    return Said(prompt[0].tolist(), answer, torch.cat(told.logits).float())
+    ids = torch.randint(3, model.config.vocab_size, (1, asked.prompt + asked.answer), generator=among)
+    logits = model(ids[:, :-1], use_cache=False).logits[0, asked.prompt - 1 :].float()
+    prompt, answer = ids[0].tensor_split([asked.prompt])
+    return Said(prompt.tolist(), answer.tolist(), logits)
 
 
 def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
     """How far what the whole model says is from what it says in float64."""
     try:
-        exact = said_by_whole(model.double(), asked, seed)
+        return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
     finally:
         model.float()
-    pairs = enumerate(zip(said.answer, exact.answer, strict=True))
-    alike = 1 + next((at for at, (one, other) in pairs if one != other), asked.answer - 1)
-    return apart(said.logits[:alike], exact.logits[:alike])
 
 
 @torch.inference_mode()
@@ -186,17 +180,24 @@ def check(folder: Path, say: Say = lambda line: None) -> Any:
     """
     config = load_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
-    why = None
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        why = json.loads(path.read_text())["why"]
-    if not isinstance(why, str):
+    if (why := kept(path)) is None:
         say(f"first use of {folder.name}: a cut of it is compared with the whole, in small")
-        with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
-            why = unlike(config, CUTS)
-        keep(path, json.dumps({"why": why}).encode())
+        with only_one(path, WAIT_S):
+            if (why := kept(path)) is None:
+                with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
+                    why = unlike(config, CUTS)
+                keep(path, json.dumps({"why": why}).encode())
     if why:
         raise Unservable(f"{folder} is a model of kind {config.model_type!r} that cannot be cut: {why}")
     return config
+
+
+def kept(path: Path) -> str | None:
+    """An earlier verdict."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        why = json.loads(path.read_text())["why"]
+        return why if isinstance(why, str) else None
+    return None
 
 
 def identity(config: Any) -> str:

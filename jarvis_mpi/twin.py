@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from .family import CONTEXT, cut_config, longest_text, per_layer
+from .family import CONTEXT, KEY_HEADS, cut_config, key_heads, longest_text, per_layer
 
 DEPTH = 6  # layers of the twin, unless its model has more kinds of them
 MOST_DEPTH = 12
@@ -46,7 +46,7 @@ def layers_kept(config: Any) -> list[int]:
 def widths(config: Any, groups: int) -> dict[str, Any]:
     """What is narrower in the twin, by the names that all families share."""
     heads = config.num_attention_heads
-    kept = getattr(config, "num_key_value_heads", None) or heads
+    kept = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     group = min(heads // kept, 2)
     few = min(kept, groups)
@@ -55,7 +55,7 @@ def widths(config: Any, groups: int) -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY,
         "num_attention_heads": few * group,
-        "num_key_value_heads": few,
+        **dict.fromkeys(KEY_HEADS, few),
         "head_dim": getattr(config, "head_dim", None),
         "hidden_size": max(16, round(hidden / 16) * 16) if ratio != 1 else round(hidden),
         **dict.fromkeys(CONTEXT, length(config)),
