@@ -21,6 +21,7 @@ from .vectors import LANES
 
 # What a family tells its attention, and ours does; the mask tells of windows, too.
 HONOURED = {
+    "dropout",
     "scaling",
     "softcap",
     "sliding_window",

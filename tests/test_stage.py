@@ -127,15 +127,6 @@ def test_every_family_takes_the_lean_step_and_agrees_with_its_own_forward(folder
         assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_rotary_tables_that_depend_on_the_length_are_made_anew_for_each_step(tmp_path):
-    """Dynamic NTK: a page of positions made at once would take its last row's scale for all."""
-    folder = tiny.make(
-        "llama", tmp_path, max_position_embeddings=24, rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0}
-    )  # fmt: skip
-    stage = Stage(folder, range(0, 6), torch.float32)
-    assert stage.lean.page_rows == 1
-
-
 def test_a_stage_holds_its_own_layers_and_no_embedding(folder):
     stage = Stage(folder, range(2, 4), torch.float32)
     assert len(stage.layers) == 2

@@ -1,0 +1,175 @@
+"""What of a model cannot be honoured is refused before a weight is read; a trial that is deaf would be worse than none."""
+
+import json
+
+import pytest
+import tiny
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    RobertaConfig,
+)
+
+from jarvis_mpi import lean, rowwise, trial
+from jarvis_mpi.cache import new_cache
+from jarvis_mpi.family import context_of, load_config
+from jarvis_mpi.head import Head
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.stage import Stage
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def folder(request, tmp_path):
+    return tiny.make(request.param, tmp_path / "model")
+
+
+def test_every_family_of_the_readme_passes(folder):
+    assert trial.check(folder).model_type
+
+
+def test_a_verdict_is_kept_and_not_found_twice(tmp_path, cache, monkeypatch):
+    folder = tiny.make("llama", tmp_path / "model")
+    told = []
+    trial.check(folder, told.append)
+    monkeypatch.setattr(trial, "unlike", lambda *_: pytest.fail("tried twice"))
+    trial.check(folder, told.append)
+    assert told == ["first use of model: a cut of it is compared with the whole, in small"]
+    (kept,) = (cache / "trials").glob("*.json")
+    for damaged in ("", "[]", '{"why": 3}', '{"other": ""}'):
+        kept.write_text(damaged)
+        with pytest.raises(pytest.fail.Exception):
+            trial.check(folder)
+
+
+def test_another_config_and_another_version_are_tried_anew(tmp_path, monkeypatch):
+    config = load_config(tiny.make("llama", tmp_path / "model"))
+    before = trial.identity(config)
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": 5e5}
+    assert trial.identity(config) != before
+    monkeypatch.setattr(trial.importlib.metadata, "version", lambda name: "99")
+    assert trial.identity(load_config(tmp_path / "model")) != before
+
+
+def test_a_refusal_names_the_folder_the_kind_and_the_reason_each_time(tmp_path):
+    folder = tiny.make("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    experts = {**config, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    (folder / "config.json").write_text(json.dumps(experts))
+    for _ in range(2):
+        with pytest.raises(
+            Unservable,
+            match=r"model is a model of kind 'mixtral' that cannot be cut: it is a mixture of experts \(Mixtral\w+\)",
+        ):
+            trial.check(folder)
+
+
+def deaf_to_windows(patch):
+    real = rowwise.mask
+    patch.setattr("jarvis_mpi.lean.mask", lambda start, count, window, dtype: real(start, count, 0, dtype))
+    patch.setattr(
+        "jarvis_mpi.stage.new_cache",
+        lambda config: new_cache(LlamaConfig(num_hidden_layers=config.num_hidden_layers)),
+    )
+
+
+def deaf_to_caps(patch):
+    real = rowwise.scale_and_cap
+    for module in ("rowwise", "fuse"):
+        patch.setattr(f"jarvis_mpi.{module}.scale_and_cap", lambda *args: (real(*args)[0], 0.0))
+
+
+def deaf_to_sinks(patch):
+    patch.setattr(rowwise, "HONOURED", rowwise.HONOURED | {"s_aux"})
+
+
+def one_row_late(patch):
+    real = lean.LeanStep.row_of
+    patch.setattr(lean.LeanStep, "row_of", lambda self, start, count: real(self, start, count) + (start > 0))
+
+
+@pytest.mark.parametrize(
+    ("config", "spoil"),
+    [
+        (MistralConfig(**tiny.SHAPE, sliding_window=8), deaf_to_windows),
+        (Gemma2Config(**tiny.SHAPE, attn_logit_softcapping=5.0), deaf_to_caps),
+        (
+            GptOssConfig(**tiny.SHAPE, num_local_experts=4, num_experts_per_tok=2, sliding_window=8),
+            deaf_to_sinks,
+        ),
+        (LlamaConfig(**tiny.SHAPE), one_row_late),
+    ],
+)
+def test_a_cut_that_leaves_something_out_is_found(monkeypatch, config, spoil):
+    monkeypatch.setattr(trial, "uncuttable", lambda model: "")  # sinks come with experts only
+    monkeypatch.setattr(trial, "noise_of", lambda *_: 0.0)  # and those take no float64
+    assert trial.unlike(config, (2,)) == ""
+    spoil(monkeypatch)
+    assert "says something else in 2 stages" in trial.unlike(config, (2,))
+
+
+def test_an_encoder_is_found_by_what_its_tokens_see():
+    config = RobertaConfig(
+        hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, is_decoder=False
+    )
+    assert "each token sees those after it" in trial.unlike(config, (2,))
+
+
+def test_a_processor_that_gives_something_else_is_not_used(tmp_path, monkeypatch):
+    stage = Stage(tiny.make("llama", tmp_path), range(2, 4), torch.float32)
+    stage.check_against_family()
+    real = stage.lean.run_parts
+    monkeypatch.setattr(stage.lean, "run_parts", lambda *args: real(*args)[:-4] + bytes(4))
+    with pytest.raises(
+        Unservable, match=r"layers 2-3 of .* give something else here than transformers' own code"
+    ):
+        stage.check_against_family()
+
+
+LONG = {
+    "rope_type": "longrope",
+    "original_max_position_embeddings": 32,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 8.0, 12.0, 20.0],
+    "rope_theta": 1e4,
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+def test_a_text_ends_where_the_first_rotary_tables_do(tmp_path, family):
+    """Beyond, `generate` computes all rows with the later tables, and in some families all that are cached."""
+    folder = tiny.make(
+        family,
+        tmp_path,
+        max_position_embeddings=128,
+        rope_parameters=LONG,
+        original_max_position_embeddings=32,
+    )
+    assert context_of(load_config(folder)) == 32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt = list(range(3, 25))
+    with torch.inference_mode():
+        whole = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, 22),
+            max_new_tokens=10,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    answer = whole.sequences[0, 22:].tolist()
+    head, stages = (
+        Head(folder, torch.float32),
+        [Stage(folder, block, torch.float32) for block in (range(3), range(3, 6))],
+    )
+    ours = trial.said_by_cut(head, stages, prompt, answer)
+    assert trial.apart(ours, torch.cat(whole.logits)) < 1e-4
