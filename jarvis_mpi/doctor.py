@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import blocks, hostfile, models
+from . import blocks, hostfile, models, on_host
 from .crew import END_USER
 from .link import Unservable
 from .links import Measured
@@ -49,7 +49,7 @@ def probe(model: str) -> None:
 
 def ask(host: str, model: str, answers: dict[str, Any]) -> None:
     asked_at = time.time()
-    process = hostfile.start(host, "probe", model, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = on_host.start(host, "probe", model, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         out, errors = process.communicate(timeout=PROBE_S)
         answers[host] = {**json.loads(out.splitlines()[-1]), "asked_at": asked_at, "heard_at": time.time()}
