@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from . import hdf5_sound
 from .link import Unservable
 
 LEAST_LIMIT = 1 << 26  # bytes that any file may claim
@@ -42,6 +43,7 @@ def changed(path: Path, libver: Any = None) -> h5py.File:
     first = os.open(path, os.O_RDWR)
     try:
         hold(first)
+        hdf5_sound.check(path)
         file = h5py.File(path, "r+", libver=libver, locking=False)
     finally:
         os.close(first)
@@ -51,6 +53,7 @@ def changed(path: Path, libver: Any = None) -> h5py.File:
 
 def read(path: Path, **more: Any) -> h5py.File:
     """To read, also where another process writes. Raises OSError."""
+    hdf5_sound.check(path)
     return h5py.File(path, "r", locking=False, **more)
 
 
@@ -122,13 +125,15 @@ def alike(has: np.dtype, wanted: np.dtype) -> bool:
 
 
 def attributes(file: h5py.File) -> dict[str, str | int | float]:
-    """All attributes, each a text or a number. Raises Unservable."""
+    """All attributes, each a text or a number. Raises Unservable or ValueError."""
     found: dict[str, str | int | float] = {}
     for name in file.attrs:
         its = file.attrs.get_id(name)
         if its.get_storage_size() > limit(file) or its.shape != ():
             raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")
         value = file.attrs[name]
+        if isinstance(value, str):
+            value.encode()  # raises a ValueError where it is no text
         value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, str | int | float):
             raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")

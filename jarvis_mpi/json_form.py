@@ -36,6 +36,8 @@ def check(value: Any, form: Any, where: str) -> Any:
                 elif name == key:
                     raise ValueError(f"{where} has no {name}")
         case _:
+            if isinstance(value, str) and not value.isascii():
+                value.encode()  # half a character raises what is a ValueError too
             if not isinstance(value, form) or (isinstance(value, bool) and form in (int, float)):
                 raise wrong(value, where)
     return value

@@ -46,7 +46,7 @@ def read(path: Path) -> Run:
 def settings_of(run: Run, words: Sequence[str]) -> Settings:
     """The run's own options, but for those that `words` say anew. Raises Unservable."""
     with guarded(f"--resume {run.path} has settings that cannot be"):
-        check(run.settings, FORM, "its settings")
+        check(run.settings, FORM | {"prompt": (str, type(None)), "prompts": str}, "its settings")
         settings = parse(words, run.settings).checked()
     for name in ("prompt", "prompts"):
         was, now = run.settings[name], getattr(settings, name)

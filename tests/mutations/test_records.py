@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import random
 import resource
 import shutil
@@ -77,7 +76,11 @@ def record(folder: Path, name: str = "run.h5") -> Path:
     from jarvis_mpi.wire import Run as RunOfStage
 
     with h5py.File(RECORDS[-1]) as old:
-        said = {key: value for key, value in old.attrs.items() if key not in ("schema", "clock_at_begin_s")}
+        said = {
+            key: value
+            for key, value in hdf5.attributes(old).items()
+            if key not in ("schema", "clock_at_begin_s")
+        }
     path = folder / name
     for start in range(2):
         if start == 0:
@@ -195,7 +198,9 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path):
         items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
         sentence_or(lambda: study_file.StudyFile(path, [frozenset()], items, [], STUDY).file.close())
 
-    assert study_file.costs_in(tmp_path / "study.h5", 4) == {frozenset([1]): 0.1, frozenset([1, 2]): 0.2}
+    assert study_file.costs_in(tmp_path / "study.h5", 4) == pytest.approx(
+        {frozenset([1]): 0.1, frozenset([1, 2]): 0.2}
+    )
     survives(numbers(), one)
 
 
@@ -325,8 +330,8 @@ def test_hostile_records_are_one_sentence(name, tmp_path):
         ("started_unix_s", float("nan"), "a time that is no number"),
         ("schema", "six", "no record of a run"),
         ("schema", -1, "no record of a run"),
-        ("prompt", b"\xff\xfe", "prompt"),
-        ("depth", h5py.Empty("f8"), "no text and no number"),
+        ("prompt", b"\xff\xfe", "is damaged"),
+        ("depth", h5py.Empty("f8"), "is damaged"),
     ],
 )
 def test_hostile_attributes_are_one_sentence(name, value, said, tmp_path):
@@ -352,4 +357,3 @@ def test_a_file_is_written_by_one_at_a_time_and_read_meanwhile(tmp_path):
         hdf5.shared(file)
     with hdf5.changed(path), hdf5.read(path):
         pass
-    assert os.path.exists(path)
