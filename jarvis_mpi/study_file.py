@@ -104,7 +104,9 @@ class StudyFile:
         import h5py
         import numpy as np
 
-        for name in self.file:  # of one that was killed while it made them
+        if strange := sorted(set(self.file) - {"items", "nats", "answers", "prompts"}):
+            raise Unservable(f"{self.file.filename} is no study, it holds {strange[0]}: name another file")
+        for name in list(self.file):  # of one that was killed while it made them
             del self.file[name]
         text = h5py.string_dtype()
         rows = [(item.task.encode(), item.subject.encode(), *item[2:]) for item in self.items]

@@ -526,6 +526,19 @@ def test_files_are_written_and_read_where_there_are_no_locks(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
+    from jarvis_mpi.link import Unservable
+    from jarvis_mpi.study_file import StudyFile
+
+    shutil.copy(OLD / "schema5.h5", tmp_path / "run.h5")
+    with pytest.raises(Unservable, match=r"run.h5 is no study, it holds clocks: name another file"):
+        StudyFile(tmp_path / "run.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
+    assert len(load(tmp_path / "run.h5").tokens) == 8
+    with h5py.File(tmp_path / "half.h5", "w") as half:  # killed while it was made
+        half["items"] = [1]
+    StudyFile(tmp_path / "half.h5", [frozenset()], [], [], {"depth": 4, "model": "m"}).file.close()
+
+
 def test_two_do_not_write_one_study(tmp_path):
     from jarvis_mpi.link import Unservable
     from jarvis_mpi.study_file import StudyFile
