@@ -127,11 +127,12 @@ def alike(has: np.dtype, wanted: np.dtype) -> bool:
 def attributes(file: h5py.File) -> dict[str, str | int | float]:
     """All attributes, each a text or a number. Raises Unservable or ValueError."""
     found: dict[str, str | int | float] = {}
-    for name in file.attrs:
-        its = file.attrs.get_id(name)
-        if its.get_storage_size() > limit(file) or its.shape != ():
+    attrs, most = file.attrs, limit(file)
+    for name in attrs:
+        its = attrs.get_id(name)
+        if its.get_storage_size() > most or its.shape != ():
             raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")
-        value = file.attrs[name]
+        value = attrs[name]
         if isinstance(value, str):
             value.encode()  # raises a ValueError where it is no text
         value = value.item() if isinstance(value, np.generic) else value
