@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from load import Run, Unreadable, load
+import script
+from load import Run, load
 from rich.table import Table
 from table import console
 
 mpl.use("Agg")
 from matplotlib.figure import Figure
 
+from jarvis_mpi.link import Unservable
 from jarvis_mpi.process import lives
 
 # Okabe and Ito, 2008: told apart by everybody.
@@ -66,6 +68,11 @@ def main(
     about: str, draw: Draw, more: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 ) -> None:
     """Run a figure script: what cannot be drawn is one sentence and a status that is not 0."""
+    script.run(lambda: follow(about, draw, more))
+
+
+def follow(about: str, draw: Draw, more: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Draw, with --live until the run has ended."""
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="+", type=Path, metavar="RUN.h5")
@@ -78,25 +85,20 @@ def main(
     )
     more(parser)
     words = parser.parse_args()
-    try:
-        while True:
-            runs = [load(path) for path in words.records]
-            live = words.live and any(goes_on(run) for run in runs)
-            try:
-                show(name, draw, runs, words)
-            except CannotDraw:
-                if not live:
-                    raise  # else: not yet
+    while True:
+        runs = [load(path) for path in words.records]
+        live = words.live and any(goes_on(run) for run in runs)
+        try:
+            show(name, draw, runs, words)
+        except CannotDraw:
             if not live:
-                return
-            time.sleep(LIVE_S)
-    except (Unreadable, CannotDraw) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+                raise  # else: not yet
+        if not live:
+            return
+        time.sleep(LIVE_S)
 
 
-class CannotDraw(Exception):
+class CannotDraw(Unservable):
     """One sentence."""
 
 

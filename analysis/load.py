@@ -9,11 +9,9 @@ and numpy, and this repository, but neither MPI nor torch.
 """
 
 import argparse
-import signal
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import script
 
 from jarvis_mpi.load import Fault, Question, Run, Unreadable, load, mend
 
@@ -43,10 +41,7 @@ def main() -> int:
     what.add_argument("--mend", action="store_true")
     what.add_argument("--done", action="store_true")
     words = parser.parse_args()
-    try:
-        runs = [mend(path) if words.mend else load(path) for path in words.records]
-    except Unreadable as error:
-        sys.exit(str(error))
+    runs = [mend(path) if words.mend else load(path) for path in words.records]
     if words.done:
         return int(any(run.ended != "done" for run in runs))
     print("\n\n".join(map(summary, runs)))
@@ -54,5 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as | head expects it
-    sys.exit(main())
+    script.run(main)

@@ -11,7 +11,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from figure import BLACK, BLUE, FORMATS, GREEN, ORANGE, PURPLE, RED, YELLOW, CannotDraw, Figure, save
+import script
+from figure import BLACK, BLUE, FORMATS, GREEN, ORANGE, PURPLE, RED, YELLOW, Figure, save
 
 HOW = {
     "skip": ("skipped", RED),
@@ -38,7 +39,11 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         found = [json.loads(path.read_text()) for path in asked.files]
-    except (OSError, ValueError) as error:
+        if wrong := [
+            str(path) for path, model in zip(asked.files, found, strict=True) if not isinstance(model, dict)
+        ]:
+            raise ValueError(f"{wrong[0]} holds no figures")
+    except (OSError, ValueError, RecursionError) as error:
         sys.exit(f"{error}: give it what benchmarks/patches.py --out has written")
     made = Figure(figsize=(4.2 * len(found), 7.2))
     axes = made.subplots(3, len(found), squeeze=False)
@@ -52,16 +57,8 @@ def main() -> None:
     for place in (*axes[0], *axes[1], *axes[2]):
         if place.get_legend_handles_labels()[1]:
             place.legend(fontsize="xx-small", loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
-    try:
-        save(
-            made,
-            asked.out / "patches",
-            asked.formats,
-            COLUMNS,
-            [row for model in found for row in rows_of(model)],
-        )
-    except CannotDraw as error:
-        sys.exit(str(error))
+    rows = [row for model in found for row in rows_of(model)]
+    save(made, asked.out / "patches", asked.formats, COLUMNS, rows)
     print(f"{asked.out / 'patches'}.{{{asked.formats},csv}}")
 
 
@@ -147,4 +144,4 @@ def rows_of(model: dict) -> list[tuple]:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

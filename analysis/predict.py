@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import script
 from load import Run, Unreadable, load
 from rich.table import Table
 from table import console
@@ -323,4 +324,4 @@ def with_slow(costs: Costs, nodes: int, slow: int, times: float) -> Costs:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -10,7 +10,8 @@ The points: what each ranking says of a layer without any task (jarvis_mpi/ranki
 import sys
 
 import numpy as np
-from figure import BLACK, BLUE, COLOURS, CannotDraw, Figure, save
+import script
+from figure import BLACK, BLUE, COLOURS, Figure, save
 from matplotlib.colors import LogNorm
 from rich.table import Table
 from study import Study, arguments, is_block, read, spearman
@@ -42,10 +43,7 @@ def main() -> None:
     axes[0, 0].legend(fontsize=7)
     show(studies)
     stem = (words.out or words.studies[0].parent) / "skip_map"
-    try:
-        save(made, stem, words.formats, ("model", "left out", "nats a token over the whole model's"), rows)
-    except CannotDraw as error:
-        sys.exit(str(error))
+    save(made, stem, words.formats, ("model", "left out", "nats a token over the whole model's"), rows)
     print(f"{stem}.{{{words.formats},csv}}")
 
 
@@ -140,4 +138,4 @@ def show(studies: list[Study]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -10,7 +10,8 @@ Bottom: grades of the answers (jarvis_mpi/grades.py). What a study does not hold
 import sys
 
 import numpy as np
-from figure import BLACK, BLUE, COLOURS, GREEN, RED, YELLOW, CannotDraw, Figure, save
+import script
+from figure import BLACK, BLUE, COLOURS, GREEN, RED, YELLOW, Figure, save
 from rich.table import Table
 from study import Study, Task, arguments, is_block, read
 from table import console
@@ -70,10 +71,7 @@ def main() -> None:
         "agrees",
         "text",
     )
-    try:
-        save(made, stem, words.formats, columns, [row for study in studies for row in rows_of(study)])
-    except CannotDraw as error:
-        sys.exit(str(error))
+    save(made, stem, words.formats, columns, [row for study in studies for row in rows_of(study)])
     print(f"{stem}.{{{words.formats},csv}}")
 
 
@@ -193,4 +191,4 @@ def show(studies: list[Study], subjects: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)

@@ -1,19 +1,27 @@
 """A skip study's file (python -m jarvis_mpi study) as Python sees it."""
 
 import argparse
+import itertools
 import json
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
+import script  # noqa: F401 (it says where jarvis_mpi is)
 
+from jarvis_mpi import hdf5
+from jarvis_mpi.boundary import guarded
 from jarvis_mpi.grades import Answer, Grade, agreeing, grade, repetition
+from jarvis_mpi.json_form import check, parsed
+from jarvis_mpi.link import Unservable
 from jarvis_mpi.skips import WHOLE, Case, case_of
+from jarvis_mpi.study_file import table, texts
 from jarvis_mpi.tasks import wilson
+
+MOST_LAYERS = 10000
+ANSWER = {"text": str, "ids": [int], "nats": (int, float, type(None))}
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
@@ -121,20 +129,20 @@ def answer_of(said: dict[str, Any], whole: dict[str, Any]) -> Answer:
 
 
 def read(path: Path) -> Study:
-    """Exits with a sentence where it is none."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return Study(
-                path,
-                dict(file.attrs),
-                [case_of(name.decode()) for name in file["cases"][:]],
-                file["items"][:],
-                file["nats"][:],
-                [prompt.decode() for prompt in file["prompts"][:]],
-                [[cell.decode() for cell in row] for row in file["answers"][:]],
-            )
-    except (OSError, KeyError) as error:
-        sys.exit(f"{path} is no study: {str(error).splitlines()[0]}")
+    """Raises Unservable where it is none."""
+    with guarded(f"{path} is no study"), hdf5.read(path) as file:
+        prompts, answers = texts(file, "prompts"), hdf5.rows(file, "answers")
+        cases, items = [case_of(name) for name in texts(file, "cases")], table(file, "items")
+        nats, said = hdf5.rows(file, "nats", np.dtype("f8")), hdf5.attributes(file)
+        if nats.shape != (len(cases), len(items)) or answers.shape != (len(cases), len(prompts)) or not cases:
+            raise Unservable(f"{path} is damaged: its tables do not have as many rows as it has cases")
+        depth = check(said, {"model": str, "depth": int, "rankings?": str}, "its attributes")["depth"]
+        if not all(0 <= layer < depth < MOST_LAYERS for case in cases for layer in case):
+            raise Unservable(f"{path} is damaged: it leaves out layers beyond its {depth}")
+        told = [[cell.decode() for cell in row] for row in answers.tolist()]
+        for cell in filter(None, itertools.chain(*told)):
+            parsed(cell, ANSWER, "an answer in it")
+        return Study(path, said, cases, items, nats, prompts, told)
 
 
 def is_block(case: Case) -> bool:

@@ -18,9 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import h5py
-
-from jarvis_mpi import models
+from jarvis_mpi import hdf5, models
 from jarvis_mpi.load import load
 from jarvis_mpi.text import Text
 
@@ -88,7 +86,7 @@ def judge(log: Path, shown: str, text: Text, whole: list[int], whole_text: str) 
         wrong.append("resumed: another text")
     if run.tokens["step"].tolist() != list(range(TOKENS)) or len(run.hops) != run.tokens["hops"].sum():
         wrong.append("resumed: rows are missing or doubled")
-    with h5py.File(log) as plain:
+    with hdf5.read(log) as plain:
         if len(plain["tokens"]) != TOKENS:
             wrong.append("plain h5py reads another number of rows")
     if dump := shutil.which("h5dump"):

@@ -12,8 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import h5py
 from chain import command
+
+from jarvis_mpi import hdf5
 
 ROOT = Path(__file__).parent.parent
 TOKENS = 150
@@ -33,7 +34,7 @@ def run(tree: Path, ranks: int) -> tuple[float, float]:
             check=True,
             capture_output=True,
         )
-        with h5py.File(log) as record:  # of any code's schema
+        with hdf5.read(log) as record:  # of any code's schema
             tokens, hops = record["tokens"][1:], record["hops"][:]
         decoding = hops[hops["step"] > 0]
         return float(statistics.median(tokens["total_s"])), decoding["received_bytes"].sum() / len(tokens)

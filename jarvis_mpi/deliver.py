@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import blocks, hostfile, models
+from . import blocks, hostfile, models, on_host
 from .crew import END_USER, Block
 from .link import Unservable
 
@@ -77,7 +77,7 @@ def hash_of(file: BinaryIO, at: int, length: int) -> str:
 
 def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Progress) -> int:
     """-> how many bytes were sent; -1: the host has the whole model. Raises Unservable."""
-    process = hostfile.start(host, "receive-model", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = on_host.start(host, "receive-model", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
     assert process.stderr
@@ -191,7 +191,7 @@ def main(words: Sequence[str]) -> int:
         copied = blocks.copies(placement, said.copies)
         layers: dict[str, set[int]] = {}
         for node, host in enumerate(hosts):
-            if node != END_USER and not hostfile.is_here(host):
+            if node != END_USER and not on_host.is_here(host):
                 layers.setdefault(host, set()).update(layers_of(placement, copied, node))
         if not layers:
             print("all ranks are on this machine, which has the whole model: nothing is to be sent")

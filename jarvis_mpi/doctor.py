@@ -17,8 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import blocks, hostfile, models
+from . import blocks, hostfile, models, on_host
+from .boundary import guarded
 from .crew import END_USER
+from .json_form import parsed
 from .link import Unservable
 from .links import Measured
 from .process import machine
@@ -29,6 +31,7 @@ from .setup import no_agent, without_fault_tolerance
 
 PROBE_S = 60.0  # for a host's answer: importing takes a while from an SD card
 LINKS_S = 300.0
+LINKS = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]  # in the file of --log
 PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python benchmarks/memory.py`)
 CLOCK_S = 5.0  # how far a host's time of day may be off, for logs that are read together
 
@@ -49,7 +52,7 @@ def probe(model: str) -> None:
 
 def ask(host: str, model: str, answers: dict[str, Any]) -> None:
     asked_at = time.time()
-    process = hostfile.start(host, "probe", model, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    process = on_host.start(host, "probe", model, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         out, errors = process.communicate(timeout=PROBE_S)
         answers[host] = {**json.loads(out.splitlines()[-1]), "asked_at": asked_at, "heard_at": time.time()}
@@ -184,32 +187,34 @@ def show(
 
 def write(path: Path, hosts: Sequence[str], said: Mapping[str, Any], links: Sequence[Measured]) -> None:
     """The same for programs: what each host said, and the matrix."""
-    import h5py
     import numpy as np
 
-    kinds = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]
-    with h5py.File(path, "w") as file:
-        file.create_dataset("links", data=np.array([tuple(link) for link in links], kinds))
+    from . import hdf5
+
+    with hdf5.made(path) as file:
+        file.create_dataset("links", data=np.array([tuple(link) for link in links], LINKS))
         file.attrs["hosts"] = json.dumps(list(hosts))
         file.attrs["said"] = json.dumps(said)
 
 
 def links_in(path: Path) -> dict[frozenset[str], list[float | None]]:
     """What `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through. Raises Unservable."""
-    import h5py
+    import numpy as np
 
-    try:
-        with h5py.File(path, "r") as file:
-            rows, said = file["links"][:].tolist(), json.loads(file.attrs["said"])
-            names = [said[host]["host"] for host in json.loads(file.attrs["hosts"])]
-    except (OSError, KeyError, ValueError) as error:
-        raise Unservable(
-            f"--links {path} is not what doctor --log writes: {str(error).splitlines()[0]}"
-        ) from None
-    return {
-        frozenset((names[a], names[b])): [None if math.isnan(figure) else figure for figure in figures]
-        for a, b, *figures in rows
-    }
+    from . import hdf5
+
+    with guarded(f"--links {path} is not what doctor --log writes"), hdf5.read(path) as file:
+        rows, told = hdf5.rows(file, "links", np.dtype(LINKS)), hdf5.attributes(file)
+        hosts = parsed(str(told["hosts"]), [str], "its attribute hosts")
+        said = parsed(str(told["said"]), {str: (str, {"host": str})}, "its attribute said")
+        names = [said[host]["host"] for host in hosts]
+        return {
+            frozenset((names[row["a"]], names[row["b"]])): [
+                figure if math.isfinite(figure) and figure >= 0 else None
+                for figure in (float(row["round_trip_s"]), float(row["kbit_s"]))
+            ]
+            for row in rows
+        }
 
 
 def main(words: Sequence[str]) -> int:

@@ -1,65 +1,219 @@
-"""Hostfiles as mpirun reads them, and one command on a host of it by ssh."""
+"""Hostfiles as mpirun reads them (Open MPI 5.0: PRRTE 3.0's hostfile.c). The only reader of them.
 
-import os
+    python -m jarvis_mpi.hostfile FILE        prints how many ranks it has room for: for scripts
+
+What mpirun refuses is one sentence here, with its line; what it takes gives the same ranks per host. Refused here alone: what
+mpirun takes for something that nobody means (a host without slots, a rankfile, a name that ssh would take for an option).
+"""
+
 import shlex
 import socket
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from .launch import SSH
+from .hostlex import NAMES, Kind, Token, tokens
 from .link import Unservable
+
+MOST_BYTES = 1 << 20
+MOST_RANKS = 1 << 16  # a record's rows count nodes by 16 bits
+END = Token(Kind.NEWLINE, "", 0)  # of the file
+HINTS = {
+    "\r": r"Windows ends its lines so, mpirun stops with a parse error: sed -i 's/\r$//' {path}",
+    "#": "mpirun takes no comment without a newline behind it: end the file with one",
+    "/": "mpirun takes no such comment: begin it with # and end it with a newline",
+    "[": "mpirun takes an IPv6 address only without brackets",
+    "^": "mpirun 5.0 leaves out no host: delete the line",
+    '"': "mpirun takes no quotes",
+}
+
+
+class Refused(Exception):
+    """A part of a sentence: what is wrong, and in which line."""
+
+
+@dataclass
+class Host:
+    name: str
+    user: str
+    line: int
+    slots: int = 1
+    told: bool = False  # whether the file says how many
+    most: int = 0
+
+    def __str__(self) -> str:
+        """As ssh takes it."""
+        return f"{self.user}@{self.name}" if self.user else self.name
 
 
 def ranks(path: Path) -> list[str]:
-    """The host of each rank: a line's slots one after the other. Raises Unservable."""
+    """The host of each rank, as ssh takes it: a host's slots one after the other. Raises Unservable."""
     try:
-        lines = [line.partition("#")[0].split() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unservable(
-            f"--hostfile {path} cannot be read: {getattr(error, 'strerror', 'it is not text')}"
-        ) from None
-    found: list[str] = []
-    for host, *words in filter(None, lines):
-        slots = dict(word.partition("=")[::2] for word in words).get("slots", "")
-        if not slots:
+        hosts = parsed(text_of(path), names_here().__contains__)
+    except OSError as error:
+        raise Unservable(f"--hostfile {path} cannot be read: {error.strerror}") from None
+    except Refused as error:
+        raise Unservable(f"--hostfile {path}{error}".replace("{path}", shlex.quote(str(path)))) from None
+    for host in hosts:
+        if not host.told:
             raise Unservable(
-                f"--hostfile {path}: {host} has no slots, and mpirun would take its cores for them: write slots=1"
+                f"--hostfile {path}, line {host.line}: {host} has no slots, and mpirun would take its cores for them:"
+                " write slots=1"
             )
-        if not slots.isdigit():
-            raise Unservable(f"--hostfile {path}: {host} has slots={slots}, which is no number")
-        found += [host] * int(slots)
-    if len(found) < 2:
-        raise Unservable(f"--hostfile {path} names {len(found)} slots: an end user and a worker need two")
-    return found
+    count = sum(host.slots for host in hosts)
+    if count > MOST_RANKS:
+        raise Unservable(f"--hostfile {path} names {count} slots: no more than {MOST_RANKS} ranks can run")
+    if count < 2:
+        raise Unservable(f"--hostfile {path} names {count} slots: an end user and a worker need two")
+    return [str(host) for host in hosts for _ in range(host.slots)]
 
 
-def is_here(host: str) -> bool:
-    """Whether `host` is this machine."""
-    if host in ("localhost", socket.gethostname()):
-        return True
-    try:
-        addresses = {found[4][0] for found in socket.getaddrinfo(host, None)}
-    except OSError:
-        return False
-    mine = {each.address.partition("%")[0] for nic in psutil.net_if_addrs().values() for each in nic}
-    return bool(addresses & mine)
-
-
-def start(host: str, *words: str, **more: Any) -> subprocess.Popen:
-    """`python -m jarvis_mpi WORDS` on the host, by this environment's path there."""
-    command = [sys.executable, "-m", "jarvis_mpi", *words]
-    if not is_here(host):
-        ssh = shlex.split(os.environ.get(SSH, "ssh"))
-        options = (
-            "BatchMode=yes",
-            "ConnectTimeout=10",
-            "ServerAliveInterval=5",
-            "ServerAliveCountMax=5",
-            "ControlPath=none",
+def text_of(path: Path) -> str:
+    """A character for each byte. Raises OSError or Refused."""
+    if path.exists() and not path.is_file():
+        raise Refused(" is no file: mpirun reads a hostfile twice, so neither a pipe nor a folder will do")
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise Refused(f" is larger than {MOST_BYTES >> 20} MiB: is it a hostfile")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise Refused(
+            " begins with a byte order mark, and mpirun stops with a parse error: sed -i '1s/^...//' {path}"
         )
-        command = [*ssh, *(word for option in options for word in ("-o", option)), host, shlex.join(command)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **more)
+    return data.decode("latin-1")
+
+
+def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
+    """Its hosts in mpirun's order, each once. `here`: whether a name is this machine's, to mpirun. Raises Refused."""
+    found: dict[str, Host] = {}
+    stream = chain(tokens(text), repeat(END))  # as the lexer, which says 'done' as often as it is asked
+    while (token := next(stream)) is not END:
+        if token.kind is Kind.NEWLINE:
+            continue
+        if token.kind is Kind.RELATIVE:
+            raise Refused(
+                f", line {token.line}: {token.text} counts hosts of an allocation, and there is none"
+            )
+        if token.kind is Kind.RANK:
+            raise Refused(
+                f", line {token.line}: this is a rankfile, whose ranks mpirun would not heed here: write HOST slots=N"
+            )
+        if token.kind not in NAMES:
+            raise unexpected(token)
+        name, user = name_and_user(token)
+        key = "" if here(own := unqualified(name)) else own
+        if host := found.get(key):
+            host.slots, host.told = host.slots + 1, True
+        else:
+            host = found[key] = Host(name, user, token.line)
+        read_words(host, stream)
+    return list(found.values())
+
+
+def name_and_user(token: Token) -> tuple[str, str]:
+    text = token.text.lstrip("0") or "0" if token.kind is Kind.INT else token.text
+    parts = [part for part in text.split("@") if part]
+    if not 1 <= len(parts) <= 2:
+        raise Refused(
+            f", line {token.line}: {token.text} is no host, and mpirun crashes on it: write USER@HOST"
+        )
+    if token.kind is Kind.INT and len(text) > 9:  # to mpirun another number
+        raise Refused(f", line {token.line}: {text[:40]} is no host")
+    if any(part.startswith("-") for part in parts):
+        raise Refused(
+            f", line {token.line}: {token.text} would be an option to ssh, not a host: no host is named so"
+        )
+    return parts[-1], parts[0] if len(parts) == 2 else ""
+
+
+def unqualified(name: str) -> str:
+    """By which mpirun tells hosts apart: without the domain."""
+    try:
+        socket.inet_aton(name)
+        return name
+    except OSError:
+        return name.partition(".")[0]
+
+
+def read_words(host: Host, stream: Iterator[Token]) -> None:
+    """The words behind a host's name, up to its line's end."""
+    got_most = False
+    while (token := next(stream)).kind is not Kind.NEWLINE:
+        match token.kind:
+            case Kind.USERNAME:  # what is no such word behind it is passed over
+                if next(stream).kind is Kind.EQUAL and (user := next(stream)).kind is Kind.STRING:
+                    if user.text.startswith("-"):
+                        raise Refused(f", line {user.line}: username={user.text} would be an option to ssh")
+                    host.user = user.text
+            case Kind.PORT:
+                raise Refused(
+                    f", line {token.line}: a port cannot be said here: write it into ~/.ssh/config (Host {host.name}, Port N)"
+                )
+            case Kind.SLOTS:
+                slots = number(host, token, stream)
+                if host.told:
+                    raise Refused(
+                        f", line {token.line}: {host.name} has its slots told twice, which mpirun refuses: name it once"
+                    )
+                host.slots, host.told = slots, True
+                host.most = max(host.most, slots) if host.most else 0
+            case Kind.MAX_SLOTS:
+                most = number(host, token, stream)
+                if most < host.slots:
+                    raise Refused(
+                        f", line {token.line}: {host.name} has {token.text}={most}, less than its {host.slots} slots"
+                    )
+                got_most, host.most = got_most or host.most != most, most
+            case Kind.STRING | Kind.INT:
+                pass  # passed over, as mpirun does
+            case _:
+                raise unexpected(token)
+    if got_most and not host.told:
+        host.slots, host.told = host.most, True
+
+
+def number(host: Host, token: Token, stream: Iterator[Token]) -> int:
+    """What stands behind `slots` or `max_slots`."""
+    equal, value = next(stream), END
+    if equal.kind is Kind.EQUAL:
+        value = next(stream)
+    if value.kind is not Kind.INT:
+        said = value.text[:40] if value.kind is not Kind.NEWLINE else ""
+        raise Refused(f", line {token.line}: {host.name} has {token.text}={said}, which is no number")
+    digits = value.text.lstrip("0") or "0"
+    return int(digits) if len(digits) <= 9 else 10**9  # more than can run in any case
+
+
+def unexpected(token: Token) -> Refused:
+    hint = HINTS.get(token.text[:1], "mpirun stops with a parse error: write HOST slots=N")
+    return Refused(f", line {token.line}: {token.text[:40]!r} cannot stand there: {hint}")
+
+
+def names_here() -> set[str]:
+    """Names and addresses that mpirun knows for this machine's; it looks nothing up."""
+    own = socket.gethostname()
+    mine = {
+        each.address.partition("%")[0]
+        for nic, those in psutil.net_if_addrs().items()
+        if nic != "lo"
+        for each in those
+    }
+    return {own, own.partition(".")[0], "localhost", "127.0.0.1", *mine}
+
+
+def main() -> str | None:
+    if len(sys.argv) != 2:
+        return "python -m jarvis_mpi.hostfile FILE"
+    try:
+        print(len(ranks(Path(sys.argv[1]))))
+    except Unservable as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

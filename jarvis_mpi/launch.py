@@ -30,6 +30,7 @@ SSH = "JARVIS_SSH"  # the user's: a command in ssh's place, such as "ssh -p 2222
 PROGRAM = (
     "jarvis_mpi"  # among a rank's words; other programs are started too, but nothing more is done for them
 )
+AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
 LAUNCHERS = ("prterun", "mpirun", "mpiexec")  # what mpirun's process may be called
 SIGN_S = 5.0  # between signs of life
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
@@ -68,9 +69,15 @@ MARKS: dict[Come, bytes] = {
 def daemon() -> None:
     """mpirun's agent: `HOST COMMAND...` starts COMMAND, the daemon for HOST, here."""
     words = sys.argv[1:]
-    while words and words[0].startswith("-"):
+    while words and words[0] in AGENTS_OPTIONS:
         words.pop(0)
     host, *command = words
+    if host.startswith("-"):
+        end_run(f"{host} would be an option to ssh, not a host: no host of the hostfile may be named so")
+    if command[:1] == ["-p"]:
+        end_run(
+            f"{host} has a port in the hostfile: write it into ~/.ssh/config (Host {host}, Port {command[1]})"
+        )
     environment = {
         name: value for name, value in os.environ.items() if OURS.fullmatch(name) or MPIS.match(name)
     }
@@ -152,6 +159,7 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Come,
             *shlex.split(os.environ.get(SSH, "ssh")),
             *(f"-o{option}" for option in options(bearable_s)),
             *(f"-R127.0.0.1:{port}:{address}" for address in home),
+            "--",
             host,
             f"exec sh -c {shlex.quote(words)}",
         ],

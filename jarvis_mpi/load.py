@@ -17,19 +17,26 @@ from typing import Any
 import h5py
 import numpy as np
 
+from . import hdf5
+from .boundary import guarded
+from .link import Unservable
 from .process import lives
+from .record_form import TEXTS, check_event, check_start
 from .schema import FIELDS, LIBVER, SCHEMA
 
 QUIET_S = 60.0  # a run writes its clocks' offsets every ten seconds
-TEXTS = ("prompt", "model", "fingerprint", "dtype", "started")  # attributes that are no JSON
 ANSWERED = ("end", "stop", "length", "context")  # how an answer ends
 TYPES = {
     name: np.dtype([(each.name, each.type) for each in fields]) for name, fields in FIELDS.items() if fields
 }
 
 
-class Unreadable(Exception):
+class Unreadable(Unservable):
     """One sentence: the file, what is wrong with it, and what to do."""
+
+
+class Lacking(Unreadable, AttributeError):
+    """A record that lacks what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Run:
         try:
             return self.attributes[name]
         except KeyError:
-            raise AttributeError(f"{self.path} has no attribute {name}") from None
+            raise Lacking(f"{self.path} does not say its {name}") from None
 
     @property
     def ended(self) -> str:
@@ -110,6 +117,12 @@ class Run:
         """The attributes of each start: the first, and every --resume."""
         return [self.attributes, *(event.said for event in self.events if event.event == "resumed")]
 
+    def of_starts(self, name: str) -> list[Any]:
+        """That attribute of each start that has it. Raises Lacking where none has."""
+        if not (found := [start[name] for start in self.starts if name in start]):
+            raise Lacking(f"{self.path} does not say its {name}")
+        return found
+
     @property
     def writer(self) -> dict[str, Any] | None:
         """The process that writes the file; see process.py."""
@@ -118,17 +131,17 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Every option's value, of the last start."""
-        return self.starts[-1]["settings"]
+        return self.of_starts("settings")[-1]
 
     @property
     def hosts(self) -> dict[str, str]:
         """node -> host name, of all starts."""
-        return {node: host for start in self.starts for node, host in start["hosts"].items()}
+        return {node: host for hosts in self.of_starts("hosts") for node, host in hosts.items()}
 
     @property
     def placement(self) -> dict[str, list[str]]:
         """node -> its own blocks, of the last start that had it."""
-        return {node: held for start in self.starts for node, held in start["placement"].items()}
+        return {node: held for blocks in self.of_starts("placement") for node, held in blocks.items()}
 
     @cached_property
     def resumed_steps(self) -> list[int]:
@@ -144,9 +157,10 @@ class Run:
                                       event.said["ids"], [], "", ""))  # fmt: skip
             elif event.event == "answered" and found:
                 said: dict[str, Any] = {"ended": event.text, "text": ""} if self.schema < 4 else event.said
-                number = last_of(found, said.pop("sequence", found[-1].sequence))
+                number = last_of(found, said.get("sequence", found[-1].sequence))
                 found[number] = Question(
-                    **{**vars(found[number]), **said, "answered": self.ends(said["ended"])}
+                    **{**vars(found[number]), "ended": said["ended"], "text": said["text"]}
+                    | {"answered": self.ends(said["ended"])}
                 )
         return [replace(each, tokens=self.answer(each, found)) for each in found]
 
@@ -238,19 +252,23 @@ def load(path: Path | str) -> Run:
     """All that is in the record now. Raises Unreadable."""
     path = Path(path)
     try:
-        with opened(path) as file:
-            schema = int(file.attrs["schema"])
+        with guarded(f"{path} is damaged"), opened(path) as file:
+            schema = file.attrs.get("schema")
+            if not isinstance(schema, int | np.integer) or schema < 1:
+                raise Unreadable(f"{path} is no record of a run: it says of no schema that it is of")
             if schema > SCHEMA:
                 raise Unreadable(
                     f"{path} is a record of schema {schema}, newer than this reader's {SCHEMA}: update jarvis_mpi"
                 )
-            run = read(path, file, schema)
-            _ = run.questions, run.starts  # what is JSON in it
+            if lacking := [name for name in ("tokens", "hops") if name not in file]:
+                raise Unreadable(f"{path} is no record of a run: it has no {lacking[0]}")
+            run = read(path, file, int(schema))
+            _ = run.questions, run.faults
             return run
-    except KeyError as error:
-        raise Unreadable(f"{path} is no record of a run: {error.args[0]}") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise Unreadable(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    except Unreadable:
+        raise
+    except Unservable as error:
+        raise Unreadable(str(error)) from error
 
 
 def opened(path: Path) -> h5py.File:
@@ -258,7 +276,7 @@ def opened(path: Path) -> h5py.File:
     if not path.is_file():
         raise Unreadable(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     try:
-        return h5py.File(path, "r", locking=False)
+        return hdf5.read(path)
     except OSError as error:
         reason = str(error)
     if not os.access(path, os.R_OK):
@@ -266,7 +284,7 @@ def opened(path: Path) -> h5py.File:
     if not h5py.is_hdf5(path):
         raise Unreadable(f"{path} is no HDF5 file")
     if "already open for write" in reason and path.stat().st_size >= end_told(path):
-        return h5py.File(path, "r", libver=LIBVER, swmr=True, locking=False)
+        return hdf5.read(path, libver=LIBVER, swmr=True)
     cut_short = "truncated" in reason or "already open for write" in reason
     raise Unreadable(f"{path} is damaged: {'it is cut short' if cut_short else reason.splitlines()[0]}")
 
@@ -278,12 +296,17 @@ def end_told(path: Path) -> int:
 
 
 def read(path: Path, file: h5py.File, schema: int) -> Run:
-    """A row counts when what it points at is there, whose rows were written before it: therefore this order."""
-    tokens = known(file["tokens"][:], "tokens")
+    """A row counts when what it points at is there, whose rows were written before it: therefore this order.
+
+    Raises ValueError, KeyError or Unservable.
+    """
+    tokens = known(file, "tokens")
     if schema < 4:
-        hops = known(file["hops"][:], "hops")
-        tokens["hops"] = [int((hops["step"] == step).sum()) for step in tokens["step"]]
-        raw = file["events"][:] if "events" in file else []
+        hops = known(file, "hops")
+        steps, counts = np.unique(hops["step"], return_counts=True)
+        hops_of = dict(zip(steps.tolist(), counts.tolist(), strict=True))
+        tokens["hops"] = [hops_of.get(step, 0) for step in tokens["step"].tolist()]
+        raw: Any = hdf5.rows(file, "events") if "events" in file else []
         events = [event(row, row["text"].decode()) for row in raw]
         asked = {each.step: each.at_s for each in events if each.event == "asked"}
         at_s = 0.0
@@ -293,20 +316,30 @@ def read(path: Path, file: h5py.File, schema: int) -> Run:
         clocks = np.zeros(0, TYPES["clocks"])
     else:
         tokens = tokens[: first_where(tokens["at_s"] == 0)]
-        hops = known(file["hops"][: int(tokens["hops"].sum())], "hops")
-        rows = file["events"][:]
-        rows, text = rows[: first_where(rows["event"] == b"")], bytes(file["text"][:])
-        events = [
-            event(row, text[row["text_at"] : row["text_at"] + row["text_bytes"]].decode()) for row in rows
-        ]
-        clocks = file["clocks"][:]
+        hops = known(file, "hops", int(tokens["hops"].sum()))
+        rows = known(file, "events")
+        text = bytes(hdf5.rows(file, "text", np.dtype("u1")))
+        rows = rows[: first_where(rows["event"] == b"")]
+        events = [event(row, part_of_text(text, row)) for row in rows]
+        clocks = known(file, "clocks")
         clocks = clocks[: first_where(clocks["offset_s"] == 0)]
-    attributes = {name: value if name in TEXTS else unpacked(value) for name, value in file.attrs.items()}
+    attributes = {
+        name: value if name in TEXTS else unpacked(value) for name, value in hdf5.attributes(file).items()
+    }
+    check_start(attributes, "its attributes")
+    for number, each in enumerate(events):
+        check_event(each.event, each.text, schema, f"its event {number}")
     return Run(path, schema, attributes, tokens, hops, clocks, events)
 
 
-def known(rows: np.ndarray, name: str) -> np.ndarray:
-    """Rows of an older schema with the fields of this one; what they lack is 0, or what says that it is not told."""
+def part_of_text(text: bytes, row: np.void) -> str:
+    first = int(row["text_at"])
+    return text[first : first + int(row["text_bytes"])].decode()
+
+
+def known(file: h5py.File, name: str, most: int | None = None) -> np.ndarray:
+    """Rows of any schema with the fields of this one; what they lack is 0, or what says that it is not told."""
+    rows = hdf5.rows(file, name, TYPES[name], most)
     made = np.zeros(len(rows), TYPES[name])
     if name == "hops":
         made["temperature_c"] = -300
@@ -331,9 +364,9 @@ def unpacked(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
-    return value.item() if isinstance(value, np.generic) else value
+    return value
 
 
 def mend(path: Path) -> Run:
@@ -343,7 +376,7 @@ def mend(path: Path) -> Run:
     """
     run = load(path)
     try:
-        h5py.File(path, "r").close()
+        hdf5.read(path).close()
         return run
     except OSError:
         pass
@@ -363,14 +396,18 @@ def mend(path: Path) -> Run:
         "clocks": len(run.clocks),
     }
     try:
-        with opened(path) as old, h5py.File(part, "w", libver=LIBVER) as new:
-            for name in old:
-                old.copy(name, new)
+        with (
+            guarded(f"{path} cannot be mended"),
+            opened(path) as old,
+            hdf5.made(part, libver=LIBVER) as new,
+        ):
+            for name in [name for name in FIELDS if name in old]:
+                old.copy(hdf5.dataset(old, name), new, name)
                 new[name].resize(whole.get(name, len(new[name])), axis=0)
-            for name, value in old.attrs.items():
+            for name, value in hdf5.attributes(old).items():
                 new.attrs[name] = value
         part.replace(path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, Unservable) as error:
         part.unlink(missing_ok=True)
-        raise Unreadable(f"{path} cannot be mended: {str(error).splitlines()[0]}") from None
+        raise Unreadable(str(error)) from error
     return run

@@ -10,13 +10,15 @@ before by the node whose hole it would be.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .boundary import guarded
 from .crew import Block, block_of, layers
 from .harm import Harm
+from .json_form import check, number, parsed
 from .link import Unservable
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "jarvis_mpi patches 1"
+PARTS = ("down", "up", "bias", "mean", "first")
+NUMBER, NONE = (int, float), type(None)
 
 
 @dataclass(frozen=True)
@@ -92,17 +96,38 @@ def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
 
 def read(path: Path) -> Told:
     """Raises Unservable."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            said = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise Unservable(f"--patches {path} cannot be read: {error}") from None
+    with guarded(f"--patches {path} cannot be read"), safe_open(path, "pt") as file:
+        said = file.metadata() or {}
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     if said.get("format") != FORMAT:
         raise Unservable(f"--patches {path} holds no patches: make it by python -m jarvis_mpi fit-patches")
-    holes = {block_of(name): of for name, of in json.loads(said["holes"]).items()}
-    return Told(said["fingerprint"], said["digest"], holes)
+    with guarded(f"--patches {path} is damaged", "make it anew by python -m jarvis_mpi fit-patches"):
+        check(said, {"fingerprint": str, "digest": str, "holes": str}, "its metadata")
+        holes = parsed(
+            said["holes"], {str: {"skipped": NUMBER, "patched": (*NUMBER, NONE), "how": str}}, "its metadata"
+        )
+        told = Told(said["fingerprint"], said["digest"], {block_of(name): of for name, of in holes.items()})
+        for hole, of in told.holes.items():
+            if not 0 <= hole.start < hole.stop or not number(of["skipped"]) or not number(of["patched"] or 0):
+                raise ValueError(f"it cannot be that the hole {layers(hole)} costs {of}")
+        check_shapes(told.patched, shapes)
+    return told
+
+
+def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> None:
+    """That every patch is there, and all are of one width. Raises ValueError."""
+    width = None
+    for hole in sorted(patched, key=lambda hole: hole.start):
+        down, up, *vectors = (shapes.get(f"{layers(hole)}.{name}") for name in PARTS)
+        width = width or (vectors[-1] or [0])[0]
+        low = down[1] if down and len(down) == 2 else width
+        if vectors != [[width]] * len(vectors) or (down, up) not in (
+            ([width, width], None),
+            ([width, low], [low, width]),
+        ):
+            raise ValueError(f"the patch of {layers(hole)} has the shapes {down}, {up} and {vectors}")
 
 
 class Patches:
@@ -133,11 +158,14 @@ class Patches:
         if hole not in self.held:
             from safetensors import safe_open
 
-            with safe_open(self.path, "pt") as file:
+            what = f"--patches {self.path}: the patch of {layers(hole)} cannot be read"
+            with guarded(what), safe_open(self.path, "pt") as file:
                 there: dict[str, Any] = {
                     name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
-                    for name in ("down", "up", "bias", "mean", "first")
+                    for name in PARTS
                     for key in [f"{layers(hole)}.{name}"]
                 }
+                if not all(part.isfinite().all() for part in there.values() if part is not None):
+                    raise ValueError("a number in it is none")
             self.held[hole] = Patch(**there)
         return self.held[hole]

@@ -74,7 +74,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     folder = models.locate(settings.model, say, settings.start_timeout_s, whole=True)
     fingerprint = models.fingerprint(folder)
     if before:
-        resume.check(before, fingerprint)
+        resume.check_model(before, fingerprint)
     told = patch.read(Path(settings.patches)) if settings.patches else None
     if told and told.fingerprint != fingerprint:
         raise Unservable(

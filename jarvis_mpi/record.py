@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5s, h5t
 
+from . import hdf5
 from .crew import Block, Hop, Sign
 from .flight import Token
 from .link import Unservable
@@ -56,7 +57,7 @@ class Record:
         """A new file with `attributes`; see check_path."""
         self.path, self.screen = path, screen
         self.begun_at = now
-        self.file = h5py.File(part_of(path), "w", libver=LIBVER)
+        self.file = hdf5.made(part_of(path), libver=LIBVER)
         for name, fields in FIELDS.items():
             dtype = (
                 np.dtype([(field.name, field.type) for field in fields]) if name != "text" else np.dtype("u1")
@@ -76,7 +77,7 @@ class Record:
         self = cls.__new__(cls)
         self.path, self.screen = path, screen
         try:
-            self.file = h5py.File(path, "r+", libver=LIBVER)
+            self.file = hdf5.changed(path, libver=LIBVER)
         except OSError as error:
             raise Unservable(f"--resume {path} cannot be written: {os.strerror(error.errno or 5)}") from None
         away_s = time.time() - float(
@@ -91,6 +92,7 @@ class Record:
         self.datasets = {name: self.file[name] for name in FIELDS}
         self.dtypes = {name: dataset.dtype for name, dataset in self.datasets.items()}
         self.writes = self.file.swmr_mode = True
+        hdf5.shared(self.file)
         self.layers = 0  # run for the last token
         self.offset(now, 0, 0.0, 0.0)  # a start's first row
 

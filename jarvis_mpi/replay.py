@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .boundary import guarded
 from .crew import Crew, Hop, Policy, Sign, block_of, layers
 from .link import Unservable
-from .load import Unreadable, load
+from .load import load
+
+NEEDED = ("placement", "copies", "policy", "room", "settings")
 
 
 def crew_at_start(said: Mapping[str, Any]) -> Crew:
@@ -33,6 +36,11 @@ def crew_at_start(said: Mapping[str, Any]) -> Crew:
 def replayed(path: Path) -> Iterator[str]:
     """A line for every event; of a route it says whether it follows from the signs before it."""
     run = load(path)
+    for start in run.starts:
+        if lacking := [name for name in NEEDED if name not in start]:
+            raise Unservable(
+                f"{path} was made by a version that did not record {lacking[0]}: it cannot be replayed"
+            )
     crew = crew_at_start(run.attributes)
     for event in run.events:
         when = f"{event.at_s:9.3f} s  step {event.step:4d}"
@@ -59,7 +67,7 @@ def replayed(path: Path) -> Iterator[str]:
             case "done" | "ended":
                 yield f"{when}  {event.event}  {verdict_on_the_end(crew, event.said['sentence'])}"
             case "told" | "words":
-                yield f"{when}  {event.text.strip().splitlines()[-1]}"
+                yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:
                 crew = crew.after(event.node, Sign[event.event])
                 yield f"{when}  node {event.node}: {Sign[event.event].value}"
@@ -80,12 +88,11 @@ def main() -> str | None:
     )
     path = parser.parse_args().record
     try:
-        for line in replayed(path):
-            print(line)
-    except Unreadable as error:
+        with guarded(f"{path} cannot be replayed"):
+            for line in replayed(path):
+                print(line)
+    except Unservable as error:
         return str(error)
-    except KeyError as error:
-        return f"{path} was made by a version that did not record {error}: it cannot be replayed"
     return None
 
 

@@ -2,16 +2,28 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .boundary import guarded
+from .json_form import check
 from .link import Unservable
 from .load import Run, Unreadable, mend
 from .prompts import Asked
 from .settings import Settings, parse
 
+KINDS: dict[type, Any] = {
+    int: int,
+    float: (int, float),
+    str: str,
+    bool: bool,
+    tuple: [str],
+    type(None): (str, type(None)),
+}
+FORM = {f"{each.name}?": KINDS[type(each.default)] for each in fields(Settings)}  # of its options
 GOES_ON = 5  # the first schema of which a run can be gone on with
 
 
@@ -25,12 +37,17 @@ def read(path: Path) -> Run:
         raise Unservable(
             f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later can be gone on with"
         )
+    for name in ("settings", "fingerprint", "hosts", "placement", "started_unix_s"):
+        if name not in run.attributes:
+            raise Unservable(f"--resume {path} does not say its {name}: it cannot be gone on with")
     return run
 
 
 def settings_of(run: Run, words: Sequence[str]) -> Settings:
     """The run's own options, but for those that `words` say anew. Raises Unservable."""
-    settings = parse(words, run.settings).checked()
+    with guarded(f"--resume {run.path} has settings that cannot be"):
+        check(run.settings, FORM | {"prompt": (str, type(None)), "prompts": str}, "its settings")
+        settings = parse(words, run.settings).checked()
     for name in ("prompt", "prompts"):
         was, now = run.settings[name], getattr(settings, name)
         if was != now:
@@ -40,7 +57,7 @@ def settings_of(run: Run, words: Sequence[str]) -> Settings:
     return settings
 
 
-def check(run: Run, fingerprint: str) -> None:
+def check_model(run: Run, fingerprint: str) -> None:
     if run.fingerprint != fingerprint:
         raise Unservable(
             f"--resume {run.path} was made with other model files (fingerprint {run.fingerprint}, here {fingerprint})"
@@ -74,5 +91,5 @@ def print_again(run: Run, settings: Settings, asked: Sequence[Asked]) -> None:
         elif answer := next(answers, None):
             line |= {"text": answer.text, "tokens": len(answer.tokens), "ended": answer.ended}
         print(json.dumps(line, ensure_ascii=False), flush=True)
-    if settings.prompt and not settings.json:
+    if settings.prompt and not settings.json and run.questions:
         print(run.questions[-1].text, flush=True)

@@ -4,11 +4,20 @@ import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import skips
+from .boundary import guarded
 from .link import Unservable
 from .skips import Case
+
+if TYPE_CHECKING:
+    import h5py
+    import numpy as np
+
+
+ITEMS = [("task", "S64"), ("subject", "S64"), ("number", "u4"), ("choice", "u2"), ("answer", "i2"),
+         ("tokens", "u4"), ("characters", "u4")]  # fmt: skip
 
 
 class Kind(StrEnum):
@@ -49,11 +58,11 @@ class StudyFile:
         prompts: Sequence[str],
         says: Mapping[str, Any],
     ):
-        import h5py
+        from . import hdf5
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file: h5py.File = h5py.File(path, "a")
+            self.file = hdf5.changed(path) if path.exists() else hdf5.made(path)
         except OSError as error:
             raise Unservable(
                 f"--log {path} cannot be used: {error.strerror or 'it is no HDF5 file'}"
@@ -61,24 +70,47 @@ class StudyFile:
         self.cases, self.items, self.prompts = cases, items, prompts
         self.row = {case: number for number, case in enumerate(cases)}
         names = [skips.written(case) for case in cases]
-        if "cases" not in self.file:
-            self.make(names, says)
-        elif (was := [name.decode() for name in self.file["cases"][:]]) != names or any(
-            self.file.attrs.get(name) != value for name, value in says.items() if isinstance(value, str | int)
+        try:
+            with guarded(f"--log {path} is damaged", "name another file"):
+                if "cases" not in self.file:
+                    self.make(names, says)
+                else:
+                    self.check(path, names, says)
+        except Unservable:
+            self.file.close()
+            raise
+
+    def check(self, path: Path, names: list[str], says: Mapping[str, Any]) -> None:
+        """Raises Unservable where the file is of another study, or none."""
+        from . import hdf5
+
+        said, was = hdf5.attributes(self.file), texts(self.file, "cases")
+        if was != names or any(
+            said.get(name) != value for name, value in says.items() if isinstance(value, str | int)
         ):
             raise Unservable(
-                f"--log {path} is of another study ({len(was)} cases of {self.file.attrs.get('model')}): name another file"
+                f"--log {path} is of another study ({len(was)} cases of {said.get('model')}): name another file"
             )
+        shapes = {
+            "items": (len(self.items),),
+            "nats": (len(names), len(self.items)),
+            "answers": (len(names), len(self.prompts)),
+        }
+        for name, shape in shapes.items():
+            if hdf5.dataset(self.file, name).shape != shape:
+                raise Unservable(f"--log {path} is of another study, by its {name}: name another file")
 
     def make(self, names: list[str], says: Mapping[str, Any]) -> None:
         import h5py
         import numpy as np
 
+        if strange := sorted(set(self.file) - {"items", "nats", "answers", "prompts"}):
+            raise Unservable(f"{self.file.filename} is no study, it holds {strange[0]}: name another file")
+        for name in list(self.file):  # of one that was killed while it made them
+            del self.file[name]
         text = h5py.string_dtype()
-        kinds = [("task", "S64"), ("subject", "S64"), ("number", "u4"), ("choice", "u2"), ("answer", "i2"),
-                 ("tokens", "u4"), ("characters", "u4")]  # fmt: skip
         rows = [(item.task.encode(), item.subject.encode(), *item[2:]) for item in self.items]
-        self.file.create_dataset("items", data=np.array(rows, kinds))
+        self.file.create_dataset("items", data=np.array(rows, ITEMS))
         self.file.create_dataset("nats", data=np.full((len(names), len(rows)), np.nan))
         self.file.create_dataset("answers", (len(names), len(self.prompts)), text)
         self.file.create_dataset("prompts", data=list(self.prompts), dtype=text)
@@ -123,17 +155,39 @@ class StudyFile:
         self.file.flush()
 
 
-def costs_in(path: Path, depth: int) -> dict[Case, float]:
-    """Nats a token over the whole model's, of every case whose text is scored. Raises Unservable."""
-    import h5py
+def texts(file: "h5py.File", name: str) -> list[str]:
+    """A column of texts. Raises Unservable, KeyError or UnicodeDecodeError."""
+    from . import hdf5
+
+    return [cell.decode() for cell in hdf5.rows(file, name).tolist()]
+
+
+def table(file: "h5py.File", name: str) -> "np.ndarray":
+    """`items`. Raises Unservable or KeyError."""
     import numpy as np
 
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            cases = [skips.case_of(name.decode()) for name in file["cases"][:]]
-            items, nats, its_depth = file["items"][:], file["nats"][:], int(file.attrs["depth"])
-    except (OSError, KeyError) as error:
-        raise Unservable(f"--study {path} is no study: {str(error).splitlines()[0]}") from None
+    from . import hdf5
+
+    found = hdf5.rows(file, name, np.dtype(ITEMS))
+    if lacking := {field for field, _ in ITEMS} - set(found.dtype.names or ()):
+        raise Unservable(f"{file.filename} is damaged: its {name} lack {', '.join(sorted(lacking))}")
+    return found
+
+
+def costs_in(path: Path, depth: int) -> dict[Case, float]:
+    """Nats a token over the whole model's, of every case whose text is scored. Raises Unservable."""
+    import numpy as np
+
+    from . import hdf5
+
+    with guarded(f"--study {path} is no study"), hdf5.read(path) as file:
+        cases = [skips.case_of(name) for name in texts(file, "cases")]
+        items, nats = table(file, "items"), hdf5.rows(file, "nats", np.dtype("f8"))
+        its_depth = hdf5.attributes(file)["depth"]
+        if nats.shape != (len(cases), len(items)):
+            raise Unservable(
+                f"--study {path} is damaged: {nats.shape} figures of {len(cases)} cases and {len(items)} items"
+            )
     if its_depth != depth:
         raise Unservable(f"--study {path} is of a model with {its_depth} layers, this one has {depth}")
     text = items["answer"] < 0

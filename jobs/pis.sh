@@ -22,5 +22,5 @@ if [ "$DOCTOR" = yes ]; then
     python -m jarvis_mpi doctor --hostfile "$HOSTFILE" --model "$MODEL" --log "${LOG%.h5}-doctor.h5" "$@"
     asked+=(--links "${LOG%.h5}-doctor.h5")                # its figures of the links are kept in the record
 fi
-ranks=$(sed -e 's/#.*//' "$HOSTFILE" | awk 'NF { n = 1; for (i = 2; i <= NF; i++) if (sub(/^slots=/, "", $i)) n = $i; sum += n } END { print sum }')
+ranks=$(python -m jarvis_mpi.hostfile "$HOSTFILE")
 exec jobs/until_done.sh -hostfile "$HOSTFILE" -n "$ranks" -- --model "$MODEL" "${asked[@]}" "$@"

@@ -473,3 +473,95 @@ def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path)
     assert (np.diff(run.tokens["at_s"]) > 0).all()
     assert run.follows.tolist() == [step not in (0, 5) for step in range(10)]
     assert run.hosts == {"0": "a", "1": "b", "2": "c"}
+
+
+# -- a file system without locks
+
+NO_LOCKS = """
+#include <errno.h>
+#include <fcntl.h>
+int flock(int fd, int operation) { errno = ENOLCK; return -1; }
+"""
+LOCKLESS = """
+import sys
+from pathlib import Path
+import fcntl, os
+from jarvis_mpi import doctor, study_file
+from jarvis_mpi.load import load, mend
+from jarvis_mpi.record import Record
+folder = Path(sys.argv[1])
+try:
+    fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+    sys.exit("there are locks here: this tests nothing")
+except OSError as error:
+    assert error.errno == 37, error
+said = {"prompt": "x", "settings": {"prompt": "x"}, "hosts": {"0": "a"}}
+record = Record(folder / "run.h5", said, 0.0, None)
+record.asked(0.5, 0, 0, "x", [1], 0)
+assert load(folder / "run.h5").questions
+record.close()
+mend(folder / "run.h5")
+resumed = Record.resumed(folder / "run.h5", said, 0.0, None, 1.0, 0)
+assert load(folder / "run.h5").questions
+resumed.close()
+items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
+for _ in range(2):
+    study_file.StudyFile(folder / "study.h5", [frozenset()], items, [], {"depth": 4, "model": "m"}).file.close()
+doctor.write(folder / "links.h5", ["a", "b"], {"a": {"host": "a"}, "b": {"host": "b"}}, [(0, 1, 0.1, 9.0)])
+assert doctor.links_in(folder / "links.h5") == {frozenset("ab"): [0.1, 9.0]}
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("cc"), reason="a file system without locks is a small library, and there is no cc"
+)
+def test_files_are_written_and_read_where_there_are_no_locks(tmp_path):
+    (tmp_path / "no_locks.c").write_text(NO_LOCKS)
+    library = tmp_path / "no_locks.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "no_locks.c"], check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", LOCKLESS, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
+    from jarvis_mpi.link import Unservable
+    from jarvis_mpi.study_file import StudyFile
+
+    shutil.copy(OLD / "schema5.h5", tmp_path / "run.h5")
+    with pytest.raises(Unservable, match=r"run.h5 is no study, it holds clocks: name another file"):
+        StudyFile(tmp_path / "run.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
+    assert len(load(tmp_path / "run.h5").tokens) == 8
+    with h5py.File(tmp_path / "half.h5", "w") as half:  # killed while it was made
+        half["items"] = [1]
+    StudyFile(tmp_path / "half.h5", [frozenset()], [], [], {"depth": 4, "model": "m"}).file.close()
+
+
+def test_two_do_not_write_one_study(tmp_path):
+    from jarvis_mpi.link import Unservable
+    from jarvis_mpi.study_file import StudyFile
+
+    first = StudyFile(tmp_path / "study.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
+    with pytest.raises(Unservable, match=r"--log .*study.h5 cannot be used: another process writes it"):
+        StudyFile(tmp_path / "study.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
+    first.file.close()
+
+
+@pytest.mark.parametrize("name", ["skip_map", "skip_tasks", "predict", "patches", "load", "latency"])
+def test_every_script_ends_in_a_sentence_where_a_file_is_another(name, tmp_path, capsys):
+    (tmp_path / "garbage").write_bytes(bytes(range(256)))
+    (tmp_path / "list").write_text("[" * 100_000)
+    with h5py.File(tmp_path / "half.h5", "w") as half:
+        half["cases"] = ["", "1"]
+        half.attrs["schema"] = 6
+    shutil.copy(OLD / "schema5.h5", tmp_path / "linked.h5")
+    with h5py.File(tmp_path / "linked.h5", "r+") as linked:
+        del linked["events"]
+        linked["events"] = h5py.ExternalLink("/etc/hostname", "events")
+    for file in ("garbage", "list", "half.h5", "linked.h5", "none"):
+        said = script(name, tmp_path / file)
+        assert str(tmp_path / file) in said or name == "patches", said
+        assert len(said.splitlines()) == 1
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,142 @@
+"""HDF5 files, opened in one way by all that write or read them, and read without trust in what they claim.
+
+HDF5's own locks are never asked for: it gives up where a file system has none (ENOLCK, as NFS without its lock daemon), and a
+reader's lock would stop a run that is resumed. Instead a writer takes a lock of ours where there are locks. Nothing that a file
+points to outside itself is followed, and nothing is read whose claimed size the file cannot hold.
+"""
+
+import contextlib
+import errno
+import fcntl
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from . import hdf5_sound
+from .link import Unservable
+
+LEAST_LIMIT = 1 << 26  # bytes that any file may claim
+PACKED = 64  # how many times its size a file may claim: rows that are alike are packed, or not there yet
+
+
+class InUse(OSError):
+    """Another process writes the file."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EWOULDBLOCK, "another process writes it")
+
+
+def made(path: Path, libver: Any = None) -> h5py.File:
+    """A new file in the place of what is there; to its writer alone until `shared`."""
+    file = h5py.File(path, "w", libver=libver, locking=False)
+    hold(handle(file))
+    return file
+
+
+def changed(path: Path, libver: Any = None) -> h5py.File:
+    """One that is there, to be written by this process alone until `shared`. Raises OSError, InUse if another writes it."""
+    # Before HDF5 opens it: it cuts a file to the length that it knew when it closes it again.
+    first = os.open(path, os.O_RDWR)
+    try:
+        hold(first)
+        hdf5_sound.check(path)
+        file = h5py.File(path, "r+", libver=libver, locking=False)
+    finally:
+        os.close(first)
+    hold(handle(file))
+    return file
+
+
+def read(path: Path, **more: Any) -> h5py.File:
+    """To read, also where another process writes. Raises OSError."""
+    hdf5_sound.check(path)
+    return h5py.File(path, "r", locking=False, **more)
+
+
+def shared(file: h5py.File) -> None:
+    """Give up the writer's lock: readers that are not ours ask for HDF5's."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle(file), fcntl.LOCK_UN)
+
+
+def handle(file: h5py.File) -> int:
+    return file.id.get_vfd_handle()
+
+
+def hold(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InUse from None
+    except OSError:  # no locks here
+        pass
+
+
+def limit(file: h5py.File) -> int:
+    return max(LEAST_LIMIT, PACKED * Path(file.filename).stat().st_size)
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset of that name, if all of it is in the file and can be held. Raises KeyError or Unservable."""
+    link = file.get(name, getlink=True)
+    if link is None:
+        raise KeyError(f"it has no {name}")
+    if not isinstance(link, h5py.HardLink):
+        raise Unservable(f"{file.filename} is not read: its {name} points elsewhere, which is not followed")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise Unservable(f"{file.filename} is damaged: its {name} is no table")
+    if found.is_virtual or found.external:
+        raise Unservable(
+            f"{file.filename} is not read: its {name} lies in another file, which is not followed"
+        )
+    item = max(1, found.dtype.itemsize)
+    rows, chunk = math.prod(found.shape or (1,)), math.prod(found.chunks or (1,))
+    if found.shape is None or max(rows, chunk) * item > limit(file):
+        raise Unservable(
+            f"{file.filename} is damaged: its {name} claims {max(rows, chunk)} rows of {item} bytes, and the file has"
+            f" {Path(file.filename).stat().st_size} bytes"
+        )
+    return found
+
+
+def rows(file: h5py.File, name: str, like: np.dtype | None = None, most: int | None = None) -> np.ndarray:
+    """The first `most` rows of a table. `like`: fields that it has to have, of these kinds. Raises KeyError or Unservable."""
+    found = dataset(file, name)
+    if found.ndim == 0 or (like is not None and not alike(found.dtype, like)):
+        raise Unservable(f"{file.filename} is damaged: its {name} is no such table ({found.dtype})")
+    if most is None:
+        return found[:]
+    return found[: max(0, min(most, found.shape[0]))]
+
+
+def alike(has: np.dtype, wanted: np.dtype) -> bool:
+    """Whether all fields that both have are of one kind; a plain one: of one kind."""
+    if has.names is None or wanted.names is None:
+        return has.names == wanted.names and has.kind == wanted.kind and has.shape == wanted.shape
+    return all(
+        has[name].kind in ("iu" if wanted[name].kind in "iu" else wanted[name].kind) and not has[name].shape
+        for name in set(has.names) & set(wanted.names)
+    )
+
+
+def attributes(file: h5py.File) -> dict[str, str | int | float]:
+    """All attributes, each a text or a number. Raises Unservable or ValueError."""
+    found: dict[str, str | int | float] = {}
+    attrs, most = file.attrs, limit(file)
+    for name in attrs:
+        its = attrs.get_id(name)
+        if its.get_storage_size() > most or its.shape != ():
+            raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")
+        value = attrs[name]
+        if isinstance(value, str):
+            value.encode()  # raises a ValueError where it is no text
+        value = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(value, str | int | float):
+            raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")
+        found[name] = value
+    return found

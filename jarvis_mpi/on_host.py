@@ -1,0 +1,43 @@
+"""`python -m jarvis_mpi WORDS` on a host, by ssh where that is another machine."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import psutil
+
+from .launch import SSH
+
+OPTIONS = (
+    "BatchMode=yes",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=5",
+    "ControlPath=none",
+)
+
+
+def is_here(host: str) -> bool:
+    """Whether `host`, with or without a user, is this machine."""
+    host = host.rpartition("@")[2]
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        addresses = {found[4][0] for found in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):  # UnicodeError: a part of the name is too long
+        return False
+    mine = {each.address.partition("%")[0] for nic in psutil.net_if_addrs().values() for each in nic}
+    return bool(addresses & mine)
+
+
+def start(host: str, *words: str, **more: Any) -> subprocess.Popen:
+    """Start it, by this environment's path there."""
+    command = [sys.executable, "-m", "jarvis_mpi", *words]
+    if not is_here(host):
+        ssh = shlex.split(os.environ.get(SSH, "ssh"))
+        options = (word for option in OPTIONS for word in ("-o", option))
+        command = [*ssh, *options, "--", host, shlex.join(command)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, **more)

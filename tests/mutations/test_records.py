@@ -1,0 +1,359 @@
+"""Damaged and hostile records, studies, links, patches and hostfiles: what is read of them, or one sentence."""
+
+import contextlib
+import io
+import json
+import random
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from mutate import as_json, damaged, numbers, survives, swapped
+
+from jarvis_mpi import doctor, hdf5, hostfile, patch, replay, resume, study_file
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.load import Run, load, mend
+from jarvis_mpi.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
+MEMORY = 2 << 30  # bytes that a reading may ask for beyond what is there
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_tests(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
+
+
+def sentence_or(read: Callable[[], object]) -> None:
+    """All is well, or it is a sentence; and no more memory than MEMORY."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    said = ""
+    try:
+        read()
+    except Unservable as error:
+        said = str(error)
+        assert said
+        assert "\n" not in said
+        assert "MemoryError" not in said, said
+        assert "allocate" not in said, said
+
+
+def use(run: Run) -> None:
+    """What is asked of a record by figures and by --resume."""
+    _ = run.ended, run.length_s, run.follows, run.faults, run.on_one_clock(run.hops), run.resumed_steps
+    _ = [question.tokens for question in run.questions]
+    for name in ("settings", "hosts", "placement", "writer"):
+        with contextlib.suppress(Unservable):
+            getattr(run, name)
+    with contextlib.suppress(Unservable):
+        resume.settings_of(run, [])
+        resume.unlike(run)
+        with contextlib.redirect_stdout(io.StringIO()):
+            resume.print_again(run, Settings(), [])
+
+
+def read_record(path: Path) -> None:
+    use(load(path))
+    sys.argv = ["replay", str(path)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert "\n" not in (replay.main() or "")
+    use(mend(path))
+
+
+def record(folder: Path, name: str = "run.h5") -> Path:
+    """A record of this schema: an answer, a fault, another start."""
+    from jarvis_mpi.crew import Hop, Sign
+    from jarvis_mpi.flight import Token
+    from jarvis_mpi.record import Record
+    from jarvis_mpi.wire import Kind, Message
+    from jarvis_mpi.wire import Run as RunOfStage
+
+    with h5py.File(RECORDS[-1]) as old:
+        said = {
+            key: value
+            for key, value in hdf5.attributes(old).items()
+            if key not in ("schema", "clock_at_begin_s")
+        }
+    path = folder / name
+    for start in range(2):
+        if start == 0:
+            made = Record(path, said, 100.0, None)
+        else:
+            again = {
+                key: json.loads(value) if value[:1] in "{[" else value
+                for key, value in said.items()
+                if isinstance(value, str)
+            }
+            made = Record.resumed(path, again, 200.0, None, 60.0, 5)
+        made.asked(101.0, 5 * start, 0, "why", [1, 2], 0)
+        made.route(101.0, 5 * start, 0, [Hop(0, range(1)), Hop(1, range(1, 3))])
+        for step in range(5 * start, 5 * start + 5):
+            now = made.begun_at + 10 + step
+            made.offset(now, 1, 50.0, 1e-4)
+            runs = (
+                RunOfStage(0, range(1), 1, 0, 0.1, 0, 0, now),
+                RunOfStage(1, range(1, 3), 1, 0, 0.1, 0, 9, now + 50),
+            )
+            message = Message(Kind.STEP, step=step, start=step, rows=1, runs=runs)
+            made.write(Token(0, step, step, 42, now + 0.5, 0.5, 0.1, (message,)))
+        made.sign(made.begun_at + 12, 5 * start + 3, 2, Sign.LOST)
+        made.answered(made.begun_at + 20, 5 * start + 5, 0, "length", "because")
+        made.ended(made.begun_at + 21, 5 * start + 5, "", True, {0: 1})
+        made.close()
+    return path
+
+
+def test_damaged_records_are_read_or_one_sentence(tmp_path):
+    files = [path.read_bytes() for path in (*RECORDS, record(tmp_path))]
+    with h5py.File(tmp_path / "packed.h5", "w") as packed, h5py.File(tmp_path / "run.h5") as plain:
+        packed.attrs.update(plain.attrs)
+        for name in plain:
+            packed.create_dataset(name, data=plain[name][:], compression="gzip", shuffle=True, chunks=True)
+    files.append((tmp_path / "packed.h5").read_bytes())
+
+    def one(number: int) -> None:
+        draw = random.Random(number)
+        path = tmp_path / "bad.h5"
+        path.write_bytes(damaged(draw, draw.choice(files)))
+        sentence_or(lambda: read_record(path))
+
+    survives(numbers(), one)
+
+
+def test_records_whose_json_is_another_are_read_or_one_sentence(tmp_path):
+    good = record(tmp_path)
+
+    def one(number: int) -> None:
+        draw = random.Random(number)
+        path = tmp_path / "bad.h5"
+        shutil.copy(good, path)
+        with h5py.File(path, "r+") as file:
+            if draw.random() < 0.5:
+                name = draw.choice(list(file.attrs))
+                value = file.attrs[name]
+                its = json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
+                file.attrs[name] = as_json(swapped(draw, its)).decode().replace("\\u0000", "")
+            else:
+                events = file["events"][:]
+                which = draw.randrange(len(events))
+                text = bytes(file["text"][:])[events[which]["text_at"] :][: events[which]["text_bytes"]]
+                new = as_json(swapped(draw, json.loads(text or b"[]")))
+                events[which]["text_at"], events[which]["text_bytes"] = len(file["text"]), len(new)
+                if draw.random() < 0.1:
+                    events[which]["event"] = draw.choice(
+                        (b"asked", b"route", b"XXX", b"\xff", b"done", b"answered")
+                    )
+                file["events"][:] = events
+                file["text"].resize((len(file["text"]) + len(new),))
+                file["text"][-len(new) :] = np.frombuffer(new, "u1")
+        sentence_or(lambda: read_record(path))
+
+    survives(numbers(), one)
+
+
+def study(folder: Path) -> Path:
+    path = folder / "study.h5"
+    cases = [frozenset(), frozenset([1]), frozenset([1, 2])]
+    items = [study_file.Item("text", "", 0, 0, -1, 10, 40), study_file.Item("mmlu", "x", 0, 0, 1, 5, 9), study_file.Item("mmlu", "x", 0, 1, 1, 5, 9)]  # fmt: skip
+    made = study_file.StudyFile(path, cases, items, ["why"], STUDY)
+    for unit in made.left():
+        if unit.kind == study_file.Kind.RANK:
+            made.write(unit, {"block_influence": [0.1] * 4, "prose_nats": 3.0, "kl": [0.1, 0.2, 0.3, 0.4]})
+        elif unit.kind == study_file.Kind.ANSWER:
+            made.write(unit, {"text": "because", "ids": [1, 2, 3], "nats": 2.0})
+        else:
+            columns = 1 if unit.kind == study_file.Kind.TEXT else 2
+            made.write(unit, [(case, [1.0 + len(case)] * columns) for case in cases])
+    made.file.close()
+    return path
+
+
+STUDY = {"model": "m", "fingerprint": "f", "dtype": "float32", "depth": 4, "token_entropy": 5.0}
+
+
+def test_damaged_studies_are_read_or_one_sentence(tmp_path):
+    good = study(tmp_path).read_bytes()
+    import study as analysis
+
+    def read(path: Path) -> None:
+        its = analysis.read(path)
+        with contextlib.suppress(
+            Unservable, KeyError, ValueError
+        ):  # that scripts turn into a sentence, in one place
+            _ = its.tasks, its.graded, its.rankings, its.costs
+
+    def one(number: int) -> None:
+        draw = random.Random(number)
+        path = tmp_path / "bad.h5"
+        path.write_bytes(damaged(draw, good))
+        sentence_or(lambda: study_file.costs_in(path, 4))
+        sentence_or(lambda: read(path))
+        items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
+        sentence_or(lambda: study_file.StudyFile(path, [frozenset()], items, [], STUDY).file.close())
+
+    assert study_file.costs_in(tmp_path / "study.h5", 4) == pytest.approx(
+        {frozenset([1]): 0.1, frozenset([1, 2]): 0.2}
+    )
+    survives(numbers(), one)
+
+
+def test_damaged_links_are_read_or_one_sentence(tmp_path):
+    links = [(0, 1, 0.001, 1e5), (0, 2, float("nan"), float("nan"))]
+    doctor.write(tmp_path / "good.h5", ["a", "b", "c"], {name: {"host": name} for name in "abc"}, links)
+    good = (tmp_path / "good.h5").read_bytes()
+
+    def one(number: int) -> None:
+        draw = random.Random(number)
+        (tmp_path / "bad.h5").write_bytes(damaged(draw, good))
+        sentence_or(lambda: doctor.links_in(tmp_path / "bad.h5"))
+
+    survives(numbers(), one)
+
+
+def test_damaged_patches_are_read_or_one_sentence(tmp_path):
+    import torch
+
+    holes = [range(1, 2), range(2, 4)]
+    made = [
+        patch.Patch(torch.ones(8, 8), None, *torch.ones(3, 8)),
+        patch.Patch(torch.ones(8, 2), torch.ones(2, 8), *torch.ones(3, 8)),
+    ]
+    said = {hole: {"skipped": 0.9, "patched": 0.1, "how": "x"} for hole in holes}
+    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.Told("f", "d", said))
+    good = (tmp_path / "good").read_bytes()
+    size = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + size])
+
+    def one(number: int) -> None:
+        draw = random.Random(number)
+        if draw.random() < 0.5:
+            bad = damaged(draw, good)
+        else:
+            new = json.loads(as_json(header))
+            its = json.loads(new["__metadata__"]["holes"])
+            new["__metadata__"]["holes"] = as_json(swapped(draw, its)).decode()
+            new = as_json(new if draw.random() < 0.7 else swapped(draw, new))
+            bad = len(new).to_bytes(8, "little") + new + good[8 + size :]
+        (tmp_path / "bad").write_bytes(bad)
+
+        def read() -> None:
+            told = patch.read(tmp_path / "bad")
+            held = patch.Patches(tmp_path / "bad", torch.float32)
+            held.prepare(told, [range(1), range(2)])
+            for hole in told.patched:
+                assert len(held.hold(hole)(torch.ones(3, len(held.hold(hole).mean)))) == 3
+            _ = told.harm
+
+        sentence_or(read)
+
+    survives(numbers(), one)
+
+
+def test_damaged_hostfiles_are_read_or_one_sentence(tmp_path):
+    good = b"# all\nlocalhost slots=3 max_slots=4 // x\nme@pi1.home slots = 2 username=you\n/* x\n */ fd98::12 cpu=1\n127.0.0.2\n127.0.0.2\n"
+
+    def one(number: int) -> None:
+        draw = random.Random(number)
+        (tmp_path / "bad").write_bytes(damaged(draw, good))
+        sentence_or(lambda: hostfile.ranks(tmp_path / "bad"))
+
+    assert len(hostfile.ranks(tmp_path / "good" if (tmp_path / "good").write_bytes(good) else tmp_path)) == 8
+    survives(numbers(), one)
+
+
+# -- files made to do harm
+
+
+def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object], str]]:
+    """What is done to `tokens` of a good record -> what is said."""
+    secret = folder / "secret"
+    secret.write_bytes(b"secret" * 4096)
+    with h5py.File(folder / "other.h5", "w") as other, h5py.File(RECORDS[-1]) as good:
+        other["tokens"] = good["tokens"][:]
+    kind = h5py.File(RECORDS[-1])["tokens"].dtype
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout((8,), kind)
+        layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "tokens", (8,))
+        file.create_virtual_dataset("tokens", layout)
+
+    return {
+        "external link": (lambda file: file.__setitem__("tokens", h5py.ExternalLink(str(folder / "other.h5"), "tokens")), "points elsewhere"),
+        "soft link": (lambda file: file.__setitem__("tokens", h5py.SoftLink("/hops")), "points elsewhere"),
+        "dangling link": (lambda file: file.__setitem__("tokens", h5py.SoftLink("/none")), "points elsewhere"),
+        "external storage": (lambda file: file.create_dataset("tokens", (8,), kind, external=[(str(secret), 0, 4096)]), "lies in another file"),
+        "virtual": (virtual, "lies in another file"),
+        "group": (lambda file: file.create_group("tokens"), "is no table"),
+        "huge": (lambda file: file.create_dataset("tokens", (1 << 40,), kind, chunks=(1 << 10,)), "claims 1099511627776 rows"),
+        "huge and packed": (lambda file: file.create_dataset("tokens", (1 << 30,), kind, chunks=(1 << 10,), compression="gzip"), "claims 1073741824 rows"),
+        "huge chunk": (lambda file: file.create_dataset("tokens", (8,), kind, maxshape=(None,), chunks=(1 << 24,)), "claims 16777216 rows"),
+        "scalar": (lambda file: file.create_dataset("tokens", (), kind), "no such table"),
+        "empty": (lambda file: file.create_dataset("tokens", dtype=kind, data=h5py.Empty(kind)), "claims"),
+        "texts": (lambda file: file.create_dataset("tokens", data=["x"] * 8), "no such table"),
+        "two dimensions": (lambda file: file.create_dataset("tokens", (2, 4), kind), "is damaged"),
+        "other types": (lambda file: file.create_dataset("tokens", (8,), [("step", "S8")]), "no such table"),
+        "gone": (lambda file: None, "has no tokens"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["external link", "soft link", "dangling link", "external storage", "virtual", "group", "huge", "huge and packed",
+                                  "huge chunk", "scalar", "empty", "texts", "two dimensions", "other types", "gone"])  # fmt: skip
+def test_hostile_records_are_one_sentence(name, tmp_path):
+    harm, said = made_hostile(tmp_path)[name]
+    path = tmp_path / "bad.h5"
+    shutil.copy(RECORDS[-1], path)
+    with h5py.File(path, "r+") as file:
+        del file["tokens"]
+        harm(file)
+    with pytest.raises(Unservable, match=said) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("settings", "[" * 100_000, "damaged"),
+        ("settings", "3", "settings"),
+        ("hosts", '{"x": "a"}', "no number"),
+        ("hosts", '["a"]', "hosts"),
+        ("writer", '{"machine": "m", "space": "s", "pid": 99999999999999999999, "begun": "1"}', "process"),
+        ("writer", '{"pid": 1}', "has no machine"),
+        ("model", np.zeros(4), "no text and no number"),
+        ("started_unix_s", float("nan"), "a time that is no number"),
+        ("schema", "six", "no record of a run"),
+        ("schema", -1, "no record of a run"),
+        ("prompt", b"\xff\xfe", "is damaged"),
+        ("depth", h5py.Empty("f8"), "is damaged"),
+    ],
+)
+def test_hostile_attributes_are_one_sentence(name, value, said, tmp_path):
+    path = tmp_path / "bad.h5"
+    shutil.copy(RECORDS[-1], path)
+    with h5py.File(path, "r+", libver=("v110", "v110")) as file:
+        file.attrs[name] = value
+    with pytest.raises(Unservable, match=said) as error:
+        load(path)
+    assert str(path) in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_file_is_written_by_one_at_a_time_and_read_meanwhile(tmp_path):
+    path = tmp_path / "file.h5"
+    with hdf5.made(path) as file:
+        file["x"] = [1, 2, 3]
+        with pytest.raises(hdf5.InUse, match="another process writes it"):
+            hdf5.changed(path)
+    with hdf5.changed(path) as file:
+        with pytest.raises(hdf5.InUse):
+            hdf5.changed(path)
+        hdf5.shared(file)
+    with hdf5.changed(path), hdf5.read(path):
+        pass
