@@ -19,6 +19,7 @@ import termios
 import threading
 from pathlib import Path
 
+from .prompts import MARK
 from .terminal import launcher
 
 LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read is here long before
@@ -95,7 +96,8 @@ class Keyboard:
     def take(self, data: bytes) -> bool:
         """-> whether that was the last."""
         ends = b"(\n|\x03|\x04)" if self.is_terminal else b"(\n)"
-        *parts, self.rest = re.split(ends, self.rest + data)
+        first, *parts = re.split(ends, data)
+        *parts, self.rest = self.rest + first, *parts
         for line, end in zip(parts[::2], parts[1::2], strict=True):
             if end == CTRL_C:
                 self.interrupt()
@@ -107,8 +109,10 @@ class Keyboard:
 
     def line(self, data: bytes) -> None:
         try:
-            line: str | Key = data.decode().rstrip("\r")
+            line: str | Key = data.decode().lstrip(MARK).rstrip("\r")
         except UnicodeDecodeError:
+            line = Key.UNREADABLE
+        if isinstance(line, str) and "\0" in line:  # UTF-16
             line = Key.UNREADABLE
         self.typed.put(Key.TOO_LONG if self.is_terminal and len(data) >= LONGEST_LINE - 1 else line)
 
