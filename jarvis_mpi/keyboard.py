@@ -43,7 +43,7 @@ class Keyboard:
         self.is_terminal = self.source is not None and os.isatty(self.source)
         self.typed: queue.Queue[str | Key] = queue.Queue()
         self.interrupts = 0  # that nobody has acted on
-        self.rest = b""
+        self.rest = bytearray()
         self.left = False
 
     def __enter__(self) -> "Keyboard":
@@ -90,14 +90,18 @@ class Keyboard:
                 if quiet > 2:
                     break
         if self.rest:
-            self.line(self.rest)
+            self.line(bytes(self.rest))
         self.typed.put(Key.END)
 
     def take(self, data: bytes) -> bool:
         """-> whether that was the last."""
         ends = b"(\n|\x03|\x04)" if self.is_terminal else b"(\n)"
         first, *parts = re.split(ends, data)
-        *parts, self.rest = self.rest + first, *parts
+        self.rest += first
+        if not parts:
+            return False
+        *parts, rest = bytes(self.rest), *parts
+        self.rest = bytearray(rest)
         for line, end in zip(parts[::2], parts[1::2], strict=True):
             if end == CTRL_C:
                 self.interrupt()

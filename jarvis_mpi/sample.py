@@ -24,7 +24,7 @@ class Sampler:
     """Greedy at temperature 0, else as transformers' own warpers have it, in its order."""
 
     def __init__(self, settings: Settings):
-        self.seed = settings.seed
+        self.seed, self.model = settings.seed, settings.model
         self.greedy = settings.temperature < COLDEST
         self.shifted_for: LogitsProcessor | None = None
         self.most = LARGEST  # that a logit may be before it is divided by the temperature
@@ -32,7 +32,7 @@ class Sampler:
         if settings.repetition_penalty != 1:
             self.warpers.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
         if not self.greedy:
-            self.warpers.append(TemperatureLogitsWarper(settings.temperature))
+            self.warpers.append(TemperatureLogitsWarper(min(settings.temperature, LARGEST)))
             self.shifted_for = self.warpers[-1]
             self.most = LARGEST * settings.temperature
         if settings.top_k and not self.greedy:
@@ -46,8 +46,8 @@ class Sampler:
         likeliest = int(logits.argmax())  # a NaN, if there is one
         if not logits[likeliest].isfinite():
             raise Unservable(
-                f"what the model says at token {position} is no number ({float(logits[likeliest])}): its files may be damaged,"
-                " fetch them again, or try --dtype float32"
+                f"the model's numbers are no numbers any more (NaN or infinity) at token {position}:"
+                f" python -m jarvis_mpi doctor --model {self.model} names the tensor"
             )
         if not self.warpers:
             return likeliest
