@@ -87,7 +87,7 @@ class Piped:
             return f"{prompt}\n\n{text.rstrip()}", told
         if not self.ended and self.source is not None and stat.S_ISFIFO(os.fstat(self.source).st_mode):
             return prompt, (
-                f"standard input is an open pipe from which nothing came within {FIRST_S:g} s: nothing is appended"
-                " to --prompt (< /dev/null says that there is nothing)"
+                f"nothing came on standard input within {FIRST_S:g} s: nothing is appended to --prompt"
+                " (< /dev/null says that there is nothing)"
             )
         return prompt, ""

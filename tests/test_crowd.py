@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 import texts
@@ -41,7 +42,7 @@ class Spoils(Sampler):
     def choose(self, logits, text, sequence):
         letters = ["<end>", *sorted(texts.pre_tokenizers.ByteLevel.alphabet())]
         begun = (letters.index("["), letters.index("!"))
-        spoilt = begun in zip(text, text[1:], strict=False)
+        spoilt = begun in pairwise(text)
         return super().choose(logits * float("nan") if spoilt else logits, text, sequence)
 
 
