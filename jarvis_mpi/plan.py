@@ -79,6 +79,8 @@ def told_of_wishes(
         yield f"--threads {settings.threads} is more than the {few[host]} cores of {host}: a node has as many as its host's cores"
     if settings.copies > holders and "copy" in settings.on_fault:
         yield f"--copies {settings.copies} is more than there are nodes for: a block has {holders} at the most"
+    if settings.streams and not settings.prompts:
+        yield f"--streams {settings.streams} is of --prompts alone: one answer is in flight"
     if settings.top_k > vocabulary:
         yield f"--top-k {settings.top_k} is more than the {vocabulary} tokens that the model knows: it draws among all"
 

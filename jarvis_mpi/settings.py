@@ -175,7 +175,7 @@ class Settings:
             value = getattr(self, name)
             if not low <= value < math.inf or (high is not None and value > high):
                 bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
-                bounds += ", and finite" if value == math.inf else ""
+                bounds += ", and finite" if value == math.inf and high is None else ""
                 raise Unservable(f"{flag(name)} is {value}, but must be {bounds}")
         if self.silence_s < 3 * self.beat_s:
             raise Unservable(

@@ -84,7 +84,7 @@ class Worker:
             return body
 
         said, told = scorer.answer(prompt, through, self.wanted.answer_tokens, self.text.end_ids)
-        words = self.text.tokenizer.decode(said, skip_special_tokens=True)
+        words = self.text.decode(said)
         return {"ids": said, "text": words, "nats": told}
 
 

@@ -58,6 +58,11 @@ class Text:
                 )
         return ids
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """What `ids` say, without special tokens."""
+        with guarded("the tokenizer cannot make text of these tokens", ADVICE):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
     def windows(self, ids: Sequence[int], window: int) -> list[list[int]]:
         """A long text's `ids` in parts of at most `window` tokens, each begun as the model's texts begin."""
         begin = self.encode("")

@@ -10,7 +10,6 @@ from transformers import AutoTokenizer
 from .boundary import guarded
 from .link import Unservable
 
-SENTENCEPIECE = "tokenizer.model"
 CONFIG = "tokenizer_config.json"
 PROBES = (
     "Hello, world! 12 x",
@@ -23,13 +22,12 @@ NEEDED = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # mo
 def tokenizer_of(folder: Path) -> Any:
     """As transformers reads it. Raises Unservable where there is none that can be used."""
     with guarded(f"{folder} has no tokenizer that can be used", "fetch its tokenizer files again"):
-        only_sentencepiece = (folder / SENTENCEPIECE).is_file() and not (folder / "tokenizer.json").is_file()
-        if only_sentencepiece and not is_tiktoken(folder / SENTENCEPIECE):
-            check_readable(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            check_alike(folder, tokenizer)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        pieces = only_sentencepiece(folder)
+        if pieces:
+            check_readable(pieces)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if pieces:
+            check_alike(pieces, tokenizer)
         if not isinstance(tokenizer.eos_token_id, int | None):
             raise Unservable(
                 f"{folder / CONFIG} has an eos_token that is no token: fetch its tokenizer files again"
@@ -37,24 +35,35 @@ def tokenizer_of(folder: Path) -> Any:
         return tokenizer
 
 
-def is_tiktoken(path: Path) -> bool:
-    """Of a file that is a list of tokens in base64 with their ranks, as Llama 3's original tokenizer.model is."""
-    with path.open("rb") as file:
-        words = file.readline(4096).split()
-    return len(words) == 2 and words[1].isdigit()
+def only_sentencepiece(folder: Path) -> Path | None:
+    """The SentencePiece model of a folder that has nothing else to make tokens with."""
+    found = sorted(folder.glob("*.model"))
+    if not found or any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tekken.json", "vocab.json")
+    ):
+        return None
+    with found[0].open("rb") as file:
+        line = file.readline(4096)
+    words = line.split()
+    if (
+        len(words) == 2 and words[1].isdigit()
+    ):  # tokens in base64 with their ranks, as Llama 3's original file is
+        return None
+    if not line.startswith(b"\n"):  # protobuf's mark of the first piece
+        raise Unservable(f"{found[0]} is neither a SentencePiece model nor a list of tokens: fetch it again")
+    return found[0]
 
 
-def check_readable(folder: Path) -> None:
+def check_readable(path: Path) -> None:
     """Raises Unservable where a SentencePiece model alone cannot be read here."""
-    path = folder / SENTENCEPIECE
     if lacking := [package for module, package in NEEDED.items() if not there(module)]:
         raise Unservable(
             f"{path} is a SentencePiece model, and without a tokenizer.json beside it"
             f" {' and '.join(lacking)} must be installed to read it: pip install {' '.join(lacking)},"
             " or put the model's tokenizer.json beside it"
         )
-    config = folder / CONFIG
-    said = json.loads(config.read_text()) if config.is_file() else {}
+    config = path.with_name(CONFIG)
+    said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     if not isinstance(said, dict) or not said.get("tokenizer_class"):
         raise Unservable(
             f"{path} stands alone: {CONFIG}, which says how a text begins (tokenizer_class, add_bos_token),"
@@ -69,15 +78,16 @@ def there(module: str) -> bool:
         return False
 
 
-def check_alike(folder: Path, tokenizer: Any) -> None:
-    """Raises Unservable unless `tokenizer` finds the tokens that SentencePiece itself finds."""
+def check_alike(path: Path, tokenizer: Any) -> None:
+    """Raises Unservable unless `tokenizer` finds the pieces that SentencePiece itself finds."""
     from sentencepiece import SentencePieceProcessor
 
     own = SentencePieceProcessor()
-    own.Load(str(folder / SENTENCEPIECE))
+    own.Load(str(path))
     for probe in PROBES:
-        if list(tokenizer(probe, add_special_tokens=False)["input_ids"]) != own.EncodeAsIds(probe):
+        ids = tokenizer(probe, add_special_tokens=False)["input_ids"]
+        if tokenizer.convert_ids_to_tokens(ids) != own.EncodeAsPieces(probe):
             raise Unservable(
-                f"{folder / SENTENCEPIECE} is read otherwise by transformers' {type(tokenizer).__name__} than by"
-                " SentencePiece, so the text would be wrong: put the model's tokenizer.json beside it"
+                f"{path} is read otherwise by transformers' {type(tokenizer).__name__} than by SentencePiece,"
+                " so the text would be wrong: put the model's tokenizer.json beside it"
             )

@@ -172,3 +172,5 @@ def test_what_asks_for_more_than_there_is_is_told():
     ]
     assert list(told_of_wishes(there, Settings(threads=2, copies=1, top_k=300), 1, 300)) == []
     assert list(told_of_wishes(there, Settings(copies=9, on_fault="skip"), 0, 300)) == []
+    assert list(told_of_wishes(there, Settings(streams=2, prompts="file"), 1, 300)) == []
+    assert "is of --prompts alone" in next(told_of_wishes(there, Settings(streams=2), 1, 300))

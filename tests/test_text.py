@@ -135,6 +135,11 @@ def test_a_sentencepiece_model_alone_is_told_truthfully(tmp_path):
         Text(tmp_path)
     assert "tiktoken" not in str(raised.value)
     assert "is a SentencePiece model" in str(raised.value) or "stands alone" in str(raised.value)
+    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(
+        Unservable, match="is neither a SentencePiece model nor a list of tokens: fetch it again"
+    ):
+        Text(tmp_path)
 
 
 def trained_sentencepiece(folder, kind, config):
