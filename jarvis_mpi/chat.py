@@ -1,8 +1,8 @@
 """A chat on standard input. /help tells what can be said besides."""
 
-from .conversation import Conversation
+from .conversation import Answer, Conversation
 from .keyboard import Key, Keyboard
-from .link import Unservable
+from .link import Unanswerable, Unservable
 from .screen import Shows
 
 REST_S = 0.1  # longest wait for a line before the chain is heard again
@@ -45,13 +45,27 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
             case str(line) if line.strip():
                 interrupts = 0
                 said = line.removeprefix("/") if line.startswith("//") else line
-                if why := conversation.why_not(said):
-                    failed += 1
-                    screen.tell(f"{why}: /reset begins a new conversation" if conversation.ids else why)
-                elif conversation.ask(said).ended == "interrupted":
+                answer = ask(said, conversation, screen)
+                failed += answer is None
+                if answer and answer.ended == "interrupted":
                     keyboard.acted()
                     interrupts = 1
         screen.ready_for_a_line()
+
+
+def ask(said: str, conversation: Conversation, screen: Shows) -> Answer | None:
+    """None if it could not be answered: the chat goes on. Raises Unservable if too few nodes are left."""
+    try:
+        asked = conversation.ids_with(said)
+    except Unservable as error:
+        screen.tell(f"{error}: /reset begins a new conversation" if conversation.ids else str(error))
+        return None
+    try:
+        return conversation.ask_ids(said, asked)
+    except Unanswerable as error:
+        screen.tell(f"{error}: a new conversation begins")
+        conversation.begin_anew()
+        return None
 
 
 def next_line(conversation: Conversation, keyboard: Keyboard) -> str | Key:

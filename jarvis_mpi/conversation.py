@@ -1,18 +1,24 @@
 """One question after another to the chain; what comes back is recorded and shown as it comes."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .enduser import EndUser
 from .flight import Token
+from .link import Unservable, concerns
 from .settings import Settings
-from .text import Stops, Text
+from .stops import Stops
+from .text import Text
 
 if TYPE_CHECKING:
     from .load import Question
     from .record import Record
     from .screen import Shows
+
+
+TRIED = 20  # prompts, for the length of the longest that can be asked
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Answering:
     def __init__(
         self, text: Text, context: int, settings: Settings, asked: Sequence[int], before: Sequence[int] = ()
     ):
-        self.piece, self.stops = text.pieces(), Stops(settings.stop)
+        self.piece, self.special = text.pieces(), text.special
+        self.stops = Stops(settings.stop, self.special.values())
         self.end_ids = frozenset[int]() if settings.ignore_eos else text.end_ids
         self.room = context - len(asked)
         self.most = min(settings.max_new_tokens, self.room)
@@ -39,7 +46,7 @@ class Answering:
 
     def add(self, token: int) -> str:
         """-> what it adds to what is shown. `ended` says how the answer ends with it; '' if it goes on."""
-        self.shown.append(self.stops.add(self.piece(token)))
+        self.shown.append(self.stops.add(self.piece(token), self.special.get(token, "")))
         if self.stops.met or token in self.end_ids:
             self.ended = "stop" if self.stops.met else "end"
         elif not self.left:
@@ -78,9 +85,9 @@ class Conversation:
             self.text.begin_anew()
             self.asker.begin_anew()
 
-    def why_not(self, prompt: str) -> str:
-        """'' if `prompt` can be asked now, else one sentence."""
-        return refusal(self.text, self.ids, prompt, self.context)
+    def ids_with(self, prompt: str) -> list[int]:
+        """All of it with `prompt` at its end. Raises Unservable if that cannot be asked."""
+        return askable(self.text, self.ids, prompt, self.context)
 
     def restore(self, questions: "Sequence[Question]") -> None:
         """Be where a run was that asked these: all caches are empty, and filled by the next step."""
@@ -89,7 +96,7 @@ class Conversation:
                 self.ids = []
                 self.text.begin_anew()
             self.ids = [*question.ids, *question.tokens]
-            if question.ended == "end":
+            if question.tokens and self.is_closed(question.ended):
                 self.ids.pop()
             self.text.asked.append(question.prompt)
             self.asker.sequence = question.sequence
@@ -99,9 +106,17 @@ class Conversation:
         self.screen.said_before(question.text)
         self.screen.answered(question.prompt, Answer(question.text, len(question.tokens), question.ended), "")
 
+    def is_closed(self, ended: str) -> bool:
+        """Whether an answer's last token ends it: no stage has run that, and a template writes its own."""
+        return ended == "end" or (ended == "stop" and self.ids[-1] in self.text.end_ids)
+
     def ask(self, prompt: str) -> Answer:
-        """The answer, shown as it comes. Raises Unservable if too few nodes are left; what came stands in the record."""
-        asked = self.text.after(self.ids, prompt)
+        """The answer, shown as it comes. Raises Unservable if `prompt` cannot be asked, or if too few nodes are left; what came
+        stands in the record."""
+        return self.ask_ids(prompt, self.ids_with(prompt))
+
+    def ask_ids(self, prompt: str, asked: Sequence[int]) -> Answer:
+        """As `ask`, of what `ids_with` has found."""
         self.record.asked(
             self.asker.clock(), self.asker.step, self.asker.sequence, prompt, asked, len(self.ids)
         )
@@ -123,7 +138,9 @@ class Conversation:
             for token in more:
                 self.record.write(token)
                 self.ids.append(token.id)
-                self.screen.token(token, coming.add(token.id))
+                with concerns(token.sequence):
+                    piece = coming.add(token.id)
+                self.screen.token(token, piece)
                 if (ended := coming.ended) or self.interrupted():
                     break
             ended = ended or "interrupted"
@@ -131,7 +148,7 @@ class Conversation:
             ended = broken_off_by(error)
             raise
         finally:
-            if ended == "end":  # no stage has run it, and a template writes its own
+            if coming.shown and self.is_closed(ended):
                 self.ids.pop()
             answer = coming.answer(ended)
             self.record.answered(self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text)
@@ -139,11 +156,22 @@ class Conversation:
         return answer
 
 
-def refusal(text: Text, ids: Sequence[int], prompt: str, context: int) -> str:
-    """'' if a model that takes `context` positions can be asked `prompt` after `ids`, else one sentence."""
+def askable(text: Text, ids: Sequence[int], prompt: str, context: int) -> list[int]:
+    """The ids of `prompt` after `ids`. Raises Unservable if a model that takes `context` positions cannot be asked that."""
     if not prompt.strip():
-        return "the prompt is empty: there is nothing to answer"
-    if (count := len(text.after(ids, prompt))) >= context:
-        whole = "the conversation would have" if ids else "the prompt has"
-        return f"{whole} {count} tokens, the model takes {context}"
-    return ""
+        raise Unservable("the prompt is empty: there is nothing to answer")
+    whole, advice = ("the conversation would have", "") if ids else ("the prompt has", ": shorten it")
+    if len(prompt) > context and (fewest := text.fewest_tokens(prompt)) >= context:
+        raise Unservable(f"{whole} over {fewest} tokens, the model takes {context}{advice}")
+    if (count := len(asked := text.after(ids, prompt))) >= context:
+        raise Unservable(f"{whole} {count} tokens, the model takes {context}{advice}")
+    return asked
+
+
+def longest(text: Text, prompts: Sequence[str], context: int) -> int:
+    """How many tokens the longest of `prompts` has, of those that can be asked; about so many, where it takes too long to tell."""
+    by_length = sorted(prompts, key=len, reverse=True)
+    for prompt in by_length[:TRIED]:
+        with contextlib.suppress(Unservable):
+            return len(askable(text, (), prompt, context))
+    return min([context, *map(len, by_length[TRIED : TRIED + 1])]) if by_length[TRIED:] else 0

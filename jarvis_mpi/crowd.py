@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .conversation import Answer, Answering, Conversation, broken_off_by, refusal
+from .conversation import Answer, Answering, Conversation, askable, broken_off_by
 from .flight import Token
-from .link import Unservable
+from .link import Unanswerable, Unservable, concerns
 from .prompts import Asked
 
 if TYPE_CHECKING:
@@ -35,14 +35,15 @@ class Crowd:
         ended = ""
         try:
             while waiting or self.under_way:
-                while waiting and len(self.under_way) < self.at_once:
-                    self.begin(waiting.popleft())
-                for token in self.talk.asker.tokens():
-                    # Of an answer that has ended more may have come with its last token.
-                    if token.sequence in self.under_way:
-                        self.take(token)
-                    while waiting and len(self.under_way) < self.at_once:
-                        self.begin(waiting.popleft())
+                try:
+                    self.fill(waiting)
+                    for token in self.talk.asker.tokens():
+                        # Of an answer that has ended more may have come with its last token.
+                        if token.sequence in self.under_way:
+                            self.take(token)
+                        self.fill(waiting)
+                except Unanswerable as error:
+                    self.spoilt(error.sequence, str(error))
         except BaseException as error:
             ended = broken_off_by(error)
             raise
@@ -51,14 +52,27 @@ class Crowd:
                 self.end(sequence, ended)
         return self.failed
 
+    def fill(self, waiting: deque[Asked]) -> None:
+        while waiting and len(self.under_way) < self.at_once:
+            self.begin(waiting.popleft())
+
     def begin(self, asked: Asked) -> None:
-        talk, asker = self.talk, self.talk.asker
-        if why := asked.wrong or refusal(talk.text, (), asked.prompt, talk.context):
+        """Ask it; what speaks against that is its line's error, and nobody else's."""
+        try:
+            if asked.wrong:
+                raise Unservable(asked.wrong)
+            ids = askable(self.talk.text, (), asked.prompt, self.talk.context)
+        except Unservable as error:
             self.failed += 1
-            talk.record.refused(asker.clock(), asker.step, asked.number, why)
-            self.line(asked, error=why)
+            asker = self.talk.asker
+            self.talk.record.refused(asker.clock(), asker.step, asked.number, str(error))
+            self.line(asked, error=str(error))
             return
-        sequence, ids, before = self.next_sequence, talk.text.ids_of(asked.prompt), list[int]()
+        self.take_off(asked, ids)
+
+    def take_off(self, asked: Asked, ids: list[int]) -> None:
+        talk, asker = self.talk, self.talk.asker
+        sequence, before = self.next_sequence, list[int]()
         question = self.before.popleft() if self.before else None
         if question:
             if question.prompt != asked.prompt:
@@ -67,13 +81,16 @@ class Crowd:
                 )
             sequence, ids, before = question.sequence, question.ids, question.tokens
         self.next_sequence = sequence + 1
-        coming = Answering(talk.text, talk.context, talk.settings, ids, before)
         if question and question.answered:
             self.line(asked, **asdict(Answer(question.text, len(before), question.ended)))
             return
         if not question:
             talk.record.asked(asker.clock(), asker.step, sequence, asked.prompt, ids, 0)
+        coming = Answering(talk.text, talk.context, talk.settings, ids)
         self.under_way[sequence] = asked, coming
+        with concerns(sequence):
+            for token in before:
+                coming.add(token)
         if coming.ended:
             self.end(sequence, coming.ended)
         else:
@@ -82,10 +99,17 @@ class Crowd:
     def take(self, token: Token) -> None:
         self.talk.record.write(token)
         _, coming = self.under_way[token.sequence]
-        self.talk.screen.token(token, coming.add(token.id))
+        with concerns(token.sequence):
+            piece = coming.add(token.id)
+        self.talk.screen.token(token, piece)
         if coming.ended:
             self.talk.asker.over(token.sequence)
             self.end(token.sequence, coming.ended)
+
+    def spoilt(self, sequence: int, why: str) -> None:
+        self.failed += 1
+        self.talk.asker.over(sequence)
+        self.end(sequence, why)
 
     def end(self, sequence: int, ended: str) -> None:
         """`ended`: how; one that is not in load.ANSWERED is what broke it off."""

@@ -17,7 +17,7 @@ from .draft import NO_DRAFTS, Drafts
 from .flight import Flight, Token, Trip, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .journal import Behind, Journalled
-from .link import Link, Lost, Silence, Unservable
+from .link import Link, Lost, Silence, Unservable, concerns
 from .news import Hears, News
 from .upkeep import Upkeep
 from .watch import Notice, Pace, Patience, Watch
@@ -86,7 +86,8 @@ class EndUser:
         self.depart(flight, self.next_trip(flight))
 
     def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
-        """Yield what comes of all answers in flight, until none is under way; see `generate`.
+        """Yield what comes of all answers in flight, until none is under way; see `generate`. Raises Unanswerable of one
+        of them, which is then to be told that it is `over`; asked again, it yields what comes of the others.
 
         The next token's activation leaves before a token is yielded: it travels while that one is shown.
         """
@@ -98,8 +99,11 @@ class EndUser:
         """What a step that is home says: a token, and one more for each of its drafts that was right. The next step leaves."""
         home_at, asked = self.clock(), len(trip.drafts) + 1
         tokens = []
-        for row, logits in enumerate(self.head.rows_logits(trip.home[-1].body, -asked, None)):
-            token = self.choose(logits, flight.ids, flight.sequence)
+        with concerns(flight.sequence):
+            rows = self.head.rows_logits(trip.home[-1].body, -asked, None)
+        for row, logits in enumerate(rows):
+            with concerns(flight.sequence):
+                token = self.choose(logits, flight.ids, flight.sequence)
             now = self.clock()
             tokens.append(Token(
                 flight.sequence, trip.step, len(flight.ids), token, now, now - flight.chosen_at,

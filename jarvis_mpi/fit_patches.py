@@ -162,7 +162,7 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     from .text import Text
 
     text = Text(folder)
-    ids = text.tokenizer(asked.text.read_text(), add_special_tokens=False)["input_ids"]
+    ids = text.encode(asked.text.read_text(), begin=False)
     whole = [window for window in text.windows(ids, WINDOW) if len(window) == WINDOW]
     cut = torch.tensor(whole, dtype=torch.long).view(-1, WINDOW)
     if len(cut) < 3 * CHOOSING:

@@ -19,6 +19,7 @@ import termios
 import threading
 from pathlib import Path
 
+from .prompts import MARK
 from .terminal import launcher
 
 LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read is here long before
@@ -42,7 +43,7 @@ class Keyboard:
         self.is_terminal = self.source is not None and os.isatty(self.source)
         self.typed: queue.Queue[str | Key] = queue.Queue()
         self.interrupts = 0  # that nobody has acted on
-        self.rest = b""
+        self.rest = bytearray()
         self.left = False
 
     def __enter__(self) -> "Keyboard":
@@ -89,13 +90,18 @@ class Keyboard:
                 if quiet > 2:
                     break
         if self.rest:
-            self.line(self.rest)
+            self.line(bytes(self.rest))
         self.typed.put(Key.END)
 
     def take(self, data: bytes) -> bool:
         """-> whether that was the last."""
         ends = b"(\n|\x03|\x04)" if self.is_terminal else b"(\n)"
-        *parts, self.rest = re.split(ends, self.rest + data)
+        first, *parts = re.split(ends, data)
+        self.rest += first
+        if not parts:
+            return False
+        *parts, rest = bytes(self.rest), *parts
+        self.rest = bytearray(rest)
         for line, end in zip(parts[::2], parts[1::2], strict=True):
             if end == CTRL_C:
                 self.interrupt()
@@ -107,8 +113,10 @@ class Keyboard:
 
     def line(self, data: bytes) -> None:
         try:
-            line: str | Key = data.decode().rstrip("\r")
+            line: str | Key = data.decode().lstrip(MARK).rstrip("\r")
         except UnicodeDecodeError:
+            line = Key.UNREADABLE
+        if isinstance(line, str) and "\0" in line:  # UTF-16
             line = Key.UNREADABLE
         self.typed.put(Key.TOO_LONG if self.is_terminal and len(data) >= LONGEST_LINE - 1 else line)
 

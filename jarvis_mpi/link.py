@@ -1,6 +1,7 @@
-"""What a network must do for us, and the three ways in which it, or the user, can fail us."""
+"""What a network must do for us, and the ways in which it, or the user, can fail us."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -20,6 +21,23 @@ class Lost(Exception):
 
 class Unservable(Exception):
     """The run cannot go on. Its text is the one sentence that the person at the terminal reads."""
+
+
+class Unanswerable(Unservable):
+    """The answer of that `sequence` cannot go on, and all others can."""
+
+    def __init__(self, sequence: int, sentence: str):
+        self.sequence = sequence
+        super().__init__(sentence)
+
+
+@contextmanager
+def concerns(sequence: int) -> Iterator[None]:
+    """What makes a run impossible inside, makes one answer impossible."""
+    try:
+        yield
+    except Unservable as error:
+        raise Unanswerable(sequence, str(error)) from error
 
 
 class Link(Protocol):

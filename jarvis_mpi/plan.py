@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from .blocks import Placement
 from .crew import END_USER, Block
 from .link import Link, Lost, Unservable
 from .roll import Clock, Hello, next_message
+from .settings import Settings
 from .watch import Pace
 from .wire import Kind, Message, note, read_note
 
@@ -60,9 +61,28 @@ def answers_that_fit(
 
 
 def threads_for(there: Mapping[int, Hello], wanted: int) -> dict[int, int]:
-    """Compute threads of each node: as wanted, or the host's cores shared by its ranks."""
+    """Compute threads of each node: as wanted, if it has as many cores, or the host's cores shared by its ranks."""
     ranks = Counter(hello.machine for hello in there.values())
-    return {node: wanted or max(1, hello.cores // ranks[hello.machine]) for node, hello in there.items()}
+    return {
+        node: min(wanted, hello.cores) or max(1, hello.cores // ranks[hello.machine])
+        for node, hello in there.items()
+    }
+
+
+def told_of_wishes(
+    there: Mapping[int, Hello], settings: Settings, holders: int, vocabulary: int
+) -> Iterator[str]:
+    """A line for each option that asks for more than there is. `holders`: of a block's copies, at the most."""
+    few = {hello.host: hello.cores for hello in there.values() if hello.cores < settings.threads}
+    if few:
+        host = min(few, key=lambda each: few[each])
+        yield f"--threads {settings.threads} is more than the {few[host]} cores of {host}: a node has as many as its host's cores"
+    if settings.copies > holders and "copy" in settings.on_fault:
+        yield f"--copies {settings.copies} is more than there are nodes for: a block has {holders} at the most"
+    if settings.streams and not settings.prompts:
+        yield f"--streams {settings.streams} is of --prompts alone: one answer is in flight"
+    if settings.top_k > vocabulary:
+        yield f"--top-k {settings.top_k} is more than the {vocabulary} tokens that the model knows: it draws among all"
 
 
 def hand_out(

@@ -1,9 +1,11 @@
 """--prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .link import Unservable
 from .settings import is_utf8
@@ -16,43 +18,94 @@ class Asked:
     wrong: str = ""  # why it cannot be asked
 
 
+WHITE = " \t\n\r\v\f"  # of a line that is none
+MARK = "\ufeff"  # of byte order, which some editors put before a text
+OTHERS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+OBJECT = 'write {"prompt": "..."}'
+
+
 def read(path: Path) -> list[Asked]:
     """All prompts of a file; empty lines are none. Raises Unservable if it cannot be read or holds none."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        if path.exists() and not path.is_file():  # a pipe might never end
+            raise Unservable(
+                f"--prompts {path} is no file: write the prompts into one, or pipe them into a chat"
+            )
+        data = path.read_bytes()
     except OSError as error:
         raise Unservable(f"--prompts {path} cannot be read: {error.strerror}") from None
-    found = list(prompts_in(lines, path.suffix == ".jsonl"))
+    except ValueError as error:
+        raise Unservable(f"--prompts {str(path)!r} is no file name: {error}") from None
+    if kind := other_encoding(data):
+        raise Unservable(
+            f"--prompts {path} is {kind} text: save it as UTF-8, such as by iconv -f {kind} -t UTF-8 {path}"
+        )
+    found = list(prompts_in(data.split(b"\n"), path.suffix == ".jsonl"))
     if not found:
         raise Unservable(f"--prompts {path} holds no prompt: write one a line")
     return found
 
 
+def other_encoding(data: bytes) -> str:
+    """What `data` is that is not UTF-8, by its first bytes; ''."""
+    if named := [name for mark, name in OTHERS.items() if data.startswith(mark)]:
+        return named[0]
+    beginning = data[:4096]
+    return "UTF-16" if beginning.count(0) * 3 > len(beginning) else ""
+
+
 def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
     for number, data in enumerate(lines, 1):
-        if not data.strip():
-            continue
         try:
-            line = data.decode().rstrip("\r")
+            line = data.decode().lstrip(MARK).rstrip("\r")
         except UnicodeDecodeError:
-            yield Asked(number, "", f"line {number} is not UTF-8 text")
+            yield Asked(number, "", f"line {number} is not UTF-8 text: save the file as UTF-8")
             continue
-        if not jsonl and not line.startswith("{"):
+        if not line.strip(WHITE):
+            continue
+        if jsonl or line.startswith("{"):
+            yield prompt_of(number, line)
+        elif "\0" in line:
+            yield Asked(
+                number, "", f"line {number} holds zero bytes, which no text has: save the file as UTF-8"
+            )
+        else:
             yield Asked(number, line)
-            continue
-        try:
-            prompt = json.loads(line)["prompt"]
-            if not isinstance(prompt, str):
-                yield Asked(number, "", no_prompt(number))
-            elif not is_utf8(prompt):
-                yield Asked(number, "", f"line {number} holds half a character")
-            else:
-                yield Asked(number, prompt)
-        except (ValueError, RecursionError):
-            yield Asked(number, "", f"line {number} is no JSON")
-        except (KeyError, TypeError):
-            yield Asked(number, "", no_prompt(number))
+
+
+def prompt_of(number: int, line: str) -> Asked:
+    """Of a line of JSON."""
+    try:
+        prompt = json.loads(line, object_pairs_hook=once)["prompt"]
+    except Twice:
+        return Asked(number, "", f'line {number} names "prompt" twice: leave one of them')
+    except (ValueError, RecursionError):
+        return Asked(number, "", f"line {number} is no JSON: {OBJECT}")
+    except (KeyError, TypeError):
+        return Asked(number, "", no_prompt(number))
+    if not isinstance(prompt, str):
+        return Asked(number, "", no_prompt(number))
+    if not is_utf8(prompt):
+        return Asked(
+            number, "", f"line {number} holds half a character, a lone \\ud800 to \\udfff: leave it out"
+        )
+    return Asked(number, prompt)
+
+
+class Twice(Exception):
+    """An object names its prompt more than once."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if [name for name, _ in pairs].count("prompt") > 1:
+        raise Twice
+    return dict(pairs)
 
 
 def no_prompt(number: int) -> str:
-    return f'line {number} is no object with a text "prompt"'
+    return f'line {number} is no object with a text "prompt": {OBJECT}'

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .link import Link, Unservable
 from .parting import end_processes, part, release
-from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for
+from .piped import Piped
+from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
 from .roles import PARTING_S, copy_loader, journalled, say
 from .roll import Roll, hello
 from .settings import Settings
@@ -45,12 +47,13 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     all ranks part together."""
     from . import resume
     from .doctor import links_in
+    from .places import new_log
     from .record import Record, check_path
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
     if link.size < 2:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
-    before = resume.read(Path(settings.resume)) if settings.resume else None
+    before, piped = resume.read(Path(settings.resume)) if settings.resume else None, None
     if before:
         log = before.path
         settings = resume.settings_of(before, words)
@@ -61,7 +64,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             return 0, all_part(link)
         hand_settings(link, settings.as_dict())
     else:
-        log = Path(settings.log) if settings.log else new_log()
+        piped = Piped() if settings.prompt is not None else None
+        log = Path(settings.log) if settings.log else new_log(say)
         check_path(log)
     questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
     chats = settings.prompt is None and not settings.prompts
@@ -88,7 +92,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         import torch
 
         from . import trial
-        from .conversation import Conversation, refusal
+        from .conversation import Conversation, askable, longest
         from .family import cache_row_bytes, context_of, dtype_of, import_family, load_config, quiet
         from .head import Head
         from .lines import Lines
@@ -103,6 +107,11 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     quiet()
     config = trial.check(folder, say)
     laps.lap("trial_s")
+    if piped and settings.prompt:
+        prompt, told_of_input = piped.appended_to(settings.prompt)
+        settings = replace(settings, prompt=prompt)
+        if told_of_input:
+            say(told_of_input)
     dtype = dtype_of(config, settings.dtype)
     dtype_name = str(dtype).removeprefix("torch.")
     depth = config.num_hidden_layers
@@ -133,11 +142,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     if settings.copied_blocks and copies:
         copied = frozenset(harm.worst(copies, settings.copied_blocks))
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
-    text, context = Text(folder), context_of(config)
-    if settings.prompt is not None and (why := refusal(text, (), settings.prompt, context)):
-        raise Unservable(why)
-    first_prompt = settings.prompt or max((asked.prompt for asked in questions), key=len, default="")
-    prompt_rows = len(text.ids_of(first_prompt)) if first_prompt else CHAT_ROWS
+    text, context = Text(folder, config.vocab_size), context_of(config)
+    prompt_rows = CHAT_ROWS
+    if settings.prompt is not None:
+        prompt_rows = len(askable(text, (), settings.prompt, context))
+    elif questions:
+        prompt_rows = longest(text, [asked.prompt for asked in questions], context) or CHAT_ROWS
     at_once, prefill_rows = 1, settings.prefill_rows
     layer_bytes = models.layer_bytes(folder, depth)
     if settings.weights in FORMATS:
@@ -160,6 +170,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         prefill_rows = min(prefill_rows, WORTHWHILE_ROWS)
     sizes = pieces(min(context, prompt_rows), prefill_rows, link.size - 1)
     threads = threads_for(there, settings.threads)
+    holders = max(map(len, copies.values()), default=0)
+    for line in told_of_wishes(there, settings, holders, config.vocab_size):
+        say(line)
     hand_out(link, placement, copies, threads, dtype_name, sizes)
     laps.lap("hellos_s")
 
@@ -387,9 +400,3 @@ class Laps:
         now = time.monotonic()
         self.seconds[name] = round(now - self.since, 3)
         self.since = now
-
-
-def new_log() -> Path:
-    """A file name of its own under runs/."""
-    stem = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{stem}-{os.getpid()}.h5"

@@ -33,6 +33,8 @@ def check_path(path: Path, anew: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         part_of(path).open("w").close()
         part_of(path).unlink()
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder: name a file in it")
         if anew and path.exists():
             raise FileExistsError(0, "there is a file of that name already")
     except OSError as error:

@@ -88,7 +88,9 @@ def print_again(run: Run, settings: Settings, asked: Sequence[Asked]) -> None:
         line: dict[str, Any] = {"line": each.number, "prompt": each.prompt}
         if each.number in refused:
             line["error"] = refused[each.number]
-        elif answer := next(answers, None):
+        elif (answer := next(answers, None)) and not answer.answered and answer.ended != "interrupted":
+            line["error"] = answer.ended
+        elif answer:
             line |= {"text": answer.text, "tokens": len(answer.tokens), "ended": answer.ended}
         print(json.dumps(line, ensure_ascii=False), flush=True)
     if settings.prompt and not settings.json and run.questions:

@@ -12,20 +12,29 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from .boundary import guarded
+from .link import Unservable
 from .settings import Settings
+
+COLDEST = 1e-30  # float32 knows no smaller quotients: whatever is likeliest is drawn
+LARGEST = 1e37  # near float32's own
 
 
 class Sampler:
     """Greedy at temperature 0, else as transformers' own warpers have it, in its order."""
 
     def __init__(self, settings: Settings):
-        self.seed = settings.seed
-        self.greedy = settings.temperature == 0
+        self.seed, self.model = settings.seed, settings.model
+        self.greedy = settings.temperature < COLDEST
+        self.shifted_for: LogitsProcessor | None = None
+        self.most = LARGEST  # that a logit may be before it is divided by the temperature
         self.warpers: list[LogitsProcessor] = []
         if settings.repetition_penalty != 1:
             self.warpers.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
         if not self.greedy:
-            self.warpers.append(TemperatureLogitsWarper(settings.temperature))
+            self.warpers.append(TemperatureLogitsWarper(min(settings.temperature, LARGEST)))
+            self.shifted_for = self.warpers[-1]
+            self.most = LARGEST * settings.temperature
         if settings.top_k and not self.greedy:
             self.warpers.append(TopKLogitsWarper(settings.top_k))
         if settings.top_p < 1 and not self.greedy:
@@ -34,11 +43,27 @@ class Sampler:
     def choose(self, logits: Tensor, text: Sequence[int], sequence: int) -> int:
         """[V], the ids so far -> the id of the next token of `sequence`."""
         position = len(text)
+        likeliest = int(logits.argmax())  # a NaN, if there is one
+        if not logits[likeliest].isfinite():
+            raise Unservable(
+                f"the model's numbers are no numbers any more (NaN or infinity) at token {position}:"
+                f" python -m jarvis_mpi doctor --model {self.model} names the tensor"
+            )
+        if not self.warpers:
+            return likeliest
         scores = logits[None]
-        for warper in self.warpers:
-            scores = warper(torch.tensor([text]), scores)
-        if self.greedy:
-            return int(scores.argmax())
+        with guarded(
+            "no token can be drawn", "use less extreme --temperature, --top-p and --repetition-penalty"
+        ):
+            for warper in self.warpers:
+                if warper is self.shifted_for and abs(float(scores.max())) > self.most:
+                    scores = scores - scores.max()  # differences alone count, and these stay finite
+                scores = warper(torch.tensor([text]), scores)
+            if self.greedy:
+                return int(scores.argmax())
+            return self.draw(scores.softmax(-1)[0], sequence, position)
+
+    def draw(self, probabilities: Tensor, sequence: int, position: int) -> int:
         # mt19937 mixes its seed well, so neighbouring positions draw independently.
         draw = torch.Generator().manual_seed(hash((self.seed, sequence, position)) & (2**63 - 1))
-        return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=draw))
+        return int(torch.multinomial(probabilities, 1, generator=draw))

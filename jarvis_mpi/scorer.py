@@ -37,8 +37,8 @@ def encoded(text: "Text", question: Question) -> Encoded:
     """Context and choice are cut into tokens together, as lm-eval does: a choice's tokens are those behind the context's."""
     context = question.context.rstrip()
     spaces = question.context[len(context) :]
-    whole = [tuple(text.tokenizer(context + spaces + choice)["input_ids"]) for choice in question.choices]
-    return Encoded(tuple(whole), len(text.tokenizer(context)["input_ids"]))
+    whole = [tuple(text.encode(context + spaces + choice)) for choice in question.choices]
+    return Encoded(tuple(whole), len(text.encode(context)))
 
 
 class Scorer:

@@ -37,6 +37,10 @@ class Shows(Hears, Protocol):
     def summary(self, crew: Crew, record: Path) -> None: ...
 
 
+CUT = {  # how an answer ended that had not come to its end
+    "length": "the answer is cut after {tokens} tokens: --max-new-tokens allows no more",
+    "context": "the answer is cut after {tokens} tokens: the model takes no more at a time",
+}
 Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of each node that is ready
 
 
@@ -138,6 +142,8 @@ class Screen(Tells):
         if self.answers:
             print(held, file=self.answer, flush=True)
         self.in_line = False
+        if self.answers and (cut := CUT.get(answer.ended)):
+            self.tell(cut.format(tokens=answer.tokens))
 
     # -- what enduser.Hears asks for
 

@@ -1,6 +1,7 @@
 """Every knob: its default, its unit, its reason. The command line is made from this, the record keeps all of it."""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -23,7 +24,10 @@ class Settings:
     """What a run does. Every rank reads the same command line."""
 
     prompt: str | None = knob(
-        None, "one question; a model without a chat template completes it instead. Without: a chat", type=str
+        None,
+        "one question, with what standard input brings behind it; a model without a chat template completes it instead."
+        " Without: a chat",
+        type=str,
     )
     prompts: str = knob(
         "", "a file of prompts, one a line or JSONL (prompt); the answers are JSONL, in order"
@@ -73,7 +77,9 @@ class Settings:
         "first,last",
         "layers that may not be: first,last, or numbers such as 0,1,17; none; auto: those that cost more than a nat a token (--study)",
     )
-    threads: int = knob(0, "compute threads per node; 0: the host's cores shared by its ranks")
+    threads: int = knob(
+        0, "compute threads per node, no more than its host's cores; 0: those shared by its ranks"
+    )
     prefill_rows: int = knob(
         256, "positions of a prompt sent at a time, at the most: while one node works, the next does too"
     )
@@ -111,7 +117,9 @@ class Settings:
         "",
         'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
     )
-    log: str = knob("", "the record, an HDF5 file; by default a new one under runs/")
+    log: str = knob(
+        "", "the record, an HDF5 file; by default a new one under runs/, or in ~/.local/state/jarvis_mpi"
+    )
     links: str = knob(
         "",
         "what doctor --log has written: its figures of the links are kept in the record",
@@ -165,8 +173,9 @@ class Settings:
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if not value >= low or (high is not None and value > high):
-                bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            if not low <= value < math.inf or (high is not None and value > high):
+                bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
+                bounds += ", and finite" if value == math.inf and high is None else ""
                 raise Unservable(f"{flag(name)} is {value}, but must be {bounds}")
         if self.silence_s < 3 * self.beat_s:
             raise Unservable(

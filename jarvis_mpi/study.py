@@ -84,7 +84,7 @@ class Worker:
             return body
 
         said, told = scorer.answer(prompt, through, self.wanted.answer_tokens, self.text.end_ids)
-        words = self.text.tokenizer.decode(said, skip_special_tokens=True)
+        words = self.text.decode(said)
         return {"ids": said, "text": words, "nats": told}
 
 
@@ -92,10 +92,10 @@ def windows_of(
     text: str, words: "Text", tokens: int, window: int, say: Say, behind: int = 0
 ) -> list[list[int]]:
     """`tokens` token ids behind the first `behind`, in windows (Text.windows)."""
-    ids = words.tokenizer(text, add_special_tokens=False)["input_ids"][behind : behind + tokens]
+    ids = words.encode(text, begin=False)[behind : behind + tokens]
     if len(ids) < tokens:
         say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
-    begins = len(words.tokenizer("")["input_ids"])
+    begins = len(words.encode(""))
     return [window for window in words.windows(ids, window) if len(window) - begins > 1]
 
 

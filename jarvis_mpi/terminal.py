@@ -6,6 +6,7 @@ started by mpirun on its own machine, mpirun's standard output can be opened by 
 A file is left to mpirun: nobody watches it, and two writers would overwrite each other.
 """
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -31,4 +32,7 @@ def launchers_stream(descriptor: int) -> TextIO:
             return os.fdopen(os.open(output, os.O_WRONLY | os.O_NOCTTY), "w", encoding="utf-8")
     except OSError:  # a socket, another user's
         pass
-    return sys.stdout if descriptor == 1 else sys.stderr
+    ours = sys.stdout if descriptor == 1 else sys.stderr
+    if isinstance(ours, io.TextIOWrapper):  # a model says what no older encoding has letters for
+        ours.reconfigure(encoding="utf-8", errors="backslashreplace")
+    return ours

@@ -6,24 +6,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
-from transformers import AutoTokenizer
-
+from . import template
+from .boundary import guarded
+from .decoded import Pieces
 from .link import Unservable
+from .tokenizer import tokenizer_of
+
+ADVICE = "fetch the model's tokenizer files again"
 
 
 class Text:
-    """`ids` is all of a conversation so far, `prompt` what is asked next."""
+    """`ids` is all of a conversation so far, `prompt` what is asked next. What is raised of a prompt is Unservable, and
+    concerns that prompt only."""
 
-    def __init__(self, folder: Path):
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (ValueError, OSError, KeyError) as error:
-            raise Unservable(
-                f"{folder} has no tokenizer that can be used: {str(error).splitlines()[0]}"
-            ) from None
+    def __init__(self, folder: Path, vocabulary: int | None = None):
+        """`vocabulary`: how many tokens the model knows."""
+        self.tokenizer, self.vocabulary = tokenizer_of(folder), vocabulary
+        with guarded(f"{folder} has a tokenizer whose special tokens cannot be read", ADVICE):
+            self.special: dict[int, str] = {
+                number: str(token)
+                for number, token in self.tokenizer.added_tokens_decoder.items()
+                if token.special
+            }  # id -> its text, which is not shown
+            self.has_template = bool(self.tokenizer.chat_template)
         self.end_ids = frozenset(end_ids(folder)) | {self.tokenizer.eos_token_id} - {None}
         self.asked: list[str] = []  # the questions of the conversation
+        self.patience = template.Patience()
+        self.longest = 0  # token, in characters
 
     def begin_anew(self) -> None:
         """Another conversation."""
@@ -31,13 +40,32 @@ class Text:
 
     def ids_of(self, prompt: str) -> list[int]:
         """The prompt as one turn of a chat; without a chat template, as text to be completed."""
-        if self.tokenizer.chat_template:
-            return list(self.tokenizer(self.rendered([user(prompt)]), add_special_tokens=False)["input_ids"])
-        return list(self.tokenizer(prompt)["input_ids"])
+        if self.has_template:
+            return self.encode(self.rendered([user(prompt)]), begin=False)
+        return self.encode(prompt)
+
+    def encode(self, words: str, begin: bool = True) -> list[int]:
+        """The ids of `words`; `begin`: begun as the model's texts begin (Gemma's do with <bos>)."""
+        with guarded("the tokenizer cannot take this text", ADVICE):
+            ids = list(self.tokenizer(words, add_special_tokens=begin)["input_ids"])
+        most = self.vocabulary or 1 << 62
+        for token in ids:
+            if not isinstance(token, int) or not 0 <= token < most:
+                known = self.tokenizer.convert_ids_to_tokens(token) if isinstance(token, int) else None
+                raise Unservable(
+                    f"the prompt has token {token} ({known!r}), but the model knows {self.vocabulary} tokens:"
+                    " leave it out of the prompt, or use the tokenizer that belongs to the model"
+                )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What `ids` say, without special tokens."""
+        with guarded("the tokenizer cannot make text of these tokens", ADVICE):
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def windows(self, ids: Sequence[int], window: int) -> list[list[int]]:
-        """A long text's `ids` in parts of at most `window` tokens, each begun as the model's texts begin (Gemma's do with <bos>)."""
-        begin = list(self.tokenizer("")["input_ids"])
+        """A long text's `ids` in parts of at most `window` tokens, each begun as the model's texts begin."""
+        begin = self.encode("")
         step = window - len(begin)
         return [[*begin, *ids[first : first + step]] for first in range(0, len(ids), step)]
 
@@ -46,21 +74,35 @@ class Text:
         if not ids:
             return self.ids_of(prompt)
         more = f"\n{prompt}"
-        if self.tokenizer.chat_template:
+        if self.has_template:
             answer = uuid.uuid4().hex  # stands for the last answer: what comes behind it is new
             turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
             turns[-1] = assistant(answer)
-            more = self.rendered([*turns, user(prompt)]).rpartition(answer)[2]
-        return [*ids, *self.tokenizer(more, add_special_tokens=False)["input_ids"]]
+            whole = self.rendered([*turns, user(prompt)])
+            if answer not in whole:  # a template that keeps no answers
+                return self.encode(whole, begin=False)
+            more = whole.rpartition(answer)[2]
+        return [*ids, *self.encode(more, begin=False)]
 
     def rendered(self, turns: list[dict[str, str]]) -> str:
-        words: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return words
+        asked = sum(len(turn["content"]) for turn in turns)
+        with (
+            guarded(
+                "the model's chat template does not take this", "ask otherwise, or mend its chat_template"
+            ),
+            self.patience.bounded(asked),
+        ):
+            words: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return template.check_size(words, asked)
+
+    def fewest_tokens(self, words: str) -> int:
+        """As many tokens `words` make at least, told without making them: of a text that is far too long that takes minutes."""
+        self.longest = self.longest or max(map(len, self.tokenizer.get_vocab()), default=1)
+        return len(words) // self.longest
 
     def pieces(self) -> Callable[[int], str]:
         """Of one answer: what one more token adds; '' while a character of several bytes is not whole."""
-        stream = DecodeStream(skip_special_tokens=True)
-        return lambda token: stream.step(self.tokenizer.backend_tokenizer, token) or ""
+        return Pieces(self.tokenizer)
 
 
 def user(prompt: str) -> dict[str, str]:
@@ -71,33 +113,18 @@ def assistant(answer: str) -> dict[str, str]:
     return {"role": "assistant", "content": answer}
 
 
-class Stops:
-    """Ends an answer before any of `stops`; text that may be the beginning of one is held back."""
-
-    def __init__(self, stops: Sequence[str]):
-        self.stops, self.held, self.met = [stop for stop in stops if stop], "", False
-
-    def add(self, piece: str) -> str:
-        """What can be shown, now that `piece` has come."""
-        self.held += piece
-        found = [at for stop in self.stops if (at := self.held.find(stop)) >= 0]
-        if found:
-            self.met, shown, self.held = True, self.held[: min(found)], ""
-            return shown
-        most = max((len(stop) - 1 for stop in self.stops), default=0)
-        for length in range(min(most, len(self.held)), 0, -1):
-            if any(stop.startswith(self.held[-length:]) for stop in self.stops):
-                shown, self.held = self.held[:-length], self.held[-length:]
-                return shown
-        shown, self.held = self.held, ""
-        return shown
-
-
 def end_ids(folder: Path) -> set[int]:
     """The ids that end an answer, from generation_config.json and config.json."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            ids = json.loads((folder / name).read_text()).get("eos_token_id")
-            found |= set(ids) if isinstance(ids, list) else {ids} - {None}
+        if not (path := folder / name).is_file():
+            continue
+        with guarded(f"{path} cannot be read", "fetch it again"):
+            ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
+            if wrong := [each for each in listed if type(each) is not int]:
+                raise Unservable(
+                    f"{path} has the eos_token_id {wrong[0]!r}, which is no token's id: fetch it again"
+                )
+            found |= set(listed)
     return found

@@ -126,7 +126,7 @@ def test_a_file_of_200_prompts_is_answered_in_order_but_for_the_bad_one(small, t
     lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [(line["line"], line["prompt"]) for line in lines] == list(enumerate(asked, 1))
     assert lines[77].keys() == {"line", "prompt", "error"}
-    assert lines[77]["error"] == "the prompt has 500 tokens, the model takes 128"
+    assert lines[77]["error"] == "the prompt has 500 tokens, the model takes 128: shorten it"
     assert all(0 < line["tokens"] <= 3 for line in lines if "error" not in line)
     assert "1 of 200 prompts could not be answered" in done.stderr.decode()
     alone = mpirun(

@@ -17,7 +17,8 @@ from jarvis_mpi.keyboard import Key, Keyboard
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Stops, Text
+from jarvis_mpi.stops import Stops
+from jarvis_mpi.text import Text
 
 TURNS = ["abc", "Grüße 世界", "and?"]
 TEMPLATE = (
@@ -188,10 +189,10 @@ def test_a_file_of_lines_and_one_of_json(tmp_path):
     assert [(each.number, each.prompt, each.wrong) for each in found] == [
         (1, "one", ""),
         (3, "two\nlines", ""),
-        (4, "", "line 4 is not UTF-8 text"),
-        (5, "", 'line 5 is no object with a text "prompt"'),
-        (6, "", "line 6 is no JSON"),
-        (7, "", "line 7 holds half a character"),
+        (4, "", "line 4 is not UTF-8 text: save the file as UTF-8"),
+        (5, "", 'line 5 is no object with a text "prompt": write {"prompt": "..."}'),
+        (6, "", 'line 6 is no JSON: write {"prompt": "..."}'),
+        (7, "", "line 7 holds half a character, a lone \\ud800 to \\udfff: leave it out"),
     ]
 
 

@@ -1,0 +1,93 @@
+"""Standard input beside --prompt: `cat text | mpirun ... --prompt "Sum it up:"` asks of the text.
+
+mpirun hands its standard input on to rank 0 and never ends it, and whoever starts mpirun may leave it open for ever without
+writing: so what is read is read beside the start, and nothing is waited for longer than a few seconds. See keyboard.py for how
+the end is learnt.
+"""
+
+import os
+import select
+import stat
+import sys
+import threading
+import time
+
+from .keyboard import LOOK_S, has_ended, opened
+from .link import Unservable
+from .prompts import MARK
+from .terminal import launcher
+
+FIRST_S = 2.0  # longest wait for the first byte: the start takes as long
+NEXT_S = 10.0  # and for more, behind it
+BLIND_S = 2.0  # and where the end cannot be seen
+LOOKS = 3  # for something that mpirun has read to its end and not handed on yet
+MOST_BYTES = 1 << 26
+
+
+class Piped:
+    """Reads from the beginning on; `text` is what came."""
+
+    def __init__(self) -> None:
+        self.source = opened(launcher())  # mpirun's standard input, to look at and never to read
+        self.sees_the_end = self.source is not None or launcher() is None
+        self.data, self.ended = bytearray(), False
+        self.thread = threading.Thread(target=self.read, name="standard input", daemon=True)
+        self.thread.start()
+
+    def read(self) -> None:
+        """In the thread."""
+        descriptor = 0 if self.source is None else self.source
+        last, looks = time.monotonic(), 0
+        if sys.stdin is None or os.isatty(0) or os.isatty(descriptor):
+            return
+        try:
+            while len(self.data) <= MOST_BYTES:
+                now = time.monotonic()
+                if select.select([0], [], [], LOOK_S)[0]:
+                    if not (more := os.read(0, 1 << 16)):
+                        self.ended = True
+                        return
+                    self.data += more
+                    last, looks = time.monotonic(), 0
+                elif has_ended(self.source) and (looks := looks + 1) >= LOOKS:
+                    self.ended = True
+                    return
+                elif now - last > self.patience_s:
+                    return
+        except OSError:  # it is closed
+            self.ended = True
+
+    @property
+    def patience_s(self) -> float:
+        if not self.data:
+            return FIRST_S
+        return NEXT_S if self.sees_the_end else BLIND_S
+
+    def text(self) -> str:
+        """What came; '' if nothing did. Raises Unservable where that is no text."""
+        self.thread.join()  # which has its own deadlines
+        if len(self.data) > MOST_BYTES:
+            raise Unservable(
+                f"standard input holds over {MOST_BYTES >> 20} MB, which no model takes: shorten it"
+            )
+        try:
+            text = self.data.decode().lstrip(MARK)
+        except UnicodeDecodeError:
+            raise Unservable(
+                "standard input is not UTF-8 text, so it cannot be appended to --prompt: save it as UTF-8,"
+                " or say < /dev/null"
+            ) from None
+        return text if text.strip() else ""
+
+    def appended_to(self, prompt: str) -> tuple[str, str]:
+        """-> `prompt` with the text behind it, and what the person is told; '' if there is nothing to tell."""
+        if text := self.text():
+            end = "" if self.ended or not self.sees_the_end else f"; its end did not come within {NEXT_S:g} s"
+            told = f"standard input is appended to --prompt: {len(text)} characters{end}"
+            return f"{prompt}\n\n{text.rstrip()}", told
+        if not self.ended and self.source is not None and stat.S_ISFIFO(os.fstat(self.source).st_mode):
+            return prompt, (
+                f"nothing came on standard input within {FIRST_S:g} s: nothing is appended to --prompt"
+                " (< /dev/null says that there is nothing)"
+            )
+        return prompt, ""

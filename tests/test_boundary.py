@@ -1,0 +1,96 @@
+"""Whatever a library raises where a user's data goes into it becomes one sentence: injected into each."""
+
+import jinja2
+import pytest
+import texts
+import tokenizers
+import torch
+import transformers
+from transformers.utils import chat_template_utils
+
+from jarvis_mpi.boundary import guarded
+from jarvis_mpi.conversation import askable
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.sample import Sampler
+from jarvis_mpi.settings import Settings
+from jarvis_mpi.text import Text
+
+
+class PanicException(BaseException):
+    """As pyo3 has it: no Exception."""
+
+
+RAISED = [
+    ValueError("no\nsecond line"), KeyError("a"), IndexError("out of range"), RuntimeError(""), TypeError("x"), MemoryError(),
+    RecursionError("too deep"), jinja2.TemplateError("no"), UnicodeDecodeError("utf-8", b"x", 0, 1, "y"), OSError(5, "z"),
+    AssertionError(), StopIteration(), ZeroDivisionError(), PanicException("called `Option::unwrap()` on a `None` value"),
+]  # fmt: skip
+
+
+def raises(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+def sentence_of(call) -> str:
+    with pytest.raises(Unservable) as raised:
+        call()
+    said = str(raised.value)
+    assert said
+    assert "\n" not in said
+    return said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return texts.of_bytes(tmp_path_factory.mktemp("boundary"), "{{ messages[0].content }}")
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+class TestEachBoundary:
+    def test_loading_a_tokenizer(self, error, folder, monkeypatch):
+        monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", raises(error))
+        said = sentence_of(lambda: Text(folder))
+        assert said.startswith(f"{folder} has no tokenizer that can be used: ")
+        assert said.endswith("fetch its tokenizer files again")
+
+    def test_rendering_a_template(self, error, folder, monkeypatch):
+        text = Text(folder)
+        monkeypatch.setattr(chat_template_utils, "_compile_jinja_template", raises(error))
+        said = sentence_of(lambda: askable(text, (), "abc", 100))
+        assert said.startswith("the model's chat template does not take this: ")
+
+    def test_encoding(self, error, folder, monkeypatch):
+        text = Text(folder)
+        monkeypatch.setattr(type(text.tokenizer), "__call__", raises(error))
+        said = sentence_of(lambda: askable(text, (), "abc", 100))
+        assert said.startswith("the tokenizer cannot take this text: ")
+
+    def test_decoding(self, error, folder, monkeypatch):
+        text = Text(folder)
+        piece = text.pieces()
+        monkeypatch.setattr(type(text.tokenizer), "decode", raises(error))
+        said = sentence_of(lambda: piece(5))
+        assert said.startswith("the tokenizer cannot make text of token 5: ")
+
+    def test_drawing(self, error, monkeypatch):
+        sampler = Sampler(Settings(temperature=1.0))
+        monkeypatch.setattr(torch, "multinomial", raises(error))
+        said = sentence_of(lambda: sampler.choose(torch.randn(9), [1], 0))
+        assert said.startswith("no token can be drawn: ")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_who_ends_the_run_is_not_held_up(error):
+    with pytest.raises(type(error)), guarded("this"):
+        raise error
+
+
+def test_a_real_panic_of_rust_is_a_sentence():
+    """tokenizers' own, not ours."""
+    with pytest.raises(Unservable) as raised, guarded("a tokenizer"):
+        raise PanicException("index out of bounds")
+    assert str(raised.value) == "a tokenizer: index out of bounds"
+    assert tokenizers.__version__
