@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 from .link import Unservable
 
-RUST_PANIC = "PanicException"  # of tokenizers and safetensors: a BaseException, and its class cannot be imported
+RUST_PANIC = (
+    "PanicException"  # of tokenizers and safetensors: a BaseException, and its class cannot be imported
+)
 LONGEST_REASON = 300  # characters
 
 
