@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .activations import from_bytes, to_bytes
+from .boundary import of_model
 from .family import cut_config, decoder_layers
 from .lean import positions
+from .models import layer_of
 from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary
+from .sound import refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
 TRIED = range(3, 5)  # tokens, and rows as many
@@ -26,6 +29,7 @@ class Head:
     """The family's own forward around a gap, or past it, where less gives the same bits: that forward takes as long as reading a tenth of a
     small model's weights."""
 
+    @of_model
     def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
         with empty_parameters():
             self.model = AutoModelForCausalLM.from_config(cut_config(folder, range(1)), dtype=dtype)
@@ -39,7 +43,7 @@ class Head:
         self.table = self.model.get_input_embeddings().weight
         # Both read the weights in, so that the first token does not wait for the disk.
         self.factor = self.embedding_factor()
-        self.norm = self.final_norm()
+        self.norm = self.final_norm(folder)
 
     @torch.inference_mode()
     def embedding_factor(self) -> Tensor | None:
@@ -53,8 +57,11 @@ class Head:
         return next(fitting, None)
 
     @torch.inference_mode()
-    def final_norm(self) -> nn.Module | None:
-        """After which only the output layer comes; None where the family does more."""
+    def final_norm(self, folder: Path) -> nn.Module | None:
+        """After which only the output layer comes; None where the family does more.
+
+        Raises Unservable where either holds a number that is none.
+        """
         h = torch.randn(1, len(TRIED), self.width, generator=torch.Generator().manual_seed(0)).to(self.dtype)
         norms = [
             module
@@ -62,6 +69,8 @@ class Head:
             if isinstance(module, (RowwiseNorm, nn.LayerNorm))
         ]
         given = self.around_gap(h)
+        if given.isnan().any():
+            refuse_unsound(folder, "the output layer", lambda tensor: layer_of(tensor) is None)
         return next((norm for norm in norms if same(logits(self.model, norm(h)), given)), None)
 
     @torch.inference_mode()

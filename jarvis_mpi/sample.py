@@ -12,6 +12,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from .link import Unservable
 from .settings import Settings
 
 
@@ -19,7 +20,7 @@ class Sampler:
     """Greedy at temperature 0, else as transformers' own warpers have it, in its order."""
 
     def __init__(self, settings: Settings):
-        self.seed = settings.seed
+        self.seed, self.model = settings.seed, settings.model
         self.greedy = settings.temperature == 0
         self.warpers: list[LogitsProcessor] = []
         if settings.repetition_penalty != 1:
@@ -38,7 +39,19 @@ class Sampler:
         for warper in self.warpers:
             scores = warper(torch.tensor([text]), scores)
         if self.greedy:
-            return int(scores.argmax())
+            token = int(scores.argmax())  # of NaN, if there is one
+            self.refuse(scores[0, token], position)
+            return token
+        shares = scores.softmax(-1)[0]
+        self.refuse(shares[0], position)  # NaN in one is NaN in all
         # mt19937 mixes its seed well, so neighbouring positions draw independently.
         draw = torch.Generator().manual_seed(hash((self.seed, sequence, position)) & (2**63 - 1))
-        return int(torch.multinomial(scores.softmax(-1)[0], 1, generator=draw))
+        return int(torch.multinomial(shares, 1, generator=draw))
+
+    def refuse(self, number: Tensor, position: int) -> None:
+        """Raises Unservable where the best score, or a token's share, is no number."""
+        if not number.isfinite():
+            raise Unservable(
+                f"the model's numbers are no numbers any more (NaN or infinity) at token {position}:"
+                f" python -m jarvis_mpi doctor --model {self.model} names the tensor"
+            )

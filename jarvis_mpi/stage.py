@@ -20,13 +20,16 @@ from torch import nn
 from transformers import AutoModel
 
 from .activations import from_bytes, to_bytes
+from .boundary import of_model
 from .cache import cropped, new_cache
-from .crew import Block
+from .crew import Block, named
 from .family import cut_config, decoder_layers, embedding_name, hidden_of, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
+from .models import layer_of
 from .quantised import FORMATS
 from .rowwise import keep_rows_apart
+from .sound import refuse_unsound
 from .watch import Pace
 from .weights import AS_THEY_ARE, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -38,6 +41,7 @@ class Stage:
     A copy is built `asleep`: it reads its weights only when it is used, and takes no memory until then.
     """
 
+    @of_model
     def __init__(
         self,
         folder: Path,
@@ -115,6 +119,7 @@ class Stage:
     def forget(self, sequence: int) -> None:
         self.caches.pop(sequence, None)
 
+    @of_model
     def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
         once, and not one after the other when the first prompt comes. -> what a layer takes."""
@@ -122,12 +127,18 @@ class Stage:
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):
                 begun = clock()
-                self.run(bytes(count * self.row_bytes), start, sequence=-1)
+                said = self.run(bytes(count * self.row_bytes), start, sequence=-1)
                 times[count] = clock() - begun
+        self.refuse_unsound(said)
         self.forget(-1)
         most = max(times)
         more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
         return Pace(times[1] / len(self.block), more_s / len(self.block))
+
+    def refuse_unsound(self, said: bytes) -> None:
+        """Where rows of nought gave what is no number: raises Unservable if a tensor of this block has such."""
+        if not from_bytes(said, self.width, self.dtype).isfinite().all():
+            refuse_unsound(self.folder, named(self.block), lambda tensor: layer_of(tensor) in self.block)
 
     def _enter(self, _layer, args, kwargs):
         if args:  # GPT-2 passes it by position

@@ -1,6 +1,5 @@
 """Text <-> token ids: the model's own tokenizer, chat template and end tokens."""
 
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
 from .link import Unservable
+from .models import json_object
 
 
 class Text:
@@ -94,10 +94,14 @@ class Stops:
 
 
 def end_ids(folder: Path) -> set[int]:
-    """The ids that end an answer, from generation_config.json and config.json."""
+    """The ids that end an answer, from generation_config.json and config.json. Raises Unservable where they are none."""
     found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            ids = json.loads((folder / name).read_text()).get("eos_token_id")
-            found |= set(ids) if isinstance(ids, list) else {ids} - {None}
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        ids = json_object(path).get("eos_token_id") if path.is_file() else None
+        each = ids if isinstance(ids, list) else [ids] if ids is not None else []
+        if not all(type(number) is int and number >= 0 for number in each):
+            raise Unservable(
+                f"{path} says that {ids!r} ends an answer (eos_token_id): those are no token ids"
+            )
+        found |= set(each)
     return found
