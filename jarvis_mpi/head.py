@@ -19,7 +19,7 @@ from .models import layer_of
 from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary
-from .sound import refuse_unsound
+from .sound import Wanted, refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
 TRIED = range(3, 5)  # tokens, and rows as many
@@ -43,7 +43,10 @@ class Head:
         self.table = self.model.get_input_embeddings().weight
         # Both read the weights in, so that the first token does not wait for the disk.
         self.factor = self.embedding_factor()
-        self.norm = self.final_norm(folder)
+        self.norm = self.final_norm()
+        # A bias of the output layer may rule tokens out with -inf.
+        own: Wanted = lambda tensor: layer_of(tensor) is None and not tensor.endswith("lm_head.bias")  # noqa: E731
+        refuse_unsound(folder, "the embedding or the output layer", own)
 
     @torch.inference_mode()
     def embedding_factor(self) -> Tensor | None:
@@ -57,11 +60,8 @@ class Head:
         return next(fitting, None)
 
     @torch.inference_mode()
-    def final_norm(self, folder: Path) -> nn.Module | None:
-        """After which only the output layer comes; None where the family does more.
-
-        Raises Unservable where either holds a number that is none.
-        """
+    def final_norm(self) -> nn.Module | None:
+        """After which only the output layer comes; None where the family does more."""
         h = torch.randn(1, len(TRIED), self.width, generator=torch.Generator().manual_seed(0)).to(self.dtype)
         norms = [
             module
@@ -69,8 +69,6 @@ class Head:
             if isinstance(module, (RowwiseNorm, nn.LayerNorm))
         ]
         given = self.around_gap(h)
-        if given.isnan().any():
-            refuse_unsound(folder, "the output layer", lambda tensor: layer_of(tensor) is None)
         return next((norm for norm in norms if same(logits(self.model, norm(h)), given)), None)
 
     @torch.inference_mode()

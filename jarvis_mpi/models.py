@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .fetch import BUNDLED, Say, cache_folder, converted, from_bundle, from_gguf
+from .fetch import BUNDLED, Say, cache_folder, converted, from_bundle, from_gguf, is_gguf
 from .link import Unservable
 from .safetensors_header import FLOATS, header_of, tensors_in
 
@@ -53,11 +53,11 @@ def locate(
             raise Unservable(
                 f"{folder} was not delivered whole: python -m jarvis_mpi stage-model sends what is missing"
             )
-    elif not fetch and (model in BUNDLED or is_hubs(model) or path.suffix == ".gguf"):
+    elif not fetch and (model in BUNDLED or is_hubs(model) or is_gguf(path)):
         raise Unservable(f"the model {model} is not there: python -m jarvis_mpi stage-model sends it")
     elif model in BUNDLED:
         folder = from_bundle(BUNDLED[model], say, timeout_s)
-    elif path.suffix == ".gguf":
+    elif is_gguf(path):
         folder = from_gguf(path, say, timeout_s)
     elif is_hubs(model):
         folder = from_hub(model, say)

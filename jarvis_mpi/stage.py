@@ -26,6 +26,7 @@ from .crew import Block, named
 from .family import cut_config, decoder_layers, embedding_name, hidden_of, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
+from .link import Unservable
 from .models import layer_of
 from .quantised import FORMATS
 from .rowwise import keep_rows_apart
@@ -123,22 +124,26 @@ class Stage:
     def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
         once, and not one after the other when the first prompt comes. -> what a layer takes."""
+        self.refuse_unsound()
         times: dict[int, float] = {}
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):
                 begun = clock()
-                said = self.run(bytes(count * self.row_bytes), start, sequence=-1)
+                self.run(bytes(count * self.row_bytes), start, sequence=-1)
                 times[count] = clock() - begun
-        self.refuse_unsound(said)
         self.forget(-1)
         most = max(times)
         more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
         return Pace(times[1] / len(self.block), more_s / len(self.block))
 
-    def refuse_unsound(self, said: bytes) -> None:
-        """Where rows of nought gave what is no number: raises Unservable if a tensor of this block has such."""
-        if not from_bytes(said, self.width, self.dtype).isfinite().all():
-            refuse_unsound(self.folder, named(self.block), lambda tensor: layer_of(tensor) in self.block)
+    def refuse_unsound(self) -> None:
+        """Raises Unservable where a tensor of this block, or a rotary table, holds what is no number."""
+        refuse_unsound(self.folder, named(self.block), lambda tensor: layer_of(tensor) in self.block)
+        for name, table in self.model.named_buffers():
+            if not table.is_meta and not table.isfinite().all():
+                raise Unservable(
+                    f"{self.folder}/config.json makes {name} of numbers that are no numbers: fetch it again"
+                )
 
     def _enter(self, _layer, args, kwargs):
         if args:  # GPT-2 passes it by position
