@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 TOKENS = ["<unk>", "<s>", "</s>", "<|eot|>", "<|eom|>", "<pad>", *ALPHABET, "ab"]
 EOS, EOT, EOM = 2, 3, 4
+Writes = Callable[[gguf.GGUFWriter], object]
 ARCHITECTURES = {"gemma3_text": "gemma3"}
 
 
@@ -25,13 +26,21 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     )
 
 
+def plain(family: str) -> dict:
+    """What makes a tiny model one that its GGUF file can say."""
+    same_layers = {"use_sliding_window": False, "layer_types": None}
+    return {"qwen2": same_layers, "qwen3": same_layers, "gemma3_text": {"layer_types": None}}.get(family, {})
+
+
 def write(
-    path: Path, family: str = "llama", more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
+    path: Path, family: str = "llama", more: Writes = lambda writer: None,
     without: Iterable[str] = (), tensors: dict[str, np.ndarray] | None = None, **changes,
 ):  # fmt: skip
     """The GGUF file of a tiny model. -> that model."""
-    folder = tiny.make(family, path.with_suffix(".model"), vocab_size=len(TOKENS), **changes)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(torch.bfloat16)
+    folder = tiny.make(
+        family, path.with_suffix(".model"), vocab_size=len(TOKENS), **{**plain(family), **changes}
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     config, kind = model.config, ARCHITECTURES.get(family, family)
     writer = gguf.GGUFWriter(path, kind)
     writer.add_context_length(config.max_position_embeddings)
@@ -44,8 +53,9 @@ def write(
     writer.add_rope_dimension_count(width := model.model.layers[0].self_attn.head_dim)
     writer.add_key_length(width)
     writer.add_value_length(width)
-    if kind == "gemma3":
+    if kind in ("gemma3", "phi3"):
         writer.add_sliding_window(config.sliding_window)
+    if kind == "gemma3":
         writer.add_rope_freq_base(1e6)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
@@ -70,3 +80,26 @@ def write(
     writer.write_tensors_to_file()
     writer.close()
     return model
+
+
+def split(path: Path, parts: int) -> list[Path]:
+    """The same in several files, as llama-gguf-split makes them."""
+    whole = gguf.GGUFReader(path)
+    made = [path.with_name(f"{path.stem}-{number:05}-of-{parts:05}.gguf") for number in range(1, parts + 1)]
+    for number, file in enumerate(made):
+        writer = gguf.GGUFWriter(file, str(whole.get_field("general.architecture").contents()))
+        if number == 0:
+            for key, field in whole.fields.items():
+                if not key.startswith("GGUF.") and key != "general.architecture":
+                    sub = field.types[-1] if len(field.types) > 1 else None
+                    writer.add_key_value(key, field.contents(), field.types[0], sub)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", parts)
+        writer.add_int32("split.tensors.count", len(whole.tensors))
+        for tensor in whole.tensors[number::parts]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return made
