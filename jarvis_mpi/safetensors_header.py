@@ -92,7 +92,7 @@ def are_counts(value: Any) -> TypeGuard[list[int]]:
 def end_of_data(path: Path, header: dict[str, dict]) -> int:
     """Where the last tensor ends; raises Unservable where two overlap, or bytes between them are nobody's."""
     end = 0
-    for name in sorted(tensors_in(header), key=lambda name: header[name]["data_offsets"]):
+    for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
         begin, its_end = header[name]["data_offsets"]
         if begin != end:
             raise Unservable(
@@ -106,7 +106,7 @@ def end_of_data(path: Path, header: dict[str, dict]) -> int:
 def pieces(path: Path, most_bytes: int = 1 << 24) -> Iterator[tuple[str, str, int, int]]:
     """The file's tensors in the order of their bytes, in pieces: name, kind, first byte in the file, bytes."""
     header, data = header_of(path)
-    for name in sorted(tensors_in(header), key=lambda name: header[name]["data_offsets"]):
+    for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
         begin, end = header[name]["data_offsets"]
         for at in range(begin, end, most_bytes):
             yield name, header[name]["dtype"], data + at, min(most_bytes, end - at)
