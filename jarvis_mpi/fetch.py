@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +20,18 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import psutil
+
 from . import kept_folder
+from .boundary import guarded
 from .gguf_header import MAGIC, Gguf, read_shards, shards
 from .link import Unservable
 
 CONVERTER = 2  # another where what a conversion gives changes: what an older one gave is not used any more
 SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-BEGUN = time.time()  # of this process, or nearly: what failed before concerns another run
+BEGUN = psutil.Process().create_time()  # what failed before this process began concerns another run
+ROOM = b"\0" * 4096  # for the sentence of a failure, should the disk be full afterwards
 Say = Callable[[str], None]
 
 
@@ -104,7 +107,7 @@ def is_gguf(path: Path) -> bool:
 def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:
     if not path.is_file():
         raise Unservable(f"there is no GGUF file {path}")
-    with unless_disk_full(path):
+    with guarded(f"{path} cannot be read"):
         digests = [kept_folder.sha256_of(each) for each in shards(path)]
     together = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
     return made(converted_folder(together), timeout_s, lambda folder: convert(path, folder, say, timeout_s))
@@ -135,13 +138,9 @@ def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
     with unless_disk_full(folder.parent), only_one(folder, timeout_s):
         if is_made(folder):
             return folder
-        if (
-            failed.is_file()
-            and failed.stat().st_mtime > BEGUN
-            and (why := failed.read_text(errors="replace"))
-        ):
+        if failed.is_file() and failed.stat().st_mtime > BEGUN and (why := told(failed)):
             raise Unservable(why)
-        failed.write_bytes(b"\0" * 4096)  # room for the sentence, should there be none afterwards
+        failed.write_bytes(ROOM)
         try:
             if folder.exists():  # damaged since
                 shutil.rmtree(folder)
@@ -154,6 +153,11 @@ def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
             raise
         failed.unlink()
     return folder
+
+
+def told(failed: Path) -> str:
+    """The sentence there; '' where its process was killed before it said one."""
+    return failed.read_text(errors="replace").rstrip("\0")
 
 
 @contextmanager
