@@ -4,11 +4,14 @@ Files, templates and numbers of strangers make libraries raise anything, a Rust 
 `guarded`, so that no exception of a library's own gets past it. Nothing is retried here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
 
 from .link import Unservable
 
+Made = TypeVar("Made")
 RUST_PANIC = (
     "PanicException"  # of tokenizers and safetensors: a BaseException, and its class cannot be imported
 )
@@ -30,6 +33,18 @@ def guarded(what: str, advice: str = "") -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
             raise
         raise Unservable(": ".join(filter(None, [what, reason(error), advice]))) from error
+
+
+def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
+    """Of a part of a model, built from a folder or run for the first time: what its files make torch and transformers raise."""
+
+    @wraps(method)
+    def guarding(self: Any, *args: Any, **kwargs: Any) -> Made:
+        folder = getattr(self, "folder", None) or (args[0] if args else kwargs.get("folder"))
+        with guarded(f"{folder} cannot be run as its config.json has it", "fetch it again"):
+            return method(self, *args, **kwargs)
+
+    return guarding
 
 
 def reason(error: BaseException) -> str:

@@ -1,6 +1,7 @@
-"""python -m jarvis_mpi doctor: look at every host before a run, and say in a line each what to mend.
+"""python -m jarvis_mpi doctor: look at every host before a run, or at one model, and say in a line each what to mend.
 
-Each host says by ssh what it is and has (`probe`); then mpirun measures the links between all pairs.
+With --hostfile each host says by ssh what it is and has (`probe`); then mpirun measures the links between all pairs.
+Without, the model alone is checked, every byte of it: doctor_model.py.
 """
 
 import argparse
@@ -33,6 +34,12 @@ PROBE_S = 60.0  # for a host's answer: importing takes a while from an SD card
 LINKS_S = 300.0
 LINKS = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]  # in the file of --log
 PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python benchmarks/memory.py`)
+TEACHES = (
+    "Look at things before a run, and say in a line each what to mend. With --hostfile FILE: at every host of it, its memory,"
+    " versions, model and links. With --model MODEL and no --hostfile: at that model alone, a folder, a GGUF file or a bundled"
+    " name: whether its files are whole and as they were made, whether each number in them is a number, and whether its config"
+    " and its tokenizer can be used. The exit status is 0 where nothing is to be mended, else 1."
+)
 CLOCK_S = 5.0  # how far a host's time of day may be off, for logs that are read together
 
 
@@ -218,9 +225,11 @@ def links_in(path: Path) -> dict[frozenset[str], list[float | None]]:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m jarvis_mpi doctor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m jarvis_mpi doctor", description=TEACHES)
     parser.add_argument(
-        "--hostfile", type=Path, required=True, help="as mpirun's: rank 0, which is here, first"
+        "--hostfile",
+        type=Path,
+        help="look at these hosts (as mpirun's: rank 0, which is here, first); without it, at the model here alone",
     )
     parser.add_argument("--links", choices=("yes", "no"), default="yes", help="measure the links too")
     parser.add_argument("--log", type=Path, metavar="FILE.h5", help="write what was found, for predict.py")
@@ -232,6 +241,10 @@ def main(words: Sequence[str]) -> int:
     )
     plan_words(parser)
     asked, _ = parser.parse_known_args(words)  # a run's other options change nothing here
+    if not asked.hostfile:
+        from .doctor_model import check
+
+        return check(asked.model, Settings().start_timeout_s)
     try:
         if asked.log:
             check_path(asked.log, anew=False)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from .boundary import guarded
 from .link import Unservable
+from .models import bytes_by_layer, stored_dtype
 
 # Rotary tables of which every row changes once a text is longer than `original_max_position_embeddings`.
 CHANGING_ROTARY = ("longrope", "dynamic")
@@ -35,12 +37,15 @@ def import_family(config) -> None:
 
 def load_config(folder: Path):
     """The model's config, if it can be cut into blocks of layers. Raises Unservable, naming what forbids it."""
-    try:
+    with guarded(f"{folder}/config.json cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
+    if config.dtype is None:
+        config.dtype = getattr(torch, stored_dtype(folder))  # as transformers has it for "auto"
+    if not isinstance(config.dtype, torch.dtype) or not config.dtype.is_floating_point:
         raise Unservable(
-            f"{folder}/config.json cannot be used: {str(error).strip().splitlines()[0]}"
-        ) from None
+            f"{folder}/config.json has {config.dtype!r} as its dtype: float32, bfloat16 or float16 is one"
+        )
+    check_depth(folder, config)
     kind = f"{folder} is a model of kind {config.model_type!r}"
     forbidden = {
         "is_encoder_decoder": "an encoder, and only decoders can be cut",
@@ -62,6 +67,13 @@ def load_config(folder: Path):
     if others := set(getattr(config, "layer_types", None) or ()) - cuttable:
         raise Unservable(f"{kind} with layers that cannot be cut: {', '.join(sorted(others))}")
     return config
+
+
+def check_depth(folder: Path, config) -> None:
+    """Raises Unservable where the config asks for no layers, or more than the files have: transformers would draw them."""
+    depth, there = getattr(config, "num_hidden_layers", None), len(bytes_by_layer(folder))
+    if type(depth) is not int or not 0 < depth <= there:
+        raise Unservable(f"{folder}/config.json asks for {depth!r} layers, its files have {there}")
 
 
 def dtype_of(config, wanted: str) -> torch.dtype:

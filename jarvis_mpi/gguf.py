@@ -1,23 +1,137 @@
-"""python -m jarvis_mpi.gguf FILE FOLDER: a GGUF file, dequantised by transformers into bfloat16 safetensors."""
+"""python -m jarvis_mpi.gguf FILE FOLDER: a GGUF file, dequantised by transformers into bfloat16 safetensors.
+
+Every tensor of the file must become a part of the model, and every part of the model must have come from the file:
+transformers passes over what it does not know, and draws what it does not find. What goes wrong is one sentence on
+standard error, with the status SENTENCE.
+"""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from . import gguf_config
+from .boundary import guarded
+from .family import quiet
+from .fetch import SENTENCE
+from .gguf_header import Gguf, join, read, read_shards
+from .gguf_rope import TABLES, Rope
+from .link import Unservable
+
+WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
 def main(file: str, folder: str) -> None:
-    logging.disable_progress_bar()
-    parent, name = Path(file).parent, Path(file).name
+    quiet()
+    files, made = read_shards(Path(file)), Path(folder)
+    source = made / WHOLE
+    if len(files) == 1:
+        source.symlink_to(files[0].path.absolute())
+    else:
+        join(files, source)
+    whole = read(source)
+    whole.path = Path(file)  # as sentences call it
+    with guarded(f"{file} cannot be read by transformers"):
+        convert(whole, source, made)
+    source.unlink()
+
+
+def convert(file: Gguf, source: Path, folder: Path) -> None:
+    check_model(file)
+    rope, config = checked_config(file, source, folder)
     # Without GgufConfig the weights stay packed, and save_pretrained fails (transformers 5.23).
-    dense = AutoModelForCausalLM.from_pretrained(
-        parent, gguf_file=name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    AutoTokenizer.from_pretrained(parent, gguf_file=name).save_pretrained(folder)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=source.name, config=config, quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16, output_loading_info=True,
+    )  # fmt: skip
+    dense, info = loaded
+    check_all_used(file, dense, info)
+    rope.check(dense)
+    for name, parameter in dense.named_parameters():
+        if not parameter.isfinite().all():
+            raise Unservable(
+                f"{file.path} holds numbers that are no numbers (NaN or infinity) in {name}: fetch another"
+            )
+    ends = gguf_config.end_ids(file)
+    dense.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
+    with guarded(f"{file.path} has no tokenizer that can be used"):
+        AutoTokenizer.from_pretrained(folder, gguf_file=source.name).save_pretrained(folder)
     dense.save_pretrained(folder)
 
 
+def check_model(file: Gguf) -> None:
+    """Raises Unservable for what is no model, or has other layers than it says: before anything of their size is made."""
+    if file.values.get("general.type", "model") != "model" or not file.tensors:
+        raise Unservable(f"{file.path} is no model, but {file.values.get('general.type', 'a vocabulary')}")
+    architecture = file.values.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise Unservable(
+            f"{file.path} does not say what kind of model it is (general.architecture): fetch another"
+        )
+    count = file.values.get(f"{architecture}.block_count")
+    there = {
+        int(name.split(".")[1])
+        for name in names(file)
+        if name.startswith("blk.") and name.split(".")[1].isdecimal()
+    }
+    if type(count) is not int or there != set(range(count)):
+        raise Unservable(
+            f"{file.path} says that it has {count} layers (block_count), and holds {len(there)}: fetch it again"
+        )
+
+
+def names(file: Gguf) -> list[str]:
+    return [tensor.name for tensor in file.tensors if tensor.name not in TABLES]
+
+
+def checked_config(file: Gguf, source: Path, folder: Path) -> tuple[Rope, object]:
+    """The config of the file's model, as one that we serve, whose tensors have as many numbers as the file's."""
+    config = AutoConfig.from_pretrained(folder, gguf_file=source.name)
+    config, rope = gguf_config.corrected(config, file)
+    config.dtype = torch.bfloat16
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    numbers = sum(parameter.numel() for parameter in empty.parameters())
+    table = {tensor.name: tensor for tensor in file.tensors}
+    found = sum(torch.Size(table[name].shape).numel() for name in names(file))
+    unknown = sorted(set(names(file)) - known_names(empty, config))
+    if unknown:
+        raise Unservable(
+            f"{file.path} has the tensor {unknown[0]}, which transformers' {config.model_type} has not: take the model's"
+            " safetensors, or another GGUF file of it"
+        )
+    if numbers != found:
+        raise Unservable(
+            f"{file.path} holds {found} numbers, and its metadata ask for {numbers}: fetch it again"
+        )
+    return rope, config
+
+
+def known_names(model, config) -> set[str]:
+    """The file's names of what `model` has, as transformers finds them."""
+    from transformers.modeling_gguf_pytorch_utils import (
+        TENSOR_PROCESSORS,
+        TensorProcessor,
+        get_gguf_hf_weights_map,
+    )
+
+    processor = TENSOR_PROCESSORS.get(config.model_type, TensorProcessor)(config=config.to_dict())
+    return set(get_gguf_hf_weights_map(model, processor))
+
+
+def check_all_used(file: Gguf, dense, info: dict) -> None:
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+        if found := sorted(map(str, info.get(what) or ())):
+            raise Unservable(
+                f"{file.path} is not the whole model: {found[0]} ({what.replace('_', ' ')}, {len(found)} in all); fetch it again"
+            )
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except Unservable as error:
+        print(error, file=sys.stderr)
+        sys.exit(SENTENCE)

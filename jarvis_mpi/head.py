@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .activations import from_bytes, to_bytes
-from .boundary import guarded
+from .boundary import guarded, of_model
 from .family import context_of, cut_config, decoder_layers, load_config
 from .lean import positions
 from .link import Unservable
+from .models import layer_of
 from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary
+from .sound import Wanted, refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
 TRIED = range(3, 5)  # tokens, and rows as many
@@ -29,6 +31,7 @@ class Head:
     """The family's own forward around a gap, or past it, where less gives the same bits: that forward takes as long as reading a tenth of a
     small model's weights."""
 
+    @of_model
     def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
         with empty_parameters():
             self.model = AutoModelForCausalLM.from_config(
@@ -46,6 +49,9 @@ class Head:
         # Both read the weights in, so that the first token does not wait for the disk.
         self.factor = self.embedding_factor()
         self.norm = self.final_norm()
+        # A bias of the output layer may rule tokens out with -inf.
+        own: Wanted = lambda tensor: layer_of(tensor) is None and not tensor.endswith("lm_head.bias")  # noqa: E731
+        refuse_unsound(folder, "the embedding or the output layer", own)
 
     @torch.inference_mode()
     def choose_gap(self) -> None:

@@ -83,7 +83,7 @@ class QuantisedLinear(RowwiseLinear):
         kind = FORMATS[weights]
         padded = columns + -columns % kind.block, outputs + -outputs % LANES
         super().__init__(columns, outputs, padded, bias)
-        self.numbers, self.scales = mapped(folder)
+        self.numbers, self.scales = mapped(folder, weights, shape)
         self.addresses = self.numbers.data_ptr(), self.scales.data_ptr()
         self.kernel = partial(block_product, kind.bits, tuned.ahead_bytes(kind.bits))
         self.scratch_bytes = block_scratch_bytes(self.columns)

@@ -6,13 +6,18 @@ import hashlib
 import json
 import platform
 import re
-import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from .fetch import BUNDLED, Say, cache_folder, converted, from_bundle, from_gguf
+from .fetch import BUNDLED, Say, cache_folder, converted, from_bundle, from_gguf, is_gguf
 from .link import Unservable
+from .safetensors_header import FLOATS, header_of, tensors_in
 
+ONE_FILE, INDEX_ENDING = "model.safetensors", ".safetensors.index.json"
+INDEX = f"model{INDEX_ENDING}"
+MOST_JSON = 200_000_000  # bytes: no config and no index has so many
 MANIFEST = "delivered.json"  # of a folder that stage-model filled: which tensors are there
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -48,11 +53,11 @@ def locate(
             raise Unservable(
                 f"{folder} was not delivered whole: python -m jarvis_mpi stage-model sends what is missing"
             )
-    elif not fetch and (model in BUNDLED or is_hubs(model) or path.suffix == ".gguf"):
+    elif not fetch and (model in BUNDLED or is_hubs(model) or is_gguf(path)):
         raise Unservable(f"the model {model} is not there: python -m jarvis_mpi stage-model sends it")
     elif model in BUNDLED:
         folder = from_bundle(BUNDLED[model], say, timeout_s)
-    elif path.suffix == ".gguf":
+    elif is_gguf(path):
         folder = from_gguf(path, say, timeout_s)
     elif is_hubs(model):
         folder = from_hub(model, say)
@@ -89,7 +94,12 @@ def delivered_folder(model: str) -> Path:
 def delivered(folder: Path) -> set[str] | None:
     """The names of the tensors that are there; None: all are."""
     manifest = folder / MANIFEST
-    return set(json.loads(manifest.read_text())["tensors"]) if manifest.is_file() else None
+    if not manifest.is_file():
+        return None
+    tensors = json_object(manifest).get("tensors")
+    if not isinstance(tensors, list) or not all(isinstance(name, str) for name in tensors):
+        raise Unservable(f"{manifest} does not say which tensors are there: delete it, and stage-model again")
+    return set(tensors)
 
 
 def check_layers(folder: Path, layers: Iterable[int]) -> None:
@@ -112,63 +122,128 @@ def layer_of(tensor: str) -> int | None:
 
 
 def check(folder: Path) -> None:
-    """Raises Unservable unless `folder` has a config and whole safetensors files."""
+    """Raises Unservable unless `folder` has a config and whole safetensors files, with all that its index names."""
     config = folder / "config.json"
     if not config.is_file():
-        raise Unservable(f"{folder} is no model: it has no config.json")
+        adapter = (folder / "adapter_config.json").is_file()
+        why = ": it is an adapter; merge it into its model first" if adapter else ""
+        raise Unservable(f"{folder} is no model: it has no config.json{why}")
+    json_object(config)
+    there = {name for _, header, _ in headers(folder) for name in tensors_in(header)}
+    if index := index_of(folder):
+        for name in index_names(index).keys() - there:
+            raise Unservable(
+                f"{folder} lacks the tensor {name}: {index.name} names it, no file has it; fetch it again"
+            )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds. Raises Unservable where that is no object."""
     try:
-        json.loads(config.read_text())
-    except ValueError:
-        raise Unservable(f"{config} is no JSON: fetch it again") from None
-    for _ in headers(folder):
-        pass
+        if path.stat().st_size > MOST_JSON:
+            raise Unservable(
+                f"{path} has over {MOST_JSON // 10**6} MB, too much for what it is: fetch it again"
+            )
+        said = json.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise Unservable(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise Unservable(f"{path} is no JSON: fetch it again") from None
+    if not isinstance(said, dict):
+        raise Unservable(f"{path} is no JSON object: fetch it again")
+    return said
+
+
+def index_of(folder: Path) -> Path | None:
+    """The file that says where the tensors are, if more than one file may hold them: as transformers looks for it."""
+    named = named_weights(folder)
+    if named and not named.endswith(INDEX_ENDING):
+        return None
+    if not named and (folder / ONE_FILE).is_file():
+        return None
+    index = folder / (named or INDEX)
+    return index if index.is_file() else None
+
+
+def named_weights(folder: Path) -> str:
+    """The file of weights that the config names, if it names one. Raises Unservable where that is none of the folder's."""
+    config = folder / "config.json"
+    named = json_object(config).get("transformers_weights") if config.is_file() else None
+    if named is None:
+        return ""
+    if not isinstance(named, str) or not named.endswith((".safetensors", INDEX_ENDING)) or is_outside(named):
+        raise Unservable(
+            f"{config} names {named!r} as its weights (transformers_weights), no safetensors file of the folder"
+        )
+    return named
+
+
+def is_outside(name: str) -> bool:
+    """Whether a file's name leads out of the folder that it should be in."""
+    return name.startswith(("/", "\\")) or ".." in Path(name).parts or "\0" in name
+
+
+def index_names(index: Path) -> dict[str, str]:
+    """Tensor -> file. Raises Unservable where the index has no such table, or names what is outside its folder."""
+    names = json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise Unservable(f"{index} is no index of safetensors files: fetch it again")
+    for name in names.values():
+        if is_outside(name) or not name.endswith(".safetensors"):
+            raise Unservable(f"{index} names {name!r}, no safetensors file of its folder: it is not used")
+    return names
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, as its index names them. Raises Unservable if one is missing."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
-            raise Unservable(f"{index} is no index of safetensors files: fetch it again") from None
+    """The safetensors files of a model, as transformers finds them: what the config names, else model.safetensors,
+    else those that the index names. Raises Unservable if one is missing."""
+    if index := index_of(folder):
+        names = sorted(set(index_names(index).values()))
+        says = f"{index.name} names it"
     else:
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not names:
-        pickled = any(folder.glob("*.bin"))
-        raise Unservable(
-            f"{folder} has no safetensors file"
-            + (
-                ": its .bin files are pickles, which are never read; convert them to safetensors"
-                if pickled
-                else ""
-            )
-        )
+        names, says = [named_weights(folder) or ONE_FILE], "config.json names it"
+    if names == [ONE_FILE] and not (folder / ONE_FILE).is_file():
+        raise Unservable(f"{folder} has neither {ONE_FILE} nor {INDEX}{what_instead(folder)}")
     for name in names:
         if not (folder / name).is_file():
-            raise Unservable(f"{folder / name} is missing, but model.safetensors.index.json names it")
+            raise Unservable(f"{folder / name} is missing, but {says}")
     return [folder / name for name in names]
 
 
+def what_instead(folder: Path) -> str:
+    """What a folder without the usual names has, and what to do about it."""
+    other = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+    )
+    if "adapter_model.safetensors" in other:
+        return ": it is an adapter; merge it into its model first"
+    by_kind = {Path(name).suffix.lower(): name for name in reversed(other)}
+    if name := by_kind.get(".safetensors"):
+        return f", only {name}: rename it if it is the model, or fetch the index too"
+    if name := by_kind.get(".gguf"):
+        return f": name its GGUF file (--model {folder / name})"
+    if other:
+        return f": {other[0]} and its like are pickles, which are never read; convert them to safetensors"
+    return ": it has no weights; fetch it again"
+
+
 def headers(folder: Path) -> Iterator[tuple[Path, dict, int]]:
-    """Each weights file, its safetensors header and where its data begin. Raises Unservable if one is damaged."""
+    """Each weights file, its tensors' entries and where its data begin. Raises Unservable if one is damaged."""
     for path in weight_files(folder):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-            try:
-                header = json.loads(file.read(length)) if 0 < length < min(size, 1 << 27) else None
-            except ValueError:
-                header = None
-        if not isinstance(header, dict):
-            raise Unservable(f"{path} is not a whole safetensors file: fetch it again")
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        end = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-        if end != size:
-            raise Unservable(
-                f"{path} has {size} bytes, but its header says {end}: it is damaged, fetch it again"
-            )
-        yield path, header, 8 + length
+        yield path, *header_of(path)
+
+
+def stored_dtype(folder: Path) -> str:
+    """The kind that most bytes of its floating point numbers have, as torch calls it; float32 if there are none."""
+    found: Counter[str] = Counter()
+    for _, header, _ in headers(folder):
+        for name in tensors_in(header):
+            begin, end = header[name]["data_offsets"]
+            found[FLOATS.get(header[name]["dtype"], "")] += end - begin
+    del found[""]
+    return max(found, key=found.__getitem__, default="float32")
 
 
 def fingerprint(folder: Path) -> str:
@@ -177,12 +252,12 @@ def fingerprint(folder: Path) -> str:
     Reading all of a model from an SD card takes minutes; this tells two models, or two states of
     training of one, apart in a fraction of a second.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = json_object(folder / "config.json")
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for path, header, data in headers(folder):
         digest.update(json.dumps(header, sort_keys=True).encode())
         with path.open("rb") as file:
-            for name in sorted(header.keys() - {"__metadata__"}):
+            for name in sorted(tensors_in(header)):
                 begin, end = header[name]["data_offsets"]
                 file.seek(data + (begin + end) // 2)
                 digest.update(file.read(min(64, end - (begin + end) // 2)))
@@ -193,7 +268,7 @@ def bytes_by_layer(folder: Path) -> dict[int, int]:
     """What the tensors of each decoder layer take in the files."""
     found: dict[int, int] = {}
     for _, header, _ in headers(folder):
-        for name in header.keys() - {"__metadata__"}:
+        for name in tensors_in(header):
             if (layer := layer_of(name)) is not None:
                 begin, end = header[name]["data_offsets"]
                 found[layer] = found.get(layer, 0) + end - begin

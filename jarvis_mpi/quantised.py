@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import kept_folder
+from .boundary import guarded
 from .fetch import cache_folder, only_one
 from .kernels import BLOCK, LANES
 from .link import Unservable
@@ -47,16 +49,31 @@ OUTPUT_LAYER = {"int4": "int8"}  # a quarter of what 4 bits lose, they would los
 PART_WEIGHTS = 4_000_000  # quantised at a time, to spare memory
 FILES = ("numbers.npy", "scales.npy")  # of a layer's folder
 WAIT_S = 600.0  # for another rank of this host that quantises the same layer
-LAYOUT = 4  # of the folder: another where what is in it changes
+LAYOUT = 5  # of the folder: another where what is in it changes
 
 
-def mapped(folder: Path) -> list[Tensor]:
-    """The numbers (bytes) and the scales (16 bits each) that `kept` left in `folder`. Raises Unservable where they are damaged."""
-    try:
+def mapped(folder: Path, weights: str, shape: Sequence[int]) -> list[Tensor]:
+    """The numbers (bytes) and the scales (16 bits each) that `kept` left in `folder` of a weight [out, in].
+
+    Raises Unservable where they are damaged, or of another weight: the kernel would read past their end.
+    """
+    with guarded(f"the quantised weights in {folder} are damaged", "delete it"):
+        kept_folder.sizes_right(folder)
         arrays = [np.load(folder / name, mmap_mode="r") for name in FILES]
-    except (OSError, EOFError, ValueError) as error:
-        raise Unservable(f"the quantised weights in {folder} are damaged: delete it ({error})") from None
+        for array, (its_shape, number) in zip(arrays, layout(FORMATS[weights], shape), strict=True):
+            if array.shape != its_shape or array.dtype != number or not array.flags.c_contiguous:
+                raise ValueError(
+                    f"it holds {list(array.shape)} of {array.dtype}, not {list(its_shape)} of {np.dtype(number)}"
+                )
     return [tensor_of(array) for array in arrays]
+
+
+def layout(kind: Format, shape: Sequence[int]) -> list[tuple[tuple[int, ...], type]]:
+    """The shapes and types of a quantised weight's numbers and scales."""
+    rows, columns = shape
+    groups, blocks = -(-rows // LANES), -(-columns // kind.block)
+    numbers, scales = LANES * kind.block * kind.bits // 8, LANES * kind.block_bytes // 2
+    return [((groups, blocks, numbers), np.uint8), ((groups, blocks, scales), np.uint16)]
 
 
 def tensor_of(mapped: np.memmap) -> Tensor:
@@ -87,6 +104,7 @@ def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[],
                 try:
                     scratch.mkdir()
                     write(scratch, FORMATS[weights], shape, weight)
+                    kept_folder.seal(scratch, FILES, weights=weights, identity=identity)
                     scratch.rename(folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
@@ -100,13 +118,11 @@ def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[],
 
 def write(folder: Path, kind: Format, shape: Sequence[int], weight: Callable[[], Tensor]) -> None:
     rows, columns = shape
-    blocks = -(-columns // kind.block)
-    shapes = (blocks, LANES * kind.block * kind.bits // 8), (blocks, LANES * kind.block_bytes // 2)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((folder / name).open("wb")) for name in FILES]
-        for file, each, number in zip(files, shapes, (np.uint8, np.uint16), strict=True):
-            header = np.lib.format.header_data_from_array_1_0(np.empty((0, *each), number))
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (-(-rows // LANES), *each)})
+        for file, (whole, number) in zip(files, layout(kind, shape), strict=True):
+            header = np.lib.format.header_data_from_array_1_0(np.empty((0, *whole[1:]), number))
+            np.lib.format.write_array_header_1_0(file, header | {"shape": whole})
         at_a_time = max(1, PART_WEIGHTS // columns // LANES) * LANES
         for first in range(0, rows, at_a_time):  # each with a mapping that goes again
             for file, part in zip(files, quantise(weight()[first : first + at_a_time], kind), strict=True):

@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from .activations import from_bytes, to_bytes
+from .boundary import of_model
 from .cache import cropped, new_cache
 from .crew import Block, named
 from .family import decoder_layers, embedding_name, hidden_of, keep_layers, load_config, of_block
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
 from .link import Unservable
+from .models import layer_of
 from .quantised import FORMATS
 from .rowwise import keep_rows_apart
+from .sound import refuse_unsound
 from .watch import Pace
 from .weights import AS_THEY_ARE, empty_parameters, fill, quantise_beforehand
 from .worker import Clock
@@ -44,6 +47,7 @@ class Stage:
     A copy is built `asleep`: it reads its weights only when it is used, and takes no memory until then.
     """
 
+    @of_model
     def __init__(
         self,
         folder: Path,
@@ -153,12 +157,14 @@ class Stage:
                 f" ({off:.1g} apart): they are not used on this processor"
             )
 
+    @of_model
     def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
         once, and not one after the other when the first prompt comes. -> what a layer takes.
 
-        Raises Unservable where this processor gives something else than the family's own code.
+        Raises Unservable where a number is none, or this processor gives something else than the family's own code.
         """
+        self.refuse_unsound()
         times: dict[int, float] = {}
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):
@@ -170,6 +176,15 @@ class Stage:
         most = max(times)
         more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
         return Pace(times[1] / len(self.block), more_s / len(self.block))
+
+    def refuse_unsound(self) -> None:
+        """Raises Unservable where a tensor of this block, or a rotary table, holds what is no number."""
+        refuse_unsound(self.folder, named(self.block), lambda tensor: layer_of(tensor) in self.block)
+        for name, table in self.model.named_buffers():
+            if not table.is_meta and not table.isfinite().all():
+                raise Unservable(
+                    f"{self.folder}/config.json makes {name} of numbers that are no numbers: fetch it again"
+                )
 
     def _enter(self, _layer, args, kwargs):
         if args:  # GPT-2 passes it by position

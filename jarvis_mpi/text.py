@@ -1,6 +1,5 @@
 """Text <-> token ids: the model's own tokenizer, chat template and end tokens."""
 
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from . import template
 from .boundary import guarded
 from .decoded import Pieces
 from .link import Unservable
+from .models import json_object
 from .tokenizer import tokenizer_of
 
 ADVICE = "fetch the model's tokenizer files again"
@@ -114,17 +114,14 @@ def assistant(answer: str) -> dict[str, str]:
 
 
 def end_ids(folder: Path) -> set[int]:
-    """The ids that end an answer, from generation_config.json and config.json."""
+    """The ids that end an answer, from generation_config.json and config.json. Raises Unservable where they are none."""
     found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        if not (path := folder / name).is_file():
-            continue
-        with guarded(f"{path} cannot be read", "fetch it again"):
-            ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-            listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
-            if wrong := [each for each in listed if type(each) is not int]:
-                raise Unservable(
-                    f"{path} has the eos_token_id {wrong[0]!r}, which is no token's id: fetch it again"
-                )
-            found |= set(listed)
+    for path in (folder / "generation_config.json", folder / "config.json"):
+        ids = json_object(path).get("eos_token_id") if path.is_file() else None
+        each = ids if isinstance(ids, list) else [ids] if ids is not None else []
+        if not all(type(number) is int and number >= 0 for number in each):
+            raise Unservable(
+                f"{path} says that {ids!r} ends an answer (eos_token_id): those are no token ids"
+            )
+        found |= set(each)
     return found

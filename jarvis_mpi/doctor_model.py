@@ -1,0 +1,80 @@
+"""python -m jarvis_mpi doctor --model MODEL: is a model's folder, or GGUF file, whole and right?
+
+All of its bytes are read, in small pieces: a line for each file while that goes on, and one for each thing to mend.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import kept_folder, models
+from .boundary import guarded
+from .fetch import cache_folder
+from .link import Unservable
+from .sound import unsound
+
+
+def check(model: str, timeout_s: float) -> int:
+    """-> exit status: 0, or 1 where something is to be mended."""
+    print(f"looking for {model}", flush=True)
+    found = 0
+    for line in findings(model, timeout_s):
+        print(line, flush=True)
+        found += 1
+    print(
+        f"{found} {'thing' if found == 1 else 'things'} to mend" if found else "nothing to mend", flush=True
+    )
+    return int(bool(found))
+
+
+def findings(model: str, timeout_s: float) -> Iterator[str]:
+    """A line for each thing to mend."""
+    try:
+        folder = models.locate(model, tell, timeout_s)
+        if (folder / kept_folder.SEAL).is_file():
+            yield from kept_folder.damage(folder, reading)
+        yield from no_numbers(folder)
+    except Unservable as error:
+        yield str(error)
+        return
+    yield from quantised_of(folder)
+    yield from unreadable(folder)
+
+
+def no_numbers(folder: Path) -> Iterator[str]:
+    names = models.delivered(folder)
+    for path, _, _ in models.headers(folder):
+        reading(path)
+        with guarded(f"{path} cannot be read"):
+            for name in unsound(path, lambda name: names is None or name in names):
+                yield f"{path}: the tensor {name} holds NaN or infinity; fetch the file again, or ask who made it"
+
+
+def quantised_of(folder: Path) -> Iterator[str]:
+    """Damage of what was quantised of this model before."""
+    for its in sorted((cache_folder() / "quantised").glob(f"*/{kept_folder.SEAL}")):
+        said = kept_folder.sealed(its.parent)
+        if said is None or str(said.get("identity", "")).startswith(f"{folder.resolve()}/"):
+            yield from kept_folder.damage(its.parent, reading)
+
+
+def unreadable(folder: Path) -> Iterator[str]:
+    """What stands in the way of using its config and its tokenizer."""
+    tell(f"reading the config and the tokenizer of {folder}")
+    from .family import load_config, quiet
+    from .text import Text
+
+    quiet()
+    for read in (load_config, Text):
+        try:
+            with guarded(f"{folder} cannot be used"):
+                read(folder)
+        except Unservable as error:
+            yield str(error)
+
+
+def reading(path: Path) -> None:
+    tell(f"reading {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)

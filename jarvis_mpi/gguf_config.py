@@ -1,0 +1,166 @@
+"""What a GGUF file's metadata says of the arithmetic, and transformers does not read: put into the config, or refused by name.
+
+Whatever of it nobody reads would make another model of it without a word.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from transformers.integrations import GGUF_CONFIG_MAPPING
+
+from .gguf_header import Gguf
+from .gguf_rope import Rope
+from .link import Unservable
+
+EPSILONS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps", "rms_norm_eps")
+META_LAYOUT = "Meta AI original pth"  # of rows that rotate, which transformers turns back
+# Layers of the models whose scores are scaled by the width of a head as if the heads filled the model's.
+SCALED_BY_MODEL_WIDTH = {"gemma2": 46, "gemma3": 62}
+
+
+def corrected(config, file: Gguf):
+    """The config that transformers made of `file`, with what it did not read. Raises Unservable where that cannot be said in it."""
+    architecture = file.values["general.architecture"]
+    own = {
+        key.removeprefix(f"{architecture}."): value
+        for key, value in file.values.items()
+        if key.startswith(f"{architecture}.")
+    }
+    mapping: Any = GGUF_CONFIG_MAPPING
+    told = mapping.get(config.model_type.removesuffix("_text"), {})
+    read = {key for key, name in told.items() if name is not None}
+    if own.get("expert_count"):
+        raise Unservable(
+            f"{file.path} is a mixture of experts ({architecture}.expert_count), which is not served"
+        )
+    for key in read & own.keys():
+        if isinstance(own[key], list | str | bool):
+            raise Unservable(
+                f"{file.path} has {architecture}.{key} = {shown(own[key])}, and one number is wanted there"
+            )
+    changes: dict[str, Any] = {}
+    rope = Rope(file, own, config)
+    for key in sorted(own.keys() - read):
+        if key.startswith("rope."):
+            continue
+        if key not in KNOWN:
+            known = not own[key] or (key == "tensor_data_layout" and own[key] == META_LAYOUT)
+        else:
+            try:
+                known = KNOWN[key](config, own[key], changes)
+            except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+                known = False
+        if not known:
+            raise Unservable(
+                f"{file.path} has {architecture}.{key} = {shown(own[key])}, which cannot be honoured here:"
+                " take the model's safetensors, or another GGUF file of it"
+            )
+    if hasattr(config, "query_pre_attn_scalar") and "attention.scale" not in own:
+        changes["query_pre_attn_scalar"] = pre_attention(config, architecture, changes)
+    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:  # the family's, not this file's
+        changes["pad_token_id"] = None
+    changes |= rope.changes(changes.get("head_dim"))
+    return remade(config, changes), rope
+
+
+def remade(config, changes: dict[str, Any]):
+    """As if the config had been written with `changes`: what follows from them follows again."""
+    said = config.to_dict()
+    said.pop("layer_types", None)
+    return type(config).from_dict(said | changes)
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def pre_attention(config, architecture: str, changes: dict[str, Any]) -> float:
+    if config.num_hidden_layers == SCALED_BY_MODEL_WIDTH.get(architecture):
+        return config.hidden_size // config.num_attention_heads
+    return changes.get("head_dim") or config.head_dim
+
+
+# -- of one key each: whether it is honoured; what is to be changed goes into `changes`
+
+
+def head_dim(config, value: Any, changes: dict[str, Any]) -> bool:
+    if hasattr(config, "head_dim"):
+        changes["head_dim"] = value
+        return True
+    return value * config.num_attention_heads == config.hidden_size
+
+
+def same_as_key(config, value: Any, changes: dict[str, Any]) -> bool:
+    width = changes.get("head_dim") or getattr(config, "head_dim", None)
+    return value == (width or config.hidden_size // config.num_attention_heads)
+
+
+def attribute(*names: str) -> Callable[[Any, Any, dict[str, Any]], bool]:
+    def put(config, value: Any, changes: dict[str, Any]) -> bool:
+        there = [name for name in names if hasattr(config, name)]
+        changes.update(dict.fromkeys(there, value))
+        return bool(there) or not value
+
+    return put
+
+
+def window(config, value: Any, changes: dict[str, Any]) -> bool:
+    """Where the config has one that all its layers look through."""
+    if config.model_type not in ("phi3", "starcoder2", "mistral"):
+        return not value
+    changes["sliding_window"] = value or None
+    return True
+
+
+def pattern(config, value: Any, changes: dict[str, Any]) -> bool:
+    """Which layers look through the window: the family's own, or it cannot be honoured."""
+    kinds = getattr(config, "layer_types", None) or []
+    if isinstance(value, int) and value > 0:
+        value = [bool((layer + 1) % value) for layer in range(len(kinds))]
+    return [kind == "sliding_attention" for kind in kinds] == [bool(each) for each in value]
+
+
+def scale(config, value: Any, changes: dict[str, Any]) -> bool:
+    if hasattr(config, "query_pre_attn_scalar"):
+        changes["query_pre_attn_scalar"] = value**-2
+        return True
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return bool(np.isclose(value, width**-0.5))
+
+
+KNOWN: dict[str, Callable[[Any, Any, dict[str, Any]], bool]] = {
+    "attention.key_length": head_dim,
+    "attention.value_length": same_as_key,
+    "attention.layer_norm_epsilon": attribute(*EPSILONS),
+    "attention.layer_norm_rms_epsilon": attribute(*EPSILONS),
+    "attention.sliding_window": window,
+    "attention.sliding_window_pattern": pattern,
+    "attention.scale": scale,
+    "attention.causal": lambda config, value, changes: value is True,
+    "attn_logit_softcapping": attribute("attn_logit_softcapping"),
+    "final_logit_softcapping": attribute("final_logit_softcapping"),
+    "use_parallel_residual": attribute("use_parallel_residual"),
+    "vocab_size": lambda config, value, changes: value == config.vocab_size,
+    "context_length": attribute("max_position_embeddings"),
+    "feed_forward_length": lambda config, value, changes: value == 4 * config.hidden_size,
+    "attention.head_count_kv": lambda config, value, changes: value == config.num_attention_heads,
+}
+
+
+def end_ids(file: Gguf) -> list[int]:
+    """The tokens that end an answer, of all that the file names so."""
+    return sorted({file.values[key] for key in end_keys(file)})
+
+
+def end_keys(file: Gguf) -> Iterator[str]:
+    tokens = file.values.get("tokenizer.ggml.tokens", [])
+    for name in ("eos", "eot", "eom"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in file.values:
+            if type(file.values[key]) is not int or not 0 <= file.values[key] < len(tokens):
+                raise Unservable(
+                    f"{file.path} is damaged: {key} = {shown(file.values[key])}, of {len(tokens)} tokens"
+                )
+            yield key

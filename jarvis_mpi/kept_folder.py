@@ -1,0 +1,69 @@
+"""A folder that we made and that is used again: what is in it, and the digests by which damage shows.
+
+SEAL holds each file's size and sha256. Sizes are looked at whenever the folder is used; `damage` reads all of it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .link import Unservable
+
+SEAL = "jarvis.json"
+PIECE_BYTES = 1 << 22
+
+
+def seal(folder: Path, names: Iterable[str], **more: Any) -> None:
+    """The last file that is written: a folder without it is not whole."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names
+    }
+    with (folder / SEAL).open("w") as file:
+        json.dump({**more, "files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sealed(folder: Path) -> dict[str, Any] | None:
+    """What its seal says; None where it has none that can be read."""
+    try:
+        said = json.loads((folder / SEAL).read_bytes())
+        files = said["files"].values()
+        fine = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return said if fine else None
+
+
+def sizes_right(folder: Path) -> None:
+    """Raises Unservable unless the folder is sealed, and its files have the sizes that the seal says."""
+    if (said := sealed(folder)) is None:
+        raise Unservable(f"{folder} is damaged: it has no whole {SEAL}; delete it, and it is made anew")
+    for name, file in said["files"].items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if found != file["bytes"]:
+            raise Unservable(
+                f"{folder / name} is damaged: it has {found} bytes, not {file['bytes']}; delete {folder},"
+                " and it is made anew"
+            )
+
+
+def damage(folder: Path, tell: Callable[[Path], None]) -> Iterator[str]:
+    """A line for each file that is not what was sealed; `tell` hears which is being read."""
+    try:
+        sizes_right(folder)
+    except Unservable as error:
+        yield str(error)
+        return
+    for name, file in (sealed(folder) or {"files": {}})["files"].items():
+        tell(folder / name)
+        if sha256_of(folder / name) != file["sha256"]:
+            yield f"{folder / name} is damaged: its sha256 is another than when it was made; delete {folder}, and it is made anew"
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,62 @@
+"""Numbers that are no numbers (NaN, infinity) in a model's files: which tensor has them. One in a layer makes all text wrong.
+
+They are looked for when a model is loaded for the first time, and not found by what comes of them: kernels that round
+activations make numbers of them again. What was sound is noted in the cache folder, by each file's size and time.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .fetch import cache_folder, keep
+from .link import Unservable
+from .models import headers
+from .safetensors_header import FLOATS, pieces, tensors_in
+
+Wanted = Callable[[str], object]  # a tensor's name -> whether it is looked at
+# Of a floating point number, as an unsigned one: the bits that are all set in NaN and infinity, and no other.
+NO_NUMBER = {
+    "F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800000),
+    "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F8_E5M2": (np.uint8, 0x7C),
+}  # fmt: skip
+
+
+def unsound(path: Path, wanted: Wanted = lambda name: True) -> Iterator[str]:
+    """Tensors of a safetensors file that hold NaN or infinity; read in small pieces."""
+    last = ""
+    with path.open("rb") as file:
+        for name, kind, at, length in pieces(path):
+            if name == last or kind not in NO_NUMBER or not wanted(name):
+                continue
+            file.seek(at)
+            if has_no_number(file.read(length), kind):
+                last = name
+                yield name
+
+
+def has_no_number(data: bytes, kind: str) -> bool:
+    number, mask = NO_NUMBER[kind]
+    if kind in FLOATS and data:  # as fast as memory is: a sum of numbers is one, or too large for one
+        floats = torch.frombuffer(bytearray(data), dtype=getattr(torch, FLOATS[kind]))
+        if floats.sum(dtype=torch.float64 if kind == "F64" else torch.float32).isfinite():
+            return False
+    return bool(((np.frombuffer(data, number) & number(mask)) == mask).any())
+
+
+def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
+    """Raises Unservable where a tensor of this part of the model holds what is no number."""
+    for path, header, data_at in headers(folder):
+        file, names = path.stat(), sorted(filter(wanted, tensors_in(header)))
+        identity = f"{path.resolve()} {file.st_size} {file.st_mtime_ns} {data_at} {names}"
+        noted = cache_folder() / "sound" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+        if noted.is_file():
+            continue
+        for name in unsound(path, wanted):
+            raise Unservable(
+                f"{whose} cannot be run: the tensor {name} in {path} holds numbers that are no numbers (NaN or infinity);"
+                " fetch the model again, or ask who made it"
+            )
+        keep(noted, b"")
