@@ -1,13 +1,18 @@
-"""Import torch and transformers without torch's compiler and distributed tensors, which a stage never runs, and without reading their sources.
+"""Import torch and transformers without what a stage never runs, and without reading transformers' sources.
 
-transformers 5.23 imports both (and sympy with them) for masks that are compiled and for sharded
-training: 75 MB and more than half of the import's time in every rank, which counts on a Pi. And at each start it looks
-through 2,000 files of its own for what they define: that is kept in the cache folder. What an import makes stays, so that
-nothing is collected meanwhile: Python would look through all of it again and again, a fifth of the time.
+transformers 5 imports torch's compiler and sharded tensors (sympy with them) for masks that are compiled and for training,
+and what it finds installed for pictures: 75 MB and more than half of the import's time in every rank, which counts on a Pi.
+At each start it looks through 2,000 files of its own for what they define: that is kept in the cache folder.
+What an import makes stays, so that nothing is collected meanwhile: Python would look through all of it again and again.
+
+Only transformers' own modules are answered differently here, and only while they are imported. Nothing false is ever in
+sys.modules: every other package that is imported meanwhile, by whomever, gets the real thing.
 """
 
+import builtins
 import contextlib
 import gc
+import importlib
 import importlib.metadata
 import json
 import sys
@@ -17,30 +22,33 @@ from hashlib import sha256
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from .fetch import cache_folder, keep
 
-LOOKS_THROUGH = "transformers.utils.import_utils"  # the module that does it
+ONLY = "transformers"
+FINDS_OUT = "transformers.utils.import_utils"  # the module that looks for packages, and through the sources
 FAMILIES = "models"  # the folder
-COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
-
-
-class StandIn(ModuleType):
-    """Whatever is asked of it is a decorator that changes nothing."""
-
-    __path__: list[str] = []  # noqa: RUF012 (a package)
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda function=None, *_, **__: function if callable(function) else lambda decorated: decorated
+# Of the masks that are compiled.
+LATER = ("torch._dynamo._trace_wrapped_higher_order_op", "TransformGetItemToIndex")
+# Decorators of torch.compiler and torch._dynamo.
+MARKS = ("allow_in_graph", "assume_constant_result", "disable")
+# No text needs them, and they cost time; one that is broken or does not fit torch would end the run.
+NOT_FOR_TEXT = frozenset((
+    "apex", "av", "bitsandbytes", "causal_conv1d", "cv2", "datasets", "deepspeed", "faiss", "fla",
+    "flash_attn", "flash_attn_2_cuda", "flash_attn_interface", "habana_frameworks", "hqq",
+    "intel_extension_for_pytorch", "kernels", "librosa", "mamba_ssm", "matplotlib", "optimum", "pandas",
+    "peft", "PIL", "scipy", "skimage", "sklearn", "soundfile", "soxr", "timm", "torch_mlu",
+    "torch_musa", "torch_npu", "torch_xla", "torchao", "torchaudio", "torchcodec", "torchdistx",
+    "torchvision", "xformers", "xlstm",
+))  # fmt: skip
+FOR_PICTURES = ("is_vision_available",)  # which tries the import itself
 
 
 @contextmanager
 def light_imports() -> Iterator[None]:
-    """What is imported in here gets stand-ins; afterwards torch is as it was."""
+    """What is imported in here comes without that; afterwards all is as it was."""
     gc.disable()
     try:
         with without_compiler():
@@ -55,29 +63,97 @@ def without_compiler() -> Iterator[None]:
     import torch
     import torch.distributed
 
-    if COMPILER[0] in sys.modules:  # too late, and no harm
+    if "torch._dynamo" in sys.modules or ONLY in sys.modules:  # too late, and no harm
         yield
         return
-    available = torch.distributed.is_available
-    if "transformers" not in sys.modules:
-        sys.meta_path.insert(0, Finder())
-    sys.modules.update({name: StandIn(name) for name in COMPILER})
-    torch._dynamo = sys.modules[COMPILER[0]]
-    torch.distributed.is_available = lambda: False
+    light: list[bool] = [True]
+    finder = Finder(light)
+    answers: list[tuple[Any, str, Any]] = [
+        (builtins, "__import__", import_later(builtins.__import__)),
+        (torch, "__getattr__", compiler_later(torch.__getattr__)),
+        (torch.distributed, "is_available", to_ours(torch.distributed.is_available, lambda: False)),
+        *(
+            (torch.compiler, name, to_ours(getattr(torch.compiler, name), unmarked))
+            for name in MARKS
+            if hasattr(torch.compiler, name)
+        ),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in answers]
+    sys.meta_path.insert(0, finder)
     try:
+        for module, name, answer in answers:
+            setattr(module, name, answer)
         yield
     finally:
-        torch.distributed.is_available = available
-        del torch._dynamo
-        for name in COMPILER:
-            del sys.modules[name]
+        light.clear()
+        for module, name, answer in before:
+            setattr(module, name, answer)
+        with contextlib.suppress(ValueError):
+            sys.meta_path.remove(finder)
+
+
+def is_ours(name: Any) -> bool:
+    """Whether a module of that name is one of transformers'."""
+    return isinstance(name, str) and name.partition(".")[0] == ONLY
+
+
+def to_ours(real: Callable, answer: Callable) -> Callable:
+    """`answer` where transformers asks, `real` where anybody else does."""
+
+    def either(*given: Any, **named: Any) -> Any:
+        asks = sys._getframe(1).f_globals.get("__name__")
+        return (answer if is_ours(asks) else real)(*given, **named)
+
+    return either
+
+
+def unmarked(function: Any = None, *_: Any, **__: Any) -> Any:
+    """A decorator that changes nothing, with arguments or without."""
+    return function if callable(function) else lambda decorated: decorated
+
+
+class Compiler:
+    """torch._dynamo to transformers' modules: what they mark while they are imported is marked for nobody."""
+
+    def __getattr__(self, name: str) -> Any:
+        return unmarked if name in MARKS else getattr(importlib.import_module("torch._dynamo"), name)
+
+
+def compiler_later(real: Callable) -> Callable:
+    """torch's own way to attributes that are there when they are asked for."""
+
+    def getattr_(name: str) -> Any:
+        asks = sys._getframe(1).f_globals.get("__name__")
+        return Compiler() if name == "_dynamo" and is_ours(asks) else real(name)
+
+    return getattr_
+
+
+def import_later(real: Callable) -> Callable:
+    """An import statement that leaves LATER to whoever calls it, for transformers' modules."""
+    module, name = LATER
+
+    def import_(wanted, globals=None, locals=None, fromlist=(), level=0):
+        if wanted == module and tuple(fromlist or ()) == (name,) and is_ours((globals or {}).get("__name__")):
+            return SimpleNamespace(**{name: called_later})
+        return real(wanted, globals, locals, fromlist, level)
+
+    return import_
+
+
+def called_later(*given: Any, **named: Any) -> Any:
+    module, name = LATER
+    return getattr(importlib.import_module(module), name)(*given, **named)
 
 
 class Finder(MetaPathFinder):
-    """Of the module that looks through the sources: so that it is changed before transformers, which is being imported, calls it."""
+    """Of the module that finds out: so that it is changed before transformers, which is being imported, calls it."""
+
+    def __init__(self, light: list[bool]) -> None:
+        self.light = light  # empty: no more
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != LOOKS_THROUGH:
+        if name != FINDS_OUT:
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)
@@ -87,10 +163,31 @@ class Finder(MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             begin(module)
-            module.define_import_structure = kept(module.define_import_structure)
+            self.change(module)
 
         spec.loader.exec_module = exec_module  # type: ignore
         return spec
+
+    def change(self, module: ModuleType) -> None:
+        """What a release of transformers has not under that name stays as it is."""
+        for name, changed in (
+            ("define_import_structure", kept),
+            ("_is_package_available", self.without_packages),
+            *((name, self.no) for name in FOR_PICTURES),
+        ):
+            if callable(real := getattr(module, name, None)):
+                setattr(module, name, changed(real))
+
+    def without_packages(self, real: Callable) -> Callable:
+        def is_package_available(name: str, *given: Any, **named: Any) -> Any:
+            if self.light and name.partition(".")[0] in NOT_FOR_TEXT:
+                name = "jarvis_mpi.no_such_package"  # the answer's form differs from release to release
+            return real(name, *given, **named)
+
+        return is_package_available
+
+    def no(self, real: Callable) -> Callable:
+        return lambda: not self.light and real()
 
 
 def kept(look_through: Callable[..., dict]) -> Callable[..., dict]:

@@ -159,8 +159,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         held = {node: sum(map(len, placement[node])) for node in there}
         at_once, scarce = answers_that_fit(
             min(len(questions), settings.streams or link.size - 1),
-            {node: rows * layers * kept for node, layers in held.items()},
-            {node: free[node] - layers * layer_bytes for node, layers in held.items()},
+            {node: rows * count * kept for node, count in held.items()},
+            {node: free[node] - count * layer_bytes for node, count in held.items()},
         )
         if at_once < settings.streams and at_once < len(questions):
             say(
