@@ -94,6 +94,8 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise Unservable(
             f"{file.filename} is not read: its {name} lies in another file, which is not followed"
         )
+    if not plain(found.dtype):
+        raise Unservable(f"{file.filename} is damaged: its {name} is no such table ({found.dtype})")
     item = max(1, found.dtype.itemsize)
     rows, chunk = math.prod(found.shape or (1,)), math.prod(found.chunks or (1,))
     if found.shape is None or max(rows, chunk) * item > limit(file):
@@ -102,6 +104,13 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
             f" {Path(file.filename).stat().st_size} bytes"
         )
     return found
+
+
+def plain(kind: np.dtype) -> bool:
+    """Whether it is of numbers and texts: HDF5 2.0 crashes in reading lists of what is not known (a damaged text's type)."""
+    if kind.names is not None:
+        return all(kind[name].names is None and plain(kind[name]) for name in kind.names)
+    return kind.kind in "iufbS" or h5py.check_string_dtype(kind) is not None
 
 
 def rows(file: h5py.File, name: str, like: np.dtype | None = None, most: int | None = None) -> np.ndarray:
@@ -130,7 +139,7 @@ def attributes(file: h5py.File) -> dict[str, str | int | float]:
     attrs, most = file.attrs, limit(file)
     for name in attrs:
         its = attrs.get_id(name)
-        if its.get_storage_size() > most or its.shape != ():
+        if its.get_storage_size() > most or its.shape != () or not plain(its.dtype):
             raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")
         value = attrs[name]
         if isinstance(value, str):

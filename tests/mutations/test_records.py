@@ -357,3 +357,25 @@ def test_a_file_is_written_by_one_at_a_time_and_read_meanwhile(tmp_path):
         hdf5.shared(file)
     with hdf5.changed(path), hdf5.read(path):
         pass
+
+
+def as_lists(data: bytes) -> bytes:
+    """All types of texts made lists of an unknown kind, by one bit each, on which HDF5 2.0 crashes when it reads them."""
+    kind = bytes.fromhex("19010100100000001000000001000000")
+    assert kind in data
+    return data.replace(kind, b"\x19\x0b" + kind[2:])
+
+
+@pytest.mark.parametrize("step", [0, 8])
+def test_what_crashes_or_stops_hdf5_is_found_before(step, tmp_path):
+    """A damaged type; and an object of no length in the heap of texts: HDF5 2.0 steps over it for ever."""
+    good = study(tmp_path).read_bytes()
+    heap = good.index(b"GCOL\x01\x00\x00\x00")
+    bad = as_lists(good) if not step else good[: heap + 16] + bytes(16) + good[heap + 32 :]
+    (tmp_path / "bad.h5").write_bytes(bad)
+
+    def one(number: int) -> None:
+        with pytest.raises(Unservable, match=r"bad\.h5"):
+            study_file.costs_in(tmp_path / "bad.h5", 4)
+
+    survives([0], one)
