@@ -93,7 +93,15 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
         from . import trial
         from .conversation import Conversation, askable, longest
-        from .family import cache_row_bytes, context_of, dtype_of, import_family, load_config, quiet
+        from .family import (
+            cache_row_bytes,
+            context_of,
+            dtype_of,
+            import_family,
+            load_config,
+            longest_text,
+            quiet,
+        )
         from .head import Head
         from .lines import Lines
         from .quantised import FORMATS
@@ -143,6 +151,10 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         copied = frozenset(harm.worst(copies, settings.copied_blocks))
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
     text, context = Text(folder, config.vocab_size), context_of(config)
+    if context < (whole := longest_text(config)):
+        say(
+            f"a text ends after {context} of the model's {whole} positions: behind them its rotary tables change for all of it"
+        )
     prompt_rows = CHAT_ROWS
     if settings.prompt is not None:
         prompt_rows = len(askable(text, (), settings.prompt, context))

@@ -129,7 +129,7 @@ def judged(variant: Variant, cache: Path) -> Verdict:
     with tempfile.TemporaryDirectory() as name, environment(JARVIS_CACHE=str(cache)):
         folder = Path(name) / variant.kind
         try:
-            with guarded("its config cannot be saved"):
+            with guarded(f"a config of kind {variant.kind!r} cannot be saved"):
                 config_of(variant).save_pretrained(folder)
             config = trial.check(folder)
             off = farthest(config, Path(name) / "twin")

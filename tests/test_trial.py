@@ -43,7 +43,7 @@ def test_a_verdict_is_kept_and_not_found_twice(tmp_path, cache, monkeypatch):
     trial.check(folder, told.append)
     monkeypatch.setattr(trial, "unlike", lambda *_: pytest.fail("tried twice"))
     trial.check(folder, told.append)
-    assert told == ["first use of model: a cut of it is compared with the whole, in small"]
+    assert told == ["first use of this model: a cut of it is compared with the whole, in small"]
     (kept,) = (cache / "trials").glob("*.json")
     for damaged in ("", "[]", '{"why": 3}', '{"other": ""}'):
         kept.write_text(damaged)
