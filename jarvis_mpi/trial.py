@@ -181,7 +181,7 @@ def check(folder: Path, say: Say = lambda line: None) -> Any:
     config = load_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
     if (why := kept(path)) is None:
-        say(f"first use of this model: a cut of it is compared with the whole, in small")
+        say("first use of this model: a cut of it is compared with the whole, in small")
         with only_one(path, WAIT_S):
             if (why := kept(path)) is None:
                 with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
