@@ -66,6 +66,7 @@ class Stage:
         self.h = torch.empty(0)
         self.lean: LeanStep | None = None
         if not asleep:
+            self.refuse_unsound()
             self.wake()
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
@@ -124,7 +125,6 @@ class Stage:
     def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
         once, and not one after the other when the first prompt comes. -> what a layer takes."""
-        self.refuse_unsound()
         times: dict[int, float] = {}
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):
