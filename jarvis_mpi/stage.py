@@ -72,6 +72,7 @@ class Stage:
         self.h = torch.empty(0)
         self.lean: LeanStep | None = None
         if not asleep:
+            self.refuse_unsound()
             self.wake()
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
@@ -162,9 +163,8 @@ class Stage:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
         once, and not one after the other when the first prompt comes. -> what a layer takes.
 
-        Raises Unservable where a number is none, or this processor gives something else than the family's own code.
+        Raises Unservable where this processor gives something else than the family's own code.
         """
-        self.refuse_unsound()
         times: dict[int, float] = {}
         for rows in sorted({*pieces, 1}):
             for start, count in ((0, rows), (rows, 1)):

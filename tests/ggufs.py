@@ -34,7 +34,7 @@ def plain(family: str) -> dict:
 
 def write(
     path: Path, family: str = "llama", more: Writes = lambda writer: None,
-    without: Iterable[str] = (), tensors: dict[str, np.ndarray] | None = None, **changes,
+    without: Iterable[str] = (), tensors: dict[str, np.ndarray] | None = None, pre: str = "gpt-2", **changes,
 ):  # fmt: skip
     """The GGUF file of a tiny model. -> that model."""
     folder = tiny.make(
@@ -58,7 +58,7 @@ def write(
     if kind == "gemma3":
         writer.add_rope_freq_base(1e6)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(TOKENS)
     writer.add_token_types([3] * 6 + [1] * (len(ALPHABET) + 1))
     writer.add_token_merges(["a b"])

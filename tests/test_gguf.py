@@ -191,6 +191,21 @@ def test_nothing_is_drawn_and_nothing_passed_over(what, named, tmp_path):
         converted(tmp_path / "a.gguf")
 
 
+@pytest.mark.parametrize(
+    ("pre", "pieces"), [("gpt-2", ["a", "12"]), ("smollm", ["a", "1", "2"]), ("llama-bpe", ["a", "12"])]
+)
+def test_text_is_split_as_the_file_says(pre, pieces, tmp_path):
+    ggufs.write(tmp_path / "a.gguf", pre=pre)
+    splits = AutoTokenizer.from_pretrained(converted(tmp_path / "a.gguf")).backend_tokenizer.pre_tokenizer
+    assert [piece for piece, _ in splits.pre_tokenize_str("a12")] == pieces
+
+
+def test_a_way_of_splitting_that_is_not_known_is_refused(tmp_path):
+    ggufs.write(tmp_path / "a.gguf", pre="chatglm-bpe")
+    with pytest.raises(Unservable, match=r"tokenizer.ggml.pre = 'chatglm-bpe'"):
+        converted(tmp_path / "a.gguf")
+
+
 # -- in the cache folder
 
 
