@@ -6,9 +6,11 @@ standard error, with the status SENTENCE.
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -42,8 +44,15 @@ SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exa
 WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
+def spare_repetition() -> None:
+    """transformers asks for the same reader three times, and for the same table of names once a module: most of the time."""
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        setattr(gguf, name, cache(getattr(gguf, name)))
+
+
 def main(file: str, folder: str) -> None:
     quiet()
+    spare_repetition()
     files, made = read_shards(Path(file)), Path(folder)
     source = made / WHOLE
     if len(files) == 1:
