@@ -51,7 +51,11 @@ BUNDLED = {
 def cache_folder() -> Path:
     """Where converted models are kept: $JARVIS_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi").expanduser()
+    folder = Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # no HOME, and the system knows no such user
+        raise Unservable(f"there is no home folder for {folder}: name a folder in JARVIS_CACHE") from None
 
 
 def keep(path: Path, data: bytes) -> None:
@@ -94,8 +98,23 @@ def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:
 
 
 def converted_folder(sha256: str) -> Path:
-    cache_folder().mkdir(parents=True, exist_ok=True)
+    with writable(cache_folder()):
+        cache_folder().mkdir(parents=True, exist_ok=True)
     return cache_folder() / sha256[:16]
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Raises Unservable where files cannot be made or locked in there."""
+    try:
+        yield
+    except TimeoutError:  # filelock's own: another has it
+        raise
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Unservable(
+            f"the cache folder {folder} cannot be used ({why}): name another in JARVIS_CACHE"
+        ) from None
 
 
 def sha256_of(path: Path) -> str:
@@ -110,7 +129,8 @@ def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
 
     lock = FileLock(folder.with_suffix(".lock"))
     try:
-        lock.acquire(timeout=timeout_s)
+        with writable(folder.parent):
+            lock.acquire(timeout=timeout_s)
     except Timeout:
         raise Unservable(f"another process has been making {folder} for {timeout_s:.0f} s: end it") from None
     try:
