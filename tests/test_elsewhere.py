@@ -66,5 +66,5 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch):
     for name in ("JARVIS_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "expanduser", nobody)
-    with pytest.raises(Unservable, match="there is no home folder .*: name a folder in JARVIS_CACHE"):
+    with pytest.raises(Unservable, match=r"there is no home folder .*: name a folder in JARVIS_CACHE"):
         fetch.cache_folder()
