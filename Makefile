@@ -1,6 +1,7 @@
 # make demo   set everything up, then one prompt over nine MPI ranks
 # make demo-faults    the same, while two of the eight workers die
 # make test   set everything up, then all checks and tests
+# make matrix   a smoke set on every Python found, with the oldest and the newest packages, and beside torchvision: an hour, 30 GB
 # make figures   the figures in the README, from runs of its own: 4 minutes
 # make bench  speed and memory beside one process, and beside llama.cpp with LLAMA=folder of its programs: an hour
 # make peers LLAMA=folder   the same kill and stop of a worker, for llama.cpp and for us: 5 minutes
@@ -17,7 +18,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test test-alone test-together lint setup clean bench peers fault-matrix figures
+.PHONY: demo demo-faults test test-alone test-together lint matrix setup clean bench peers fault-matrix figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
@@ -26,7 +27,7 @@ demo-faults: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)" --fault "kill 3 @ 20; kill 6 @ 60"
 
 # Tests of one process, whose files name no mpirun, take what the others leave of the machine's time.
-ALONE := $(shell grep -L mpirun tests/test_*.py)
+ALONE := $(shell grep -L mpirun tests/test_*.py tests/mutations/test_*.py)
 
 test: .venv/ready-for-tests lint
 ifdef TESTS
@@ -45,6 +46,9 @@ lint: .venv/ready-for-tests
 	ruff check .
 	ruff format --check .
 	mypy
+
+matrix: .venv/ready
+	python .ci/matrix.py $(if $(ONLY),--only $(ONLY))
 
 setup: .venv/ready
 

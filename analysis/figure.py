@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import script
 from load import Run, load
 from rich.table import Table
 from table import console
 
+try:
+    import matplotlib as mpl
+except ModuleNotFoundError:  # a run needs none, so that setup does not install it
+    sys.exit("figures are drawn with matplotlib, which is not here: pip install matplotlib")
 mpl.use("Agg")
 from matplotlib.figure import Figure
 

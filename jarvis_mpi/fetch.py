@@ -63,7 +63,11 @@ BUNDLED = {
 def cache_folder() -> Path:
     """Where converted models are kept: $JARVIS_CACHE, else the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi").expanduser()
+    folder = Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi")
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # no HOME, and the system knows no such user
+        raise Unservable(f"there is no home folder for {folder}: name a folder in JARVIS_CACHE") from None
 
 
 def keep(path: Path, data: bytes) -> None:
@@ -173,14 +177,29 @@ def no_room(folder: Path, why: str) -> str:
 
 
 @contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Raises Unservable where files cannot be made or locked in there."""
+    try:
+        yield
+    except TimeoutError:  # filelock's own: another has it
+        raise
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Unservable(
+            f"the cache folder {folder} cannot be used ({why}): name another in JARVIS_CACHE"
+        ) from None
+
+
+@contextmanager
 def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
     """A lock between the ranks of one host. Raises Unservable after `timeout_s`."""
     from filelock import FileLock, Timeout
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
-        lock.acquire(timeout=timeout_s)
+        with writable(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout_s)
     except Timeout:
         raise Unservable(f"another process has been making {folder} for {timeout_s:.0f} s: end it") from None
     try:

@@ -30,6 +30,7 @@ from .roles import PARTING_S, copy_loader, journalled, say
 from .roll import Roll, hello
 from .settings import Settings
 from .setup import machines_without_daemon_at_home, without_fault_tolerance
+from .tried import untried
 from .vitals import looking
 from .watch import Pace, Patience
 
@@ -75,6 +76,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
     if warning := without_fault_tolerance(link.vendor):
         say(warning)
+    for sentence in untried():
+        say(sentence)
     folder = models.locate(settings.model, say, settings.start_timeout_s, whole=True)
     fingerprint = models.fingerprint(folder)
     if before:

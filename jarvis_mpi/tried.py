@@ -1,0 +1,33 @@
+"""The releases of torch and transformers that this version was tried with: others are told of, and used."""
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Mapping
+
+# The first and the last; pyproject.toml says the same to pip, and tests/test_tried.py holds them together.
+TRIED: Mapping[str, tuple[str, str]] = {"torch": ("2.11", "2.14"), "transformers": ("5.21.1", "5.23")}
+
+
+def untried(version_of: Callable[[str], str] = importlib.metadata.version) -> list[str]:
+    """A sentence for each that is older or newer than what was tried."""
+    sentences = []
+    for name, (first, last) in TRIED.items():
+        try:
+            version = version_of(name)
+        except importlib.metadata.PackageNotFoundError:  # a source tree on the path says nothing of itself
+            continue
+        there, oldest, newest = map(numbers, (version, first, last))
+        # Of the last one's line each release counts: 2.14.1 is no newer than 2.14.
+        newer = there[: len(newest)] > newest
+        if newer or there < oldest:
+            sentences.append(
+                f"{name} {version} is {'newer' if newer else 'older'} than what this version was tried with"
+                f" ({first} to {last}): if an answer looks wrong, install one of those"
+            )
+    return sentences
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """2.13.0+cpu -> 2, 13, 0, and 2.14.0rc1 the same as 2.14.0."""
+    release = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, release[0].split("."))) if release else ()
