@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import parting
 from .crew import END_USER
+from .laps import aloud
 from .launch import ABSENT, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
 from .light import leave_out_for_good
@@ -65,6 +66,8 @@ def main(words: list[str]) -> NoReturn:
     if sentence := crowded():
         end_run(sentence)
     hold_on()
+    if speaks:
+        aloud.begin(f"looking for {settings.model}")
     from .mpi_link import MpiLink
 
     tell_home(Come.STARTING)
