@@ -2,8 +2,11 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import filelock
@@ -13,8 +16,11 @@ from test_light import planted
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import fetch
+from jarvis_mpi import bar as bar_module
+from jarvis_mpi import fetch, laps
 from jarvis_mpi.link import Unservable
+from jarvis_mpi.load import load
+from jarvis_mpi.terminal import is_own_pipe
 
 ROOT = Path(__file__).parent.parent
 ANALYSIS = ROOT / "analysis"
@@ -81,37 +87,167 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch):
 FOR_PICTURES_AND_SOUND = ("torchvision", "PIL", "torchaudio", "peft", "timm", "scipy")
 
 
-def commands(folder: Path, model: Path) -> dict[str, list[str]]:
-    (folder / "q.txt").write_text("\n".join(f"why {number}" for number in range(60)))
-    ggufs.write(folder / "a.gguf")
-    (folder / "converted").mkdir()
-    fits = ["--model", str(model), "--text", "README.md", "--workers", "2", "--tokens", "512", "--steps", "0"]
-    drafts = [
-        "--model",
-        str(model),
-        "--prompts",
-        str(folder / "q.txt"),
-        "--layers",
-        "2",
-        "--answer-tokens",
-        "2",
-    ]
-    return {
-        "convert-gguf": [str(folder / "a.gguf"), str(folder / "converted")],
-        "fit-patches": [*fits, "--out", str(folder / "p.safetensors")],
-        "fit-draft": [*drafts, "--passes", "1", "--out", str(folder / "draft")],
-        "doctor": ["--model", str(model)],
-    }
-
-
 def test_no_command_ends_because_of_a_package_that_no_text_needs(small, tmp_path):  # noqa: F811
     for name in FOR_PICTURES_AND_SOUND:
         planted(tmp_path / "site", name, f"raise RuntimeError('operator {name}::nms does not exist')")
     path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
-    for name, words in commands(tmp_path, small).items():
+    (tmp_path / "q.txt").write_text("\n".join(f"why {number}" for number in range(60)))
+    ggufs.write(tmp_path / "a.gguf")
+    (tmp_path / "converted").mkdir()
+    for words in (
+        ["convert-gguf", str(tmp_path / "a.gguf"), str(tmp_path / "converted")],
+        ["fit-draft", "--model", str(small), "--prompts", str(tmp_path / "q.txt"), "--layers", "2",
+         "--answer-tokens", "2", "--passes", "1", "--out", str(tmp_path / "draft")],
+    ):  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-m", "jarvis_mpi", name, *words],
+            [sys.executable, "-m", "jarvis_mpi", *words],
             cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-        assert done.returncode == 0, f"{name}: {done.stdout[-500:]}{done.stderr[-1500:]}"
+        assert done.returncode == 0, f"{words[0]}: {done.stdout[-500:]}{done.stderr[-1500:]}"
         assert "Traceback" not in done.stderr
+
+
+# -- locale, standard streams, another user
+
+PROMPT = "O\u00f9 est Gen\u00e8ve, \u65e5\u672c?"
+ANCIENT = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def words_of(model: Path, log: Path | None, *more: str) -> list[str]:
+    return [
+        "timeout", "-k", "5", "150", "mpirun", "-hostfile", str(ROOT / "hostfiles/local"), "-n", "3",
+        sys.executable, "-m", "jarvis_mpi", "--model", str(model), "--prompt", PROMPT, "--max-new-tokens", "8", "--ignore-eos",
+        *(["--log", str(log)] if log else []), *more,
+    ]  # fmt: skip
+
+
+def test_a_prompt_is_utf_8_whatever_the_locale():
+    done = subprocess.run(
+        [sys.executable, "-m", "jarvis_mpi", "--prompt", PROMPT],
+        cwd=ROOT, env=os.environ | ANCIENT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == "there is no worker: start at least two ranks (mpirun -n 2 or more)\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fdinfo").exists(), reason="looks into /proc")
+def test_a_pipe_from_a_process_to_itself_is_nobodys():
+    ours, to_us = os.pipe()
+    own = Path("/proc/self/fd")
+    try:
+        assert is_own_pipe(own / str(ours))
+        assert is_own_pipe(own / str(to_us))
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as other:
+            assert not is_own_pipe(own / str(other.stdin.fileno()))
+            assert not is_own_pipe(Path(f"/proc/{other.pid}/fd/0"))
+            assert not is_own_pipe(Path(f"/proc/{other.pid}/fd/1"))
+    finally:
+        os.close(ours)
+        os.close(to_us)
+
+
+def test_a_bar_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(bar_module, "AGAIN_S", 0.0)
+    with bar_module.bar(3, "windows") as advance:
+        advance(1)
+        advance(2)
+    assert capsys.readouterr().err == "windows: 1 of 3 after 0 s\nwindows: 3 of 3 after 0 s\n"
+
+
+def test_a_start_that_takes_long_is_told_again(monkeypatch, capsys):
+    monkeypatch.setattr(laps, "AGAIN_S", 0.2)
+    monkeypatch.setattr(laps, "goes_to_a_file", lambda _: True)
+    aloud = laps.Aloud()
+    aloud.begin("looking for a model")
+    time.sleep(0.5)
+    aloud.lap("model_s")
+    aloud.lap(laps.LAST)
+    said = capsys.readouterr().err
+    time.sleep(0.5)
+    assert said.count("looking for a model") >= 2
+    assert said.endswith("importing torch and transformers\n")
+    assert capsys.readouterr().err == ""
+
+
+def test_standard_output_and_input_closed_and_standard_error_a_file(small, tmp_path):  # noqa: F811
+    """In the ancient locale, without a place for temporary files and without a home that is there."""
+    (tmp_path / "a file").write_text("")
+    environment = os.environ | ANCIENT
+    environment |= {"HOME": str(tmp_path / "none"), "TMPDIR": str(tmp_path / "none")}
+    log, words = tmp_path / "run.h5", tmp_path / "words.txt"
+    begun, first_s = time.monotonic(), 0.0
+    with words.open("w") as errors:
+        run = subprocess.Popen(
+            ["bash", "-c", 'exec "$@" <&- >&-', "bash", *words_of(small, log)],
+            cwd=ROOT, env=environment, stderr=errors,
+        )  # fmt: skip
+    while run.poll() is None:
+        if not first_s and words.stat().st_size:
+            first_s = time.monotonic() - begun
+        time.sleep(0.05)
+    said = words.read_text()
+    assert run.returncode == 0, said
+    assert said.startswith("starting, 0 s: looking for "), said
+    assert "standard output is closed: the answer stands in the record only" in said
+    assert "Traceback" not in said
+    assert 0 < first_s < 5, "a second or less on a machine that does nothing else"
+    kept = load(log)
+    assert len(kept.tokens) == 8
+    assert kept.attributes["prompt"] == PROMPT
+
+
+AS_NOBODY = """
+set -eu
+stage=$(mktemp -d)
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$stage"
+number=0
+for needed in $NEEDED; do number=$((number + 1)); mkdir "$stage/$number"; mount --bind "$needed" "$stage/$number"; done
+for closed in $CLOSED; do mount -t tmpfs -o mode=755 tmpfs "$closed"; done
+number=0
+for needed in $NEEDED; do
+    number=$((number + 1)); mkdir -p "$needed"; mount --bind "$stage/$number" "$needed"; mount -o remount,bind,ro "$needed"
+done
+mount -t tmpfs -o size=64k tmpfs /dev/shm
+cd "$WHERE"
+exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+"""
+
+
+def namespaces() -> bool:
+    """Whether this process may mount in a namespace of its own."""
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(not namespaces(), reason="mounting is not allowed here")
+def test_an_ordinary_user_of_what_root_has_set_up(small):  # noqa: F811
+    """The checkout and the environment can be read and not be written; no home; no room in /dev/shm; a prompt that is not ASCII."""
+    needed = dict.fromkeys(map(Path, (ROOT, sys.prefix, sys.base_prefix)))
+    closed = {
+        folder for path in needed for folder in path.resolve().parents if not folder.stat().st_mode & 0o001
+    }
+    outermost = [folder for folder in closed if not closed & set(folder.parents)]
+    with tempfile.TemporaryDirectory() as place:
+        own = Path(place) / "with spaces"
+        shutil.copytree(small, own / "model")
+        for each in (Path(place), own, own / "model", *own.rglob("*")):
+            shutil.chown(each, 65534, 65534)
+        environment = os.environ | ANCIENT | {
+            "NEEDED": " ".join(map(str, needed)), "CLOSED": " ".join(map(str, outermost)), "WHERE": str(ROOT),
+            "HOME": "/nonexistent", "TMPDIR": str(own), "JARVIS_CACHE": str(own / "cache"),
+        }  # fmt: skip
+        done = subprocess.run(
+            ["unshare", "-m", "bash", "-c", AS_NOBODY, "bash", *words_of(own / "model", None)],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=200,
+        )  # fmt: skip
+        said = done.stderr.decode()
+        assert done.returncode == 0, said
+        assert "Traceback" not in said
+        assert "Read-only file system, nor can the user's state folder: the record is" in said
+        (log,) = own.glob("jarvis_mpi-*/*.h5")
+        run = load(log)
+        assert len(run.tokens) == 8
+        assert run.attributes["prompt"] == PROMPT
