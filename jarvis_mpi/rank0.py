@@ -113,9 +113,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         from .stage import Stage
         from .text import Text
 
+        quiet()
         import_family(load_config(folder))
     laps.lap("imports_s")
-    quiet()
     config = trial.check(folder, say)
     laps.lap("trial_s")
     if piped and settings.prompt:

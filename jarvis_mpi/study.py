@@ -299,8 +299,8 @@ def main(words: Sequence[str]) -> int:
             from . import trial
             from .family import dtype_of, import_family, load_config, quiet
 
+            quiet()
             import_family(load_config(folder))
-        quiet()
         config = trial.check(folder, say if me == 0 else lambda line: None)
         from .text import Text
 
