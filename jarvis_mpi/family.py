@@ -1,6 +1,7 @@
 """What is asked of a model's family: its config, its classes, the names of its layers. No family has code of its own."""
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,15 @@ def decoder_layers(model) -> tuple[str, nn.ModuleList]:
 def hidden_of(output: Any) -> Tensor:
     """What a decoder layer gives: some families add to it."""
     return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its cache: `cache` from transformers 5.24 on; '' where it takes none."""
+    takes = inspect.signature(model.forward).parameters
+    # Something else is called so in a family before that.
+    if "cache" in takes and "Cache" in str(takes["cache"].annotation):
+        return "cache"
+    return "past_key_values" if "past_key_values" in takes else ""
 
 
 def embedding_name(model) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .boundary import guarded
 from .crew import Block
-from .family import context_of, load_config
+from .family import cache_argument, context_of, load_config
 from .fetch import Say, cache_folder, keep, only_one
 from .head import Head
 from .link import Unservable
@@ -167,9 +167,10 @@ def uncuttable(model: Any) -> str:
     mixing = [type(module).__name__ for module in model.modules() if MIXTURE.search(type(module).__name__)]
     if mixing:
         return f"it is a mixture of experts ({mixing[0]}), and mixtures are not served yet"
-    takes = inspect.signature(model.base_model.forward).parameters
-    if lacking := [name for name in ("inputs_embeds", "past_key_values") if name not in takes]:
-        return f"its forward takes no {lacking[0]}"
+    if "inputs_embeds" not in inspect.signature(model.base_model.forward).parameters:
+        return "its forward takes no inputs_embeds"
+    if not cache_argument(model.base_model):
+        return "its forward takes no past_key_values"
     return ""
 
 

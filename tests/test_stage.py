@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import Deaf, chain
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.llama import LlamaConfig
 
@@ -205,5 +206,11 @@ def test_a_missing_tensor_and_one_of_the_wrong_shape_are_named(tmp_path):
     with pytest.raises(Unservable, match=r"mlp.* has the shape \[.*48.*\] .* asks for \[.*64.*\]"):
         Stage(tmp_path, range(0, 1), torch.float32)
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
-    with pytest.raises(Unservable, match=r"has no weights for layers\.0\..* and \d+ more"):
+    with pytest.raises(Unservable, match="asks for 7 layers, its files have 6"):
         Stage(tmp_path, range(6, 7), torch.float32)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    left = {name: tensor for name, tensor in tensors.items() if "layers.2.mlp" not in name}
+    save_file(left, tmp_path / "model.safetensors")
+    with pytest.raises(Unservable, match=r"has no weights for layers\.0\.mlp.* and 2 more"):
+        Stage(tmp_path, range(2, 3), torch.float32)
