@@ -36,10 +36,9 @@ def import_family(config) -> None:
     _ = AutoModelForCausalLM._model_mapping[type(config)]
 
 
-def load_config(folder: Path):
-    """The model's config, if it can be cut into blocks of layers. Raises Unservable, naming what forbids it."""
-    with guarded(f"{folder}/config.json cannot be used"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+def load_config(folder: Path) -> Any:
+    """The model's config, with the dtype of its files, if those can be cut into blocks of layers. Raises Unservable."""
+    config = read_config(folder)
     if config.dtype is None:
         config.dtype = getattr(torch, stored_dtype(folder))  # as transformers has it for "auto"
     if not isinstance(config.dtype, torch.dtype) or not config.dtype.is_floating_point:
@@ -47,6 +46,13 @@ def load_config(folder: Path):
             f"{folder}/config.json has {config.dtype!r} as its dtype: float32, bfloat16 or float16 is one"
         )
     check_depth(folder, config)
+    return config
+
+
+def read_config(folder: Path) -> Any:
+    """What config.json says; no other file is looked at. Raises Unservable, naming what forbids to cut such a model."""
+    with guarded(f"{folder}/config.json cannot be used"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = f"{folder} is a model of kind {config.model_type!r}"
     forbidden = {
         "is_encoder_decoder": "an encoder, and only decoders can be cut",

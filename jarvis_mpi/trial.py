@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .boundary import guarded
 from .crew import Block
-from .family import cache_argument, context_of, load_config
+from .family import cache_argument, context_of, read_config
 from .fetch import Say, cache_folder, keep, only_one
 from .head import Head
 from .link import Unservable
@@ -174,12 +174,12 @@ def uncuttable(model: Any) -> str:
     return ""
 
 
-def check(folder: Path, say: Say = lambda line: None) -> Any:
-    """The config of the model in `folder`, of which a cut says what the whole says. Raises Unservable where it does not.
+def check(folder: Path, say: Say = lambda line: None) -> None:
+    """Raises Unservable where a cut of the model in `folder` would not say what the whole says; no weight is read.
 
     Tried once for each config and state of the software: the verdict is kept in the cache folder.
     """
-    config = load_config(folder)
+    config = read_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
     if (why := kept(path)) is None:
         say("first use of this model: a cut of it is compared with the whole, in small")
@@ -190,7 +190,6 @@ def check(folder: Path, say: Say = lambda line: None) -> Any:
                 keep(path, json.dumps({"why": why}).encode())
     if why:
         raise Unservable(f"{folder} is a model of kind {config.model_type!r} that cannot be cut: {why}")
-    return config
 
 
 def kept(path: Path) -> str | None:
