@@ -26,13 +26,8 @@ from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
 WAIT_S = 120.0  # for another rank of this host that tries the same model
 CUTS = (1, 3)  # numbers of stages, at a model's first use
 MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
-SAYS_NOTHING = (
-    "_name_or_path",
-    "name_or_path",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-)  # of a config
+# Of a config.
+SAYS_NOTHING = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
 NEAR = 1e-4  # of the largest logit: what rounding makes in float32
 NOISE = NEAR / 10  # what it may make within the whole model, lest it hides a difference
 
@@ -111,16 +106,17 @@ def blocks_of(depth: int, count: int) -> list[Block]:
 
 
 def twin_that_answers(config: Any) -> Any:
-    """A twin of `config` that `generate` can be asked. Raises Unservable where none can be made."""
+    """A twin of `config` whose forward works. Raises Unservable where none can be made."""
+    failures = []
     for groups in GROUPS:
         try:
             with guarded(f"a model of kind {config.model_type!r} cannot be tried"):
                 model = make_twin(config, groups)
                 said_by_whole(model, Asked(2, 2), 0)
                 return model
-        except Unservable:
-            if groups == GROUPS[-1]:
-                raise
+        except Unservable as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def answers_of(model: Any) -> list[Said]:
