@@ -16,6 +16,10 @@ ifeq ($(shell id -u),0)
 export OMPI_ALLOW_RUN_AS_ROOT := 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
 endif
+# Nor without the name of a home folder.
+ifndef HOME
+export HOME := $(or $(shell getent passwd "$$(id -u)" | cut -d: -f6),/tmp)
+endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo demo-faults test test-alone test-together lint matrix setup clean bench peers fault-matrix figures

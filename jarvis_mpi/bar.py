@@ -1,5 +1,6 @@
-"""A progress bar on standard error, with a time to go; nothing where that is no terminal."""
+"""A progress bar on standard error, with a time to go; where that is no terminal, a line now and then."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .roles import say
+
+AGAIN_S = 10.0
+
 
 @contextmanager
 def bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
@@ -21,6 +26,23 @@ def bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
         TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield Told(total, name).advance
+        return
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
         yield lambda count: progress.advance(task, count)
+
+
+class Told:
+    """Plain lines."""
+
+    def __init__(self, total: int, name: str) -> None:
+        self.total, self.name, self.done = total, name, 0
+        self.begun = self.last = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if (now := time.monotonic()) - self.last >= AGAIN_S:
+            self.last = now
+            say(f"{self.name}: {self.done} of {self.total} after {now - self.begun:.0f} s")

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import parting
 from .crew import END_USER
+from .laps import aloud
 from .launch import ABSENT, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
+from .light import leave_out_for_good
 from .link import Lost, Silence, Unservable
 from .roles import PARTING_S, say
 from .settings import parse
@@ -37,6 +39,7 @@ COMMANDS = {
 
 
 def main(words: list[str]) -> NoReturn:
+    leave_out_for_good()
     if command := COMMANDS.get(words[0] if words else ""):
         sys.exit(importlib.import_module(f".{command}", __package__).main(words[1:]))
     if words[:1] == ["probe"]:
@@ -44,6 +47,8 @@ def main(words: list[str]) -> NoReturn:
 
         probe(words[1])
         sys.exit(0)
+    if words[:1] == ["convert-gguf"]:
+        sys.exit(importlib.import_module(".gguf", __package__).main(*words[1:]))
     if words[:1] == ["receive-model"]:
         from .deliver import receive
 
@@ -61,6 +66,8 @@ def main(words: list[str]) -> NoReturn:
     if sentence := crowded():
         end_run(sentence)
     hold_on()
+    if speaks:
+        aloud.begin(f"looking for {settings.model}")
     from .mpi_link import MpiLink
 
     tell_home(Come.STARTING)

@@ -246,7 +246,7 @@ def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
     scratch = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "jarvis_mpi.gguf", str(gguf), str(scratch)],
+            [sys.executable, "-m", "jarvis_mpi", "convert-gguf", str(gguf), str(scratch)],
             capture_output=True,
             text=True,
             errors="replace",

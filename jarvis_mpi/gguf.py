@@ -1,4 +1,4 @@
-"""python -m jarvis_mpi.gguf FILE FOLDER: a GGUF file, dequantised by transformers into bfloat16 safetensors.
+"""python -m jarvis_mpi convert-gguf FILE FOLDER: a GGUF file, dequantised by transformers into bfloat16 safetensors.
 
 Every tensor of the file must become a part of the model, and every part of the model must have come from the file:
 transformers passes over what it does not know, and draws what it does not find. What goes wrong is one sentence on
@@ -50,7 +50,17 @@ def spare_repetition() -> None:
         setattr(gguf, name, cache(getattr(gguf, name)))
 
 
-def main(file: str, folder: str) -> None:
+def main(file: str, folder: str) -> int:
+    """-> exit status."""
+    try:
+        make(file, folder)
+    except Unservable as error:
+        print(error, file=sys.stderr)
+        return SENTENCE
+    return 0
+
+
+def make(file: str, folder: str) -> None:
     quiet()
     spare_repetition()
     files, made = read_shards(Path(file)), Path(folder)
@@ -171,11 +181,3 @@ def check_all_used(file: Gguf, dense, info: dict) -> None:
             raise Unservable(
                 f"{file.path} is not the whole model: {found[0]} ({what.replace('_', ' ')}, {len(found)} in all); fetch it again"
             )
-
-
-if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except Unservable as error:
-        print(error, file=sys.stderr)
-        sys.exit(SENTENCE)

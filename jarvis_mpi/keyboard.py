@@ -20,7 +20,7 @@ import threading
 from pathlib import Path
 
 from .prompts import MARK
-from .terminal import launcher
+from .terminal import is_own_pipe, launcher
 
 LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read is here long before
 CTRL_C, CTRL_D = b"\x03", b"\x04"
@@ -147,6 +147,8 @@ def has_ended(source: int | None) -> bool:
             return int(position) >= os.fstat(source).st_size
         return True
     if stat.S_ISFIFO(kind):
+        if is_own_pipe(process / "fd" / "0"):
+            return True
         poller = select.poll()
         poller.register(source, select.POLLIN)
         said = dict(poller.poll(0)).get(source, 0)

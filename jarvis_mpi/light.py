@@ -5,8 +5,9 @@ and what it finds installed for pictures: 75 MB and more than half of the import
 At each start it looks through 2,000 files of its own for what they define: that is kept in the cache folder.
 What an import makes stays, so that nothing is collected meanwhile: Python would look through all of it again and again.
 
-Only transformers' own modules are answered differently here, and only while they are imported. Nothing false is ever in
-sys.modules: every other package that is imported meanwhile, by whomever, gets the real thing.
+Only transformers' own modules are answered differently here, and only while they are imported; that a package for pictures is
+not there, to a process of ours for good. Nothing false is ever in sys.modules: every other package that is imported meanwhile,
+by whomever, gets the real thing.
 """
 
 import builtins
@@ -44,6 +45,14 @@ NOT_FOR_TEXT = frozenset((
     "torchvision", "xformers", "xlstm",
 ))  # fmt: skip
 FOR_PICTURES = ("is_vision_available",)  # which tries the import itself
+whole_process: list[bool] = []  # not empty: in this process they are left out for good
+
+
+def leave_out_for_good() -> None:
+    """For a command of ours: whatever transformers imports in this process, now or later, comes without NOT_FOR_TEXT."""
+    whole_process[:] = [True]
+    if ONLY not in sys.modules:
+        sys.meta_path.insert(0, Finder([]))
 
 
 @contextmanager
@@ -155,7 +164,7 @@ class Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != FINDS_OUT:
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
         spec = PathFinder.find_spec(name, path)
         if not spec or not spec.loader:
             return None
@@ -180,14 +189,14 @@ class Finder(MetaPathFinder):
 
     def without_packages(self, real: Callable) -> Callable:
         def is_package_available(name: str, *given: Any, **named: Any) -> Any:
-            if self.light and name.partition(".")[0] in NOT_FOR_TEXT:
+            if (self.light or whole_process) and name.partition(".")[0] in NOT_FOR_TEXT:
                 name = "jarvis_mpi.no_such_package"  # the answer's form differs from release to release
             return real(name, *given, **named)
 
         return is_package_available
 
     def no(self, real: Callable) -> Callable:
-        return lambda: not self.light and real()
+        return lambda: not (self.light or whole_process) and real()
 
 
 def kept(look_through: Callable[..., dict]) -> Callable[..., dict]:

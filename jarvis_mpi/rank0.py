@@ -22,6 +22,7 @@ from .enduser import EndUser
 from .flight import WORTHWHILE_ROWS, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
+from .laps import Laps
 from .link import Link, Unservable
 from .parting import end_processes, part, release
 from .piped import Piped
@@ -405,15 +406,3 @@ class Both:
                 getattr(other, name)(*what)
 
         return tell
-
-
-class Laps:
-    """How long each part of the start took."""
-
-    def __init__(self, **seconds: float):
-        self.seconds, self.since = seconds, time.monotonic()
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = round(now - self.since, 3)
-        self.since = now

@@ -25,9 +25,11 @@ def launcher() -> Path | None:
 
 
 def launchers_stream(descriptor: int) -> TextIO:
-    """mpirun's standard output (1) or error (2) if it is a terminal or a pipe, or else our own."""
+    """mpirun's standard output (1) or error (2) if it is a terminal or a pipe, or else our own; nothing if it is closed."""
     try:
         output = (launcher() or Path("/nowhere")) / "fd" / str(descriptor)
+        if is_own_pipe(output):
+            return Path(os.devnull).open("w", encoding="utf-8")
         if output.exists() and not output.is_file():
             return os.fdopen(os.open(output, os.O_WRONLY | os.O_NOCTTY), "w", encoding="utf-8")
     except OSError:  # a socket, another user's
@@ -36,3 +38,29 @@ def launchers_stream(descriptor: int) -> TextIO:
     if isinstance(ours, io.TextIOWrapper):  # a model says what no older encoding has letters for
         ours.reconfigure(encoding="utf-8", errors="backslashreplace")
     return ours
+
+
+def is_own_pipe(descriptor: Path) -> bool:
+    """Whether both ends are of that process: mpirun, started without standard input or output, has a pipe under its number."""
+    if not descriptor.is_fifo():
+        return False
+    held = [flags_of(path) & os.O_ACCMODE for path in descriptor.parent.iterdir() if same(path, descriptor)]
+    return os.O_RDONLY in held and os.O_WRONLY in held
+
+
+def same(one: Path, other: Path) -> bool:
+    try:
+        return one.readlink() == other.readlink()
+    except OSError:  # closed meanwhile
+        return False
+
+
+def flags_of(descriptor: Path) -> int:
+    """How a process has opened what stands in its /proc/PID/fd."""
+    lines = (descriptor.parent.parent / "fdinfo" / descriptor.name).read_text().splitlines()
+    return next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
+
+
+def goes_to_a_file(descriptor: int) -> bool:
+    """Of mpirun where that started us, else of this process."""
+    return ((launcher() or Path("/proc/self")) / "fd" / str(descriptor)).is_file()

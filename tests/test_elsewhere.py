@@ -1,17 +1,23 @@
 """Somebody else's machine: what is not there, or may not be written, is one sentence."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import filelock
+import ggufs
 import pytest
+from test_light import planted
+from test_mpirun import small  # noqa: F401 (a fixture)
+from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
 from jarvis_mpi import fetch
 from jarvis_mpi.link import Unservable
 
-ANALYSIS = Path(__file__).parent.parent / "analysis"
+ROOT = Path(__file__).parent.parent
+ANALYSIS = ROOT / "analysis"
 WITHOUT = (
     "import runpy, sys; sys.modules['matplotlib'] = None; sys.path.insert(0, sys.argv[1]); "
     "sys.argv[:] = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -68,3 +74,44 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch):
     monkeypatch.setattr(Path, "expanduser", nobody)
     with pytest.raises(Unservable, match=r"there is no home folder .*: name a folder in JARVIS_CACHE"):
         fetch.cache_folder()
+
+
+# -- neighbours in the environment, to the commands that are no run of the model
+
+FOR_PICTURES_AND_SOUND = ("torchvision", "PIL", "torchaudio", "peft", "timm", "scipy")
+
+
+def commands(folder: Path, model: Path) -> dict[str, list[str]]:
+    (folder / "q.txt").write_text("\n".join(f"why {number}" for number in range(60)))
+    ggufs.write(folder / "a.gguf")
+    (folder / "converted").mkdir()
+    fits = ["--model", str(model), "--text", "README.md", "--workers", "2", "--tokens", "512", "--steps", "0"]
+    drafts = [
+        "--model",
+        str(model),
+        "--prompts",
+        str(folder / "q.txt"),
+        "--layers",
+        "2",
+        "--answer-tokens",
+        "2",
+    ]
+    return {
+        "convert-gguf": [str(folder / "a.gguf"), str(folder / "converted")],
+        "fit-patches": [*fits, "--out", str(folder / "p.safetensors")],
+        "fit-draft": [*drafts, "--passes", "1", "--out", str(folder / "draft")],
+        "doctor": ["--model", str(model)],
+    }
+
+
+def test_no_command_ends_because_of_a_package_that_no_text_needs(small, tmp_path):  # noqa: F811
+    for name in FOR_PICTURES_AND_SOUND:
+        planted(tmp_path / "site", name, f"raise RuntimeError('operator {name}::nms does not exist')")
+    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    for name, words in commands(tmp_path, small).items():
+        done = subprocess.run(
+            [sys.executable, "-m", "jarvis_mpi", name, *words],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{name}: {done.stdout[-500:]}{done.stderr[-1500:]}"
+        assert "Traceback" not in done.stderr

@@ -41,7 +41,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 def converted(path: Path) -> Path:
     folder = path.with_suffix(f".{time.monotonic_ns()}")
     folder.mkdir()
-    gguf.main(str(path), str(folder))
+    gguf.make(str(path), str(folder))
     return folder
 
 
