@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import trial
-from .family import context_of, dtype_of, import_family
+from .family import context_of, dtype_of, import_family, load_config
 from .flight import alike
 from .head import Head
 from .link import Unservable
@@ -38,7 +38,8 @@ class DraftModel:
     def __init__(self, folder: Path, text: Text, name: str, dtype: str, weights: str = "int8"):
         if Text(folder).tokenizer.get_vocab() != text.tokenizer.get_vocab():
             raise Unservable(f"--draft {name} has another tokenizer than the model: its tokens are others")
-        config = trial.check(folder)
+        trial.check(folder)
+        config = load_config(folder)
         import_family(config)
         kind = dtype_of(config, dtype)
         self.head = Head(folder, kind, weights)

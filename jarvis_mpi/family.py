@@ -1,6 +1,7 @@
 """What is asked of a model's family: its config, its classes, the names of its layers. No family has code of its own."""
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,9 @@ def import_family(config) -> None:
     _ = AutoModelForCausalLM._model_mapping[type(config)]
 
 
-def load_config(folder: Path):
-    """The model's config, if it can be cut into blocks of layers. Raises Unservable, naming what forbids it."""
-    with guarded(f"{folder}/config.json cannot be used"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+def load_config(folder: Path) -> Any:
+    """The model's config, with the dtype of its files, if those can be cut into blocks of layers. Raises Unservable."""
+    config = read_config(folder)
     if config.dtype is None:
         config.dtype = getattr(torch, stored_dtype(folder))  # as transformers has it for "auto"
     if not isinstance(config.dtype, torch.dtype) or not config.dtype.is_floating_point:
@@ -46,6 +46,13 @@ def load_config(folder: Path):
             f"{folder}/config.json has {config.dtype!r} as its dtype: float32, bfloat16 or float16 is one"
         )
     check_depth(folder, config)
+    return config
+
+
+def read_config(folder: Path) -> Any:
+    """What config.json says; no other file is looked at. Raises Unservable, naming what forbids to cut such a model."""
+    with guarded(f"{folder}/config.json cannot be used"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = f"{folder} is a model of kind {config.model_type!r}"
     forbidden = {
         "is_encoder_decoder": "an encoder, and only decoders can be cut",
@@ -184,6 +191,15 @@ def decoder_layers(model) -> tuple[str, nn.ModuleList]:
 def hidden_of(output: Any) -> Tensor:
     """What a decoder layer gives: some families add to it."""
     return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls its cache: `cache` from transformers 5.24 on; '' where it takes none."""
+    takes = inspect.signature(model.forward).parameters
+    # Something else is called so in a family before that.
+    if "cache" in takes and "Cache" in str(takes["cache"].annotation):
+        return "cache"
+    return "past_key_values" if "past_key_values" in takes else ""
 
 
 def embedding_name(model) -> str:

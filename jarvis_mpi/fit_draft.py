@@ -62,12 +62,13 @@ def fit(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
     from . import trial
     from .bar import bar
-    from .family import quiet
+    from .family import load_config, quiet
     from .roles import say
 
     quiet()
     folder = models.locate(asked.model, say, whole=True)
-    depth = trial.check(folder, say).num_hidden_layers
+    trial.check(folder, say)
+    depth = load_config(folder).num_hidden_layers
     count = asked.layers or max(1, 2 * depth // 3)
     if not 0 < count < depth:
         raise Unservable(f"--layers {count} of a model that has {depth}: name fewer, and at least 1")

@@ -178,12 +178,13 @@ def fit_all(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
     from . import trial
     from .bar import bar
-    from .family import quiet
+    from .family import load_config, quiet
     from .roles import say
 
     quiet()
     folder = models.locate(asked.model, say, whole=True)
-    depth = trial.check(folder, say).num_hidden_layers
+    trial.check(folder, say)
+    depth = load_config(folder).num_hidden_layers
     singles, neighbours = holes_of(asked, depth)
     import torch
 

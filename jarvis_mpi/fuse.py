@@ -41,16 +41,24 @@ class Heard(NamedTuple):
 
 
 def parts(
-    model, layers: nn.ModuleList, page: Sequence[dict[str, Any]], tried: Sequence[dict[str, Any]]
+    model,
+    layers: nn.ModuleList,
+    page: Sequence[dict[str, Any]],
+    tried: Sequence[dict[str, Any]],
+    cache_name: str,
 ) -> list[Part]:
-    """[] where none is fused. `page`: what each layer is told of some positions, late in a text, lest one counts them otherwise; `tried`: of the first TRIED_ROWS of them.
+    """[] where none is fused. `page`: what each layer is told of some positions, late in a text, lest one counts them otherwise; `tried`: of the first TRIED_ROWS of them;
+    `cache_name`: what a layer calls its cache.
 
     Whether a layer is fused depends on that layer alone, so that another cut of the model gives the same bits.
     """
     config = vars(model.config)
     if any(value for name, value in config.items() if any(word in name for word in LIMITS)):
         return []
-    told = [compared(model, *each) for each in zip(layers, range(len(layers)), page, tried, strict=True)]
+    told = [
+        compared(model, cache_name, *each)
+        for each in zip(layers, range(len(layers)), page, tried, strict=True)
+    ]
     made = []
     for alike, of in groupby(range(len(layers)), key=lambda index: told[index] is not None):
         indices = list(of)
@@ -61,7 +69,9 @@ def parts(
 
 
 @torch.inference_mode()
-def compared(model, layer: Any, index: int, page: dict[str, Any], arguments: dict[str, Any]) -> Told | None:
+def compared(
+    model, cache_name: str, layer: Any, index: int, page: dict[str, Any], arguments: dict[str, Any]
+) -> Told | None:
     """In float32, where no rounding hides a difference. None if there is one."""
     shape, config = shape_of(layer), model.config
     if not shape or not has_tables(page, shape):
@@ -79,7 +89,7 @@ def compared(model, layer: Any, index: int, page: dict[str, Any], arguments: dic
         "position_embeddings": rows,
     }
     with heard_of_attention(config) as heard:
-        output = layer.forward(h, **arguments, past_key_values=theirs)
+        output = layer.forward(h, **arguments, **{cache_name: theirs})
     if not heard:
         return None
     wanted = hidden_of(output)

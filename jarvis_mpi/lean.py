@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .activations import from_bytes, to_bytes
 from .boundary import guarded
 from .cache import new_cache
-from .family import CHANGING_ROTARY, context_of, hidden_of, rotary
+from .family import CHANGING_ROTARY, cache_argument, context_of, hidden_of, rotary
 from .fuse import TRIED_ROWS, Part, parts
 from .linear import ROWS_AT_ONCE
 from .link import Unservable
@@ -38,6 +38,7 @@ class LeanStep:
         # Found once: it takes transformers 50 us.
         self.width, self.dtype = model.config.hidden_size, model.dtype
         self.embedding_width = model.get_input_embeddings().embedding_dim
+        self.cache_argument = cache_argument(model)
         kinds = set(getattr(model.config, "layer_types", None) or ())
         self.page_rows = PAGE_ROWS if rotary_kinds(model.config) <= FIXED_ROTARY else 1
         self.page: list[dict[str, Any]] = []
@@ -46,7 +47,7 @@ class LeanStep:
         self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
         if self.possible and self.page_rows >= ROWS_AT_ONCE:
             self.turn_page(max(0, context_of(model.config) - self.page_rows))
-            self.parts = parts(model, layers, self.page, self.rows(0, TRIED_ROWS))
+            self.parts = parts(model, layers, self.page, self.rows(0, TRIED_ROWS), self.cache_name)
             self.page_start = -PAGE_ROWS
 
     def understood(self) -> bool:
@@ -137,7 +138,9 @@ class LeanStep:
             if not self.parts or rotary_kinds(self.model.config) & set(CHANGING_ROTARY):
                 # Rows of a table perhaps, which ends or changes there.
                 rows.clamp_(max=context_of(self.model.config) - 1)
-            self.model(inputs_embeds=nothing, position_ids=rows, past_key_values=cache, use_cache=True)
+            self.model(
+                inputs_embeds=nothing, position_ids=rows, use_cache=True, **{self.cache_argument: cache}
+            )
         finally:
             for index, layer in enumerate(real):
                 self.layers[index] = layer

@@ -105,6 +105,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             load_config,
             longest_text,
             quiet,
+            read_config,
         )
         from .head import Head
         from .lines import Lines
@@ -114,10 +115,11 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         from .stage import Stage
         from .text import Text
 
-        import_family(load_config(folder))
+        quiet()
+        import_family(read_config(folder))
     laps.lap("imports_s")
-    quiet()
-    config = trial.check(folder, say)
+    trial.check(folder, say)
+    config = load_config(folder)
     laps.lap("trial_s")
     if piped and settings.prompt:
         prompt, told_of_input = piped.appended_to(settings.prompt)

@@ -55,8 +55,8 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             from .family import import_family, load_config, quiet
             from .stage import Stage
 
+            quiet()
             import_family(load_config(folder))
-        quiet()
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
         if plan is None:
             return 0, farewell(link, PARTING_S, time.monotonic)

@@ -23,7 +23,15 @@ from .activations import from_bytes, to_bytes
 from .boundary import of_model
 from .cache import cropped, new_cache
 from .crew import Block, named
-from .family import decoder_layers, embedding_name, hidden_of, keep_layers, load_config, of_block
+from .family import (
+    cache_argument,
+    decoder_layers,
+    embedding_name,
+    hidden_of,
+    keep_layers,
+    load_config,
+    of_block,
+)
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
 from .link import Unservable
@@ -63,6 +71,7 @@ class Stage:
             self.model = AutoModel.from_config(config, dtype=dtype)
         keep_layers(self.model, block)
         name, self.layers = decoder_layers(self.model)
+        self.cache_argument = cache_argument(self.model)
         embedding = self.model.get_input_embeddings()
         embedding.weight = nn.Parameter(torch.zeros(embedding.weight.shape, dtype=dtype), requires_grad=False)
         self.rename = of_block(name, block, embedding_name(self.model))
@@ -119,8 +128,8 @@ class Stage:
         self.model(
             inputs_embeds=h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim),
             position_ids=positions(start, h.shape[1]),
-            past_key_values=cache,
             use_cache=True,
+            **{self.cache_argument: cache},
         )
         return self.h
 

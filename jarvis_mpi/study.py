@@ -297,11 +297,12 @@ def main(words: Sequence[str]) -> int:
             import torch
 
             from . import trial
-            from .family import dtype_of, import_family, load_config, quiet
+            from .family import dtype_of, import_family, load_config, quiet, read_config
 
-            import_family(load_config(folder))
-        quiet()
-        config = trial.check(folder, say if me == 0 else lambda line: None)
+            quiet()
+            import_family(read_config(folder))
+        trial.check(folder, say if me == 0 else lambda line: None)
+        config = load_config(folder)
         from .text import Text
 
         torch.set_num_threads(asked.threads)

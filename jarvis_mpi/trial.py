@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .boundary import guarded
 from .crew import Block
-from .family import context_of, load_config
+from .family import cache_argument, context_of, read_config
 from .fetch import Say, cache_folder, keep, only_one
 from .head import Head
 from .link import Unservable
@@ -26,13 +26,8 @@ from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
 WAIT_S = 120.0  # for another rank of this host that tries the same model
 CUTS = (1, 3)  # numbers of stages, at a model's first use
 MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
-SAYS_NOTHING = (
-    "_name_or_path",
-    "name_or_path",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-)  # of a config
+# Of a config.
+SAYS_NOTHING = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
 NEAR = 1e-4  # of the largest logit: what rounding makes in float32
 NOISE = NEAR / 10  # what it may make within the whole model, lest it hides a difference
 
@@ -111,16 +106,17 @@ def blocks_of(depth: int, count: int) -> list[Block]:
 
 
 def twin_that_answers(config: Any) -> Any:
-    """A twin of `config` that `generate` can be asked. Raises Unservable where none can be made."""
+    """A twin of `config` whose forward works. Raises Unservable where none can be made."""
+    failures = []
     for groups in GROUPS:
         try:
             with guarded(f"a model of kind {config.model_type!r} cannot be tried"):
                 model = make_twin(config, groups)
                 said_by_whole(model, Asked(2, 2), 0)
                 return model
-        except Unservable:
-            if groups == GROUPS[-1]:
-                raise
+        except Unservable as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def answers_of(model: Any) -> list[Said]:
@@ -167,18 +163,19 @@ def uncuttable(model: Any) -> str:
     mixing = [type(module).__name__ for module in model.modules() if MIXTURE.search(type(module).__name__)]
     if mixing:
         return f"it is a mixture of experts ({mixing[0]}), and mixtures are not served yet"
-    takes = inspect.signature(model.base_model.forward).parameters
-    if lacking := [name for name in ("inputs_embeds", "past_key_values") if name not in takes]:
-        return f"its forward takes no {lacking[0]}"
+    if "inputs_embeds" not in inspect.signature(model.base_model.forward).parameters:
+        return "its forward takes no inputs_embeds"
+    if not cache_argument(model.base_model):
+        return "its forward takes no past_key_values"
     return ""
 
 
-def check(folder: Path, say: Say = lambda line: None) -> Any:
-    """The config of the model in `folder`, of which a cut says what the whole says. Raises Unservable where it does not.
+def check(folder: Path, say: Say = lambda line: None) -> None:
+    """Raises Unservable where a cut of the model in `folder` would not say what the whole says; no weight is read.
 
     Tried once for each config and state of the software: the verdict is kept in the cache folder.
     """
-    config = load_config(folder)
+    config = read_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
     if (why := kept(path)) is None:
         say("first use of this model: a cut of it is compared with the whole, in small")
@@ -189,7 +186,6 @@ def check(folder: Path, say: Say = lambda line: None) -> Any:
                 keep(path, json.dumps({"why": why}).encode())
     if why:
         raise Unservable(f"{folder} is a model of kind {config.model_type!r} that cannot be cut: {why}")
-    return config
 
 
 def kept(path: Path) -> str | None:

@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from .family import CONTEXT, KEY_HEADS, cut_config, key_heads, longest_text, per_layer
 
-DEPTH = 6  # layers of the twin, unless its model has more kinds of them
-MOST_DEPTH = 12
-GROUPS = (2, 4)  # heads of keys; some families want four
+MOST_KINDS = 12  # of layers
+# Heads of keys: some families want four, and some have widths that depend on each other in ways of their own.
+AS_THE_MODEL = 0
+GROUPS = (2, 4, AS_THE_MODEL)
+MOST_WIDTH = 1024  # of a twin as wide as the model
 VOCABULARY, GATE, LENGTH = 160, 96, 192  # rows of the embedding; numbers within an MLP; positions
 WINDOW, UNSCALED = 8, 32  # positions: of a window; of a rotary table before it is scaled
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
@@ -24,10 +26,15 @@ SEED = 7
 
 
 def twin_config(config: Any, groups: int) -> Any:
-    """`config` with few and narrow layers, but all its kinds of them, and at most so many heads of keys."""
+    """`config` with few and narrow layers, but all its kinds of them, and at most so many heads of keys.
+
+    Raises ValueError where it is to be as wide as the model, and that is too wide.
+    """
+    if groups == AS_THE_MODEL and config.hidden_size > MOST_WIDTH:
+        raise ValueError(f"a small model of its making cannot be made, and it is {config.hidden_size} wide")
     few = cut_config(config, layers_kept(config))
     native = few.attribute_map
-    small = shrunk(few.to_dict())
+    small = shrunk(few.to_dict(), groups == AS_THE_MODEL)
     known = {native.get(name, name): value for name, value in widths(few, groups).items()}
     small.update({name: value for name, value in {**known, **TOKENS}.items() if name in small})
     return type(config)(**small)
@@ -40,11 +47,14 @@ def layers_kept(config: Any) -> list[int]:
     kinds = [repr([each[layer] for each in lists]) for layer in range(depth)]
     firsts = sorted({kind: layer for layer, kind in reversed(list(enumerate(kinds)))}.values())
     ends = [*range(depth)[:3], *range(depth)[-3:]]
-    return sorted({*firsts[:MOST_DEPTH], *ends})
+    return sorted({*firsts[:MOST_KINDS], *ends})
 
 
 def widths(config: Any, groups: int) -> dict[str, Any]:
     """What is narrower in the twin, by the names that all families share."""
+    lengths = {"vocab_size": VOCABULARY, **dict.fromkeys(CONTEXT, length(config))}
+    if groups == AS_THE_MODEL:
+        return lengths
     heads = config.num_attention_heads
     kept = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -53,12 +63,11 @@ def widths(config: Any, groups: int) -> dict[str, Any]:
     ratio = config.hidden_size / (heads * width)
     hidden = few * group * width * ratio
     return {
-        "vocab_size": VOCABULARY,
+        **lengths,
         "num_attention_heads": few * group,
         **dict.fromkeys(KEY_HEADS, few),
         "head_dim": getattr(config, "head_dim", None),
         "hidden_size": max(16, round(hidden / 16) * 16) if ratio != 1 else round(hidden),
-        **dict.fromkeys(CONTEXT, length(config)),
     }
 
 
@@ -74,21 +83,21 @@ def of_rope(named: Mapping[str, Any]) -> list[Any]:
     return found + [each for value in named.values() if isinstance(value, dict) for each in of_rope(value)]
 
 
-def shrunk(named: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says, with short windows, narrow MLPs and early borders of rotary tables."""
-    return {name: smaller(name, value) for name, value in named.items()}
+def shrunk(named: Mapping[str, Any], wide: bool) -> dict[str, Any]:
+    """What a config says, with short windows, early borders of rotary tables and, unless it is to be as `wide`, narrow MLPs."""
+    return {name: smaller(name, value, wide) for name, value in named.items()}
 
 
-def smaller(name: str, value: Any) -> Any:
+def smaller(name: str, value: Any, wide: bool) -> Any:
     if isinstance(value, dict):
-        return shrunk(value)
+        return shrunk(value, wide)
     if not isinstance(value, int) or isinstance(value, bool):
         return value
     if name == "original_max_position_embeddings":
         return min(value, UNSCALED)
     if ("window" in name or "chunk" in name) and "layers" not in name:
         return min(value, WINDOW)
-    if any(word in name for word in ("intermediate", "ffn", "inner")) and value > GATE:
+    if not wide and any(word in name for word in ("intermediate", "ffn", "inner")) and value > GATE:
         return GATE
     return value
 

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from jarvis_mpi import trial, twin
 from jarvis_mpi.boundary import guarded
-from jarvis_mpi.family import context_of, quiet
+from jarvis_mpi.family import context_of, quiet, read_config
 from jarvis_mpi.head import Head
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.stage import Stage
@@ -131,8 +131,8 @@ def judged(variant: Variant, cache: Path) -> Verdict:
         try:
             with guarded(f"a config of kind {variant.kind!r} cannot be saved"):
                 config_of(variant).save_pretrained(folder)
-            config = trial.check(folder)
-            off = farthest(config, Path(name) / "twin")
+            trial.check(folder)
+            off = farthest(read_config(folder), Path(name) / "twin")
             return Verdict("same") if off < trial.NEAR else Verdict("wrong", f"logits {off:.0e} apart")
         except Unservable as error:
             return Verdict("refused", str(error).replace(str(folder), "").strip())

@@ -231,7 +231,8 @@ def changed_config(folder: Path) -> str:
 
 
 def missing_shard(folder: Path) -> str:
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return "model-2.safetensors is missing, but"
 
@@ -251,7 +252,7 @@ def test_a_folder_without_a_config_and_one_without_weights_are_one_sentence(smal
         mpirun(3, *words_for(tmp_path / "empty", tmp_path / "a.h5"))
     )
     (tmp_path / "empty" / "config.json").write_text((small / "config.json").read_text())
-    assert "has no safetensors file" in sentence(mpirun(3, *words_for(tmp_path / "empty", tmp_path / "b.h5")))
+    assert "has neither model.safetensors nor" in sentence(mpirun(3, *words_for(tmp_path / "empty", tmp_path / "b.h5")))
 
 
 # -- a terminal

@@ -46,7 +46,7 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(place, tmp_path, monkeypatc
     with pytest.raises(
         Unservable, match=r"the cache folder .*a file.* cannot be used .*name another in JARVIS_CACHE"
     ):
-        fetch.converted_folder("0" * 64)
+        fetch.made(fetch.converted_folder("0" * 64), 1.0, lambda folder: pytest.fail("made"))
 
 
 @pytest.mark.parametrize(

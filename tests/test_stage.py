@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import Deaf, chain
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.llama import LlamaConfig
 
@@ -205,5 +206,36 @@ def test_a_missing_tensor_and_one_of_the_wrong_shape_are_named(tmp_path):
     with pytest.raises(Unservable, match=r"mlp.* has the shape \[.*48.*\] .* asks for \[.*64.*\]"):
         Stage(tmp_path, range(0, 1), torch.float32)
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7}))
-    with pytest.raises(Unservable, match=r"has no weights for layers\.0\..* and \d+ more"):
+    with pytest.raises(Unservable, match="asks for 7 layers, its files have 6"):
         Stage(tmp_path, range(6, 7), torch.float32)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    left = {name: tensor for name, tensor in tensors.items() if "layers.2.mlp" not in name}
+    save_file(left, tmp_path / "model.safetensors")
+    with pytest.raises(Unservable, match=r"has no weights for layers\.0\.mlp.* and 2 more"):
+        Stage(tmp_path, range(2, 3), torch.float32)
+
+
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_a_tied_matrix_may_stand_under_the_heads_name(tmp_path, weights):
+    folder = tiny.make("llama", tmp_path, tie_word_embeddings=True, **tiny.WHOLE_BLOCKS)
+    before = head_says(folder, weights)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, folder / "model.safetensors")
+    assert torch.equal(head_says(folder, weights), before)
+
+
+def test_two_matrices_that_differ_are_not_tied_whatever_the_config_says(tmp_path):
+    folder = tiny.make("llama", tmp_path, tie_word_embeddings=False)
+    before = head_says(folder, "auto")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert torch.equal(head_says(folder, "auto"), before)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)  # as transformers has it
+
+
+def head_says(folder, weights):
+    head = Head(folder, torch.float32, weights)
+    return head.rows_logits(head.embed(PROMPT, 0), 0, None)

