@@ -179,7 +179,9 @@ def check(folder: Path, say: Say = lambda line: None) -> None:
     path = cache_folder() / "trials" / f"{identity(config)}.json"
     if (why := kept(path)) is None:
         say("first use of this model: a cut of it is compared with the whole, in small")
-        with only_one(path, WAIT_S):
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(Unservable):  # no such folder can be made: a lock saves work, no more
+                stack.enter_context(only_one(path, WAIT_S))
             if (why := kept(path)) is None:
                 with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
                     why = unlike(config, CUTS)

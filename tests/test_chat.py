@@ -252,7 +252,9 @@ def test_a_folder_without_a_config_and_one_without_weights_are_one_sentence(smal
         mpirun(3, *words_for(tmp_path / "empty", tmp_path / "a.h5"))
     )
     (tmp_path / "empty" / "config.json").write_text((small / "config.json").read_text())
-    assert "has neither model.safetensors nor" in sentence(mpirun(3, *words_for(tmp_path / "empty", tmp_path / "b.h5")))
+    assert "has neither model.safetensors nor" in sentence(
+        mpirun(3, *words_for(tmp_path / "empty", tmp_path / "b.h5"))
+    )
 
 
 # -- a terminal

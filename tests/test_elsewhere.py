@@ -169,10 +169,11 @@ def test_a_start_that_takes_long_is_told_again(monkeypatch, capsys):
 
 
 def test_standard_output_and_input_closed_and_standard_error_a_file(small, tmp_path):  # noqa: F811
-    """In the ancient locale, without a place for temporary files and without a home that is there."""
+    """In the ancient locale, and neither a cache nor temporary files nor a home can be had."""
     (tmp_path / "a file").write_text("")
     environment = os.environ | ANCIENT
     environment |= {"HOME": str(tmp_path / "none"), "TMPDIR": str(tmp_path / "none")}
+    environment["JARVIS_CACHE"] = str(tmp_path / "a file" / "below")  # a local folder needs none
     log, words = tmp_path / "run.h5", tmp_path / "words.txt"
     begun, first_s = time.monotonic(), 0.0
     with words.open("w") as errors:
