@@ -119,7 +119,7 @@ class Screen(Tells):
             self.console.print(
                 f"more workers than layers: node {', '.join(map(str, spares))} waits as a spare"
             )
-        if self.answers and self.answer.name == os.devnull:
+        if self.answers and getattr(self.answer, "name", "") == os.devnull:
             self.console.print("standard output is closed: the answer stands in the record only")
         if self.asks and self.mixed:
             self.console.print("/help tells what can be said besides a question", markup=False)
