@@ -75,6 +75,14 @@ def keep(path: Path, data: bytes) -> None:
         scratch.rename(path)
 
 
+def is_kept(path: Path) -> bool:
+    """Whether `keep` has left it; no, where the folder is another user's."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
     def make(folder: Path) -> None:
         say(f"fetching {bundled.terms}")
@@ -183,6 +191,8 @@ def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
         lock.acquire(timeout=timeout_s)
     except Timeout:
         raise Unservable(f"another process has been making {folder} for {timeout_s:.0f} s: end it") from None
+    except NotImplementedError:  # a file system without locks
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import inspect
 import json
+import math
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -75,9 +76,12 @@ def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
 
 
 def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
-    """How far what the whole model says is from what it says in float64."""
+    """How far what the whole model says is from what it says in float64; infinity where its code knows no such numbers."""
     try:
-        return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+        with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
+            return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+    except Unservable:
+        return math.inf
     finally:
         model.float()
 
@@ -182,7 +186,9 @@ def check(folder: Path, say: Say = lambda line: None) -> Any:
     path = cache_folder() / "trials" / f"{identity(config)}.json"
     if (why := kept(path)) is None:
         say("first use of this model: a cut of it is compared with the whole, in small")
-        with only_one(path, WAIT_S):
+        with contextlib.ExitStack() as alone:
+            with contextlib.suppress(OSError):  # no cache folder is to be had: each rank tries it for itself
+                alone.enter_context(only_one(path, WAIT_S))
             if (why := kept(path)) is None:
                 with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
                     why = unlike(config, CUTS)
