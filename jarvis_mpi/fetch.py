@@ -26,7 +26,7 @@ from .boundary import guarded
 from .gguf_header import MAGIC, Gguf, read_shards, shards
 from .link import Unservable
 
-CONVERTER = 2  # another where what a conversion gives changes: what an older one gave is not used any more
+CONVERTER = 3  # another where what a conversion gives changes: what an older one gave is not used any more
 SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BEGUN = time.time()  # of this process, or nearly: what failed before concerns another run

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import FalconConfig, XGLMConfig
 
-from jarvis_mpi import doctor_model, prompts, trial
+from jarvis_mpi import doctor_model, models, prompts, trial
 from jarvis_mpi.boundary import guarded
 from jarvis_mpi.conversation import askable
 from jarvis_mpi.head import Head
@@ -137,3 +137,18 @@ def test_a_model_is_tried_and_built_without_a_cache_folder(refuses, tmp_path, mo
     assert trial.check(folder).model_type == "llama"
     Head(folder, torch.float32)
     Stage(folder, range(2), torch.float32)
+
+
+def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_path, monkeypatch):
+    with pytest.raises(Unservable, match="the model aaa.* cannot be read: File name too long"):
+        models.locate("a" * 5000)
+    folder, real = tiny.make("llama", tmp_path / "model"), Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent == folder:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    with pytest.raises(Unservable, match=r"the model .*model cannot be read: Permission denied"):
+        models.locate(str(folder))

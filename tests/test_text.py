@@ -44,7 +44,7 @@ DOUBLED = "{% set n = namespace(s=messages[0].content) %}{% for i in range(60) %
         (DOUBLED + "{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}", "makes too long a text of 3 characters"),
         ("{% for a in range(2000) %}" + "x" * 999 + "{% endfor %}", "made 1998000 characters of 3"),
         ({"tool_use": "x", "rag": "y"}, "does not take this: This model has multiple chat templates"),
-        ("{{ '\ud83d' }}", "the tokenizer cannot take this text"),
+        ("{{ messages[0].content }}{{ '\ud83d' }}", "the tokenizer cannot take this text"),
     ],
 )
 def test_what_a_chat_template_does_is_a_sentence(template, sentence, tmp_path):
