@@ -140,7 +140,7 @@ def test_a_model_is_tried_and_built_without_a_cache_folder(refuses, tmp_path, mo
 
 
 def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_path, monkeypatch):
-    with pytest.raises(Unservable, match="the model aaa.* cannot be read: File name too long"):
+    with pytest.raises(Unservable, match=r"the model aaa.* cannot be read: File name too long"):
         models.locate("a" * 5000)
     folder, real = tiny.make("llama", tmp_path / "model"), Path.is_file
 
