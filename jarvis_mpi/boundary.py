@@ -48,9 +48,11 @@ def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line that an exception has to say; with its kind, where the words alone would say nothing."""
+    """The first line that an exception has to say, with the one behind it that a colon promises (a config's field and its value);
+    with its kind, where the words alone would say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = lines[0][:LONGEST_REASON].rstrip(" .:") if lines else ""
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    words = said[:LONGEST_REASON].rstrip(" .:")
     if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
         return f"{type(error).__name__} {words}".strip()
     return words

@@ -3,6 +3,7 @@
 All of its bytes are read, in small pieces: a line for each file while that goes on, and one for each thing to mend.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,12 +42,26 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
 
 
 def no_numbers(folder: Path) -> Iterator[str]:
-    names = models.delivered(folder)
+    names = models.delivered(folder) or names_of_the_model(folder)
     for path, _, _ in models.headers(folder):
         reading(path)
         with guarded(f"{path} cannot be read"):
             for name in unsound(path, lambda name: names is None or name in names):
                 yield f"{path}: the tensor {name} holds NaN or infinity; fetch the file again, or ask who made it"
+
+
+def names_of_the_model(folder: Path) -> set[str] | None:
+    """The tensors that the model is made of; None where that cannot be told, for another reason, which is told too."""
+    from transformers import AutoModelForCausalLM
+
+    from .family import load_config
+    from .weights import empty_parameters, names_used
+
+    with contextlib.suppress(Unservable), guarded(f"{folder} cannot be used"):
+        with empty_parameters():
+            model = AutoModelForCausalLM.from_config(load_config(folder))
+        return names_used(model, folder, lambda name: name)
+    return None
 
 
 def quantised_of(folder: Path) -> Iterator[str]:
@@ -61,10 +76,12 @@ def unreadable(folder: Path) -> Iterator[str]:
     """What stands in the way of using its config and its tokenizer."""
     tell(f"reading the config and the tokenizer of {folder}")
     from .family import load_config, quiet
+    from .generation import followed
+    from .settings import Settings
     from .text import Text
 
     quiet()
-    for read in (load_config, Text):
+    for read in (load_config, Text, lambda folder: followed(Settings(), folder, tell)):
         try:
             with guarded(f"{folder} cannot be used"):
                 read(folder)

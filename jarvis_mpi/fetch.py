@@ -26,7 +26,7 @@ from .boundary import guarded
 from .gguf_header import MAGIC, Gguf, read_shards, shards
 from .link import Unservable
 
-CONVERTER = 2  # another where what a conversion gives changes: what an older one gave is not used any more
+CONVERTER = 3  # another where what a conversion gives changes: what an older one gave is not used any more
 SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BEGUN = time.time()  # of this process, or nearly: what failed before concerns another run
@@ -77,6 +77,14 @@ def keep(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_bytes(data)
         scratch.rename(path)
+
+
+def is_kept(path: Path) -> bool:
+    """Whether `keep` has left it; no, where the folder is another user's."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
@@ -202,6 +210,8 @@ def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
             lock.acquire(timeout=timeout_s)
     except Timeout:
         raise Unservable(f"another process has been making {folder} for {timeout_s:.0f} s: end it") from None
+    except NotImplementedError:  # a file system without locks
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
     try:
         yield
     finally:

@@ -12,7 +12,8 @@ from typing import Any
 
 import gguf
 import torch
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+from tokenizers import decoders
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from . import gguf_config
@@ -41,6 +42,7 @@ AS_GPT2 = (
     "mellum",
 )
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+SPACE, SPACE_FIRST = "▁", "tokenizer.ggml.add_space_prefix"
 WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
@@ -65,7 +67,8 @@ def make(file: str, folder: str) -> None:
     spare_repetition()
     files, made = read_shards(Path(file)), Path(folder)
     source = made / WHOLE
-    if len(files) == 1:
+    absent = gguf_config.leave_out_absent(files[0])
+    if len(files) == 1 and not absent:
         source.symlink_to(files[0].path.absolute())
     else:
         join(files, source)
@@ -78,6 +81,7 @@ def make(file: str, folder: str) -> None:
 
 def convert(file: Gguf, source: Path, folder: Path) -> None:
     check_model(file)
+    gguf_config.check_tokens(file)
     rope, config = checked_config(file, source, folder)
     # Without GgufConfig the weights stay packed, and save_pretrained fails (transformers 5.23).
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -97,6 +101,7 @@ def convert(file: Gguf, source: Path, folder: Path) -> None:
     with guarded(f"{file.path} has no tokenizer that can be used"):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
         split_as_told(tokenizer, file)
+        begin_as_told(tokenizer, file)
         tokenizer.save_pretrained(folder)
     dense.save_pretrained(folder)
 
@@ -173,6 +178,25 @@ def split_as_told(tokenizer: Any, file: Gguf) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     )
+
+
+def begin_as_told(tokenizer: Any, file: Gguf) -> None:
+    """No space before a text's first word, where the file says so: transformers reads that, and puts one there in any case."""
+    if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
+        return
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.pre_tokenizer, Metaspace):
+        backend.pre_tokenizer = Metaspace(replacement=SPACE, prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+    words = backend.normalizer.normalize_str("a") if backend.normalizer else "a"
+    if backend.pre_tokenizer:
+        words = backend.pre_tokenizer.pre_tokenize_str(words)[0][0]
+    if words.startswith(SPACE):
+        raise Unservable(
+            f"{file.path} has {SPACE_FIRST} = False, which cannot be honoured here: take the model's safetensors"
+        )
 
 
 def check_all_used(file: Gguf, dense, info: dict) -> None:

@@ -3,7 +3,7 @@
 Whatever of it nobody reads would make another model of it without a word.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from .gguf_rope import Rope
 from .link import Unservable
 
 EPSILONS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps", "rms_norm_eps")
+ABSENT = (-1, 2**32 - 1, 2**64 - 1)  # a token's number that says that there is none
+TOKENIZER = "tokenizer.ggml."
+ENDS = [f"{TOKENIZER}{name}_token_id" for name in ("eos", "eot", "eom")]
+NEEDED = [*ENDS, *(f"{TOKENIZER}{name}_token_id" for name in ("bos", "unknown"))]
 META_LAYOUT = "Meta AI original pth"  # of rows that rotate, which transformers turns back
 # Layers of the models whose scores are scaled by the width of a head as if the heads filled the model's.
 SCALED_BY_MODEL_WIDTH = {"gemma2": 46, "gemma3": 62}
@@ -149,18 +153,36 @@ KNOWN: dict[str, Callable[[Any, Any, dict[str, Any]], bool]] = {
 }
 
 
+def leave_out_absent(file: Gguf) -> list[str]:
+    """Forget the special tokens that the file has not, by -1 or by a number that nobody needs: llama.cpp passes over them,
+    transformers looks them up. -> their keys."""
+    absent = [
+        key
+        for key in token_keys(file)
+        if file.values[key] in ABSENT or (key not in NEEDED and not is_token(file, key))
+    ]
+    for key in absent:
+        del file.values[key], file.raw[key]
+    return absent
+
+
+def token_keys(file: Gguf) -> list[str]:
+    return [key for key in file.values if key.startswith(TOKENIZER) and key.endswith("_token_id")]
+
+
+def is_token(file: Gguf, key: str) -> bool:
+    value = file.values[key]
+    return type(value) is int and 0 <= value < len(file.values.get(f"{TOKENIZER}tokens", []))
+
+
+def check_tokens(file: Gguf) -> None:
+    """Raises Unservable where a special token is none of the file's."""
+    for key in token_keys(file):
+        if not is_token(file, key):
+            count = len(file.values.get(f"{TOKENIZER}tokens", []))
+            raise Unservable(f"{file.path} is damaged: {key} = {shown(file.values[key])}, of {count} tokens")
+
+
 def end_ids(file: Gguf) -> list[int]:
     """The tokens that end an answer, of all that the file names so."""
-    return sorted({file.values[key] for key in end_keys(file)})
-
-
-def end_keys(file: Gguf) -> Iterator[str]:
-    tokens = file.values.get("tokenizer.ggml.tokens", [])
-    for name in ("eos", "eot", "eom"):
-        key = f"tokenizer.ggml.{name}_token_id"
-        if key in file.values:
-            if type(file.values[key]) is not int or not 0 <= file.values[key] < len(tokens):
-                raise Unservable(
-                    f"{file.path} is damaged: {key} = {shown(file.values[key])}, of {len(tokens)} tokens"
-                )
-            yield key
+    return sorted({file.values[key] for key in ENDS if key in file.values})

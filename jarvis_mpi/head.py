@@ -17,12 +17,11 @@ from .boundary import guarded, of_model
 from .family import context_of, cut_config, decoder_layers, load_config
 from .lean import positions
 from .link import Unservable
-from .models import layer_of
 from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary
 from .sound import Wanted, refuse_unsound
-from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
+from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, names_used
 
 TRIED = range(3, 5)  # tokens, and rows as many
 
@@ -42,6 +41,7 @@ class Head:
         rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
         for table in [name for name, module in self.model.named_modules() if is_rotary(module)]:
             self.model.set_submodule(table, Nothing(self.model.config))
+        used = names_used(self.model, folder, rename)
         fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
         self.width, self.dtype = self.model.config.hidden_size, dtype
         self.table = self.model.get_input_embeddings().weight
@@ -50,7 +50,7 @@ class Head:
         self.factor = self.embedding_factor()
         self.norm = self.final_norm()
         # A bias of the output layer may rule tokens out with -inf.
-        own: Wanted = lambda tensor: layer_of(tensor) is None and not tensor.endswith("lm_head.bias")  # noqa: E731
+        own: Wanted = lambda name: name in used and not name.endswith("lm_head.bias")  # noqa: E731
         refuse_unsound(folder, "the embedding or the output layer", own)
 
     @torch.inference_mode()

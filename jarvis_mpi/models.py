@@ -44,6 +44,15 @@ def locate(
     takes long. Ranks on one host may all call this: one works, the others wait up to `timeout_s`. Raises Unservable
     where there is no such model or its files are damaged, or it is not here and not to be fetched.
     """
+    try:
+        folder = found(model, say, timeout_s, whole, fetch)
+        check(folder)
+    except OSError as error:  # of a folder that nobody may look into, or a name that no file can have
+        raise Unservable(f"the model {model[:200]} cannot be read: {error.strerror or error}") from None
+    return folder
+
+
+def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> Path:
     path = Path(model).expanduser()
     if here := whole_here(model):
         folder = here
@@ -66,7 +75,6 @@ def locate(
             f"there is no model {model!r}: name a bundled one ({', '.join(BUNDLED)}), a folder of safetensors,"
             " a GGUF file or a hub id (owner/name)"
         )
-    check(folder)
     return folder
 
 

@@ -18,7 +18,7 @@ class Asked:
     wrong: str = ""  # why it cannot be asked
 
 
-WHITE = " \t\n\r\v\f"  # of a line that is none
+WHITE = " \t\n\r\v\f\x1a"  # of a line that is none; the last one ends a file under DOS
 MARK = "\ufeff"  # of byte order, which some editors put before a text
 OTHERS = {
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -45,6 +45,12 @@ def read(path: Path) -> list[Asked]:
         raise Unservable(
             f"--prompts {path} is {kind} text: save it as UTF-8, such as by iconv -f {kind} -t UTF-8 {path}"
         )
+    if b"\r" in data and b"\n" not in data:
+        raise Unservable(
+            f"--prompts {path} has no line ends but CR: tr '\\r' '\\n' < {path} > FILE makes usual ones"
+        )
+    if is_list(data):
+        raise Unservable(f"--prompts {path} is one list of JSON: write an object a line, {OBJECT[6:]}")
     found = list(prompts_in(data.split(b"\n"), path.suffix == ".jsonl"))
     if not found:
         raise Unservable(f"--prompts {path} holds no prompt: write one a line")
@@ -59,6 +65,17 @@ def other_encoding(data: bytes) -> str:
     return "UTF-16" if beginning.count(0) * 3 > len(beginning) else ""
 
 
+def is_list(data: bytes) -> bool:
+    """Whether all of a file is one list of JSON with an object in it."""
+    if data.lstrip()[:1] != b"[":
+        return False
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, list) and any(isinstance(each, dict) for each in said)
+
+
 def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
     for number, data in enumerate(lines, 1):
         try:
@@ -68,7 +85,7 @@ def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
             continue
         if not line.strip(WHITE):
             continue
-        if jsonl or line.startswith("{"):
+        if jsonl or line.lstrip(WHITE).startswith("{"):
             yield prompt_of(number, line)
         elif "\0" in line:
             yield Asked(

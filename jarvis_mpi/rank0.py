@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from . import blocks, faults, models, patch, process, prompts
+from . import blocks, faults, generation, models, patch, process, prompts
 from .crew import END_USER, Crew, Policy, State, layers
 from .draft import NO_DRAFTS, Drafts, Guesses, Lookup, Source
 from .enduser import EndUser
@@ -80,6 +80,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     for sentence in untried():
         say(sentence)
     folder = models.locate(settings.model, say, settings.start_timeout_s, whole=True)
+    settings = generation.followed(settings, folder, say)
     fingerprint = models.fingerprint(folder)
     if before:
         resume.check_model(before, fingerprint)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .fetch import cache_folder, keep
+from .fetch import cache_folder, is_kept, keep
 from .link import Unservable
 from .models import headers
 from .safetensors_header import FLOATS, pieces, tensors_in
@@ -52,7 +52,7 @@ def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
         file, names = path.stat(), sorted(filter(wanted, tensors_in(header)))
         identity = f"{path.resolve()} {file.st_size} {file.st_mtime_ns} {data_at} {names}"
         noted = cache_folder() / "sound" / hashlib.sha256(identity.encode()).hexdigest()[:16]
-        if noted.is_file():
+        if is_kept(noted):
             continue
         for name in unsound(path, wanted):
             raise Unservable(

@@ -37,10 +37,10 @@ from .linear import ROWS_AT_ONCE
 from .link import Unservable
 from .models import layer_of
 from .quantised import FORMATS
-from .rowwise import keep_rows_apart
+from .rowwise import ROW_BY_ROW, keep_rows_apart
 from .sound import refuse_unsound
 from .watch import Pace
-from .weights import AS_THEY_ARE, empty_parameters, fill, quantise_beforehand
+from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand
 from .worker import Clock
 
 TRIED_ROWS = 3
@@ -152,7 +152,11 @@ class Stage:
         ours = [self.run(to_bytes(part), start, CHECK) for part, start in parts]
         self.forget(CHECK)
         config, cache = self.model.config, new_cache(self.model.config)
-        before, config._attn_implementation = config._attn_implementation, "eager"
+        before = config._attn_implementation
+        if (
+            before == ROW_BY_ROW
+        ):  # else it is the family's own already, and another of them may give something else
+            config._attn_implementation = "eager"
         try:
             theirs = [self.run_by_family(part, start, cache) for part, start in parts]
         finally:
@@ -163,7 +167,7 @@ class Stage:
         exact = self.dtype == torch.float32 and self.weights not in FORMATS
         if not off < (ROUNDING_EXACT if exact else ROUNDING):
             raise Unservable(
-                f"layers {named(self.block)} of {self.folder} give something else here than transformers' own code"
+                f"{named(self.block)} of {self.folder} give something else here than transformers' own code"
                 f" ({off:.1g} apart): they are not used on this processor"
             )
 
@@ -188,7 +192,10 @@ class Stage:
 
     def refuse_unsound(self) -> None:
         """Raises Unservable where a tensor of this block, or a rotary table, holds what is no number."""
-        refuse_unsound(self.folder, named(self.block), lambda tensor: layer_of(tensor) in self.block)
+        used = names_used(self.model, self.folder, self.rename)
+        refuse_unsound(
+            self.folder, named(self.block), lambda name: layer_of(name) in self.block and name in used
+        )
         for name, table in self.model.named_buffers():
             if not table.is_meta and not table.isfinite().all():
                 raise Unservable(

@@ -41,7 +41,7 @@ class Text:
     def ids_of(self, prompt: str) -> list[int]:
         """The prompt as one turn of a chat; without a chat template, as text to be completed."""
         if self.has_template:
-            return self.encode(self.rendered([user(prompt)]), begin=False)
+            return self.encode(self.asking([user(prompt)]), begin=False)
         return self.encode(prompt)
 
     def encode(self, words: str, begin: bool = True) -> list[int]:
@@ -78,11 +78,22 @@ class Text:
             answer = uuid.uuid4().hex  # stands for the last answer: what comes behind it is new
             turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
             turns[-1] = assistant(answer)
-            whole = self.rendered([*turns, user(prompt)])
+            whole = self.asking([*turns, user(prompt)])
             if answer not in whole:  # a template that keeps no answers
                 return self.encode(whole, begin=False)
             more = whole.rpartition(answer)[2]
         return [*ids, *self.encode(more, begin=False)]
+
+    def asking(self, turns: list[dict[str, str]]) -> str:
+        """`turns` rendered, of which the last is asked. Raises Unservable where the template leaves that one out, as some do
+        that are made for pictures too and look for a list."""
+        words, asked = self.rendered(turns), turns[-1]["content"]
+        if asked.strip() not in words and words == self.rendered([*turns[:-1], user(uuid.uuid4().hex)]):
+            raise Unservable(
+                "the model's chat template leaves out what is asked: mend its chat_template, or delete it for a model that"
+                " goes on with a text"
+            )
+        return words
 
     def rendered(self, turns: list[dict[str, str]]) -> str:
         asked = sum(len(turn["content"]) for turn in turns)

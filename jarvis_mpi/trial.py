@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import inspect
 import json
+import math
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -70,9 +71,12 @@ def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
 
 
 def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
-    """How far what the whole model says is from what it says in float64."""
+    """How far what the whole model says is from what it says in float64; infinity where its code knows no such numbers."""
     try:
-        return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+        with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
+            return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+    except Unservable:
+        return math.inf
     finally:
         model.float()
 

@@ -48,6 +48,7 @@ def empty_parameters() -> Iterator[None]:
 class Stored(NamedTuple):
     """A tensor in a model's files."""
 
+    name: str
     path: Path
     tensor: dict  # its safetensors header
     data_at: int  # where the file's data begin
@@ -101,8 +102,13 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
                 raise Unservable(
                     f"{folder} holds {stored} in a form that transformers converts while it loads: this is not done here"
                 )
-            found.update({name: Stored(path, header[stored], data_at) for name in names})
+            found.update({name: Stored(stored, path, header[stored], data_at) for name in names})
     return found
+
+
+def names_used(model, folder: Path, rename: Rename) -> set[str]:
+    """The tensors of the files that `model` is made of: some files hold more, such as the masks of older releases (-inf)."""
+    return {stored.name for stored in find(model, folder, rename).values()}
 
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:

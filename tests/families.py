@@ -158,6 +158,8 @@ def farthest(config: Any, folder: Path) -> float:
     off = 0.0
     for count in (1, 2, depth):
         stages = [Stage(folder, block, torch.float32) for block in trial.blocks_of(depth, count)]
+        for stage in stages:
+            stage.check_against_family()
         off = max([off, *(trial.apart(in_pieces(head, stages, *each[:2]), each.logits) for each in said)])
     return off
 

@@ -13,6 +13,7 @@ import ggufs
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -20,7 +21,7 @@ from jarvis_mpi import fetch, gguf, kept_folder, models
 from jarvis_mpi.gguf_header import read, read_shards
 from jarvis_mpi.gguf_rope import FREQUENCIES
 from jarvis_mpi.link import Unservable
-from jarvis_mpi.text import end_ids
+from jarvis_mpi.text import Text, end_ids
 
 IDS = torch.tensor([[65, 17, 3, 142, 9, 31, 77, 8, 65, 100, 12]])
 PARTS = (
@@ -322,3 +323,45 @@ def test_a_hostile_header_costs_nothing(tmp_path):
     (tmp_path / "b.gguf").write_bytes(good[:-1])
     with pytest.raises(Unservable, match=r"has \d+ bytes, but its header asks for \d+"):
         read(tmp_path / "b.gguf")
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        ("padding", 2**32 - 1),
+        ("bos", 2**32 - 1),
+        ("eot", 2**32 - 1),
+        ("unknown", 2**32 - 1),
+        ("padding", len(ggufs.TOKENS)),
+    ],
+)
+def test_a_special_token_that_a_file_has_not_is_passed_over(key, number, tmp_path):
+    name = f"tokenizer.ggml.{key}_token_id"
+    model = ggufs.write(tmp_path / "a.gguf", more=lambda writer: writer.add_uint32(name, number))
+    folder = converted(tmp_path / "a.gguf")
+    assert same(folder, model)
+    assert end_ids(folder) == {ggufs.EOS}
+
+
+def test_a_text_begins_with_a_space_only_where_the_file_has_it_so(tmp_path, monkeypatch):
+    words = ["▁", "h", "e", "l", "o", "he", "hel", "hell", "hello", "▁hello"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    add_model, add_types = GGUFWriter.add_tokenizer_model, GGUFWriter.add_token_types
+    kinds = [2, 3, 3] + [6] * 256 + [1] * len(words)
+    monkeypatch.setattr(ggufs, "TOKENS", tokens)
+    monkeypatch.setattr(GGUFWriter, "add_tokenizer_model", lambda writer, _: add_model(writer, "llama"))
+    monkeypatch.setattr(GGUFWriter, "add_token_types", lambda writer, _: add_types(writer, kinds))
+    for name in ("add_tokenizer_pre", "add_token_merges"):
+        monkeypatch.setattr(GGUFWriter, name, lambda *_: None)
+    for first in (True, False):
+
+        def more(writer, first=first):
+            writer.add_token_scores([0.0] * 259 + [-float(at) for at in range(len(words))])
+            writer.add_add_space_prefix(first)
+
+        ggufs.write(tmp_path / "a.gguf", more=more)
+        text = Text(converted(tmp_path / "a.gguf"))
+        ids = text.encode("hello hello", begin=False)
+        assert text.tokenizer.convert_ids_to_tokens(ids) == ["▁hello" if first else "hello", "▁hello"]
+        assert text.decode(ids) == "hello hello"
+        assert text.decode(ids[1:]) == ("hello" if first else " hello")

@@ -44,7 +44,7 @@ DOUBLED = "{% set n = namespace(s=messages[0].content) %}{% for i in range(60) %
         (DOUBLED + "{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}", "makes too long a text of 3 characters"),
         ("{% for a in range(2000) %}" + "x" * 999 + "{% endfor %}", "made 1998000 characters of 3"),
         ({"tool_use": "x", "rag": "y"}, "does not take this: This model has multiple chat templates"),
-        ("{{ '\ud83d' }}", "the tokenizer cannot take this text"),
+        ("{{ messages[0].content }}{{ '\ud83d' }}", "the tokenizer cannot take this text"),
     ],
 )
 def test_what_a_chat_template_does_is_a_sentence(template, sentence, tmp_path):
@@ -62,7 +62,10 @@ def test_what_a_chat_template_does_is_a_sentence(template, sentence, tmp_path):
 
 def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp_path):
     text = Text(
-        texts.of_bytes(tmp_path, "{% if 'loop' in messages[0].content %}" + FOREVER + "{% endif %}ok")
+        texts.of_bytes(
+            tmp_path,
+            "{% if 'loop' in messages[0].content %}" + FOREVER + "{% endif %}{{ messages[0].content }}",
+        )
     )
     text.patience.limit_s = 0.4
     caught = []
@@ -81,7 +84,7 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
         assert not thread.is_alive()
         assert time.monotonic() - begun < limit + 0.3
         assert f"cut off after {limit:g} s" in caught[-1]
-    assert text.tokenizer.decode(text.ids_of("else")) == "ok"
+    assert text.tokenizer.decode(text.ids_of("else")) == "else"
 
 
 def test_a_template_that_keeps_no_answers_is_rendered_whole(tmp_path):

@@ -1,0 +1,49 @@
+"""What a model's generation_config.json has transformers' `generate` do to a greedy text: done here too, or refused by name."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .fetch import Say
+from .link import Unservable
+from .models import json_object
+from .settings import Settings
+
+FILES = ("generation_config.json", "config.json")  # where `generate` finds it; the first that is there
+PENALTY = "repetition_penalty"
+# What else changes a greedy text, and its values that change nothing (besides none, False and what is empty).
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,), "no_repeat_ngram_size": (), "encoder_no_repeat_ngram_size": (), "encoder_repetition_penalty": (1,),
+    "min_length": (), "min_new_tokens": (), "exponential_decay_length_penalty": (), "forced_eos_token_id": (),
+    "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (), "sequence_bias": (),
+    "guidance_scale": (1,), "watermarking_config": (), "penalty_alpha": (), "dola_layers": (),
+    "stop_strings": (), "token_healing": (), "constraints": (), "force_words_ids": (),
+}  # fmt: skip
+
+
+def followed(settings: Settings, folder: Path, say: Say) -> Settings:
+    """`settings` with the model's own repetition penalty, where they have none. Raises Unservable where the model asks for more."""
+    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    said = json_object(path) if path else {}
+    for name, value in asked(said):
+        raise Unservable(
+            f"{path} asks for {name} = {str(value)[:40]}, which changes a greedy text and is not done here: take it out of there"
+        )
+    penalty = said.get(PENALTY)
+    if penalty is None or settings.repetition_penalty != 1:
+        return settings
+    if type(penalty) not in (int, float) or not math.isfinite(penalty):
+        raise Unservable(
+            f"{path} has {PENALTY} = {str(penalty)[:40]}, which is no number: take it out of there"
+        )
+    if penalty != 1:
+        say(f"{path} asks for {PENALTY} {penalty:g}: it is used (--repetition-penalty names another)")
+    return replace(settings, repetition_penalty=float(penalty)).checked()
+
+
+def asked(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, harmless in OTHERS.items():
+        if said.get(name) and said[name] not in harmless:
+            yield name, said[name]

@@ -1,0 +1,88 @@
+"""What a model's own files have `generate` do to a greedy text is done here too, or refused by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+import texts
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from jarvis_mpi.generation import OTHERS, followed
+from jarvis_mpi.head import Head
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.sample import Sampler
+from jarvis_mpi.settings import Settings
+from jarvis_mpi.stage import Stage
+
+PROMPT = [72, 33, 90, 91, 72, 33]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return texts.of_bytes(tiny.make("llama", tmp_path / "model", vocab_size=260))
+
+
+def say_in(folder: Path, name: str = "generation_config.json", **what) -> Path:
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **what}))
+    return folder
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def greedy(folder: Path, settings: Settings, count: int) -> list[int]:
+    head, stage, ids = (
+        Head(folder, torch.float32),
+        Stage(folder, range(tiny.LAYERS), torch.float32),
+        [*PROMPT],
+    )
+    choose, start = Sampler(settings).choose, 0
+    for _ in range(count):
+        logits = head.logits(stage.run(head.embed(ids[start:], start), start))
+        start = len(ids)
+        ids.append(choose(logits, ids, 0))
+    return ids[len(PROMPT) :]
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_the_models_own_repetition_penalty_is_used_and_told(folder, name):
+    if name == "config.json":
+        (folder / "generation_config.json").unlink()
+    say_in(folder, name, repetition_penalty=1.3)
+    told: list[str] = []
+    settings = followed(Settings(), folder, told.append)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    whole = model.generate(torch.tensor([PROMPT]), max_new_tokens=24, do_sample=False, eos_token_id=None)
+    assert greedy(folder, settings, 24) == whole[0, len(PROMPT) :].tolist()
+    assert greedy(folder, Settings(), 24) != whole[0, len(PROMPT) :].tolist()
+    assert told == [
+        f"{folder / name} asks for repetition_penalty 1.3: it is used (--repetition-penalty names another)"
+    ]
+
+
+def test_what_the_user_says_goes_first_and_none_changes_nothing(folder):
+    assert followed(Settings(), folder, quiet) == Settings()
+    say_in(folder, repetition_penalty=1.3)
+    assert followed(Settings(repetition_penalty=1.1), folder, quiet).repetition_penalty == 1.1
+    say_in(folder, repetition_penalty=1.0, num_beams=1, min_length=0, bad_words_ids=None, guidance_scale=1.0)
+    assert followed(Settings(), folder, quiet) == Settings()
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_what_is_not_done_here_is_named(folder, name):
+    say_in(folder, **{name: 3})
+    with pytest.raises(
+        Unservable, match=rf"generation_config.json asks for {name} = 3, which changes a greedy text"
+    ):
+        followed(Settings(), folder, quiet)
+
+
+@pytest.mark.parametrize("penalty", ["1.3", 0, -1, 1e9, [1.3]])
+def test_a_penalty_that_is_none_is_a_sentence(folder, penalty):
+    say_in(folder, repetition_penalty=penalty)
+    with pytest.raises(Unservable, match=r"repetition[_-]penalty"):
+        followed(Settings(), folder, quiet)

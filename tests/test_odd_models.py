@@ -1,0 +1,154 @@
+"""Checkpoints as they are found: with what older releases kept in the files, and templates that were made for something else."""
+
+import json
+from pathlib import Path
+
+import pytest
+import texts
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import FalconConfig, XGLMConfig
+
+from jarvis_mpi import doctor_model, models, prompts, trial
+from jarvis_mpi.boundary import guarded
+from jarvis_mpi.conversation import askable
+from jarvis_mpi.head import Head
+from jarvis_mpi.link import Unservable
+from jarvis_mpi.stage import Stage
+from jarvis_mpi.text import Text
+from jarvis_mpi.twin import make_twin
+
+LIST = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}Assistant:"
+
+
+def test_masks_of_older_releases_are_not_looked_at(tmp_path):
+    """-1e9 in float16 is minus infinity: GPT-2, GPT-J and Pythia have such masks in their files, and no use for them."""
+    folder = texts.of_bytes(tiny.make("gpt2", tmp_path / "model", vocab_size=260))
+    path = folder / "model.safetensors"
+    masks = {
+        f"transformer.h.{layer}.attn.masked_bias": torch.tensor(-1e9).half() for layer in range(tiny.LAYERS)
+    }
+    save_file(load_file(path) | masks | {"transformer.masked_bias": torch.tensor(float("nan"))}, path)
+    Stage(folder, range(tiny.LAYERS), torch.float32).check_against_family()
+    Head(folder, torch.float32)
+    assert list(doctor_model.no_numbers(folder)) == []
+
+
+def test_alibi_of_falcon_is_compared_with_the_attention_that_it_uses(tmp_path):
+    """Its eager attention adds the biases twice, `generate` takes sdpa."""
+    config = FalconConfig(
+        vocab_size=103,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_hidden_layers=3,
+        alibi=True,
+        ffn_hidden_size=64,
+    )
+    make_twin(config, 4).save_pretrained(tmp_path)
+    Stage(tmp_path, range(3), torch.float32).check_against_family()
+
+
+def test_a_family_that_cannot_be_run_in_float64_is_tried_all_the_same():
+    config = XGLMConfig(
+        vocab_size=103, d_model=32, num_layers=4, attention_heads=4, ffn_dim=48, max_position_embeddings=128
+    )
+    assert trial.unlike(config, (1, 2)) == ""
+
+
+@pytest.mark.parametrize(
+    "template", [LIST, "{% if false %}x{% endif %}", "Hello!", "{{ messages[0].content[:0] }}"]
+)
+def test_a_template_that_leaves_the_question_out_is_told(template, tmp_path):
+    text = Text(texts.of_bytes(tmp_path, template))
+    with pytest.raises(Unservable, match="chat template leaves out what is asked"):
+        askable(text, (), "hello", 99)
+
+
+def test_a_template_that_always_asks_the_first_question_is_told(tmp_path):
+    text = Text(texts.of_bytes(tmp_path, "[{{ messages[0].content }}]"))
+    ids = askable(text, (), "one", 99)
+    text.asked.append("one")
+    with pytest.raises(Unservable, match="chat template leaves out what is asked"):
+        askable(text, [*ids, 5], "two", 99)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages[0].content | tojson }}", "{{ messages[0].content | upper }}"]
+)
+def test_a_template_may_change_the_question(template, tmp_path):
+    assert askable(Text(texts.of_bytes(tmp_path, template)), (), 'say "it"', 99)
+
+
+def test_a_prompt_of_no_tokens_is_a_sentence(tmp_path):
+    text = Text(texts.of_bytes(tmp_path, "{{ '' if 'x' in messages[0].content else messages[0].content }}"))
+    assert askable(text, (), "hello", 99)
+    with pytest.raises(Unservable, match="leaves nothing of the prompt 'has x'"):
+        askable(text, (), "has x", 99)
+
+
+def read(tmp_path, data: bytes, name="prompts.txt") -> list[str]:
+    (tmp_path / name).write_bytes(data)
+    return [asked.prompt for asked in prompts.read(tmp_path / name)]
+
+
+def test_a_list_of_json_and_old_line_ends_are_told(tmp_path):
+    objects = [{"prompt": "one"}, {"prompt": "two"}]
+    for data in (json.dumps(objects), json.dumps(objects, indent=2)):
+        with pytest.raises(Unservable, match="is one list of JSON: write an object a line"):
+            read(tmp_path, data.encode(), "prompts.json")
+    assert read(tmp_path, b"[1] is a list\n[2] too\n") == ["[1] is a list", "[2] too"]
+    with pytest.raises(Unservable, match="has no line ends but CR"):
+        read(tmp_path, b"one\rtwo\r")
+
+
+def test_objects_may_be_indented_and_a_file_may_end_as_under_dos(tmp_path):
+    assert read(tmp_path, b'  {"prompt": "one"}\r\n\t{"prompt": "two"}\r\n\x1a') == ["one", "two"]
+
+
+def test_a_reason_that_a_colon_promises_is_told():
+    error = ValueError(
+        "Validation error for field 'rms_norm_eps':\n    TypeError: expected float, got '1e-5'\nmore"
+    )
+    with (
+        pytest.raises(
+            Unservable,
+            match=r"cannot be used: Validation .* 'rms_norm_eps': TypeError: expected float, got '1e-5'$",
+        ),
+        guarded("config.json cannot be used"),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize("refuses", ["mkdir", "is_file"])
+def test_a_model_is_tried_and_built_without_a_cache_folder(refuses, tmp_path, monkeypatch):
+    """A parent that is no folder, and one of another user's, in which nothing can be looked for."""
+    folder, cache = tiny.make("llama", tmp_path / "model"), tmp_path / "cache"
+    cache.write_text("")
+    monkeypatch.setenv("JARVIS_CACHE", str(cache))
+    real = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if refuses == "is_file" and cache in path.parents:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert trial.check(folder).model_type == "llama"
+    Head(folder, torch.float32)
+    Stage(folder, range(2), torch.float32)
+
+
+def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_path, monkeypatch):
+    with pytest.raises(Unservable, match=r"the model aaa.* cannot be read: File name too long"):
+        models.locate("a" * 5000)
+    folder, real = tiny.make("llama", tmp_path / "model"), Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.parent == folder:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    with pytest.raises(Unservable, match=r"the model .*model cannot be read: Permission denied"):
+        models.locate(str(folder))
