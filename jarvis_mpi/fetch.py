@@ -210,8 +210,6 @@ def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
             lock.acquire(timeout=timeout_s)
     except Timeout:
         raise Unservable(f"another process has been making {folder} for {timeout_s:.0f} s: end it") from None
-    except NotImplementedError:  # a file system without locks
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
     try:
         yield
     finally:
