@@ -55,7 +55,6 @@ class Stage:
     A copy is built `asleep`: it reads its weights only when it is used, and takes no memory until then.
     """
 
-    @of_model
     def __init__(
         self,
         folder: Path,
@@ -65,18 +64,7 @@ class Stage:
         weights: str = AS_THEY_ARE,
     ):
         self.folder, self.block, self.dtype, self.weights = folder, block, dtype, weights
-        config = load_config(folder)
-        config.vocab_size, config.pad_token_id = 1, 0  # a stage embeds nothing: no memory for that
-        with empty_parameters():
-            self.model = AutoModel.from_config(config, dtype=dtype)
-        keep_layers(self.model, block)
-        name, self.layers = decoder_layers(self.model)
-        self.cache_argument = cache_argument(self.model)
-        embedding = self.model.get_input_embeddings()
-        embedding.weight = nn.Parameter(torch.zeros(embedding.weight.shape, dtype=dtype), requires_grad=False)
-        self.rename = of_block(name, block, embedding_name(self.model))
-        self.width = self.model.config.hidden_size
-        self.row_bytes = self.width * dtype.itemsize
+        self.build()
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
         self.lean: LeanStep | None = None
@@ -86,6 +74,24 @@ class Stage:
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
 
+    @of_model
+    def build(self) -> None:
+        """The family's own class, with these layers and no weights."""
+        config = load_config(self.folder)
+        config.vocab_size, config.pad_token_id = 1, 0  # a stage embeds nothing: no memory for that
+        with empty_parameters():
+            self.model = AutoModel.from_config(config, dtype=self.dtype)
+        keep_layers(self.model, self.block)
+        name, self.layers = decoder_layers(self.model)
+        self.cache_argument = cache_argument(self.model)
+        embedding = self.model.get_input_embeddings()
+        embedding.weight = nn.Parameter(
+            torch.zeros(embedding.weight.shape, dtype=self.dtype), requires_grad=False
+        )
+        self.rename = of_block(name, self.block, embedding_name(self.model))
+        self.width = self.model.config.hidden_size
+        self.row_bytes = self.width * self.dtype.itemsize
+
     def quantise_beforehand(self) -> None:
         """So that one that is asleep need not do it when it takes over. It takes seconds: at a node's start, not in a run."""
         if self.weights in FORMATS:
@@ -94,10 +100,14 @@ class Stage:
     def wake(self) -> LeanStep:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
+        self.lean = self.lean_step()
+        return self.lean
+
+    @of_model
+    def lean_step(self) -> LeanStep:
         if self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
-        self.lean = LeanStep(self.model, self.layers)
-        return self.lean
+        return LeanStep(self.model, self.layers)
 
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
         """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""

@@ -308,7 +308,8 @@ def test_a_disk_that_fills_up_in_a_real_conversion(cache, tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert "File too large" in last
     assert "JARVIS_CACHE" in last
-    assert not [path for path in cache.iterdir() if path.is_dir()]
+    # Nothing of a model; what transformers' import found is kept there too.
+    assert not [path for path in cache.iterdir() if path.is_dir() and path.name != "transformers"]
 
 
 def test_a_hostile_header_costs_nothing(tmp_path):
