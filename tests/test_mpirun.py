@@ -1,5 +1,6 @@
 """Real mpirun, real weights: the chain says what one process says; what goes wrong is one sentence."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,11 @@ needs_gemma = pytest.mark.skipif(
 )
 
 
+# Of two mpiruns of one user that begin and end at once, one may remove the folder in which the other is about to listen.
+SESSIONS = tempfile.mkdtemp(prefix="jarvis-")
+atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
+
+
 def start(ranks: int, *words: str, before=()) -> subprocess.Popen:
     command = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", str(ranks)]
     return subprocess.Popen(
@@ -43,7 +50,7 @@ def start(ranks: int, *words: str, before=()) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "TMPDIR": SESSIONS},
     )
 
 
