@@ -21,7 +21,7 @@ from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary
 from .sound import Wanted, refuse_unsound
-from .weights import AS_THEY_ARE, Rename, empty_parameters, fill, names_used
+from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
 TRIED = range(3, 5)  # tokens, and rows as many
 
@@ -41,8 +41,7 @@ class Head:
         rename: Rename = lambda tensor: None if f"{name}." in tensor else tensor  # noqa: E731
         for table in [name for name, module in self.model.named_modules() if is_rotary(module)]:
             self.model.set_submodule(table, Nothing(self.model.config))
-        used = names_used(self.model, folder, rename)
-        fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
+        used = fill(self.model, folder, rename, dtype, OUTPUT_LAYER.get(weights, weights))
         self.width, self.dtype = self.model.config.hidden_size, dtype
         self.table = self.model.get_input_embeddings().weight
         self.choose_gap()

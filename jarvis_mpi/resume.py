@@ -28,7 +28,7 @@ GOES_ON = 5  # the first schema of which a run can be gone on with
 
 
 def read(path: Path) -> Run:
-    """The record, which nobody writes any more. Raises Unservable where it cannot be gone on with."""
+    """The record, which nobody writes any more. Raises Unservable where it cannot be resumed."""
     try:
         run = mend(path)
     except Unreadable as error:
@@ -39,7 +39,7 @@ def read(path: Path) -> Run:
         )
     for name in ("settings", "fingerprint", "hosts", "placement", "started_unix_s"):
         if name not in run.attributes:
-            raise Unservable(f"--resume {path} does not say its {name}: it cannot be gone on with")
+            raise Unservable(f"--resume {path} does not say its {name}: it cannot be resumed")
     return run
 
 

@@ -111,9 +111,11 @@ def names_used(model, folder: Path, rename: Rename) -> set[str]:
     return {stored.name for stored in find(model, folder, rename).values()}
 
 
-def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> None:
+def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> set[str]:
     """Give `model` its parameters from `folder`, each with a mapping of its own: what is not used costs no
-    memory, what is quantised gives its mapping back. Raises Unservable where one is missing or of another shape.
+    memory, what is quantised gives its mapping back. -> the names of their tensors in the files.
+
+    Raises Unservable where one is missing or of another shape.
     """
     wanted = dict(model.named_parameters(remove_duplicate=False))
     source = find(model, folder, rename)
@@ -141,6 +143,7 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm") and (ours := norm.replacement(module)):
             model.set_submodule(name, ours)
+    return {stored.name for stored in source.values()}
 
 
 def replaced(linear: nn.Linear | Conv1D, source: Stored, weights: str) -> nn.Module:

@@ -52,13 +52,13 @@ def numbers(many: int = MANY) -> range:
 
 
 def damaged(draw: random.Random, good: bytes, within: int | None = None) -> bytes:
-    """`good` with one to four faults in its first `within` bytes: bits and bytes changed, cut off, put in, doubled, nought."""
+    """`good` with one to four faults in its first `within` bytes: bits and bytes changed, cut off, put in, doubled, zero."""
     bad, within = bytearray(good), len(good) if within is None else min(within, len(good))
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         at = draw.randrange(max(1, min(within, len(bad))))
         length = draw.choice((1, 1, 2, 4, 8, 16, 100))
         match draw.choice(
-            ("bit", "byte", "byte", "cut", "insert", "delete", "double", "nought", "most", "number")
+            ("bit", "byte", "byte", "cut", "insert", "delete", "double", "zero", "most", "number")
         ):
             case "bit" if bad:
                 bad[at] ^= 1 << draw.randrange(8)
@@ -72,7 +72,7 @@ def damaged(draw: random.Random, good: bytes, within: int | None = None) -> byte
                 del bad[at : at + length]
             case "double":
                 bad[at:at] = bad[at : at + length]
-            case "nought":
+            case "zero":
                 bad[at : at + length] = bytes(len(bad[at : at + length]))
             case "most":
                 bad[at : at + length] = b"\xff" * len(bad[at : at + length])
