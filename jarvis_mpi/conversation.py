@@ -58,9 +58,13 @@ class Answering:
         """How many more tokens it may have."""
         return max(0, self.most - len(self.shown))
 
+    @property
+    def held(self) -> str:
+        """What is held back while the answer goes on: the beginning of a stop text, or of what the tokenizer tidies."""
+        return "" if self.stops.met else self.stops.held + self.piece.rest()
+
     def answer(self, ended: str) -> Answer:
-        """What was held back, because it could have been the beginning of a stop text, is shown now."""
-        return Answer("".join([*self.shown, self.stops.held]), len(self.shown), ended)
+        return Answer("".join([*self.shown, self.held]), len(self.shown), ended)
 
 
 def broken_off_by(error: BaseException) -> str:
@@ -152,7 +156,7 @@ class Conversation:
                 self.ids.pop()
             answer = coming.answer(ended)
             self.record.answered(self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text)
-            self.screen.answered(prompt, answer, coming.stops.held)
+            self.screen.answered(prompt, answer, coming.held)
         return answer
 
 

@@ -116,7 +116,7 @@ class Crowd:
         asked, coming = self.under_way.pop(sequence)
         answer, asker = coming.answer(ended), self.talk.asker
         self.talk.record.answered(asker.clock(), asker.step, sequence, ended, answer.text)
-        self.talk.screen.answered(asked.prompt, answer, coming.stops.held)
+        self.talk.screen.answered(asked.prompt, answer, coming.held)
         broken = not coming.ended and ended != "interrupted"
         self.line(asked, **({"error": ended} if broken else asdict(answer)))
 

@@ -6,6 +6,8 @@ from typing import Any
 from .boundary import guarded
 
 HALF = "\ufffd"  # what a decoder says where a character of several bytes is not whole
+# What a tokenizer with clean_up_tokenization_spaces takes a space out of, once it is there whole.
+TIDIED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Pieces:
@@ -17,6 +19,7 @@ class Pieces:
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
+        self.tidies = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
         self.ids: list[int] = []
         # ids[start:shown] are decoded again with what follows: a piece depends on the one before it (its space).
         self.start = self.shown = 0
@@ -30,12 +33,18 @@ class Pieces:
                 return ""
             self.ids.append(token)
             before, now = self.text(self.ids[self.start : self.shown]), self.text(self.ids[self.start :])
-            if now.endswith(HALF):
+            if now.endswith(HALF) or (self.tidies and may_be_tidied(now)):
                 return ""
             new = now[len(before) :] if now.startswith(before) else self.text(self.ids[self.shown :])
         if new:
-            self.start, self.shown = self.shown, len(self.ids)
+            # What a tokenizer tidies may reach back any number of tokens: of such a one all is decoded again.
+            self.start, self.shown = 0 if self.tidies else self.shown, len(self.ids)
         return new
+
+    def rest(self) -> str:
+        """What is held back, once no more tokens come: a space at the end."""
+        now = self.text(self.ids[self.start :])
+        return "" if now.endswith(HALF) else now[len(self.text(self.ids[self.start : self.shown])) :]
 
     def knows(self, token: int) -> bool:
         try:
@@ -46,3 +55,8 @@ class Pieces:
     def text(self, ids: Sequence[int]) -> str:
         said = self.tokenizer.decode(ids, skip_special_tokens=True)
         return str(said)
+
+
+def may_be_tidied(words: str) -> bool:
+    """Whether the end of `words` may be the beginning of what a space is taken out of."""
+    return any(words.endswith(each[:length]) for each in TIDIED for length in range(1, len(each)))

@@ -53,6 +53,9 @@ def read_config(folder: Path) -> Any:
     """What config.json says; no other file is looked at. Raises Unservable, naming what forbids to cut such a model."""
     with guarded(f"{folder}/config.json cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config.output_attentions = config.output_hidden_states = (
+            False  # more to give back, which nobody here asks for
+        )
     kind = f"{folder} is a model of kind {config.model_type!r}"
     forbidden = {
         "is_encoder_decoder": "an encoder, and only decoders can be cut",

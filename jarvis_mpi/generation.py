@@ -13,13 +13,23 @@ from .settings import Settings
 
 FILES = ("generation_config.json", "config.json")  # where `generate` finds it; the first that is there
 PENALTY = "repetition_penalty"
+# Kinds of cache that keep what they are given, unlike "quantized".
+WHOLE_CACHES = (
+    "dynamic",
+    "static",
+    "offloaded",
+    "offloaded_static",
+    "sliding_window",
+    "hybrid",
+    "hybrid_chunked",
+)
 # What else changes a greedy text, and its values that change nothing (besides none, False and what is empty).
 OTHERS: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "no_repeat_ngram_size": (), "encoder_no_repeat_ngram_size": (), "encoder_repetition_penalty": (1,),
     "min_length": (), "min_new_tokens": (), "exponential_decay_length_penalty": (), "forced_eos_token_id": (),
     "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (), "sequence_bias": (),
     "guidance_scale": (1,), "watermarking_config": (), "penalty_alpha": (), "dola_layers": (),
-    "stop_strings": (), "token_healing": (), "constraints": (), "force_words_ids": (),
+    "stop_strings": (), "max_time": (), "cache_implementation": WHOLE_CACHES, "token_healing": (), "constraints": (), "force_words_ids": (),
 }  # fmt: skip
 
 

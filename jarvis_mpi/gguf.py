@@ -12,11 +12,9 @@ from typing import Any
 
 import gguf
 import torch
-from tokenizers import decoders
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from . import gguf_config
+from . import gguf_config, gguf_tokenizer
 from .boundary import guarded
 from .family import quiet
 from .fetch import SENTENCE
@@ -24,25 +22,6 @@ from .gguf_header import Gguf, join, read, read_shards
 from .gguf_rope import TABLES, Rope
 from .link import Unservable
 
-try:
-    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS as SPLITS
-except ImportError:  # of another version, which has it elsewhere
-    SPLITS = {}
-# As llama.cpp has them (src/llama-vocab.cpp).
-AS_GPT2 = (
-    "gpt-2",
-    "default",
-    "phi-2",
-    "mpt",
-    "olmo",
-    "jais",
-    "trillion",
-    "roberta-bpe",
-    "gigachat",
-    "mellum",
-)
-SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-SPACE, SPACE_FIRST = "▁", "tokenizer.ggml.add_space_prefix"
 WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
@@ -100,8 +79,7 @@ def convert(file: Gguf, source: Path, folder: Path) -> None:
     dense.generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends or None
     with guarded(f"{file.path} has no tokenizer that can be used"):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=source.name)
-        split_as_told(tokenizer, file)
-        begin_as_told(tokenizer, file)
+        gguf_tokenizer.correct(tokenizer, file)
         tokenizer.save_pretrained(folder)
     dense.save_pretrained(folder)
 
@@ -164,39 +142,6 @@ def known_names(model, config) -> set[str]:
 
     processor = TENSOR_PROCESSORS.get(config.model_type, TensorProcessor)(config=config.to_dict())
     return set(get_gguf_hf_weights_map(model, processor))
-
-
-def split_as_told(tokenizer: Any, file: Gguf) -> None:
-    """Split text as the file's tokenizer.ggml.pre says, where transformers takes GPT-2's way for what it does not know."""
-    pre = file.values.get("tokenizer.ggml.pre")
-    if file.values.get("tokenizer.ggml.model") != "gpt2" or pre is None or pre in (*AS_GPT2, *SPLITS):
-        return
-    if pre not in SINGLE_DIGITS:
-        raise Unservable(
-            f"{file.path} splits text in a way that is not known here (tokenizer.ggml.pre = {pre!r}): take the model's safetensors"
-        )
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-    )
-
-
-def begin_as_told(tokenizer: Any, file: Gguf) -> None:
-    """No space before a text's first word, where the file says so: transformers reads that, and puts one there in any case."""
-    if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
-        return
-    backend = tokenizer.backend_tokenizer
-    if isinstance(backend.pre_tokenizer, Metaspace):
-        backend.pre_tokenizer = Metaspace(replacement=SPACE, prepend_scheme="never", split=False)
-        backend.decoder = decoders.Sequence(
-            [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-        )
-    words = backend.normalizer.normalize_str("a") if backend.normalizer else "a"
-    if backend.pre_tokenizer:
-        words = backend.pre_tokenizer.pre_tokenize_str(words)[0][0]
-    if words.startswith(SPACE):
-        raise Unservable(
-            f"{file.path} has {SPACE_FIRST} = False, which cannot be honoured here: take the model's safetensors"
-        )
 
 
 def check_all_used(file: Gguf, dense, info: dict) -> None:

@@ -158,6 +158,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         copied = frozenset(harm.worst(copies, settings.copied_blocks))
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
     text, context = Text(folder, config.vocab_size), context_of(config)
+    if text.end_note:
+        say(text.end_note)
     if context < (whole := longest_text(config)):
         say(
             f"a text ends after {context} of the model's {whole} positions: behind them its rotary tables change for all of it"

@@ -20,7 +20,7 @@ Wanted = Callable[[str], object]  # a tensor's name -> whether it is looked at
 # Of a floating point number, as an unsigned one: the bits that are all set in NaN and infinity, and no other.
 NO_NUMBER = {
     "F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800000),
-    "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F8_E5M2": (np.uint8, 0x7C),
+    "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F),
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
             continue
         for name in unsound(path, wanted):
             raise Unservable(
-                f"{whose} cannot be run: the tensor {name} in {path} holds numbers that are no numbers (NaN or infinity);"
+                f"{whose} cannot be used: the tensor {name} in {path} holds numbers that are no numbers (NaN or infinity);"
                 " fetch the model again, or ask who made it"
             )
         keep(noted, b"")

@@ -1,7 +1,7 @@
 """Text <-> token ids: the model's own tokenizer, chat template and end tokens."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,11 @@ class Text:
                 if token.special
             }  # id -> its text, which is not shown
             self.has_template = bool(self.tokenizer.chat_template)
-        self.end_ids = frozenset(end_ids(folder)) | {self.tokenizer.eos_token_id} - {None}
+        named, self.end_note = end_ids(folder), ""
+        if named is None and self.tokenizer.eos_token_id is not None:
+            named = {self.tokenizer.eos_token_id}
+            self.end_note = f"{folder} names no token that ends an answer: the tokenizer's {self.tokenizer.eos_token} does"
+        self.end_ids = frozenset(named or ())
         self.asked: list[str] = []  # the questions of the conversation
         self.patience = template.Patience()
         self.longest = 0  # token, in characters
@@ -111,7 +115,7 @@ class Text:
         self.longest = self.longest or max(map(len, self.tokenizer.get_vocab()), default=1)
         return len(words) // self.longest
 
-    def pieces(self) -> Callable[[int], str]:
+    def pieces(self) -> Pieces:
         """Of one answer: what one more token adds; '' while a character of several bytes is not whole."""
         return Pieces(self.tokenizer)
 
@@ -124,9 +128,11 @@ def assistant(answer: str) -> dict[str, str]:
     return {"role": "assistant", "content": answer}
 
 
-def end_ids(folder: Path) -> set[int]:
-    """The ids that end an answer, from generation_config.json and config.json. Raises Unservable where they are none."""
-    found: set[int] = set()
+def end_ids(folder: Path) -> set[int] | None:
+    """The ids that end an answer, as `generate` finds them: those of generation_config.json, else those of config.json.
+
+    None where neither names any. Raises Unservable where they are no ids.
+    """
     for path in (folder / "generation_config.json", folder / "config.json"):
         ids = json_object(path).get("eos_token_id") if path.is_file() else None
         each = ids if isinstance(ids, list) else [ids] if ids is not None else []
@@ -134,5 +140,6 @@ def end_ids(folder: Path) -> set[int]:
             raise Unservable(
                 f"{path} says that {ids!r} ends an answer (eos_token_id): those are no token ids"
             )
-        found |= set(each)
-    return found
+        if each:
+            return set(each)
+    return None

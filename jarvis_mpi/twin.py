@@ -132,3 +132,7 @@ def draw(model: Any, strength: float) -> None:
                 parameter.normal_(0, 0.3)
             else:
                 parameter.normal_(0, strength / parameter.shape[-1] ** 0.5)
+        saved = model.state_dict().keys()
+        for name, buffer in model.named_buffers():
+            if name in saved and buffer.is_floating_point():  # such as a factor of a layer's output
+                buffer.mul_(1 + 0.2 * torch.rand_like(buffer))

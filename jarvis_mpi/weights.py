@@ -18,13 +18,16 @@ from .linear import DTYPES, FloatLinear, QuantisedLinear
 from .link import Unservable
 from .models import headers
 from .quantised import FORMATS, kept, tensor_of
+from .safetensors_header import tensors_in
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
 # A tensor's name in the files -> in this part, or None: not in this part.
 Rename = Callable[[str], str | None]
 
+# Kinds of numbers in files. Those that no kernel reads are converted when they are loaded, which takes memory.
 STORED = {name: dtype for dtype, name in DTYPES.items()}
+STORED |= {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
 
 @contextmanager
@@ -57,7 +60,7 @@ class Stored(NamedTuple):
     def stored(self) -> torch.dtype:
         if self.tensor["dtype"] not in STORED:
             raise Unservable(
-                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(STORED)}"
+                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(STORED)}: convert them"
             )
         return STORED[self.tensor["dtype"]]
 
@@ -83,27 +86,42 @@ class Stored(NamedTuple):
 
 
 def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
-    """Where `folder` holds each parameter of `model`, by the names that transformers would load them under.
+    """Where `folder` holds each parameter of `model`, and each buffer that is saved with it, by the names that transformers
+    would load them under.
 
-    Raises Unservable where a parameter would have to be put together from tensors that are stored otherwise.
+    Raises Unservable where a parameter would have to be put together from tensors that are stored otherwise, or is there twice.
     """
-    wanted = dict(model.named_parameters(remove_duplicate=False)).keys()
+    wanted = model.state_dict().keys()
     prefix = model.base_model_prefix + "."
     transforms = get_model_conversion_mapping(model)
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    found = {}
+    found: dict[str, Stored] = {}
     for path, header, data_at in headers(folder):
-        for stored in header.keys() - {"__metadata__"}:
+        for stored in sorted(tensors_in(header)):
             now, converted = rename_source_key(stored, renamings, converters)
             new = rename(now)
-            names = {new, new.removeprefix(prefix), prefix + new} & wanted if new else set()
+            bare = new.removeprefix(prefix) if new else ""
+            names = {new, bare, bare.removeprefix(prefix), f"{prefix}{new}"} & wanted if new else set()
             if converted and names:
                 raise Unservable(
                     f"{folder} holds {stored} in a form that transformers converts while it loads: this is not done here"
                 )
-            found.update({name: Stored(stored, path, header[stored], data_at) for name in names})
+            for name in names:
+                this = Stored(stored, path, header[stored], data_at)
+                check_alike(folder, found.setdefault(name, this), this)
     return found
+
+
+def check_alike(folder: Path, one: Stored, other: Stored) -> None:
+    """Raises Unservable where a file has two tensors for one parameter, and they differ."""
+    if one == other:
+        return
+    a, b = one.mapped(), other.mapped()
+    if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+        raise Unservable(
+            f"{folder} has {one.name} and {other.name}, which differ and are the same part of the model: delete one of them"
+        )
 
 
 def names_used(model, folder: Path, rename: Rename) -> set[str]:
@@ -117,7 +135,7 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
 
     Raises Unservable where one is missing or of another shape.
     """
-    wanted = dict(model.named_parameters(remove_duplicate=False))
+    wanted = model.state_dict()
     source = find(model, folder, rename)
     state = {name: stored.mapped() for name, stored in source.items()}
     for name, tensor in state.items():
@@ -134,12 +152,15 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     model.eval().requires_grad_(False)
     sources = {parameter: source[name] for name, parameter in named if name in source}
     for parameter in model.parameters() if weights not in FORMATS else ():
-        if parameter.dtype.itemsize > dtype.itemsize:
+        if parameter.dtype.itemsize > dtype.itemsize or parameter.dtype not in DTYPES:
             parameter.data = parameter.data.to(dtype)
     for name, linear in linears(model).items():
         model.set_submodule(name, replaced(linear, sources[linear.weight], weights))
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    for name, buffer in model.named_buffers():
+        if name in source and buffer.is_floating_point():
+            buffer.data = buffer.data.to(dtype)
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("RMSNorm") and (ours := norm.replacement(module)):
             model.set_submodule(name, ours)
@@ -167,7 +188,9 @@ def is_turned(linear: nn.Linear | Conv1D) -> bool:
 def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise Unservable(f"{folder} has no weights for {missing[0]}{more}")
+        raise Unservable(
+            f"{folder} has no weights for {missing[0]}{more}: fetch it again, or ask who made it"
+        )
 
 
 def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:

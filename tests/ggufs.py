@@ -1,6 +1,6 @@
 """Small GGUF files, of tiny models (tiny.py), with a tokenizer of single bytes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import gguf
@@ -34,11 +34,13 @@ def plain(family: str) -> dict:
 
 def write(
     path: Path, family: str = "llama", more: Writes = lambda writer: None,
-    without: Iterable[str] = (), tensors: dict[str, np.ndarray] | None = None, pre: str = "gpt-2", **changes,
+    without: Iterable[str] = (), tensors: dict[str, np.ndarray] | None = None, pre: str = "gpt-2",
+    further: Mapping[str, int] | None = None, **changes,
 ):  # fmt: skip
-    """The GGUF file of a tiny model. -> that model."""
+    """The GGUF file of a tiny model; `further`: tokens and their kinds. -> that model."""
+    tokens = [*TOKENS, *(further or {})]
     folder = tiny.make(
-        family, path.with_suffix(".model"), vocab_size=len(TOKENS), **{**plain(family), **changes}
+        family, path.with_suffix(".model"), vocab_size=len(tokens), **{**plain(family), **changes}
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     config, kind = model.config, ARCHITECTURES.get(family, family)
@@ -59,8 +61,8 @@ def write(
         writer.add_rope_freq_base(1e6)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([3] * 6 + [1] * (len(ALPHABET) + 1))
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 6 + [1] * (len(ALPHABET) + 1) + [*(further or {}).values()])
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(EOS)
     more(writer)

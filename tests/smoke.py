@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LONGEST_S = 600
 RUN = ["timeout", "-k", "5", "300", "mpirun", "-hostfile", str(ROOT / "hostfiles/local"), "-n", "3"]
+MODEL = "import pathlib, sys, texts, tiny; texts.of_bytes(tiny.make('llama', pathlib.Path(sys.argv[1]), vocab_size=260))"
 JARVIS = [sys.executable, "-m", "jarvis_mpi"]
 
 
@@ -46,8 +47,12 @@ def steps(folder: Path) -> dict[str, list[str]]:
         ],
         "pure tests": [*pytest, "tests/test_pure.py"],
         "stories": [*pytest, "tests/test_sim.py", "-k", "every_seed"],
+        "a small model": [
+            sys.executable, "-c", MODEL,
+            str(folder / "model"),
+        ],
         "a study case": [
-            *RUN, *JARVIS, "study", "--cases", "3", "--tokens", "64", "--window", "64",
+            *RUN, *JARVIS, "study", "--model", str(folder / "model"), "--cases", "1", "--tokens", "64", "--window", "64",
             "--log", str(folder / "study.h5"),
         ],
         "a figure": [sys.executable, "analysis/latency.py", str(record), "--out", str(folder / "latency.pdf")],
@@ -74,7 +79,11 @@ def main() -> int:
     quick = "--quick" in sys.argv[1:]
     of = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))
     print(f"Python {sys.version.split()[0]}, {of}", flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "HF_HUB_OFFLINE": "1",
+    }
     environment["PATH"] = sysconfig.get_path("scripts") + os.pathsep + environment["PATH"]
     environment.setdefault("JARVIS_SEEDS", "300")
     if os.getuid() == 0:  # mpirun's own condition

@@ -7,7 +7,7 @@ import pytest
 import texts
 import tiny
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from jarvis_mpi.generation import OTHERS, followed
 from jarvis_mpi.head import Head
@@ -15,6 +15,7 @@ from jarvis_mpi.link import Unservable
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
 from jarvis_mpi.stage import Stage
+from jarvis_mpi.text import Text
 
 PROMPT = [72, 33, 90, 91, 72, 33]
 
@@ -46,6 +47,44 @@ def greedy(folder: Path, settings: Settings, count: int) -> list[int]:
         start = len(ids)
         ids.append(choose(logits, ids, 0))
     return ids[len(PROMPT) :]
+
+
+# What changes no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of what is given back; `eos_token_id` is
+# in text.end_ids. forced_bos_token_id concerns texts of one token.
+HARMLESS = set(
+    """max_length max_new_tokens early_stopping do_sample use_mtp use_cache cache_config max_cache_len temperature top_k
+    top_p min_p top_h typical_p epsilon_cutoff eta_cutoff length_penalty renormalize_logits forced_bos_token_id remove_invalid_values
+    num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate pad_token_id
+    bos_token_id eos_token_id decoder_start_token_id is_assistant num_assistant_tokens num_assistant_tokens_schedule
+    assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit assistant_lookbehind
+    target_lookbehind assistant_ensemble_weight speculation_type compile_config disable_compile continuous_batching_config low_memory
+    diversity_penalty num_beam_groups prefill_chunk_size transformers_version repetition_penalty""".split()  # noqa: SIM905
+)
+
+
+def test_each_field_that_transformers_knows_is_followed_refused_or_harmless():
+    known = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    assert known - HARMLESS - OTHERS.keys() == set()
+    assert not HARMLESS & OTHERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [
+        (5, 7, {5}),
+        ([5, 6], 7, {5, 6}),
+        (None, 7, {7}),
+        (None, [7, 8], {7, 8}),
+        (None, None, None),
+        (5, -1, {5}),
+    ],
+)
+def test_an_answer_ends_where_generate_ends_it(folder, generation, config, ends):
+    say_in(folder, eos_token_id=generation)
+    say_in(folder, "config.json", eos_token_id=config)
+    text = Text(folder)
+    assert text.end_ids == (ends or {text.tokenizer.eos_token_id})
+    assert bool(text.end_note) == (ends is None)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])

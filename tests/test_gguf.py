@@ -366,3 +366,28 @@ def test_a_text_begins_with_a_space_only_where_the_file_has_it_so(tmp_path, monk
         assert text.tokenizer.convert_ids_to_tokens(ids) == ["▁hello" if first else "hello", "▁hello"]
         assert text.decode(ids) == "hello hello"
         assert text.decode(ids[1:]) == ("hello" if first else " hello")
+
+
+def test_tokens_beyond_the_alphabet_are_taken_whole(tmp_path):
+    """As DeepSeek's distilled models have them, and runs of spaces, as OLMo has them."""
+    further = {"<｜begin｜>": 3, "<｜User｜>": 3, "<think>": 4, "<｜sep▁1｜>": 4, "  ": 4}
+    first = len(ggufs.TOKENS)
+
+    def begins(writer):
+        writer.add_bos_token_id(first)
+        writer.add_add_bos_token(True)
+
+    model = ggufs.write(tmp_path / "a.gguf", more=begins, further=further)
+    text = Text(converted(tmp_path / "a.gguf"), model.config.vocab_size)
+    ids = {words: first + at for at, words in enumerate(further)}
+    for words, id in ids.items():
+        assert text.encode(f"a{words}b", begin=False) == [ids_of_a(text), id, *text.encode("b", begin=False)]
+    assert text.encode("a")[0] == first
+    assert text.encode("a", begin=False) == [ids_of_a(text)]
+    assert text.decode([*ids.values(), ids_of_a(text)]) == "<think><｜sep▁1｜>  a"
+    assert text.tokenizer.bos_token_id == first
+
+
+def ids_of_a(text: Text) -> int:
+    (id,) = text.encode("a", begin=False)
+    return id

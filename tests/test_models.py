@@ -14,7 +14,7 @@ from test_mpirun import mpirun, words_for
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import doctor, models
+from jarvis_mpi import doctor, models, trial
 from jarvis_mpi.family import dtype_of, load_config
 from jarvis_mpi.head import Head
 from jarvis_mpi.link import Unservable
@@ -90,9 +90,64 @@ def test_a_tensor_that_only_the_index_has_is_named(folder):
     models.check(folder / "split")
     index = folder / "split" / "model.safetensors.index.json"
     names = json.loads(index.read_text())["weight_map"]
-    change(index, weight_map={**names, "model.layers.9.extra.weight": next(iter(names.values()))})
-    with pytest.raises(Unservable, match=r"lacks the tensor model.layers.9.extra.weight"):
-        models.check(folder / "split")
+    change(index, weight_map={**names, "lm_head.rotary.inv_freq": next(iter(names.values()))})
+    everything(folder / "split")  # which no part of the model asks for
+    shard = folder / "split" / names["model.layers.1.mlp.up_proj.weight"]
+    tensors = load_file(shard)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, shard)
+    models.check(folder / "split")
+    with pytest.raises(Unservable, match=r"has no weights for layers.1.mlp.up_proj.weight: fetch it again"):
+        everything(folder / "split")
+
+
+def test_names_with_one_prefix_more_than_the_familys(folder):
+    """As wrappers for training save them."""
+    path = folder / "model.safetensors"
+    save_file({f"model.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    everything(folder)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tensor_that_is_there_under_two_names(folder, same):
+    path = folder / "model.safetensors"
+    tensors, name = load_file(path), "layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[f"model.{name}"].clone() if same else -tensors[f"model.{name}"]
+    save_file(tensors, path)
+    if same:
+        everything(folder)
+    else:
+        with pytest.raises(Unservable, match=rf"has {name} and model.{name}, which differ"):
+            everything(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_numbers_that_no_kernel_reads_are_converted(folder, kind, weights):
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(kind) for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    layer = range(1, 2)
+    ours = Stage(folder, layer, torch.float32, weights=weights)
+    save_file({name: tensor.float() for name, tensor in tensors.items()}, path)
+    theirs = Stage(folder, layer, torch.float32, weights=weights)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).numpy().tobytes()
+    assert bytes(ours.run(x, 0)) == bytes(theirs.run(x, 0))
+
+
+def test_what_a_config_says_of_further_outputs_changes_nothing(folder):
+    change(folder / "config.json", output_attentions=True, output_hidden_states=True)
+    everything(folder)
+    trial.check(folder, lambda line: None)
+
+
+def test_a_part_of_a_model_in_the_hubs_cache_is_fetched(folder, monkeypatch):
+    """As after a look at its config alone; the hub's cache says that it is there."""
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert models.in_hubs_cache("owner/name") is None
+    (folder / "elsewhere").rename(folder / "model.safetensors")
+    assert models.in_hubs_cache("owner/name") == folder
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -130,7 +185,7 @@ def test_a_header_is_checked_whole(folder, header, named):
 @pytest.mark.parametrize("text", ["[]", "7", '"x"', "nonsense", "[" * 100_000, "\xff"])
 def test_a_config_that_is_no_object(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    for reads in (models.check, models.fingerprint, load_config, end_ids):
+    for reads in (models.check, models.fingerprint, load_config):
         with pytest.raises(Unservable, match=r"config.json is no JSON|cannot be used"):
             reads(folder)
 
@@ -174,7 +229,7 @@ def test_a_layer_with_a_number_that_is_none_names_it_in_loading(folder, name, va
     Stage(folder, range(0, 3), torch.float32, weights=weights).warm_up([2], lambda: 0.0)
     for _ in range(2):  # what was found is not noted as sound
         with pytest.raises(
-            Unservable, match=rf"layers 2-4 cannot be run: the tensor model.layers.3.{name} in"
+            Unservable, match=rf"layers 2-4 cannot be used: the tensor model.layers.3.{name} in"
         ):
             Stage(folder, range(2, 5), torch.float32, weights=weights).warm_up([2], lambda: 0.0)
 

@@ -8,7 +8,7 @@ import texts
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import FalconConfig, XGLMConfig
+from transformers import FalconConfig, Gemma4TextConfig, XGLMConfig
 
 from jarvis_mpi import doctor_model, models, prompts, trial
 from jarvis_mpi.boundary import guarded
@@ -54,6 +54,27 @@ def test_a_family_that_cannot_be_run_in_float64_is_tried_all_the_same():
         vocab_size=103, d_model=32, num_layers=4, attention_heads=4, ffn_dim=48, max_position_embeddings=128
     )
     assert trial.unlike(config, (1, 2)) == ""
+
+
+def test_a_buffer_that_is_saved_with_the_model_is_read(tmp_path):
+    """Gemma 4's layers have a factor each, which is no parameter."""
+    config = Gemma4TextConfig(
+        vocab_size=103, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_hidden_layers=3,
+        intermediate_size=96, hidden_size_per_layer_input=0, num_kv_shared_layers=0, vocab_size_per_layer_input=1,
+        layer_types=["full_attention"] * 3, global_head_dim=16, max_position_embeddings=128,
+    )  # fmt: skip
+    whole = make_twin(config, 4)
+    factors = {name: float(each) for name, each in whole.state_dict().items() if "layer_scalar" in name}
+    assert len(factors) >= 3
+    assert 1.0 not in factors.values()
+    whole.save_pretrained(tmp_path)
+    stage = Stage(tmp_path, range(3), torch.float32)
+    stage.check_against_family()
+    head, ids = Head(tmp_path, torch.float32), [5, 9, 33, 7]
+    ours = torch.as_tensor(head.logits(stage.run(head.embed(ids, 0), 0)))
+    theirs = whole(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert (ours - theirs).abs().max() < 1e-3
+    assert trial.unlike(config, (4,)) == ""
 
 
 @pytest.mark.parametrize(

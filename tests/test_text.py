@@ -256,6 +256,19 @@ def test_pieces_of_any_tokens_are_the_decoded_text_but_for_a_half_at_the_end(mak
     assert same > 300
 
 
+def test_a_tokenizer_that_tidies_spaces_away(tmp_path):
+    """The pieces say what decode says, with what was held back at the end."""
+    text, draw, tidied = Text(texts.tidying(tmp_path)), random.Random(5), 0
+    for _ in range(500):
+        ids = draw.choices([*text.tokenizer.get_vocab().values()], k=draw.randrange(1, 12))
+        piece, whole = text.pieces(), text.decode(ids)
+        assert "".join(map(piece, ids)) + piece.rest() == whole
+        tidied += whole != text.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    assert tidied > 50
+
+
 # -- stops
 
 

@@ -38,6 +38,20 @@ def with_fallback(folder: Path, words=("▁hello", "▁world", "hello", "x")) ->
     return saved(PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>"), folder)
 
 
+def tidying(folder: Path) -> Path:
+    """As SentencePiece's of some older checkpoints: `decode` takes the space out before a full stop."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["<unk>", "</s>", "▁", "a", "b", "▁a", ".", ",", "n't", "n", "'", "▁.", "▁n't", "▁'", "▁'s", "s"]
+    tokenizer = Tokenizer(models.Unigram([(word, -float(at)) for at, word in enumerate(words)], 0))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return saved(
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", clean_up_tokenization_spaces=True
+        ),
+        folder,
+    )
+
+
 def saved(tokenizer: PreTrainedTokenizerFast, folder: Path, template: Any = None) -> Path:
     tokenizer.save_pretrained(folder)
     if template is not None:

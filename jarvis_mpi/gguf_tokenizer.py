@@ -1,0 +1,112 @@
+"""A GGUF file's tokenizer as the file has it, where transformers reads it otherwise."""
+
+import json
+from typing import Any
+
+from tokenizers import Tokenizer, decoders
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
+
+from .gguf_header import Gguf
+from .link import Unservable
+
+try:
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS as SPLITS
+except ImportError:  # of another version, which has it elsewhere
+    SPLITS = {}
+# As llama.cpp has them (src/llama-vocab.cpp).
+AS_GPT2 = (
+    "gpt-2",
+    "default",
+    "phi-2",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+    "roberta-bpe",
+    "gigachat",
+    "mellum",
+)
+SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+SPACE, SPACE_FIRST = "▁", "tokenizer.ggml.add_space_prefix"
+CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+
+
+def correct(tokenizer: Any, file: Gguf) -> None:
+    """Mend `tokenizer`, which transformers read from `file`. Raises Unservable where that cannot be done."""
+    split_as_told(tokenizer, file)
+    begin_as_told(tokenizer, file)
+    if file.values.get("tokenizer.ggml.model") == "gpt2":
+        keep_whole(tokenizer, file)
+
+
+def split_as_told(tokenizer: Any, file: Gguf) -> None:
+    """Split text as the file's tokenizer.ggml.pre says, where transformers takes GPT-2's way for what it does not know."""
+    pre = file.values.get("tokenizer.ggml.pre")
+    if file.values.get("tokenizer.ggml.model") != "gpt2" or pre is None or pre in (*AS_GPT2, *SPLITS):
+        return
+    if pre not in SINGLE_DIGITS:
+        raise Unservable(
+            f"{file.path} splits text in a way that is not known here (tokenizer.ggml.pre = {pre!r}): take the model's safetensors"
+        )
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    )
+
+
+def begin_as_told(tokenizer: Any, file: Gguf) -> None:
+    """No space before a text's first word, where the file says so: transformers reads that, and puts one there in any case."""
+    if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
+        return
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.pre_tokenizer, Metaspace):
+        backend.pre_tokenizer = Metaspace(replacement=SPACE, prepend_scheme="never", split=False)
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+    words = backend.normalizer.normalize_str("a") if backend.normalizer else "a"
+    if backend.pre_tokenizer:
+        words = backend.pre_tokenizer.pre_tokenize_str(words)[0][0]
+    if words.startswith(SPACE):
+        raise Unservable(
+            f"{file.path} has {SPACE_FIRST} = False, which cannot be honoured here: take the model's safetensors"
+        )
+
+
+def keep_whole(tokenizer: Any, file: Gguf) -> None:
+    """Take each token that the file calls a control or a user's one for itself, wherever it stands in a text.
+
+    transformers spells those with letters beyond ASCII in GPT-2's alphabet of bytes, where no text has them, and adds the
+    first token of a text anew, behind all tokens that the model knows.
+    """
+    tokens = file.values["tokenizer.ggml.tokens"]
+    control = {words: control for words, control in control_of(file).items() if tokens.count(words) == 1}
+    whole = {words: tokens.index(words) for words in control}
+    if all(tokenizer(words, add_special_tokens=False)["input_ids"] == [id] for words, id in whole.items()):
+        return
+    form = json.loads(tokenizer.backend_tokenizer.to_str())
+    form["added_tokens"] = [
+        {"id": id, "content": words, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": control[words]}
+        for words, id in whole.items()
+    ]  # fmt: skip
+    taken = set(whole.values())
+    vocabulary = {words: id for words, id in form["model"]["vocab"].items() if id not in taken}
+    form["model"]["vocab"] = vocabulary | whole
+    for each in ((form.get("post_processor") or {}).get("special_tokens") or {}).values():
+        each["ids"] = [whole.get(words, id) for words, id in zip(each["tokens"], each["ids"], strict=True)]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(form))
+    for words, id in whole.items():
+        if tokenizer(words, add_special_tokens=False)["input_ids"] != [id]:
+            raise Unservable(
+                f"{file.path} has a tokenizer whose token {words!r} cannot be taken whole here: take the model's safetensors"
+            )
+
+
+def control_of(file: Gguf) -> dict[str, bool]:
+    """Tokens that are never cut -> whether they control the model, so that they are not shown."""
+    tokens, kinds = file.values["tokenizer.ggml.tokens"], file.values.get("tokenizer.ggml.token_type") or []
+    return {
+        words: kind == CONTROL
+        for words, kind in zip(tokens, kinds, strict=False)
+        if kind in (CONTROL, USER_DEFINED) and words
+    }
