@@ -52,7 +52,12 @@ def reason(error: BaseException) -> str:
     with its kind, where the words alone would say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
-    words = said[:LONGEST_REASON].rstrip(" .:")
+    words = printable(said[:LONGEST_REASON]).rstrip(" .:")
     if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
         return f"{type(error).__name__} {words}".strip()
     return words
+
+
+def printable(words: str) -> str:
+    """`words` without what a terminal would obey, and without halves of characters, which nothing can write."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)

@@ -41,7 +41,7 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
                 )
             case str(line) if line.startswith("/") and not line.startswith("//"):
                 interrupts = 0
-                command(line.strip(), conversation, screen)
+                failed += not command(line.strip(), conversation, screen)
             case str(line) if line.strip():
                 interrupts = 0
                 said = line.removeprefix("/") if line.startswith("//") else line
@@ -75,7 +75,8 @@ def next_line(conversation: Conversation, keyboard: Keyboard) -> str | Key:
     return line
 
 
-def command(words: str, conversation: Conversation, screen: Shows) -> None:
+def command(words: str, conversation: Conversation, screen: Shows) -> bool:
+    """-> whether there is such a command."""
     match words:
         case "/reset":
             conversation.begin_anew()
@@ -94,3 +95,5 @@ def command(words: str, conversation: Conversation, screen: Shows) -> None:
                 )
             for name, what in COMMANDS.items():
                 screen.tell(f"{name:8}{what}")
+            return words == "/help"
+    return True

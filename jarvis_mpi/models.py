@@ -4,6 +4,7 @@ Pickled weights are never read.
 
 import hashlib
 import json
+import os
 import platform
 import re
 from collections import Counter
@@ -95,7 +96,9 @@ def is_hubs(model: str) -> bool:
 def delivered_folder(model: str) -> Path:
     """Where stage-model puts the part of `model` that is to be here; hosts may share the user's cache folder."""
     return (
-        cache_folder() / "delivered" / f"{hashlib.sha256(model.encode()).hexdigest()[:16]}-{platform.node()}"
+        cache_folder()
+        / "delivered"
+        / f"{hashlib.sha256(os.fsencode(model)).hexdigest()[:16]}-{platform.node()}"
     )
 
 

@@ -70,6 +70,10 @@ class Piped:
             raise Unservable(
                 f"standard input holds over {MOST_BYTES >> 20} MB, which no model takes: shorten it"
             )
+        if 0 in self.data:
+            raise Unservable(
+                "standard input holds zero bytes, so it is no text to append to --prompt: save it as UTF-8, or say < /dev/null"
+            )
         try:
             text = self.data.decode().lstrip(MARK)
         except UnicodeDecodeError:

@@ -24,6 +24,7 @@ from .link import Unservable
 from .stage import Stage
 from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
 
+SMALL = "a small model of its making"
 WAIT_S = 120.0  # for another rank of this host that tries the same model
 CUTS = (1, 3)  # numbers of stages, at a model's first use
 MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
@@ -149,16 +150,26 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
     with TemporaryDirectory() as name:
         folder = Path(name)
         model.save_pretrained(folder)
-        head = Head(folder, torch.float32)
-        for count in cuts:
-            stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, min(count, depth))]
-            for prompt, answer, logits in said:
-                off = apart(said_by_cut(head, stages, prompt, answer), logits)
-                if not off < NEAR:
-                    return (
-                        f"a small model of its making says something else in {len(stages)} stages than in one piece"
-                        f" ({len(prompt)} + {len(answer)} tokens: logits {off:.0e} apart)"
-                    )
+        try:
+            return next(
+                filter(None, (unlike_in(folder, said, min(count, depth), depth) for count in cuts)), ""
+            )
+        except Unservable as error:  # which names the small model's folder
+            why = str(error).replace(f"{folder}/config.json", "its config.json").replace(f"{folder}", SMALL)
+            return why.removesuffix(": fetch it again")
+
+
+def unlike_in(folder: Path, said: Sequence[Said], count: int, depth: int) -> str:
+    """How the twin in `folder`, cut into `count` stages, differs from what the whole one `said`; '' if it does not."""
+    head = Head(folder, torch.float32)
+    stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, count)]
+    for prompt, answer, logits in said:
+        off = apart(said_by_cut(head, stages, prompt, answer), logits)
+        if not off < NEAR:
+            return (
+                f"{SMALL} says something else in {count} stages than in one piece"
+                f" ({len(prompt)} + {len(answer)} tokens: logits {off:.0e} apart)"
+            )
     return ""
 
 

@@ -43,6 +43,14 @@ def sentence_of(call) -> str:
     return said
 
 
+@pytest.mark.parametrize("words", ["\ud800 no", "\x1b[2J gone", "a\0b"])
+def test_what_a_library_says_can_be_written_and_does_nothing_to_a_terminal(words):
+    with pytest.raises(Unservable) as raised, guarded("it cannot be read"):
+        raise ValueError(words)
+    assert str(raised.value).encode()
+    assert str(raised.value).isprintable() or "\ufffd" in str(raised.value)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return texts.of_bytes(tmp_path_factory.mktemp("boundary"), "{{ messages[0].content }}")

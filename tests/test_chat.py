@@ -108,7 +108,7 @@ def test_a_pipe_ends_a_chat_and_what_cannot_be_answered_is_said(small, tmp_path)
     assert "a line is not UTF-8 text" in said
     assert "tokens, the model takes 128: /reset begins a new conversation" in said
     assert "/nonsense is no command" in said
-    assert "2 lines could not be answered" in said
+    assert "3 lines could not be answered" in said
     asked = [json.loads(event) for event in events(tmp_path / "run.h5", "asked")]
     assert [each["prompt"] for each in asked] == ["abc", "/slash"]
     assert_nothing_is_left()

@@ -173,3 +173,17 @@ def test_a_text_ends_where_the_first_rotary_tables_do(tmp_path, family):
     )
     ours = trial.said_by_cut(head, stages, prompt, answer)
     assert trial.apart(ours, torch.cat(whole.logits)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sliding_window": -1}, {"rope_parameters": {"rope_type": "yarn", "factor": 0.0, "rope_theta": 1e4}}],
+)
+def test_a_sentence_names_the_model_and_not_the_small_one(wrong, tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    folder = tiny.make("mistral", tmp_path / "model")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with pytest.raises(Unservable, match="a model of kind 'mistral' that cannot be cut") as raised:
+        trial.check(folder)
+    assert "/tmp" not in str(raised.value).replace(str(folder), "")
