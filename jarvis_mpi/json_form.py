@@ -10,7 +10,10 @@ import json
 import math
 from typing import Any
 
+from .settings import is_utf8
+
 LONGEST = 60  # characters of a value that are shown
+NO_TEXT = "holds what is no UTF-8 text, or half a character (a lone \\ud800 to \\udfff)"
 
 
 def check(value: Any, form: Any, where: str) -> Any:
@@ -36,8 +39,8 @@ def check(value: Any, form: Any, where: str) -> Any:
                 elif name == key:
                     raise ValueError(f"{where} has no {name}")
         case _:
-            if isinstance(value, str) and not value.isascii():
-                value.encode()  # half a character raises what is a ValueError too
+            if isinstance(value, str) and not is_utf8(value):
+                raise ValueError(f"{where} {NO_TEXT}")
             if not isinstance(value, form) or (isinstance(value, bool) and form in (int, float)):
                 raise wrong(value, where)
     return value

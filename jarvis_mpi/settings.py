@@ -19,6 +19,34 @@ def knob(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
+# What a number has to lie between; None: no end.
+LIMITS: dict[str, tuple[float, float | None]] = {
+    "threads": (0, None),
+    "prefill_rows": (1, None),
+    "streams": (0, None),
+    "pace_s": (0.0, DAY_S),
+    "draft_tokens": (1, 32),
+    "max_new_tokens": (1, None),
+    "temperature": (0.0, None),
+    "top_k": (0, None),
+    "top_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "start_timeout_s": (0.001, DAY_S),
+    "copies": (0, None),
+    "copied_blocks": (0, None),
+    "max_skipped": (-1, None),
+    "beat_s": (0.01, DAY_S),
+    "silence_s": (0.01, DAY_S),
+    "progress_s": (0.01, DAY_S),
+    "stall_timeout_s": (0.01, DAY_S),
+    "slowest_link_kbit_s": (0.001, None),
+    "give_up_s": (0.01, DAY_S),
+    "journal_mb": (0.01, None),
+    "idle_timeout_s": (0.001, DAY_S),
+    "seed": (0, 2**63 - 1),
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a run does. Every rank reads the same command line."""
@@ -146,37 +174,7 @@ class Settings:
 
     def checked(self) -> "Settings":
         """These settings, if each value can be used; otherwise raises Unservable."""
-        limits = {
-            "threads": (0, None),
-            "prefill_rows": (1, None),
-            "streams": (0, None),
-            "pace_s": (0.0, DAY_S),
-            "draft_tokens": (1, 32),
-            "max_new_tokens": (1, None),
-            "temperature": (0.0, None),
-            "top_k": (0, None),
-            "top_p": (0.0, 1.0),
-            "repetition_penalty": (0.01, 100.0),
-            "start_timeout_s": (0.001, DAY_S),
-            "copies": (0, None),
-            "copied_blocks": (0, None),
-            "max_skipped": (-1, None),
-            "beat_s": (0.01, DAY_S),
-            "silence_s": (0.01, DAY_S),
-            "progress_s": (0.01, DAY_S),
-            "stall_timeout_s": (0.01, DAY_S),
-            "slowest_link_kbit_s": (0.001, None),
-            "give_up_s": (0.01, DAY_S),
-            "journal_mb": (0.01, None),
-            "idle_timeout_s": (0.001, DAY_S),
-            "seed": (0, 2**63 - 1),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value < math.inf or (high is not None and value > high):
-                bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
-                bounds += ", and finite" if value == math.inf and high is None else ""
-                raise Unservable(f"{flag(name)} is {value}, but must be {bounds}")
+        refuse_beyond(self, LIMITS)
         if self.silence_s < 3 * self.beat_s:
             raise Unservable(
                 f"--silence-s is {self.silence_s:g}, but must be at least 3 times --beat-s ({self.beat_s:g}):"
@@ -208,6 +206,18 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]) -> None:
+    """Raises Unservable where a number is not within its limits; None: it was not said."""
+    for name, (low, high) in limits.items():
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if not low <= value < math.inf or (high is not None and value > high):
+            bounds = f"between {low} and {high}" if high is not None else f"at least {low}"
+            bounds += ", and finite" if value == math.inf and high is None else ""
+            raise Unservable(f"{flag(name)} is {value}, but must be {bounds}")
 
 
 def is_utf8(words: str) -> bool:
