@@ -1,14 +1,18 @@
 """--prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
 
-import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .given_file import MARK, data_of
 from .link import Unservable
 from .settings import is_utf8
+
+if TYPE_CHECKING:
+    from .text import Text
+    from .tool import Refuse
 
 
 @dataclass(frozen=True)
@@ -19,32 +23,12 @@ class Asked:
 
 
 WHITE = " \t\n\r\v\f\x1a"  # of a line that is none; the last one ends a file under DOS
-MARK = "\ufeff"  # of byte order, which some editors put before a text
-OTHERS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 OBJECT = 'write {"prompt": "..."}'
 
 
 def read(path: Path) -> list[Asked]:
     """All prompts of a file; empty lines are none. Raises Unservable if it cannot be read or holds none."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe might never end
-            raise Unservable(
-                f"--prompts {path} is no file: write the prompts into one, or pipe them into a chat"
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise Unservable(f"--prompts {path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise Unservable(f"--prompts {str(path)!r} is no file name: {error}") from None
-    if kind := other_encoding(data):
-        raise Unservable(
-            f"--prompts {path} is {kind} text: save it as UTF-8, such as by iconv -f {kind} -t UTF-8 {path}"
-        )
+    data = data_of("--prompts", path, "write the prompts into one, or pipe them into a chat")
     if b"\r" in data and b"\n" not in data:
         raise Unservable(
             f"--prompts {path} has no line ends but CR: tr '\\r' '\\n' < {path} > FILE makes usual ones"
@@ -57,12 +41,32 @@ def read(path: Path) -> list[Asked]:
     return found
 
 
-def other_encoding(data: bytes) -> str:
-    """What `data` is that is not UTF-8, by its first bytes; ''."""
-    if named := [name for mark, name in OTHERS.items() if data.startswith(mark)]:
-        return named[0]
-    beginning = data[:4096]
-    return "UTF-16" if beginning.count(0) * 3 > len(beginning) else ""
+def askable_in(
+    path: Path,
+    text: "Text",
+    context: int,
+    left_out: "Refuse",
+    check: Callable[[str], None] = lambda prompt: None,
+) -> tuple[list[str], list[list[int]]]:
+    """Those of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
+
+    `left_out` is given the others; `check` raises Unservable for what else cannot be taken.
+    """
+    from .conversation import askable
+
+    found, its_ids = [], []
+    for line in read(path):
+        try:
+            if line.wrong:
+                raise Unservable(line.wrong)
+            check(line.prompt)
+            its_ids.append(askable(text, (), line.prompt, context))
+        except Unservable as error:
+            place = "" if line.wrong else f"line {line.number}: "
+            left_out(f"--prompts {path}", f"{place}{error}")
+            continue
+        found.append(line.prompt)
+    return found, its_ids
 
 
 def is_list(data: bytes) -> bool:

@@ -1,0 +1,52 @@
+"""A file of text that a person names: its bytes or its text, or one sentence that names the option and the file."""
+
+import codecs
+from pathlib import Path
+
+from .link import Unservable
+
+MARK = "\ufeff"  # of byte order, which some editors put before a text
+OTHERS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def data_of(option: str, path: Path, advice: str = "write its text into one") -> bytes:
+    """All of it. `advice`: what can be done where it is a pipe. Raises Unservable."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe might never end
+            raise Unservable(f"{option} {path} is no file: {advice}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise Unservable(f"{option} {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Unservable(f"{option} {str(path)!r} is no file name: {error}") from None
+    if kind := other_encoding(data):
+        raise Unservable(
+            f"{option} {path} is {kind} text: save it as UTF-8, such as by iconv -f {kind} -t UTF-8 {path}"
+        )
+    return data
+
+
+def text_of(option: str, path: Path) -> str:
+    """Its text, with plain line ends. Raises Unservable."""
+    data = data_of(option, path)
+    try:
+        words = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Unservable(
+            f"{option} {path} is not UTF-8 text in line {line}: save the file as UTF-8"
+        ) from None
+    return words.removeprefix(MARK).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def other_encoding(data: bytes) -> str:
+    """What `data` is that is not UTF-8, by its first bytes; ''."""
+    if named := [name for mark, name in OTHERS.items() if data.startswith(mark)]:
+        return named[0]
+    beginning = data[:4096]
+    return "UTF-16" if beginning.count(0) * 3 > len(beginning) else ""

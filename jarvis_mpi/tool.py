@@ -1,0 +1,89 @@
+"""The command lines of the tools beside a run: what cannot be used is one sentence, said by one rank, before any work."""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .link import Unservable
+from .settings import Parser, flag, is_utf8, refuse_beyond
+
+USAGE = 2  # exit status
+LONGEST = 300  # characters of what is said
+SAID = 5  # sentences of one kind; the others are counted
+
+Refuse = Callable[[str, str], None]  # is given a thing, and what of it is left out
+
+
+class ToolParser(Parser):
+    def error(self, message: str) -> NoReturn:
+        raise Unservable(f"{message[:LONGEST]} (see {self.prog} --help)")
+
+
+def options(
+    made: ToolParser, words: Sequence[str], limits: Mapping[str, tuple[float, float | None]]
+) -> argparse.Namespace:
+    """Raises SystemExit: behind a sentence, or behind --help."""
+    from .cli import launch_rank
+
+    speaks = launch_rank() == 0  # all ranks read the same words: one complains
+    try:
+        with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
+            asked = made.parse_args(words)
+        for name, value in vars(asked).items():
+            if not is_utf8(str(value)):
+                raise Unservable(f"{flag(name)} is not UTF-8 text")
+        refuse_beyond(asked, limits)
+    except Unservable as error:
+        if speaks:
+            print(error, file=sys.stderr)
+        # Another's status would have mpirun end the one that speaks before it has.
+        raise SystemExit(USAGE if speaks else 0) from None
+    return asked
+
+
+def use_threads(wanted: int) -> None:
+    """No more than there are cores; 0: as torch chooses."""
+    import torch
+
+    if wanted:
+        torch.set_num_threads(min(wanted, os.cpu_count() or 1))
+
+
+def refuse_place(option: str, path: Path, is_folder: bool = False) -> None:
+    """Before hours of work: raises Unservable where what it makes cannot be written."""
+    if path.exists() and path.is_dir() is not is_folder:
+        raise Unservable(
+            f"{option} {path} is a {'file: name a folder' if is_folder else 'folder: name a file'}"
+        )
+    place = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if place != path and not place.is_dir():
+        raise Unservable(f"{option} {path} cannot be made: {place} is no folder")
+    if not os.access(place, os.W_OK):
+        raise Unservable(f"{option} {path} cannot be written: {place} is not writable")
+
+
+class LeftOut:
+    """What is bad beside what is good: said as it is found, counted, and done without."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.counts = say, dict[str, int]()
+
+    def __call__(self, what: str, sentence: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+        if self.counts[what] <= SAID:
+            self.say(f"{what}: {sentence}")
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
+
+    def tell_more(self) -> None:
+        """Of what was only counted. Once, when all is read."""
+        for what, count in self.counts.items():
+            if count > SAID:
+                self.say(f"{what}: {count - SAID} more are left out")
