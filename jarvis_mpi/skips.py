@@ -9,6 +9,8 @@ from .link import Unservable
 Case = frozenset[int]  # layers left out, counted from 0
 WHOLE: Case = frozenset()
 State = TypeVar("State")
+MOST_DIGITS = 9
+LONGEST = 60  # characters of a wrong word that are shown
 
 
 def singles(depth: int) -> list[Case]:
@@ -40,7 +42,7 @@ def named(words: str, depth: int) -> list[Case]:
             found += singles(depth)
         elif kind == "pairs" and not number:
             found += pairs(depth)
-        elif kind == "blocks" and number.isdigit() and 0 < int(number) < depth:
+        elif kind == "blocks" and 0 < number_of(number) < depth:
             found += runs(depth, int(number))
         else:
             found.append(by_hand(word.strip(), depth))
@@ -48,12 +50,17 @@ def named(words: str, depth: int) -> list[Case]:
 
 
 def by_hand(word: str, depth: int) -> Case:
-    parts = word.split("+")
-    if not all(part.isdigit() and int(part) < depth for part in parts) or len(set(parts)) == depth:
+    layers = frozenset(map(number_of, word.split("+")))
+    if not all(0 <= layer < depth for layer in layers) or len(layers) == depth:
         raise Unservable(
-            f"--cases holds {word!r}, which is none of: singles, pairs, blocks-8, or layers from 0 to {depth - 1} such as 3+7"
+            f"--cases holds {word[:LONGEST]!r}, which is none of: singles, pairs, blocks-1 to blocks-{depth - 1}, or layers from 0 to {depth - 1} such as 3+7"
         )
-    return frozenset(map(int, parts))
+    return layers
+
+
+def number_of(word: str) -> int:
+    """-1 where it is none: other alphabets have digits too, and no layer has many."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS else -1
 
 
 def written(case: Case) -> str:
