@@ -28,10 +28,11 @@ from jarvis_mpi.blocks import place
 from jarvis_mpi.crew import END_USER, Block, layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.head import Head
+from jarvis_mpi.prose import prose, token_entropy, windows_of
 from jarvis_mpi.scorer import nats
 from jarvis_mpi.stage import Stage
-from jarvis_mpi.study import WINDOW, prose, token_entropy, windows_of
 from jarvis_mpi.text import Text
+from jarvis_mpi.wanted import WINDOW
 
 
 def losses(head: Head, stages: dict[Block, Stage], ids: list[int]) -> dict[Block | None, float]:

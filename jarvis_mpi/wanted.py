@@ -1,0 +1,150 @@
+"""What a skip study scores: the text's windows, the tasks' questions, the prompts. A bad one of them is left out, and named."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import prompts, skips, tasks
+from .fetch import Say
+from .given_file import text_of
+from .link import Unservable
+from .prose import prose, token_entropy, windows_of
+from .scorer import Encoded, encoded
+from .skips import Case
+from .study_file import Item
+from .tool import Refuse
+
+if TYPE_CHECKING:
+    from .text import Text
+
+WINDOW = 512  # tokens, each from position 0
+CALIBRATION = 512  # tokens behind the text's, for rankings.py
+
+
+class Wanted(NamedTuple):
+    """All that the study scores; the same on every rank. Texts are token ids but for `prompts`."""
+
+    cases: list[Case]
+    windows: list[list[int]]
+    questions: list[Encoded]
+    prompts: list[str]
+    prompts_ids: list[list[int]]
+    answer_tokens: int
+    context: int  # positions that the model takes
+    calibration: list[int]
+
+
+def wanted_of(
+    asked: argparse.Namespace, text: "Text", config: Any, say: Say, left_out: Refuse
+) -> tuple[Wanted, list[Item], dict[str, Any]]:
+    """-> what is to be scored, its rows in the file, and what tells one study from another. Raises Unservable.
+
+    `left_out` is given what cannot be scored beside what can.
+    """
+    from .family import context_of
+
+    context, cases = context_of(config), skips.named(asked.cases, config.num_hidden_layers)
+    words = [word for word in asked.tasks.split(",") if word not in ("text", "none")]
+    window = window_of(asked, text, context)
+    prose_text = text_of("--text", asked.text) if asked.text else prose()
+    windows, calibration = foretold_of(asked, prose_text, text, window, context, say)
+    foretold = windows if "text" in asked.tasks.split(",") else []
+    questions, cut = questions_of(asked, ",".join(words), text, context, left_out) if words else ([], [])
+    lines, prompts_ids = (
+        prompts.askable_in(asked.prompts, text, context, left_out, refuse_zero_bytes)
+        if asked.prompts
+        else ([], [])
+    )
+    if (words or asked.prompts) and not (foretold or cut or lines):
+        raise Unservable("nothing is left to score: mend what is named above")
+    wanted = Wanted(cases, foretold, cut, lines, prompts_ids, asked.answer_tokens, context, calibration)
+    said = {
+        "window": window, "text": digest(prose_text) if foretold else "", "questions": digest(cut) if cut else "",
+        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "", "token_entropy": token_entropy(foretold or windows),
+        "shots": asked.shots,
+    }  # fmt: skip
+    return wanted, items_of(foretold, questions, cut), said
+
+
+def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
+    """Tokens of a window. Raises Unservable."""
+    least = len(text.encode("")) + 2  # one token foretells another
+    window = min(WINDOW, context) if asked.window is None else asked.window
+    if not least <= window <= context:
+        raise Unservable(
+            f"--window is {window}, but must be between {least} and the {context} positions that {asked.model} takes"
+        )
+    return int(window)
+
+
+def foretold_of(
+    asked: argparse.Namespace, prose_text: str, text: "Text", window: int, context: int, say: Say
+) -> tuple[list[list[int]], list[int]]:
+    """-> the text's windows, and one behind them for the rankings. Raises Unservable."""
+    behind = min(CALIBRATION, context)
+    try:
+        windows = windows_of(prose_text, text, asked.tokens, window, say)
+        others = windows_of(prose_text, text, behind, behind, lambda line: None, asked.tokens)
+    except Unservable as error:
+        raise Unservable(f"--text {asked.text} cannot be studied: {error}") from None
+    if not windows:
+        raise Unservable(f"--text {asked.text} has no two tokens: give it a longer text")
+    return windows, (others or windows)[0]
+
+
+def questions_of(
+    asked: argparse.Namespace, words: str, text: "Text", context: int, left_out: Refuse
+) -> tuple[list[tasks.Question], list[Encoded]]:
+    """Those that can be scored."""
+    questions, cut = [], []
+    for question in tasks.questions(words, asked.shots, asked.shots_from, asked.limit, left_out):
+        try:
+            its = encoded_for(question, text, context, f"--shots {asked.shots}")
+        except Unservable as error:
+            left_out(f"--tasks {question.task}", f"{question.place}: {error}")
+            continue
+        questions.append(question)
+        cut.append(its)
+    return questions, cut
+
+
+def encoded_for(question: tasks.Question, text: "Text", context: int, shots: str) -> Encoded:
+    """Raises Unservable if a model that takes `context` positions cannot score it."""
+    advice = "say fewer shots, or leave it out"
+    longest = question.context + max(question.choices, key=len)
+    if len(longest) > context and (fewest := text.fewest_tokens(longest)) > context:
+        raise Unservable(f"it has over {fewest} tokens ({shots}), the model takes {context}: {advice}")
+    its = encoded(text, question)
+    if (most := max(map(len, its.ids))) > context:
+        raise Unservable(f"it has {most} tokens ({shots}), the model takes {context}: {advice}")
+    for choice, ids in zip(question.choices, its.ids, strict=True):
+        if len(ids) <= its.context:
+            raise Unservable(f"its choice {choice[:20]!r} adds no token to the question")
+    if not its.context or not its.shared:
+        raise Unservable("it has no token before its choices, from which they could be foretold")
+    return its
+
+
+def refuse_zero_bytes(prompt: str) -> None:
+    if "\0" in prompt:
+        raise Unservable("the prompt holds zero bytes, which a study's file cannot: leave them out")
+
+
+def items_of(
+    windows: Sequence[Sequence[int]], asked: Sequence[tasks.Question], cut: Sequence[Encoded]
+) -> list[Item]:
+    found = [Item("text", "", number, 0, -1, len(ids) - 1, 0) for number, ids in enumerate(windows)]
+    for number, (question, its) in enumerate(zip(asked, cut, strict=True)):
+        found += [
+            Item(question.task, question.subject, number, choice, question.answer,
+                 len(its.ids[choice]) - its.context, len(words.strip()))
+            for choice, words in enumerate(question.choices)
+        ]  # fmt: skip
+    return found
+
+
+def digest(what: Any) -> str:
+    text = what if isinstance(what, str) else json.dumps(what)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
