@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .family import cut_config, decoder_layers, load_config, of_block
+from .family import context_of, cut_config, decoder_layers, load_config, of_block
 from .head import logits
 from .text import Text
 
@@ -39,8 +39,9 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
         width = max(len(asked[at]) for at in some)
         ids = torch.tensor([[0] * (width - len(asked[at])) + asked[at] for at in some])
         there = torch.tensor([[0] * (width - len(asked[at])) + [1] * len(asked[at]) for at in some])
+        room = context_of(model.config) - width
         said = model.generate(
-            input_ids=ids, attention_mask=there, max_new_tokens=tokens, do_sample=False, pad_token_id=0,
+            input_ids=ids, attention_mask=there, max_new_tokens=min(tokens, room), do_sample=False, pad_token_id=0,
             eos_token_id=sorted(text.end_ids), repetition_penalty=1.0,
         )[:, width:].tolist()  # fmt: skip
         for at, answer in zip(some, said, strict=True):

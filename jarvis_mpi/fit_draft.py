@@ -17,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from . import models, prompts
+from .boundary import guarded
 from .link import Unservable
 from .settings import DEFAULT_MODEL
+from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 
+LIMITS = {
+    "layers": (0, None), "answer_tokens": (1, None), "passes": (1, None), "rate": (1e-9, 1.0), "threads": (0, None),
+}  # fmt: skip
 ASKED_APART = 20  # every so many prompts
 PAGES = "*token*", "*.jinja", "vocab*", "merges*", "special*", "added*"  # of the tokenizer
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> ToolParser:
+    made = ToolParser(
         prog="python -m jarvis_mpi fit-draft",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,37 +63,38 @@ def taken(depth: int, count: int) -> list[int]:
     return [*range(first), *range(depth - count + first, depth)]
 
 
-def fit(asked: argparse.Namespace) -> None:
-    """Raises Unservable."""
+def fit(asked: argparse.Namespace) -> int:
+    """-> how many prompts were left out. Raises Unservable."""
     from . import trial
     from .bar import bar
-    from .family import load_config, quiet
+    from .family import context_of, load_config, quiet
     from .roles import say
+    from .text import Text
 
     quiet()
     folder = models.locate(asked.model, say, whole=True)
     trial.check(folder, say)
-    depth = load_config(folder).num_hidden_layers
+    config = load_config(folder)
+    depth = config.num_hidden_layers
     count = asked.layers or max(1, 2 * depth // 3)
     if not 0 < count < depth:
         raise Unservable(f"--layers {count} of a model that has {depth}: name fewer, and at least 1")
-    for name in ("passes", "answer_tokens"):
-        if (value := getattr(asked, name)) < 1:
-            raise Unservable(f"--{name.replace('_', '-')} {value} teaches nothing: name 1 or more")
-    questions = [each.prompt for each in prompts.read(asked.prompts) if not each.wrong]
+    refuse_place("--out", asked.out, is_folder=True)
+    if asked.out.resolve() == folder.resolve():
+        raise Unservable(f"--out {asked.out} is the model itself, which would be lost: name another folder")
+    text, left_out = Text(folder, config.vocab_size), LeftOut(say)
+    questions, _ = prompts.askable_in(asked.prompts, text, context_of(config), left_out)
+    left_out.tell_more()
     if len(questions) < 2 * ASKED_APART:
         raise Unservable(
-            f"--prompts {asked.prompts} holds {len(questions)}: give it {2 * ASKED_APART} or more, better a thousand"
+            f"--prompts {asked.prompts} holds {len(questions)} that can be asked: give it {2 * ASKED_APART} or more, better a thousand"
         )
     import torch
 
     from . import distil
     from .fit import read
-    from .text import Text
 
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    text = Text(folder)
+    use_threads(asked.threads)
     teacher = read(folder, torch.float32)
     with bar(len(questions), "answers") as tick:
         lessons = distil.answers(teacher, text, questions, asked.answer_tokens, tick)
@@ -105,27 +111,30 @@ def fit(asked: argparse.Namespace) -> None:
 
     with bar(asked.passes * len(lessons), "learning") as tick:
         distil.learn(pupil, teacher, lessons, asked.passes, asked.rate, tick, each)
-    say(f"{asked.out}: {count} of {depth} layers; run with --draft {asked.out}")
+    without = f", without {left_out.count} of --prompts (see above)" if left_out.count else ""
+    say(f"{asked.out}: {count} of {depth} layers{without}; run with --draft {asked.out}")
+    return left_out.count
 
 
 def keep(pupil: Any, folder: Path, out: Path) -> None:
     """In bfloat16, with the model's tokenizer."""
     import torch
 
-    out.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.to(torch.bfloat16) for name, tensor in pupil.state_dict().items()}
     pupil.config.dtype = torch.bfloat16
-    pupil.save_pretrained(out, state_dict=state)
-    for page in PAGES:
-        for path in folder.glob(page):
-            shutil.copy(path, out)
+    with guarded(f"--out {out} cannot be written"):
+        out.mkdir(parents=True, exist_ok=True)
+        pupil.save_pretrained(out, state_dict=state)
+        for page in PAGES:
+            for path in folder.glob(page):
+                shutil.copy(path, out)
 
 
 def main(words: Sequence[str]) -> int:
-    asked = parser().parse_args(words)
+    asked = options(parser(), words, LIMITS)
     asked.is_written = False
     try:
-        fit(asked)
+        return 1 if fit(asked) else 0
     except (Unservable, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -135,4 +144,3 @@ def main(words: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0

@@ -18,22 +18,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import blocks, models, patch
+from .boundary import guarded
 from .crew import END_USER, Block, is_whole, layers, named
+from .given_file import text_of
 from .link import Unservable
 from .settings import DEFAULT_MODEL
+from .tool import ToolParser, options, refuse_place, use_threads
 
 if TYPE_CHECKING:
     from .fit import Fit, Lesson, Sums, Whole
 
-WINDOW = 256  # tokens, each from position 0
+WINDOW = 256  # tokens at the most, each from position 0
 CHOOSING = 6  # windows to choose by
 SHRINK = (1.0, 0.75, 0.5, 0.25)  # the closed form's map, and less of it, while that is better
 HALF = 0.5  # of the loss: what the closed form is to win back, or it is distilled
+LIMITS = {
+    "workers": (1, None), "rank": (0, None), "tokens": (1, None), "steps": (0, None), "rate": (1e-9, 1.0), "threads": (0, None),
+}  # fmt: skip
 EVERY = 10  # steps of distillation, then it is tried on the text to choose by
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+def parser() -> ToolParser:
+    made = ToolParser(
         prog="python -m jarvis_mpi fit-patches",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -156,22 +162,28 @@ def holes_of(asked: argparse.Namespace, depth: int) -> tuple[list[Block], list[t
 
 
 def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
-    """-> windows to fit by and windows to choose by, [W, WINDOW] each. Raises Unservable."""
+    """-> windows to fit by and windows to choose by, [W, tokens] each. Raises Unservable."""
     import torch
 
+    from .family import context_of, load_config
     from .text import Text
 
-    text = Text(folder)
-    ids = text.encode(asked.text.read_text(), begin=False)
-    whole = [window for window in text.windows(ids, WINDOW) if len(window) == WINDOW]
-    cut = torch.tensor(whole, dtype=torch.long).view(-1, WINDOW)
+    config = load_config(folder)
+    text, size = Text(folder, config.vocab_size), min(WINDOW, context_of(config))
+    words = text_of("--text", asked.text)
+    try:
+        ids = text.encode(words, begin=False)
+    except Unservable as error:
+        raise Unservable(f"--text {asked.text} cannot be fitted by: {error}") from None
+    whole = [window for window in text.windows(ids, size) if len(window) == size]
+    cut = torch.tensor(whole, dtype=torch.long).view(-1, size)
     if len(cut) < 3 * CHOOSING:
         raise Unservable(
-            f"--text {asked.text} has {len(ids)} tokens: give it {3 * CHOOSING * WINDOW} or more, better"
-            f" {asked.tokens + CHOOSING * WINDOW}"
+            f"--text {asked.text} has {len(ids)} tokens: give it {3 * CHOOSING * size} or more, better"
+            f" {asked.tokens + CHOOSING * size}"
         )
     cut = cut[torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))]
-    return cut[CHOOSING:][: max(1, asked.tokens // WINDOW)], cut[:CHOOSING]
+    return cut[CHOOSING:][: max(1, asked.tokens // size)], cut[:CHOOSING]
 
 
 def fit_all(asked: argparse.Namespace) -> None:
@@ -186,14 +198,15 @@ def fit_all(asked: argparse.Namespace) -> None:
     trial.check(folder, say)
     depth = load_config(folder).num_hidden_layers
     singles, neighbours = holes_of(asked, depth)
+    refuse_place("--out", asked.out)
     import torch
 
     from . import fit
 
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    use_threads(asked.threads)
     train, choose = cut(asked, folder)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    with guarded(f"--out {asked.out} cannot be written"):
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
     whole = fit.Whole(folder, torch.float32)
     unions = [range(a.start, b.stop) for a, b in neighbours]
     with bar(len(train), "text, windows") as tick:
@@ -210,7 +223,8 @@ def fit_all(asked: argparse.Namespace) -> None:
         for each in made.values():
             for part in (each.down, each.bias, each.first):
                 sign.update(part.numpy().tobytes())
-        patch.write(asked.out, made, patch.Told(fingerprint, sign.hexdigest()[:16], told))
+        with guarded(f"--out {asked.out} cannot be written"):
+            patch.write(asked.out, made, patch.Told(fingerprint, sign.hexdigest()[:16], told))
         asked.is_written = True
         left = "" if said["patched"] is None else f", {said['patched']:.3f} with its patch"
         say(
@@ -239,11 +253,11 @@ def fit_all(asked: argparse.Namespace) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    asked = parser().parse_args(words)
+    asked = options(parser(), words, LIMITS)
     asked.is_written = False
     try:
         fit_all(asked)
-    except (Unservable, OSError, UnicodeDecodeError) as error:
+    except (Unservable, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:

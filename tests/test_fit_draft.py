@@ -130,7 +130,7 @@ def test_a_run_drafts_with_what_was_made(small, tmp_path):  # noqa: F811
         (["--prompts", "/nowhere"], "/nowhere cannot be read"),
         (["--prompts", "hostfiles/local"], "give it 40 or more"),
         (["--prompts", "README.md", "--layers", "6"], "--layers 6 of a model that has 6"),
-        (["--prompts", "README.md", "--passes", "0"], "--passes 0 teaches nothing"),
+        (["--prompts", "README.md", "--passes", "0"], "--passes is 0, but must be at least 1"),
         (["--prompts", "README.md", "--model", "none"], "there is no model 'none'"),
     ],
 )
