@@ -49,6 +49,7 @@ mpl.rcParams.update({
     "legend.frameon": False,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
+    "text.parse_math": False,  # names of models and tasks are no formulas
 })  # fmt: skip
 
 

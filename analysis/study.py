@@ -97,7 +97,9 @@ class Study:
                     answers = self.items["answer"][columns[first]]
                     right[case] = np.array([each.argmin() for each in its]) == answers
             chance = float(np.mean([1 / len(group) for group in groups]))
-            subjects = np.array([subject.decode() for subject in self.items["subject"][columns[first]]])
+            subjects = np.array(
+                [subject.decode(errors="replace") for subject in self.items["subject"][columns[first]]]
+            )
             found.append(Task(name.decode(), chance, subjects, right))
         return [task for task in found if WHOLE in task.right]
 

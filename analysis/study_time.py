@@ -13,15 +13,20 @@ What a machine multiplies is assumed (predict.py) or told by --gflop-s: for your
 import argparse
 from typing import NamedTuple
 
+import script
 from predict import MACHINES, MODELS
 from rich.table import Table
 from table import console
 
 from jarvis_mpi import skips
+from jarvis_mpi.settings import refuse_beyond
 
 MEMORY_GB = {"pi4": 8.0, "pi5": 16.0, "srn": 120.0, "workstation": 64.0}
 GFLOP_S = {name: machine.gflop_s for name, machine in MACHINES.items()} | {"workstation": 1000.0}
 RANKS = {"pi4": 9, "pi5": 9, "srn": 9, "workstation": 1}
+LIMITS = {
+    "ranks": (1, None), "gflop_s": (1e-3, None), "tokens": (0, None), "questions": (0, None), "question_tokens": (1, None),
+}  # fmt: skip
 BYTES = 2  # a weight, in the model's files
 SPARE_GB = 1.5  # the system, Python and torch
 
@@ -64,6 +69,7 @@ def main() -> None:
         "--question-tokens", type=int, default=110, help="MMLU: about 110 without examples, 650 with five"
     )
     asked = parser.parse_args()
+    refuse_beyond(asked, LIMITS)
     for name, known in (("model", MODELS), ("machine", GFLOP_S)):
         if unknown := set(getattr(asked, name).split(",")) - set(known):
             parser.error(f"--{name} {', '.join(sorted(unknown))} is not known: {', '.join(known)} are")
@@ -100,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script.run(main)
