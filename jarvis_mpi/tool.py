@@ -56,10 +56,9 @@ def use_threads(wanted: int) -> None:
 
 def refuse_place(option: str, path: Path, is_folder: bool = False) -> None:
     """Before hours of work: raises Unservable where what it makes cannot be written."""
-    if path.exists() and path.is_dir() is not is_folder:
-        raise Unservable(
-            f"{option} {path} is a {'file: name a folder' if is_folder else 'folder: name a file'}"
-        )
+    if path.exists() and not (path.is_dir() if is_folder else path.is_file()):  # a device would be replaced
+        advice = "no folder: name one" if is_folder else "no file: name one"
+        raise Unservable(f"{option} {path} is {advice}")
     place = next(each for each in (path, *path.absolute().parents) if each.exists())
     if place != path and not place.is_dir():
         raise Unservable(f"{option} {path} cannot be made: {place} is no folder")

@@ -271,15 +271,16 @@ def test_a_draft_is_not_written_over_its_model(model, tmp_path, capsys):
     before = {each.name: each.stat().st_mtime_ns for each in model.iterdir()}
     for out, said in (
         (model, "is the model itself"),
-        (path, "is a file: name a folder"),
+        (path, "is no folder: name one"),
         (path / "x", "is no folder"),
     ):
         assert fit_draft.main(["--model", str(model), "--prompts", str(path), "--out", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert {each.name: each.stat().st_mtime_ns for each in model.iterdir()} == before
-    words = ["--model", str(model), "--text", str(path), "--workers", "2", "--out", str(tmp_path)]
-    assert fit_patches.main(words) == 2
-    assert f"--out {tmp_path} is a folder: name a file" in capsys.readouterr().err
+    words = ["--model", str(model), "--text", str(path), "--workers", "2", "--out"]
+    for place in (str(tmp_path), ".", "/dev/full"):
+        assert fit_patches.main([*words, place]) == 2
+        assert f"--out {place} is no file: name one" in capsys.readouterr().err
 
 
 def test_a_draft_learns_from_good_prompts_beside_bad_ones(model, tmp_path, capsys):
