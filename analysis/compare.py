@@ -14,7 +14,7 @@ from typing import Any
 
 import figure
 import numpy as np
-from figure import BLUE, CannotDraw, Drawn, Figure
+from figure import BLUE, CannotDraw, Drawn, Figure, name_of
 from load import Run
 
 
@@ -26,7 +26,7 @@ def more(parser: argparse.ArgumentParser) -> None:
 
 def value(run: Run, by: str) -> Any:
     special = {
-        "name": run.path.stem,
+        "name": name_of(run),
         "nodes": len(run.hosts),
         "model": run.settings["model"],
         "faults": len(run.faults),
@@ -47,7 +47,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
         hops = run.hops[np.isin(run.hops["step"], later["step"])]
         low, middle, high = (1e3 * float(each) for each in np.percentile(later["total_s"], (10, 50, 90)))
         rows.append((
-            run.path.stem, value(run, words.by), len(run.tokens), float(run.tokens["total_s"][0]), low, middle, high,
+            name_of(run), value(run, words.by), len(run.tokens), float(run.tokens["total_s"][0]), low, middle, high,
             len(later) / float(later["total_s"].sum()), float(hops["received_bytes"].sum()) / len(later), len(run.faults),
         ))  # fmt: skip
     values = list(dict.fromkeys(row[1] for row in rows))

@@ -90,10 +90,10 @@ def follow(about: str, draw: Draw, more: Callable[[argparse.ArgumentParser], Non
     more(parser)
     words = parser.parse_args()
     while True:
-        runs = [load(path) for path in words.records]
+        runs = script.each(words.records, load)
         live = words.live and any(goes_on(run) for run in runs)
         try:
-            show(name, draw, runs, words)
+            show(name, draw, runs, words, live)
         except CannotDraw:
             if not live:
                 raise  # else: not yet
@@ -110,13 +110,18 @@ def goes_on(run: Run) -> bool:
     return not run.ended and run.writer is not None and lives(run.writer) is not False
 
 
-def show(name: str, draw: Draw, runs: list[Run], words: argparse.Namespace) -> None:
-    for run in runs:
-        if not len(run.tokens):
-            raise CannotDraw(f"{run.path} holds no token: there is nothing to draw")
+def show(name: str, draw: Draw, all_runs: list[Run], words: argparse.Namespace, live: bool) -> None:
+    runs = [run for run in all_runs if len(run.tokens)]
+    empty = [
+        f"{run.path} holds no token: there is nothing to draw" for run in all_runs if not len(run.tokens)
+    ]
+    if not runs:
+        raise CannotDraw("\n".join(empty))
+    for sentence in [] if live else empty:
+        script.left_out(sentence)
     drawn = draw(runs, words)
     folder = words.out or words.records[0].parent
-    stem = folder / (f"{words.records[0].stem}-{name}" if len(runs) == 1 else name)
+    stem = folder / (f"{runs[0].path.stem}-{name}" if len(runs) == 1 else name)
     save(drawn.figure, stem, words.formats, drawn.columns, drawn.rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in drawn.shown_columns:
@@ -157,6 +162,10 @@ def text(value: Any) -> str:
     )
 
 
+def name_of(run: Run) -> str:
+    """What tells it apart in a legend; bytes of a file's name that are no UTF-8 cannot be drawn."""
+    return run.path.stem.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def named(runs: list[Run]) -> list[str]:
-    """Of each run what tells it apart in a legend."""
-    return [run.path.stem for run in runs]
+    return [name_of(run) for run in runs]

@@ -41,7 +41,7 @@ def main() -> int:
     what.add_argument("--mend", action="store_true")
     what.add_argument("--done", action="store_true")
     words = parser.parse_args()
-    runs = [mend(path) if words.mend else load(path) for path in words.records]
+    runs = script.each(words.records, mend if words.mend else load)
     if words.done:
         return int(any(run.ended != "done" for run in runs))
     print("\n\n".join(map(summary, runs)))

@@ -8,11 +8,12 @@ by the number of dead nodes.
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import script
 from figure import BLACK, BLUE, FORMATS, GREEN, ORANGE, PURPLE, RED, YELLOW, Figure, save
+
+from jarvis_mpi.link import Unservable
 
 HOW = {
     "skip": ("skipped", RED),
@@ -37,14 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--formats", default=",".join(FORMATS))
     asked = parser.parse_args()
-    try:
-        found = [json.loads(path.read_text()) for path in asked.files]
-        if wrong := [
-            str(path) for path, model in zip(asked.files, found, strict=True) if not isinstance(model, dict)
-        ]:
-            raise ValueError(f"{wrong[0]} holds no figures")
-    except (OSError, ValueError, RecursionError) as error:
-        sys.exit(f"{error}: give it what benchmarks/patches.py --out has written")
+    found = script.each(asked.files, figures_in)
     made = Figure(figsize=(4.2 * len(found), 7.2))
     axes = made.subplots(3, len(found), squeeze=False)
     parts = (("blocks", draw_blocks), ("dead", draw_deaths), ("grades", draw_grades))
@@ -60,6 +54,17 @@ def main() -> None:
     rows = [row for model in found for row in rows_of(model)]
     save(made, asked.out / "patches", asked.formats, COLUMNS, rows)
     print(f"{asked.out / 'patches'}.{{{asked.formats},csv}}")
+
+
+def figures_in(path: Path) -> dict:
+    """Raises Unservable."""
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no figures")
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unservable(f"{path}: {error}: give it what benchmarks/patches.py --out has written") from None
+    return found
 
 
 def draw_blocks(axes, model: dict) -> None:

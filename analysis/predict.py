@@ -29,10 +29,16 @@ from table import console
 from jarvis_mpi import blocks
 from jarvis_mpi.crew import END_USER, Crew, Hop, Policy, Sign
 from jarvis_mpi.flight import pieces
+from jarvis_mpi.hostfile import MOST_RANKS
 from jarvis_mpi.link import Unservable
+from jarvis_mpi.settings import flag, refuse_beyond
 
 DRAWS = 20  # runs with failures, of which the median is told
 SLOWEST = 1e9
+LISTS = {"nodes": (2, MOST_RANKS), "delay_ms": (0, 1e8), "kbit_s": (1e-3, 1e12)}
+LIMITS = {
+    "copies": (0, None), "prompt_rows": (1, 10**6), "tokens": (2, 10**6), "failures_per_hour": (0, 1e6),
+}  # fmt: skip
 WINDOW_BYTES, EAGER_BYTES = 14600, 65536
 
 
@@ -252,35 +258,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200, help="of an answer, at least 2")
     parser.add_argument("--failures-per-hour", type=float, default=0.0, help="of each worker")
     words = parser.parse_args()
-    if words.tokens < 2:
-        raise SystemExit(f"--tokens is {words.tokens}, but must be at least 2")
-    try:
-        if words.record:
-            known = {words.record: costs_of(load(words.record))}
-        else:
-            known = {
-                f"{model} on {machine}": assumed(model, machine)
-                for model in words.model.split(",")
-                for machine in words.machine.split(",")
-            }
-        rows = []
-        for name, costs in known.items():
-            for nodes in map(int, words.nodes.split(",")):
-                for delay_ms in map(float, words.delay_ms.split(",")):
-                    for kbit_s in map(float, words.kbit_s.split(",")):
-                        rows.append(
-                            (
-                                name,
-                                nodes,
-                                delay_ms,
-                                kbit_s,
-                                *tell(costs, nodes, Network(delay_ms / 1e3, kbit_s), words),
-                            )
-                        )
-    except (Unreadable, Unservable) as error:
-        raise SystemExit(str(error)) from None
-    except (KeyError, ValueError) as error:
-        raise SystemExit(f"{error} cannot be predicted: see --help") from None
+    refuse_beyond(words, LIMITS)
+    known, rows = costs_asked(words), []
+    for name, costs in known.items():
+        for nodes, delay_ms, kbit_s in itertools.product(*(members(words, option) for option in LISTS)):
+            try:
+                told = tell(costs, int(nodes), Network(delay_ms / 1e3, kbit_s), words)
+            except Unservable as error:
+                script.left_out(f"--nodes {nodes:g}: {error}")
+                continue
+            rows.append((name, int(nodes), delay_ms, kbit_s, *told))
+    if not rows:
+        raise Unservable("nothing is left to predict: mend what is named above")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("of", "nodes", "delay ms", "kbit/s", "first token s", "tokens/s", "whole"):
         table.add_column(column, justify="left" if column == "of" else "right")
@@ -302,6 +291,40 @@ def main() -> None:
             f"{1e3 * costs.stage_s:.2f} ms a stage, {1e3 * costs.hop_s:.2f} ms a hop, {1e3 * costs.head_s:.1f} ms the head; "
             f"{costs.body_bytes:.0f} bytes a row, {costs.told_bytes:.0f} a message", markup=False,
         )  # fmt: skip
+
+
+def costs_asked(words: argparse.Namespace) -> dict[str, Costs]:
+    """By their names. Raises Unservable."""
+    if words.record:
+        return {words.record: costs_of(load(words.record))}
+    asked = {}
+    for option, known in (("model", MODELS), ("machine", MACHINES)):
+        asked[option] = getattr(words, option).split(",")
+        for word in set(asked[option]) - set(known):
+            script.left_out(f"--{option} {word} is not known: {', '.join(known)} are")
+    return {
+        f"{model} on {machine}": assumed(model, machine)
+        for model in asked["model"]
+        for machine in asked["machine"]
+        if model in MODELS and machine in MACHINES
+    }
+
+
+def members(words: argparse.Namespace, option: str) -> list[float]:
+    """Those numbers of a list that can be used."""
+    (low, high), found = LISTS[option], []
+    for word in getattr(words, option).split(","):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if low <= value <= high and (option != "nodes" or value == int(value)):
+            found.append(value)
+        else:
+            script.left_out(
+                f"{flag(option)} {word[:60]} is left out: it must be between {low:g} and {high:g}"
+            )
+    return found
 
 
 def tell(costs: Costs, nodes: int, network: Network, words: argparse.Namespace) -> tuple[float, float, str]:

@@ -1,9 +1,13 @@
-"""What every script of this folder ends with: whatever its files make it raise is one sentence and status 1."""
+"""What every script of this folder ends with: whatever its files make it raise is one sentence and status 1.
+
+Of several files a bad one hurts only itself: it is named, the others are drawn, and the status is 1 too.
+"""
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -11,10 +15,36 @@ from jarvis_mpi.boundary import guarded
 from jarvis_mpi.link import Unservable
 
 INTERRUPTED = 130
+Loaded = TypeVar("Loaded")
+named: set[str] = set()  # sentences of what was left out
+
+
+def left_out(sentence: str) -> None:
+    """Say it, once; the status will be 1."""
+    if sentence not in named:
+        print(sentence, file=sys.stderr)
+    named.add(sentence)
+
+
+def each(paths: Sequence[Path], load: Callable[[Path], Loaded]) -> list[Loaded]:
+    """Of those files that can be used. Raises Unservable where none can."""
+    found, wrong = [], []
+    for path in paths:
+        try:
+            with guarded(f"{path} cannot be used"):
+                found.append(load(path))
+        except Unservable as error:
+            wrong.append(str(error))
+    if not found:
+        raise Unservable("\n".join(wrong))
+    for sentence in wrong:
+        left_out(sentence)
+    return found
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call `main`, and exit with its status."""
+    named.clear()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as | head expects it
     files = " ".join(word for word in sys.argv[1:] if not word.startswith("-"))
     try:
@@ -24,4 +54,4 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(status)
+    sys.exit(status or int(bool(named)))

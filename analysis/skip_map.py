@@ -7,7 +7,7 @@ comes in the very text and reads nothing; beyond it, context no longer helps. Wh
 The points: what each ranking says of a layer without any task (jarvis_mpi/rankings.py), beside what skipping it costs.
 """
 
-import sys
+from pathlib import Path
 
 import numpy as np
 import script
@@ -17,6 +17,7 @@ from rich.table import Table
 from study import Study, arguments, is_block, read, spearman
 from table import console
 
+from jarvis_mpi.link import Unservable
 from jarvis_mpi.skips import WHOLE, written
 
 LEAST = 1e-2  # nats a token: below it nothing is told apart
@@ -25,12 +26,7 @@ RANKINGS = {"block_influence": "Block Influence", "angular": "angular distance",
 
 def main() -> None:
     words = arguments(__doc__).parse_args()
-    studies = [read(path) for path in words.studies]
-    for study in studies:
-        if WHOLE not in study.costs:
-            sys.exit(
-                f"{study.path} holds no text that the whole model has foretold yet: go on with the study"
-            )
+    studies = script.each(words.studies, foretold)
     made = Figure(figsize=(3.8 * max(2, len(studies)), 10.5))
     axes = made.subplots(4, len(studies), squeeze=False, height_ratios=(1, 2.2, 1, 1.1))
     rows = []
@@ -45,6 +41,14 @@ def main() -> None:
     stem = (words.out or words.studies[0].parent) / "skip_map"
     save(made, stem, words.formats, ("model", "left out", "nats a token over the whole model's"), rows)
     print(f"{stem}.{{{words.formats},csv}}")
+
+
+def foretold(path: Path) -> Study:
+    """Raises Unservable."""
+    study = read(path)
+    if WHOLE not in study.costs:
+        raise Unservable(f"{path} holds no text that the whole model has foretold yet: go on with the study")
+    return study
 
 
 def chance(study: Study) -> float:

@@ -7,7 +7,7 @@ is its 95 % interval (Wilson). Middle: by the number of layers in a row: the mea
 Bottom: grades of the answers (jarvis_mpi/grades.py). What a study does not hold is not drawn.
 """
 
-import sys
+from pathlib import Path
 
 import numpy as np
 import script
@@ -17,6 +17,7 @@ from study import Study, Task, arguments, is_block, read
 from table import console
 
 from jarvis_mpi.grades import Grade
+from jarvis_mpi.link import Unservable
 from jarvis_mpi.skips import WHOLE, written
 from jarvis_mpi.tasks import wilson
 
@@ -29,12 +30,7 @@ def main() -> None:
         "--subjects", action="store_true", help="print each subject's share too (whole model)"
     )
     words = parser.parse_args()
-    studies = [read(path) for path in words.studies]
-    for study in studies:
-        if not study.tasks and not study.graded:
-            sys.exit(
-                f"{study.path} holds no task and no answer yet: say --tasks or --prompts to the study, or go on with it"
-            )
+    studies = script.each(words.studies, with_answers)
     asked = list(dict.fromkeys(task.name for study in studies for task in study.tasks))
     kinds = ([*asked, "length"] if asked else []) + (
         ["grades"] if any(study.graded for study in studies) else []
@@ -73,6 +69,16 @@ def main() -> None:
     )
     save(made, stem, words.formats, columns, [row for study in studies for row in rows_of(study)])
     print(f"{stem}.{{{words.formats},csv}}")
+
+
+def with_answers(path: Path) -> Study:
+    """Raises Unservable."""
+    study = read(path)
+    if not study.tasks and not study.graded:
+        raise Unservable(
+            f"{path} holds no task and no answer yet: say --tasks or --prompts to the study, or go on with it"
+        )
+    return study
 
 
 def draw_singles(axes, study: Study, task: Task) -> None:
