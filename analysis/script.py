@@ -3,7 +3,6 @@
 Of several files a bad one hurts only itself: it is named, the others are drawn, and the status is 1 too.
 """
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from jarvis_mpi.boundary import guarded
 from jarvis_mpi.link import Unservable
+from jarvis_mpi.output import spoken
 
 INTERRUPTED = 130
 Loaded = TypeVar("Loaded")
@@ -45,10 +45,12 @@ def each(paths: Sequence[Path], load: Callable[[Path], Loaded]) -> list[Loaded]:
 def run(main: Callable[[], int | None]) -> None:
     """Call `main`, and exit with its status."""
     named.clear()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as | head expects it
     files = " ".join(word for word in sys.argv[1:] if not word.startswith("-"))
     try:
-        with guarded(f"{Path(sys.argv[0]).name} cannot use {files}", "is it whole, and of the right kind"):
+        with (
+            spoken(),
+            guarded(f"{Path(sys.argv[0]).name} cannot use {files}", "is it whole, and of the right kind"),
+        ):
             status = main()
     except Unservable as error:
         sys.exit(str(error))

@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import parting
+from . import output, parting
 from .crew import END_USER
 from .laps import aloud
 from .launch import ABSENT, Come, crowded, end_run
@@ -36,25 +36,38 @@ COMMANDS = {
     "fit-draft": "fit_draft",
     "doctor": "doctor",
 }
+# What these call, here or by ssh: module, function, number of words.
+HIDDEN = {
+    "probe": ("doctor", "probe", 1),
+    "convert-gguf": ("gguf", "main", 2),
+    "receive-model": ("deliver", "receive_here", 0),
+}
 
 
 def main(words: list[str]) -> NoReturn:
     leave_out_for_good()
     if command := COMMANDS.get(words[0] if words else ""):
-        sys.exit(importlib.import_module(f".{command}", __package__).main(words[1:]))
-    if words[:1] == ["probe"]:
-        from .doctor import probe
+        output.run(lambda: importlib.import_module(f".{command}", __package__).main(words[1:]))
+    if hidden := HIDDEN.get(words[0] if words else ""):
+        output.run(lambda: internal(*hidden, words[1:]))
+    with output.spoken():
+        run(words)
 
-        probe(words[1])
-        sys.exit(0)
-    if words[:1] == ["convert-gguf"]:
-        sys.exit(importlib.import_module(".gguf", __package__).main(*words[1:]))
-    if words[:1] == ["receive-model"]:
-        from .deliver import receive
 
-        receive(sys.stdin.buffer, sys.stdout.buffer)
-        sys.exit(0)
-    speaks = launch_rank() == END_USER  # all ranks read the same words: one complains
+def internal(module: str, name: str, count: int, words: list[str]) -> int | str | None:
+    """What only programs of ours call."""
+    if len(words) != count:
+        return f"this command is called by others of jarvis_mpi only, with {count} words: it got {len(words)}"
+    return getattr(importlib.import_module(f".{module}", __package__), name)(*words)
+
+
+def run(words: list[str]) -> NoReturn:
+    """One rank of a run."""
+    try:
+        speaks = launch_rank() == END_USER  # all ranks read the same words: one complains
+    except Unservable as error:
+        say(str(error))
+        sys.exit(USAGE)
     try:
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
             settings = parse(words).checked()
@@ -91,14 +104,15 @@ def main(words: list[str]) -> NoReturn:
             from .roles import worker
 
             status, together = worker(link, settings)
-    except (Unservable, Lost, Silence) as error:
-        together = give_up(link, str(error))
+    except (Unservable, Lost, Silence, output.Unwritable) as error:
+        together = give_up(link, getattr(error, "sentence", "") or str(error))
     except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends
         if link.me != END_USER:
             parting.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above")
-    sys.stdout.flush()
+    with contextlib.suppress(output.Unwritable):  # which was said when its last line did not come through
+        sys.stdout.flush()
     sys.stderr.flush()
     # mpirun's status is the end user's, who says what went wrong; if that one is gone, the workers'.
     gone = END_USER in link.lost

@@ -110,6 +110,10 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
     return sent
 
 
+def receive_here() -> None:
+    receive(sys.stdin.buffer, sys.stdout.buffer)
+
+
 def receive(said: BinaryIO, answer: BinaryIO) -> None:
     """The other end, on the host."""
     wanted = json.loads(said.readline())

@@ -18,6 +18,7 @@ import psutil
 
 from .hostlex import NAMES, Kind, Token, tokens
 from .link import Unservable
+from .output import run
 
 MOST_BYTES = 1 << 20
 MOST_RANKS = 1 << 16  # a record's rows count nodes by 16 bits
@@ -216,4 +217,4 @@ def main() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -24,6 +24,7 @@ from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .laps import Laps
 from .link import Link, Unservable
+from .output import Unwritable
 from .parting import end_processes, part, release
 from .piped import Piped
 from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
@@ -392,8 +393,8 @@ def answered(
         return str(error), False
     except KeyboardInterrupt:
         return "ended by Ctrl-C", False
-    except BrokenPipeError:
-        return "nobody reads the answers any more: standard output is closed", False
+    except Unwritable as error:
+        return error.sentence, False
     return "", True
 
 

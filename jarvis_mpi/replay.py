@@ -1,7 +1,6 @@
 """python -m jarvis_mpi.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from .boundary import guarded
 from .crew import Crew, Hop, Policy, Sign, block_of, layers
 from .link import Unservable
 from .load import load
+from .output import run
 
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 
@@ -35,14 +35,14 @@ def crew_at_start(said: Mapping[str, Any]) -> Crew:
 
 def replayed(path: Path) -> Iterator[str]:
     """A line for every event; of a route it says whether it follows from the signs before it."""
-    run = load(path)
-    for start in run.starts:
+    record = load(path)
+    for start in record.starts:
         if lacking := [name for name in NEEDED if name not in start]:
             raise Unservable(
                 f"{path} was made by a version that did not record {lacking[0]}: it cannot be replayed"
             )
-    crew = crew_at_start(run.attributes)
-    for event in run.events:
+    crew = crew_at_start(record.attributes)
+    for event in record.events:
         when = f"{event.at_s:9.3f} s  step {event.step:4d}"
         match event.event:
             case "route":
@@ -60,7 +60,7 @@ def replayed(path: Path) -> Iterator[str]:
             case "asked":
                 yield f"{when}  asked: {event.said['prompt']!r}"
             case "answered":
-                yield f"{when}  the answer's end: {event.text if run.schema < 4 else event.said['ended']}"
+                yield f"{when}  the answer's end: {event.text if record.schema < 4 else event.said['ended']}"
             case "resumed":
                 crew = crew_at_start(event.said)
                 yield f"{when}  resumed by {len(event.said['hosts'])} nodes"
@@ -97,4 +97,4 @@ def main() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

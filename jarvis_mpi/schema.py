@@ -122,4 +122,6 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(markdown())
+    from .output import run
+
+    run(lambda: print(markdown()))

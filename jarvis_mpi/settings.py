@@ -304,4 +304,6 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":  # python -m jarvis_mpi.settings
-    print(markdown())
+    from .output import run
+
+    run(lambda: print(markdown()))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .launch import LAUNCHERS
+from .output import stream
 
 
 def launcher() -> Path | None:
@@ -31,7 +32,7 @@ def launchers_stream(descriptor: int) -> TextIO:
         if is_own_pipe(output):
             return Path(os.devnull).open("w", encoding="utf-8")
         if output.exists() and not output.is_file():
-            return os.fdopen(os.open(output, os.O_WRONLY | os.O_NOCTTY), "w", encoding="utf-8")
+            return stream(os.open(output, os.O_WRONLY | os.O_NOCTTY), own=True, needed=descriptor == 1)
     except OSError:  # a socket, another user's
         pass
     ours = sys.stdout if descriptor == 1 else sys.stderr
