@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import output, parting
+from . import output, parting, variables
 from .crew import END_USER
 from .laps import aloud
 from .launch import ABSENT, Come, crowded, end_run
@@ -65,7 +65,8 @@ def run(words: list[str]) -> NoReturn:
     """One rank of a run."""
     try:
         speaks = launch_rank() == END_USER  # all ranks read the same words: one complains
-    except Unservable as error:
+        hold_on()
+    except variables.Wrong as error:
         say(str(error))
         sys.exit(USAGE)
     try:
@@ -78,7 +79,6 @@ def run(words: list[str]) -> NoReturn:
         sys.exit(USAGE if speaks else 0)
     if sentence := crowded():
         end_run(sentence)
-    hold_on()
     if speaks:
         aloud.begin(f"looking for {settings.model}")
     from .mpi_link import MpiLink
@@ -135,6 +135,5 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
 
 
 def launch_rank() -> int:
-    """This process's rank, as the launcher tells it before MPI is started; 0 without a launcher."""
-    names = ("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+    """This process's rank, as the launcher tells it before MPI is started; 0 without a launcher. Raises variables.Wrong."""
+    return variables.number(("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"), 0)

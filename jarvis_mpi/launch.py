@@ -25,8 +25,10 @@ import sys
 import time
 from typing import NoReturn
 
+from . import variables
+from .variables import SSH
+
 HOST, ABSENT, LIFELINE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_LIFELINE"
-SSH = "JARVIS_SSH"  # the user's: a command in ssh's place, such as "ssh -p 2222"
 PROGRAM = (
     "jarvis_mpi"  # among a rank's words; other programs are started too, but nothing more is done for them
 )
@@ -126,7 +128,10 @@ def crowded() -> str:
     To PMIx all hosts have one name, that of this machine, on which their daemons run. What it says of a host is said
     of the last one, and MPI_Init fails in a rank that has more neighbours than that one's.
     """
-    rank, ranks = (int(os.environ.get(f"OMPI_COMM_WORLD_LOCAL_{name}", -1)) for name in ("RANK", "SIZE"))
+    try:
+        rank, ranks = (variables.number([f"OMPI_COMM_WORLD_LOCAL_{name}"], -1) for name in ("RANK", "SIZE"))
+    except variables.Wrong as error:
+        return str(error)
     if rank < ranks or ranks < 0:
         return ""
     return f"a host has more ranks than the hostfile's last one, which has {ranks}: name the host with most slots last"
@@ -154,18 +159,23 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Come,
     script, home = remote(command, port, 0.0 if speaks else bearable_s)
     # What a rank is told may be nobody else's business, and everybody can read the words of an ssh. dd reads no further.
     words = script if speaks else f'eval "$(dd bs=1 count={len(script.encode())} 2>/dev/null)"'
-    ssh = subprocess.Popen(
-        [
-            *shlex.split(os.environ.get(SSH, "ssh")),
-            *(f"-o{option}" for option in options(bearable_s)),
-            *(f"-R127.0.0.1:{port}:{address}" for address in home),
-            "--",
-            host,
-            f"exec sh -c {shlex.quote(words)}",
-        ],
-        stdin=None if speaks else subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    try:
+        ssh = subprocess.Popen(
+            [
+                *variables.ssh(),
+                *(f"-o{option}" for option in options(bearable_s)),
+                *(f"-R127.0.0.1:{port}:{address}" for address in home),
+                "--",
+                host,
+                f"exec sh -c {shlex.quote(words)}",
+            ],
+            stdin=None if speaks else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except variables.Wrong as error:
+        return 255, Come.NOT, str(error)
+    except OSError as error:
+        return 255, Come.NOT, f"{error.filename}: {error.strerror}"
     assert ssh.stderr
     come, said, tail, last_sign = Come.NOT, b"", b"", 0.0
     give_up_at = time.monotonic() + CONNECT_S + SHELL_S

@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 
+from . import variables
 from .launch import LIFELINE, MARKS, Come
 
 
@@ -27,8 +28,8 @@ def hold_on() -> None:
 
 
 def borne_s() -> float:
-    """How long the signs may stay away; 0 where none come."""
-    return float(os.environ.get(LIFELINE, 0.0))
+    """How long the signs may stay away; 0 where none come. Raises variables.Wrong."""
+    return variables.seconds(LIFELINE)
 
 
 def wait_for_the_end() -> None:

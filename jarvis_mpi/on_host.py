@@ -1,6 +1,5 @@
 """`python -m jarvis_mpi WORDS` on a host, by ssh where that is another machine."""
 
-import os
 import shlex
 import socket
 import subprocess
@@ -9,7 +8,8 @@ from typing import Any
 
 import psutil
 
-from .launch import SSH
+from . import variables
+from .link import Unservable
 
 OPTIONS = (
     "BatchMode=yes",
@@ -34,10 +34,15 @@ def is_here(host: str) -> bool:
 
 
 def start(host: str, *words: str, **more: Any) -> subprocess.Popen:
-    """Start it, by this environment's path there."""
+    """Start it, by this environment's path there. Raises Unservable."""
     command = [sys.executable, "-m", "jarvis_mpi", *words]
-    if not is_here(host):
-        ssh = shlex.split(os.environ.get(SSH, "ssh"))
-        options = (word for option in OPTIONS for word in ("-o", option))
-        command = [*ssh, *options, "--", host, shlex.join(command)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **more)
+    try:
+        if not is_here(host):
+            options = (word for option in OPTIONS for word in ("-o", option))
+            command = [*variables.ssh(), *options, "--", host, shlex.join(command)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, **more)
+    except variables.Wrong as error:
+        raise Unservable(f"{host} cannot be reached by ssh: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a word
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise Unservable(f"{host} cannot be reached by ssh: {why}") from None

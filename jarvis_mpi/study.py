@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, skips, tasks
+from . import models, skips, tasks, variables
 from .fetch import Say
 from .link import Link, Lost, Silence, Unservable
 from .scorer import Scorer
@@ -188,15 +188,18 @@ def main(words: Sequence[str]) -> int:
     asked = options(parser(), words, LIMITS)
     from .roles import say
 
-    link = connected() if size_told() > 1 else None
-    me = link.me if link else 0
-    speak = say if me == 0 else lambda line: None
-    left_out, together = LeftOut(speak), False
+    link, me, together = None, 0, False
+    left_out = LeftOut(say)
     try:
+        if size_told() > 1:
+            me = (link := connected()).me
+        speak: Say = say if me == 0 else lambda line: None
+        left_out = LeftOut(speak)
         study(asked, link, speak, left_out)
         together = True
-    except (Unservable, OSError) as error:
-        speak(str(error))
+    except (Unservable, OSError, variables.Wrong) as error:
+        if me == 0:
+            say(str(error))
     except (Lost, Silence):
         pass
     status = 0 if together and not (me == 0 and left_out.count) else 1
@@ -263,8 +266,5 @@ def connected() -> "MpiLink":
 
 
 def size_told() -> int:
-    """How many ranks the launcher started."""
-    import os
-
-    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 1)
+    """How many ranks the launcher started. Raises variables.Wrong."""
+    return variables.number(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jarvis_mpi import hostfile, launch, on_host
+from jarvis_mpi import hostfile, launch, on_host, variables
 from jarvis_mpi.link import Unservable
 
 ROOT = Path(__file__).parent.parent
@@ -271,3 +271,42 @@ def test_mpiruns_agent_starts_nothing_for_such_a_host(words, sentence, monkeypat
     assert done.returncode == 1
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+NO_SSH = [
+    ("nosuchssh", "far cannot be reached by ssh: nosuchssh: No such file or directory"),
+    ("/", "far cannot be reached by ssh: /: Permission denied"),
+    ("ssh -p '22", 'the variable JARVIS_SSH is "ssh -p \'22", which is no command (No closing quotation)'),
+]
+
+
+@pytest.mark.parametrize(("command", "sentence"), NO_SSH)
+def test_an_ssh_that_cannot_be_started_is_that_hosts_line(command, sentence, monkeypatch):
+    monkeypatch.setenv("JARVIS_SSH", command)
+    with pytest.raises(Unservable) as raised:
+        on_host.start("far", "probe", "x")
+    assert sentence in str(raised.value)
+    status, come, said = launch.over_ssh("far", ["true"], os.getppid())
+    assert (status, come) == (255, launch.Come.NOT)
+    assert sentence.removeprefix("far cannot be reached by ssh: ") in said
+
+
+def test_an_empty_command_in_sshs_place_is_ssh(monkeypatch):
+    monkeypatch.setenv("JARVIS_SSH", " ")
+    assert variables.ssh() == ["ssh"]
+
+
+@pytest.mark.parametrize(
+    "said", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999", "JARVIS_LIFELINE=nan",
+             "OMPI_COMM_WORLD_LOCAL_RANK=1.5"]
+)  # fmt: skip
+def test_a_launchers_variable_that_is_no_number_is_named(said):
+    name, _, value = said.partition("=")
+    done = subprocess.run(
+        [sys.executable, "-m", "jarvis_mpi", "--prompt", "x"],
+        cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode
+    assert re.fullmatch(
+        rf"the variable {name} is '{value}', which is no number.*: unset {name}\n", done.stderr
+    )
