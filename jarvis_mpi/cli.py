@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import output, parting, variables
+from . import new_file, output, parting, variables
 from .crew import END_USER
 from .laps import aloud
 from .launch import ABSENT, Come, crowded, end_run
@@ -38,7 +38,7 @@ COMMANDS = {
 }
 # What these call, here or by ssh: module, function, number of words.
 HIDDEN = {
-    "probe": ("doctor", "probe", 1),
+    "probe": ("host_answers", "probe", 1),
     "convert-gguf": ("gguf", "main", 2),
     "receive-model": ("deliver", "receive_here", 0),
 }
@@ -111,6 +111,7 @@ def run(words: list[str]) -> NoReturn:
             parting.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above")
+    new_file.give_back()
     with contextlib.suppress(output.Unwritable):  # which was said when its last line did not come through
         sys.stdout.flush()
     sys.stderr.flush()

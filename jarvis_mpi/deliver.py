@@ -10,23 +10,26 @@ A node's files have the names and sizes of the whole model's, with holes where o
 reads them has to know. Every tensor's middle is there, of which models.fingerprint is made.
 """
 
-import argparse
 import hashlib
 import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from . import blocks, hostfile, models, on_host
+from .boundary import guarded
 from .crew import END_USER, Block
+from .host_answers import other_version
+from .json_form import check
 from .link import Unservable
 
 PIECE_BYTES = 1 << 22  # hashed and sent at a time
 SAMPLE_BYTES = 64  # see models.fingerprint
 SMALL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+MISSING = {"whole?": bool, "missing?": {str: [int]}}
 Progress = Callable[[int], None]
 
 
@@ -85,12 +88,12 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
     try:
         process.stdin.write(json.dumps({"model": model, **wanted}).encode() + b"\n")
         process.stdin.flush()
-        missing = json.loads(process.stdout.readline())
+        missing = answer_of(host, process.stdout, MISSING)
         if missing.get("whole"):
             process.stdin.close()
             process.wait(timeout=30)
             return -1
-        for name, numbers in missing["missing"].items():
+        for name, numbers in asked_for(host, missing, wanted):
             with (folder / name).open("rb") as file:
                 for number in numbers:
                     at, length, _ = wanted["weights"][name]["ranges"][number]
@@ -99,19 +102,51 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
                     sent += length
                     tell(sent)
         process.stdin.close()
-        wrong = json.loads(process.stdout.readline())["wrong"]
-    except (OSError, ValueError):
+        wrong = answer_of(host, process.stdout, {"wrong": str})["wrong"]
+    except OSError:
         process.kill()
         words = process.stderr.read().decode(errors="replace").strip().splitlines()
         wrong = words[-1] if words else "the connection broke off"
+    except BaseException:
+        process.kill()
+        raise
     process.wait(timeout=30)
     if wrong:
         raise Unservable(f"{host}: {wrong}; stage-model again sends what is missing")
     return sent
 
 
-def receive_here() -> None:
-    receive(sys.stdin.buffer, sys.stdout.buffer)
+def answer_of(host: str, lines: Iterable[bytes], form: Any) -> dict[str, Any]:
+    """Raises ConnectionError where none came, Unservable where it is of another version."""
+    said = on_host.json_object(lines)
+    if said is None:
+        raise ConnectionError
+    try:
+        return check(said, form, "its answer")
+    except ValueError as error:
+        raise Unservable(other_version(host, said, error)) from None
+
+
+def asked_for(host: str, missing: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """What is to be sent. Raises Unservable where the host asks for what it was not offered."""
+    for name, numbers in missing.get("missing", {}).items():
+        offered = len(wanted["weights"].get(name, {"ranges": ()})["ranges"])
+        if wrong := [number for number in numbers if not 0 <= number < offered]:
+            raise Unservable(
+                f"{host} asks for part {wrong[0]} of {name[:60]!r}, which it was not offered: nothing is sent"
+            )
+        if offered:
+            yield name, numbers
+
+
+def receive_here() -> str | None:
+    """-> what goes wrong, for standard error."""
+    try:
+        with guarded("the model cannot be received"):
+            receive(sys.stdin.buffer, sys.stdout.buffer)
+    except Unservable as error:
+        return str(error)
+    return None
 
 
 def receive(said: BinaryIO, answer: BinaryIO) -> None:
@@ -171,23 +206,20 @@ def layers_of(placement: blocks.Placement, copied: dict[Block, tuple[int, ...]],
 
 
 def main(words: Sequence[str]) -> int:
-    from .settings import Settings, plan_words
+    from .settings import Settings, preparing, said_in
 
-    parser = argparse.ArgumentParser(
-        prog="python -m jarvis_mpi stage-model", description=__doc__.splitlines()[0]
-    )
+    parser = preparing("stage-model", "Each node gets the tensors that it runs, and a run finds them there.")
     parser.add_argument(
         "--hostfile", type=Path, required=True, help="as mpirun's: rank 0, which is here, first"
     )
-    plan_words(parser)
-    said = parser.parse_args(words)
     try:
-        hosts = hostfile.ranks(said.hostfile)
+        options = said_in(parser, words)
+        hosts, said = hostfile.ranks(options["hostfile"]), Settings.of(options).checked()
         if said.split == "memory":
             raise Unservable(
                 "--split memory is decided when a run starts: say layers per worker, such as --split 2,3,3"
             )
-        folder = models.locate(said.model, print, Settings().start_timeout_s, whole=True)
+        folder = models.locate(said.model, print, said.start_timeout_s, whole=True)
         depth = len(models.bytes_by_layer(folder))
         placement = blocks.place(
             depth, len(hosts) - 1, split=said.split, end_user_layers=said.end_user_layers
@@ -234,9 +266,10 @@ def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
             try:
                 wanted, own_bytes = wanted_of(folder, layers[host])
                 progress.update(task, total=own_bytes)
-                sent = send(
-                    host, model, folder, wanted, lambda so_far: progress.update(task, completed=so_far)
-                )
+                with guarded(f"{host} cannot be sent to"):
+                    sent = send(
+                        host, model, folder, wanted, lambda so_far: progress.update(task, completed=so_far)
+                    )
                 lines[host] = (
                     f"{host} has the whole model"
                     if sent < 0

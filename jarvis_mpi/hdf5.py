@@ -31,8 +31,8 @@ class InUse(OSError):
 
 
 def made(path: Path, libver: Any = None) -> h5py.File:
-    """A new file in the place of what is there; to its writer alone until `shared`."""
-    file = h5py.File(path, "w", libver=libver, locking=False)
+    """A new file, where none is there; to its writer alone until `shared`. Raises OSError."""
+    file = h5py.File(path, "x", libver=libver, locking=False)
     hold(handle(file))
     return file
 

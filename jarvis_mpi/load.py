@@ -20,6 +20,7 @@ import numpy as np
 from . import hdf5
 from .boundary import guarded
 from .link import Unservable
+from .new_file import fresh
 from .process import lives
 from .record_form import TEXTS, check_event, check_start
 from .schema import FIELDS, LIBVER, SCHEMA
@@ -388,7 +389,7 @@ def mend(path: Path) -> Run:
         raise Unreadable(
             f"{path} was written {quiet_s:.0f} s ago, perhaps by another machine: wait for {QUIET_S:.0f} s"
         )
-    part = path.with_name(f"{path.name}.mending")
+    part = fresh(path)
     whole = {
         "tokens": len(run.tokens),
         "hops": len(run.hops),

@@ -1,9 +1,12 @@
 """`python -m jarvis_mpi WORDS` on a host, by ssh where that is another machine."""
 
+import json
 import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import psutil
@@ -18,6 +21,21 @@ OPTIONS = (
     "ServerAliveCountMax=5",
     "ControlPath=none",
 )
+
+
+MOST_LINES = 1000  # that a shell may say before
+
+
+def json_object(lines: Iterable[bytes]) -> dict[str, Any] | None:
+    """The first line that is an object in JSON: a shell may say something of its own before and behind it. None where there is none."""
+    for line in islice(lines, MOST_LINES):
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(said, dict):
+            return said
+    return None
 
 
 def is_here(host: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .link import Unservable
-from .record import check_path
+from .new_file import check_path
 
 
 def new_log(say: Callable[[str], None]) -> Path:

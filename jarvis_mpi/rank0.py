@@ -49,9 +49,10 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     """Answer what is asked, and what the command line's `words` leave to a run before. -> exit status, and whether
     all ranks part together."""
     from . import resume
-    from .doctor import links_in
+    from .doctor_file import links_in
+    from .new_file import check_path, claim
     from .places import new_log
-    from .record import Record, check_path
+    from .record import Record
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
     if link.size < 2:
@@ -70,6 +71,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         piped = Piped() if settings.prompt is not None else None
         log = Path(settings.log) if settings.log else new_log(say)
         check_path(log)
+        if settings.log:  # else the name is this process's own
+            claim(log)
     questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
     chats = settings.prompt is None and not settings.prompts
     measured = links_in(Path(settings.links)) if settings.links else {}

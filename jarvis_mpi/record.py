@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from h5py import h5s, h5t
 
-from . import hdf5
+from . import hdf5, new_file
 from .crew import Block, Hop, Sign
 from .flight import Token
 from .link import Unservable
@@ -27,23 +27,7 @@ from .schema import FIELDS, LIBVER, SCHEMA
 CHUNK_ROWS = {"tokens": 256, "hops": 1024, "events": 64, "clocks": 64, "text": 4096}
 
 
-def check_path(path: Path, anew: bool = True) -> None:
-    """Raises Unservable where no file can be written (`anew`: none is there): better before the work than after."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part_of(path).open("w").close()
-        part_of(path).unlink()
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder: name a file in it")
-        if anew and path.exists():
-            raise FileExistsError(0, "there is a file of that name already")
-    except OSError as error:
-        raise Unservable(f"--log {path} cannot be written: {error.strerror}") from None
-
-
-def part_of(path: Path) -> Path:
-    """Its name until others can read it."""
-    return path.with_name(f"{path.name}.part")
+UNFINISHED: list["Record"] = []  # for which there was no room: HDF5 crashes where one is let go
 
 
 class Tells(Protocol):
@@ -56,10 +40,23 @@ class Record:
     """Times are told by the end user's clock and written since the run's beginning, also of a run that is resumed."""
 
     def __init__(self, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells):
-        """A new file with `attributes`; see check_path."""
+        """A new file with `attributes`; it has its name when others can read it. Raises Unservable."""
         self.path, self.screen = path, screen
         self.begun_at = now
-        self.file = hdf5.made(part_of(path), libver=LIBVER)
+        part = new_file.fresh(path)
+        try:
+            self.make(part, attributes, now)
+            new_file.publish(part, path)
+        except (OSError, RuntimeError) as error:
+            UNFINISHED.append(self)
+            raise Unservable(f"--log {path} cannot be written: {reason(error)}") from None
+        finally:
+            part.unlink(missing_ok=True)
+            new_file.give_back(path)
+
+    def make(self, part: Path, attributes: Mapping[str, Any], now: float) -> None:
+        """Raises OSError or RuntimeError."""
+        self.file = hdf5.made(part, libver=LIBVER)
         for name, fields in FIELDS.items():
             dtype = (
                 np.dtype([(field.name, field.type) for field in fields]) if name != "text" else np.dtype("u1")
@@ -69,7 +66,6 @@ class Record:
         for name, value in {"schema": SCHEMA, **begun, **attributes}.items():
             self.file.attrs[name] = plain(value)
         self.open_for_readers(now)
-        part_of(path).rename(path)
 
     @classmethod
     def resumed(
@@ -187,14 +183,18 @@ class Record:
             append(self.datasets[name], np.array(list(rows), self.dtypes[name]))
         except (OSError, RuntimeError) as error:
             self.writes = False
-            said = re.search(r"error message = '([^']*)'", str(error))
-            reason = said[1] if said else str(error).splitlines()[0]
-            self.screen.tell(f"the record {self.path} ends here, the run goes on: {reason}")
+            self.screen.tell(f"the record {self.path} ends here, the run goes on: {reason(error)}")
 
     def close(self) -> None:
         if self.writes:
             self.writes = False
             self.file.close()
+
+
+def reason(error: OSError | RuntimeError) -> str:
+    """Of HDF5's many words those that the system said."""
+    said = re.search(r"error message = '([^']*)'", str(error))
+    return said[1] if said else getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
 def append(dataset: h5py.Dataset, rows: np.ndarray) -> None:

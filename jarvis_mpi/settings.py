@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
 # Options that a resumed run does not have from the one before.
 OF_ONE_START = ("fault", "links", "log", "resume")
+PLAN = ("model", "split", "end_user_layers", "copies")  # who holds what
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -236,7 +237,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a wrong word is raised, so that one rank of many can say it once."""
 
     def error(self, message: str):
-        raise Unservable(f"{message} (see python -m jarvis_mpi --help)")
+        raise Unservable(f"{message} (see {self.prog[self.prog.index('python') :]} --help)")
 
 
 def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Settings:
@@ -244,12 +245,15 @@ def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Sett
 
     Raises Unservable, or SystemExit after --help.
     """
-    unsaid = argparse.Namespace(**{each.name: None for each in fields(Settings)})
-    said = {
-        name: value for name, value in vars(parser().parse_args(words, unsaid)).items() if value is not None
-    }
+    said = said_in(parser(), words)
     kept = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
     return Settings.of({**kept, **said})
+
+
+def said_in(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """The options that stand there, without those that have their default. Raises Unservable, or SystemExit after --help."""
+    unsaid = argparse.Namespace(**{action.dest: None for action in made._actions})
+    return {name: value for name, value in vars(made.parse_args(words, unsaid)).items() if value is not None}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -266,7 +270,14 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=__version__)
+    add_options(made, {each.name for each in fields(Settings)})
+    return made
+
+
+def add_options(made: argparse.ArgumentParser, names: Container[str], shown: bool = True) -> None:
     for each in fields(Settings):
+        if each.name not in names:
+            continue
         more = dict(each.metadata)
         kind = type(each.default)
         if kind is bool:
@@ -277,18 +288,22 @@ def parser() -> argparse.ArgumentParser:
             more.setdefault("type", kind)
         if kind in (int, float):
             more["metavar"] = {int: "N", float: "X"}[kind]
+        if not shown:
+            more["help"] = argparse.SUPPRESS
         default = [] if kind is tuple else each.default
         made.add_argument(flag(each.name), default=default, **more)
+
+
+def preparing(command: str, about: str) -> Parser:
+    """Of a tool that prepares a run: with the options that say who holds what."""
+    made = Parser(
+        prog=f"python -m jarvis_mpi {command}",
+        description=about,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_options(made, PLAN)
     return made
-
-
-def plan_words(made: argparse.ArgumentParser) -> None:
-    """The options that say who holds what, for the tools that prepare a run."""
-    for each in fields(Settings):
-        if each.name in ("model", "split", "end_user_layers", "copies"):
-            made.add_argument(
-                flag(each.name), default=each.default, type=type(each.default), help=each.metadata["help"]
-            )
 
 
 def markdown() -> str:

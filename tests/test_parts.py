@@ -20,7 +20,7 @@ from jarvis_mpi import fetch, setup
 from jarvis_mpi import models as names
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.load import load, mend
-from jarvis_mpi.record import check_path
+from jarvis_mpi.new_file import check_path
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.settings import Settings
 from jarvis_mpi.text import Text, end_ids

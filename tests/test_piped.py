@@ -12,8 +12,8 @@ import pytest
 
 from jarvis_mpi import places
 from jarvis_mpi.link import Unservable
+from jarvis_mpi.new_file import check_path
 from jarvis_mpi.plan import told_of_wishes
-from jarvis_mpi.record import check_path
 from jarvis_mpi.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
-from jarvis_mpi import doctor, hdf5, hostfile, patch, replay, resume, study_file
+from jarvis_mpi import doctor_file, hdf5, hostfile, patch, replay, resume, study_file
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.load import Run, load, mend
 from jarvis_mpi.settings import Settings
@@ -206,13 +206,13 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path):
 
 def test_damaged_links_are_read_or_one_sentence(tmp_path):
     links = [(0, 1, 0.001, 1e5), (0, 2, float("nan"), float("nan"))]
-    doctor.write(tmp_path / "good.h5", ["a", "b", "c"], {name: {"host": name} for name in "abc"}, links)
+    doctor_file.write(tmp_path / "good.h5", ["a", "b", "c"], {name: {"host": name} for name in "abc"}, links)
     good = (tmp_path / "good.h5").read_bytes()
 
     def one(number: int) -> None:
         draw = random.Random(number)
         (tmp_path / "bad.h5").write_bytes(damaged(draw, good))
-        sentence_or(lambda: doctor.links_in(tmp_path / "bad.h5"))
+        sentence_or(lambda: doctor_file.links_in(tmp_path / "bad.h5"))
 
     survives(numbers(), one)
 

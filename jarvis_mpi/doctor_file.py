@@ -1,0 +1,90 @@
+"""The file of `doctor --log`: what each host said, and the links between them; for analysis/predict.py and a run's --links."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from . import hdf5, new_file
+from .boundary import guarded
+from .json_form import parsed
+from .link import Unservable
+from .links import Measured
+
+LINKS = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]
+Links = dict[frozenset[str], list[float | None]]
+Stamp = tuple[int, int, int] | None  # of a file; None: there is none
+
+
+def stamp(path: Path) -> Stamp:
+    if not os.path.lexists(path):
+        return None
+    there = path.stat()
+    return there.st_ino, there.st_size, there.st_mtime_ns
+
+
+def usable(path: Path) -> Stamp:
+    """Raises Unservable where no file can be written, or one is there that no doctor has written."""
+    new_file.check_path(path, anew=False)
+    with guarded(f"--log {path} is not what doctor writes", "name another file"):
+        if found := stamp(path):
+            if not path.is_file():
+                raise OSError("it is no file")
+            links_of(path)
+        return found
+
+
+def write(
+    path: Path, hosts: Sequence[str], said: Mapping[str, Any], links: Sequence[Measured], before: Stamp = None
+) -> None:
+    """In the place of the file that `usable` found. Raises Unservable."""
+    with new_file.writing(path):
+        if stamp(path) != before:
+            raise Unservable(f"--log {path} was written by another process meanwhile: name another file")
+        part = new_file.fresh(path)
+        try:
+            with part.open("xb") as file:
+                file.write(image(hosts, said, links))
+            if before:
+                part.replace(path)
+            else:
+                new_file.publish(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def image(hosts: Sequence[str], said: Mapping[str, Any], links: Sequence[Measured]) -> bytes:
+    """Made in memory: HDF5 crashes where it finds no room."""
+    with h5py.File("doctor.h5", "w", driver="core", backing_store=False) as file:
+        file.create_dataset("links", data=np.array([tuple(link) for link in links], LINKS))
+        file.attrs["hosts"] = json.dumps(list(hosts))
+        file.attrs["said"] = json.dumps(said)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def links_in(path: Path) -> Links:
+    """What `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through. Raises Unservable."""
+    with guarded(f"--links {path} is not what doctor --log writes"):
+        return links_of(path)
+
+
+def links_of(path: Path) -> Links:
+    """Raises whatever a file makes HDF5 raise."""
+    with hdf5.read(path) as file:
+        rows, told = hdf5.rows(file, "links", np.dtype(LINKS)), hdf5.attributes(file)
+    hosts = parsed(str(told["hosts"]), [str], "its attribute hosts")
+    said = parsed(str(told["said"]), {str: (str, {"host": str})}, "its attribute said")
+    names = [said[host]["host"] for host in hosts]
+    return {
+        frozenset((names[row["a"]], names[row["b"]])): [
+            figure if math.isfinite(figure) and figure >= 0 else None
+            for figure in (float(row["round_trip_s"]), float(row["kbit_s"]))
+        ]
+        for row in rows
+    }

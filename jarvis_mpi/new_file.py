@@ -1,0 +1,120 @@
+"""A file that is made under a name of its own first, and never takes the place of one that is there.
+
+publish     gives it its name, where no file has come meanwhile: this alone keeps what others wrote
+claim       says of a name that is still to come, NAME.part, who is going to write it: so that a second run is refused
+            before its work, not after. What is in the way of a claim stays as it is.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import process
+from .json_form import parsed
+from .link import Unservable
+
+CLAIM = {"machine": str, "space": str, "pid": int, "begun": str}  # process.named
+ROOM = 1 << 16  # bytes that a record has before its first token
+LONGEST_CLAIM = 4096  # bytes
+claims: dict[Path, str] = {}  # of this process
+
+
+def check_path(path: Path, anew: bool = True) -> None:
+    """Raises Unservable where no file can be written (`anew`: none is there): better before the work than after."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = fresh(path)
+        try:
+            put(part, " " * ROOM)
+        finally:
+            part.unlink(missing_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder: name a file in it")
+        if anew and os.path.lexists(path):
+            raise FileExistsError(0, "there is a file of that name already")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises Unservable for an OSError inside."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Unservable(f"--log {path} cannot be written: {why}") from None
+
+
+def fresh(path: Path) -> Path:
+    """A name beside it that nobody has."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give it its name. Raises FileExistsError."""
+    try:
+        os.link(part, path)
+        part.unlink()
+        return
+    except FileExistsError:
+        pass
+    except OSError:  # no hard links here: the name is taken with an empty file, in whose place it comes
+        try:
+            put(path, "")
+            part.replace(path)
+            return
+        except FileExistsError:
+            pass
+    raise FileExistsError(errno.EEXIST, "a file of that name has come meanwhile")
+
+
+def put(path: Path, text: str) -> None:
+    """A new file. Raises FileExistsError."""
+    with path.open("x") as file:
+        file.write(text)
+
+
+def part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def claim(path: Path) -> None:
+    """Raises Unservable where another process of this machine is about to write it."""
+    mine, place = json.dumps(process.named(os.getpid())), part_of(path)
+    with contextlib.suppress(OSError):  # no room for it, or no permission: publish will do
+        for _ in range(2):
+            try:
+                put(place, mine)
+                claims[path] = mine
+                return
+            except FileExistsError:
+                its = claimant(place)
+                if its is None:  # a file of the user's
+                    return
+                if process.lives(its):
+                    raise Unservable(
+                        f"--log {path} cannot be written: process {its['pid']} is about to write it ({place}):"
+                        " name another file"
+                    ) from None
+                place.unlink()  # of one that was killed
+
+
+def claimant(place: Path) -> dict[str, str | int] | None:
+    """Who has left this claim; None where it is none."""
+    with contextlib.suppress(OSError, ValueError):
+        if place.is_file() and place.stat().st_size <= LONGEST_CLAIM:
+            return parsed(place.read_text(), CLAIM, "a claim")
+    return None
+
+
+def give_back(path: Path | None = None) -> None:
+    """This process's claim to `path`, or all of them: it is written, or will not be."""
+    for each in list(claims) if path is None else [path] if path in claims else []:
+        mine = claims.pop(each)
+        with contextlib.suppress(OSError, ValueError):
+            if part_of(each).read_text() == mine:
+                part_of(each).unlink()
