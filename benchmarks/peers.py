@@ -96,7 +96,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     asked = parser.parse_args()
     if not (asked.llama / "ggml-rpc-server").is_file():
-        sys.exit(f"{asked.llama} has no ggml-rpc-server: {llama.__doc__}")
+        sys.exit(
+            f"{asked.llama} has no ggml-rpc-server: build llama.cpp with -DGGML_RPC=ON, as benchmarks/llama.py says"
+        )
     print(
         "| of a worker | who | bytes of the answer after it | longest silence | ended | status |\n|---|---|---|---|---|---|"
     )

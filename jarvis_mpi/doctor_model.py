@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import kept_folder, models
 from .boundary import guarded
-from .fetch import cache_folder
+from .fetch import cache_folder, writable
 from .link import Unservable
 from .sound import unsound
 
@@ -37,7 +37,11 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
     except Unservable as error:
         yield str(error)
         return
-    yield from quantised_of(folder)
+    try:
+        with writable(cache_folder()):
+            yield from quantised_of(folder)
+    except Unservable as error:
+        yield str(error)
     yield from unreadable(folder)
 
 

@@ -70,6 +70,14 @@ def cache_folder() -> Path:
         raise Unservable(f"there is no home folder for {folder}: name a folder in JARVIS_CACHE") from None
 
 
+def another(cache: Path, variable: str) -> str:
+    """What to do about a cache folder that is of no use."""
+    home = os.environ.get("HOME")
+    if home and cache.is_relative_to(home):
+        return f"name another in {variable}, or your own home folder in HOME (it is {home})"
+    return f"name another in {variable}"
+
+
 def keep(path: Path, data: bytes) -> None:
     """A file that saves time at the next start: whole or not at all, and not where there is no room."""
     scratch = path.with_suffix(f".{os.getpid()}")
@@ -194,7 +202,7 @@ def writable(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         why = getattr(error, "strerror", None) or error
         raise Unservable(
-            f"the cache folder {folder} cannot be used ({why}): name another in JARVIS_CACHE"
+            f"the cache folder {folder} cannot be used ({why}): {another(folder, 'JARVIS_CACHE')}"
         ) from None
 
 

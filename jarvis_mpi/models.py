@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .fetch import BUNDLED, Say, cache_folder, converted, from_bundle, from_gguf, is_gguf
+from .boundary import reason
+from .fetch import BUNDLED, Say, another, cache_folder, converted, from_bundle, from_gguf, is_gguf
 from .link import Unservable
 from .safetensors_header import FLOATS, header_of, tensors_in
 
@@ -49,8 +50,23 @@ def locate(
         folder = found(model, say, timeout_s, whole, fetch)
         check(folder)
     except OSError as error:  # of a folder that nobody may look into, or a name that no file can have
-        raise Unservable(f"the model {model[:200]} cannot be read: {error.strerror or error}") from None
+        raise Unservable(unreadable(model, error)) from None
+    except RuntimeError as error:  # ~somebody, whom the system does not know
+        raise Unservable(
+            f"the model {model[:200]} cannot be read: {reason(error)}: write its folder's path out"
+        ) from None
     return folder
+
+
+def unreadable(model: str, error: OSError) -> str:
+    """A model is seldom at fault where a cache cannot be looked into."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    why = error.strerror or str(error)
+    for cache, variable in ((cache_folder(), "JARVIS_CACHE"), (Path(HF_HUB_CACHE), "HF_HUB_CACHE")):
+        if Path(str(error.filename)).is_relative_to(cache):
+            return f"the cache folder {cache} cannot be looked into ({why}): {another(cache, variable)}"
+    return f"the model {model[:200]} cannot be read: {why}"
 
 
 def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> Path:

@@ -4,12 +4,14 @@ Writes what MPI must know into the environment's own etc/ files (nothing outside
 default model.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import models
+from .boundary import reason
 from .crew import END_USER
 from .link import Unservable
 from .roll import Hello
@@ -41,18 +43,30 @@ def without_fault_tolerance(vendor: str) -> str:
         return f"{vendor} does not tell of lost processes: only their silence shows that they are gone{how}"
     name = "mpi_ft_enable"
     said = os.environ.get(f"OMPI_MCA_{name}")
-    for folder in (
-        Path.home() / ".openmpi" / "mca-params.conf",
-        Path(sys.prefix) / "etc" / "openmpi-mca-params.conf",
-    ):
-        if said is None and folder.exists():
-            said = parameters_in(folder.read_text()).get(name)
+    for path in parameter_files():
+        if said is None:
+            said = parameters_in(text_of(path)).get(name)
     if (said or "0").lower() in ("1", "true", "yes", "enabled"):
         return ""
     return (
         f"MPI's fault tolerance is off ({name}): a lost process ends the run or shows by its silence only;"
         " python -m jarvis_mpi setup switches it on"
     )
+
+
+def parameter_files() -> Iterator[Path]:
+    """Open MPI's, the first before the second."""
+    with contextlib.suppress(RuntimeError):  # nobody's home
+        yield Path.home() / ".openmpi" / "mca-params.conf"
+    yield Path(sys.prefix) / "etc" / "openmpi-mca-params.conf"
+
+
+def text_of(path: Path) -> str:
+    """'' where it cannot be read: nor can MPI, which goes on."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def machines_without_daemon_at_home(there: Mapping[int, Hello]) -> str:
@@ -104,7 +118,12 @@ def write_parameters(folder: Path) -> list[Path]:
     paths = []
     for name, parameters in PARAMETERS.items():
         path = folder / name
-        there = path.read_text() if path.exists() else ""
+        try:
+            there = path.read_text() if os.path.lexists(path) else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unservable(
+                f"{path} cannot be read ({reason(error)}): correct it, or use a virtual environment"
+            ) from None
         known = parameters_in(there)
         if name.startswith("prte") and not no_agent():
             parameters = {**parameters, "plm_ssh_agent": str(AGENT)}

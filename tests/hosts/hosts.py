@@ -303,7 +303,7 @@ def main(words: list[str]) -> int:
             for host in map(int, chosen):
                 {"cut": cut, "mend": mend, "kill": kill, "off": off, "boot": boot}[deed](host)
         case _:
-            print(__doc__)
+            print(__doc__ or f"see the head of {__file__}")  # python -OO has none
             return 2
     return 0
 

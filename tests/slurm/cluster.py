@@ -187,7 +187,7 @@ def down() -> None:
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in ("up", "kill", "boot", "down"):
-        sys.exit(__doc__)
+        sys.exit(__doc__ or f"see the head of {__file__}")  # python -OO has none
     if why := missing():
         sys.exit(why)
     what, *more = sys.argv[1:]
