@@ -27,14 +27,14 @@ claims: dict[Path, str] = {}  # of this process
 def check_path(path: Path, anew: bool = True) -> None:
     """Raises Unservable where no file can be written (`anew`: none is there): better before the work than after."""
     with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder: name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         part = fresh(path)
         try:
             put(part, " " * ROOM)
         finally:
             part.unlink(missing_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(0, "it is a folder: name a file in it")
         if anew and os.path.lexists(path):
             raise FileExistsError(0, "there is a file of that name already")
 

@@ -46,6 +46,12 @@ def test_what_came_meanwhile_stays(links, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["run.h5"]
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "/"])
+def test_a_folder_is_no_file_whatever_its_name(name):
+    with pytest.raises(Unservable, match="cannot be written: it is a folder: name a file in it"):
+        new_file.check_path(Path(name))
+
+
 def test_a_link_that_leads_nowhere_is_a_file_of_that_name(tmp_path):
     (tmp_path / "run.h5").symlink_to(tmp_path / "none")
     with pytest.raises(Unservable, match="there is a file of that name already"):
