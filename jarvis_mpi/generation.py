@@ -1,6 +1,5 @@
 """What a model's generation_config.json has transformers' `generate` do to a greedy text: done here too, or refused by name."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from .fetch import Say
 from .link import Unservable
 from .models import json_object
-from .settings import Settings
+from .settings import LEAST_PENALTY, MOST_PENALTY, Settings
 
 FILES = ("generation_config.json", "config.json")  # where `generate` finds it; the first that is there
 PENALTY = "repetition_penalty"
@@ -34,23 +33,26 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 def followed(settings: Settings, folder: Path, say: Say) -> Settings:
-    """`settings` with the model's own repetition penalty, where they have none. Raises Unservable where the model asks for more."""
+    """`settings` with a repetition penalty: their own, else the model's, else none. Raises Unservable where the model asks for more."""
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     said = json_object(path) if path else {}
     for name, value in asked(said):
         raise Unservable(
             f"{path} asks for {name} = {str(value)[:40]}, which changes a greedy text and is not done here: take it out of there"
         )
-    penalty = said.get(PENALTY)
-    if penalty is None or settings.repetition_penalty != 1:
+    if settings.repetition_penalty:
         return settings
-    if type(penalty) not in (int, float) or not math.isfinite(penalty):
+    penalty = said.get(PENALTY)
+    if penalty is None:
+        return replace(settings, repetition_penalty=1.0)
+    if type(penalty) not in (int, float) or not LEAST_PENALTY <= penalty <= MOST_PENALTY:
         raise Unservable(
-            f"{path} has {PENALTY} = {str(penalty)[:40]}, which is no number: take it out of there"
+            f"{path} has {PENALTY} = {str(penalty)[:40]}, which is no number from {LEAST_PENALTY} to {MOST_PENALTY:g}:"
+            " take it out of there, or say --repetition-penalty 1"
         )
     if penalty != 1:
-        say(f"{path} asks for {PENALTY} {penalty:g}: it is used (--repetition-penalty names another)")
-    return replace(settings, repetition_penalty=float(penalty)).checked()
+        say(f"{path} asks for {PENALTY} {penalty:g}: it is used (--repetition-penalty 1 uses none)")
+    return replace(settings, repetition_penalty=float(penalty))
 
 
 def asked(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:

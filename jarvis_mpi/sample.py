@@ -29,7 +29,7 @@ class Sampler:
         self.shifted_for: LogitsProcessor | None = None
         self.most = LARGEST  # that a logit may be before it is divided by the temperature
         self.warpers: list[LogitsProcessor] = []
-        if settings.repetition_penalty != 1:
+        if settings.repetition_penalty not in (0, 1):  # 0: nobody says one
             self.warpers.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
         if not self.greedy:
             self.warpers.append(TemperatureLogitsWarper(min(settings.temperature, LARGEST)))

@@ -13,6 +13,7 @@ DAY_S = 86400.0
 # Options that a resumed run does not have from the one before.
 OF_ONE_START = ("fault", "links", "log", "resume")
 PLAN = ("model", "split", "end_user_layers", "copies")  # who holds what
+LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # of what is repeated
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -20,6 +21,7 @@ def knob(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
+OR_ZERO = ("repetition_penalty",)  # which has a meaning of its own
 # What a number has to lie between; None: no end.
 LIMITS: dict[str, tuple[float, float | None]] = {
     "threads": (0, None),
@@ -31,7 +33,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "temperature": (0.0, None),
     "top_k": (0, None),
     "top_p": (0.0, 1.0),
-    "repetition_penalty": (0.01, 100.0),
+    "repetition_penalty": (LEAST_PENALTY, MOST_PENALTY),
     "start_timeout_s": (0.001, DAY_S),
     "copies": (0, None),
     "copied_blocks": (0, None),
@@ -132,7 +134,10 @@ class Settings:
     temperature: float = knob(0.0, "0 takes the likeliest token; higher draws more freely")
     top_k: int = knob(0, "draw among the k likeliest tokens; 0: among all")
     top_p: float = knob(1.0, "draw among the likeliest tokens that together have this probability")
-    repetition_penalty: float = knob(1.0, "above 1: what stands in the text already becomes less likely")
+    repetition_penalty: float = knob(
+        0.0,
+        "above 1: what stands in the text already becomes less likely; 1: none; 0: as the model's own files say, else none",
+    )
     stop: tuple[str, ...] = knob(
         (), "an answer ends before this text; may be said several times", metavar="TEXT"
     )
@@ -213,7 +218,7 @@ def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]
     """Raises Unservable where a number is not within its limits; None: it was not said."""
     for name, (low, high) in limits.items():
         value = getattr(options, name)
-        if value is None:
+        if value is None or (value == 0 and name in OR_ZERO):
             continue
         if not low <= value < math.inf or (high is not None and value > high):
             bounds = f"between {low} and {high}" if high is not None else f"at least {low}"

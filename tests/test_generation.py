@@ -1,6 +1,7 @@
 """What a model's own files have `generate` do to a greedy text is done here too, or refused by name."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from jarvis_mpi.generation import OTHERS, followed
 from jarvis_mpi.head import Head
 from jarvis_mpi.link import Unservable
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings
+from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text
 
@@ -99,16 +100,29 @@ def test_the_models_own_repetition_penalty_is_used_and_told(folder, name):
     assert greedy(folder, settings, 24) == whole[0, len(PROMPT) :].tolist()
     assert greedy(folder, Settings(), 24) != whole[0, len(PROMPT) :].tolist()
     assert told == [
-        f"{folder / name} asks for repetition_penalty 1.3: it is used (--repetition-penalty names another)"
+        f"{folder / name} asks for repetition_penalty 1.3: it is used (--repetition-penalty 1 uses none)"
     ]
 
 
 def test_what_the_user_says_goes_first_and_none_changes_nothing(folder):
-    assert followed(Settings(), folder, quiet) == Settings()
+    none = Settings(repetition_penalty=1.0)
+    assert followed(Settings(), folder, quiet) == none
     say_in(folder, repetition_penalty=1.3)
-    assert followed(Settings(repetition_penalty=1.1), folder, quiet).repetition_penalty == 1.1
+    assert followed(parse(["--repetition-penalty", "1.1"]), folder, quiet).repetition_penalty == 1.1
     say_in(folder, repetition_penalty=1.0, num_beams=1, min_length=0, bad_words_ids=None, guidance_scale=1.0)
-    assert followed(Settings(), folder, quiet) == Settings()
+    assert followed(Settings(), folder, quiet) == none
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0, "1.3", math.nan])
+def test_a_penalty_of_1_that_is_said_switches_the_models_own_off(folder, penalty):
+    say_in(folder, repetition_penalty=penalty)
+    told: list[str] = []
+    settings = followed(parse(["--repetition-penalty", "1"]).checked(), folder, told.append)
+    assert settings.repetition_penalty == 1
+    assert told == []
+    kept = followed(Settings.of(settings.as_dict()), folder, told.append)  # as a record's are, when it is resumed
+    assert kept == settings
+    assert greedy(folder, settings, 24) == greedy(folder, Settings(), 24)
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
@@ -120,8 +134,8 @@ def test_what_is_not_done_here_is_named(folder, name):
         followed(Settings(), folder, quiet)
 
 
-@pytest.mark.parametrize("penalty", ["1.3", 0, -1, 1e9, [1.3]])
+@pytest.mark.parametrize("penalty", ["1.3", 0, -1, 1e9, [1.3], math.nan])
 def test_a_penalty_that_is_none_is_a_sentence(folder, penalty):
     say_in(folder, repetition_penalty=penalty)
-    with pytest.raises(Unservable, match=r"repetition[_-]penalty"):
+    with pytest.raises(Unservable, match=r"generation_config.json has repetition_penalty = "):
         followed(Settings(), folder, quiet)

@@ -252,7 +252,7 @@ def test_on_a_terminal_ctrl_c_interrupts_and_ctrl_d_ends():
         (["--temperature", "-1"], "--temperature is -1.0, but must be at least 0"),
         (["--temperature", "nan"], "--temperature is nan, but must be at least 0"),
         (["--top-k", "-2"], "--top-k is -2, but must be at least 0"),
-        (["--repetition-penalty", "0"], "--repetition-penalty is 0.0, but must be between"),
+        (["--repetition-penalty", "0.001"], "--repetition-penalty is 0.001, but must be between"),
         (["--max-new-tokens", "0"], "--max-new-tokens is 0, but must be at least 1"),
         (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
