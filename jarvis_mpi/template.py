@@ -1,62 +1,88 @@
 """A model's chat template is a stranger's program: it gets a few seconds, and its text has a bound.
 
-Rendering is Python, so a trace function, which works in any thread, can end it. What a template could keep inside one call
-of C are powers, products and sums: those are refused where their result would be huge.
+It is rendered in a process of its own (aside.py), since a single call of C can take for ever or take all memory: a width, a
+precision, two lists compared. Powers, products and sums whose result would be huge are refused by name before.
 """
 
+import math
 import operator
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from jinja2.sandbox import SandboxedEnvironment
 
+from .aside import Aside, Died, Overdue
 from .link import Unservable
 
 LIMIT_S = 4.0  # of the first rendering; a template takes milliseconds
 LEAST_S = 0.1  # of a template that was cut off several times: each further prompt would wait as long
 MOST_CHARACTERS = 1 << 20  # beside what was asked
 MOST_MADE = 1 << 24  # characters of all pieces together; some are parts of others
+ROOM_BYTES = 1 << 28  # of memory, beside what a process has
+BYTES_A_CHARACTER = 256  # and for each that is asked
 MEND = "fetch the tokenizer's files again, or mend its chat_template"
 MOST_DIGITS = 10_000  # of a number
 MOST_PRODUCT = 1 << 24  # characters or items
 
 
-class Patience:
-    """How long the next rendering may take: half of the last one's limit after one that was cut off."""
+Turns = list[dict[str, str]]  # of a conversation, each with its role and its content
 
-    def __init__(self) -> None:
-        self.limit_s = LIMIT_S
 
-    @contextmanager
-    def bounded(self, asked: int) -> Iterator[None]:
-        """Raises Unservable inside, in this thread, once the time is over or too much text was made of `asked` characters."""
-        end, before = time.monotonic() + self.limit_s, sys.gettrace()
-        room = MOST_MADE + 64 * asked
+class Renderer:
+    """`render`, of a conversation's turns, bounded. `limit_s`: how long the next one may take; half of the last one's limit after one
+    that was cut off."""
 
-        def look(frame: FrameType, event: str, argument: Any) -> Callable:
-            nonlocal room
-            if event == "return" and isinstance(argument, str):  # a piece of the text, or a part of a piece
-                room -= len(argument)
-                if room < 0:
-                    raise Unservable(
-                        f"the model's chat template makes too long a text of {asked} characters: {MEND}"
-                    )
-            if time.monotonic() > end:
-                took, self.limit_s = self.limit_s, max(LEAST_S, self.limit_s / 2)
-                raise Unservable(
-                    f"the model's chat template was cut off after {took:g} s, it may loop for ever: {MEND}"
-                )
-            return look
+    def __init__(self, render: Callable[[Turns], str]):
+        self.render, self.limit_s = render, LIMIT_S
+        self.aside = Aside(lambda turns: bounded(render, turns))
 
-        sys.settrace(look)
+    def __call__(self, turns: Turns) -> str:
+        """Raises Unservable, also where it takes too long or too much memory."""
         try:
-            yield
-        finally:
-            sys.settrace(before)
+            return self.aside.text(turns, self.limit_s, ROOM_BYTES + BYTES_A_CHARACTER * length(turns))
+        except Overdue:
+            took, self.limit_s = self.limit_s, max(LEAST_S, self.limit_s / 2)
+            raise Unservable(cut_off(took)) from None
+        except Died:
+            raise Unservable(f"the model's chat template wants too much memory, or crashes: {MEND}") from None
+        except OSError:  # no process can be had: then a single call of C has no bound
+            return bounded(self.render, turns, self.limit_s)
+
+
+def length(turns: Turns) -> int:
+    return sum(len(turn["content"]) for turn in turns)
+
+
+def cut_off(limit_s: float) -> str:
+    return f"the model's chat template was cut off after {limit_s:g} s, it may loop for ever: {MEND}"
+
+
+def bounded(render: Callable[[Turns], str], turns: Turns, limit_s: float = math.inf) -> str:
+    """What `render` makes of `turns`. Raises Unservable once too much text was made of them, or the time is over."""
+    asked = length(turns)
+    end, room = time.monotonic() + limit_s, MOST_MADE + 64 * asked
+
+    def look(frame: FrameType, event: str, argument: Any) -> Callable:
+        nonlocal room
+        if event == "return" and isinstance(argument, str):  # a piece of the text, or a part of a piece
+            room -= len(argument)
+            if room < 0:
+                raise Unservable(
+                    f"the model's chat template makes too long a text of {asked} characters: {MEND}"
+                )
+        if time.monotonic() > end:
+            raise Unservable(cut_off(limit_s))
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        return check_size(render(turns), asked)
+    finally:
+        sys.settrace(before)
 
 
 def check_size(rendered: str, asked: int) -> str:

@@ -35,7 +35,12 @@ class Text:
             self.end_note = f"{folder} names no token that ends an answer: the tokenizer's {self.tokenizer.eos_token} does"
         self.end_ids = frozenset(named or ())
         self.asked: list[str] = []  # the questions of the conversation
-        self.patience = template.Patience()
+        if self.has_template:
+            with guarded(
+                f"{folder} has a tokenizer that takes no chat template", ADVICE
+            ):  # its modules are loaded
+                self.tokenizer.apply_chat_template([user("x")], chat_template="x", tokenize=False)
+        self.rendered = template.Renderer(self.render)
         self.longest = 0  # token, in characters
 
     def begin_anew(self) -> None:
@@ -99,16 +104,12 @@ class Text:
             )
         return words
 
-    def rendered(self, turns: list[dict[str, str]]) -> str:
-        asked = sum(len(turn["content"]) for turn in turns)
-        with (
-            guarded(
-                "the model's chat template does not take this", "ask otherwise, or mend its chat_template"
-            ),
-            self.patience.bounded(asked),
+    def render(self, turns: list[dict[str, str]]) -> str:
+        with guarded(
+            "the model's chat template does not take this", "ask otherwise, or mend its chat_template"
         ):
             words: Any = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        return template.check_size(words, asked)
+            return str(words)
 
     def fewest_tokens(self, words: str) -> int:
         """As many tokens `words` make at least, told without making them: of a text that is far too long that takes minutes."""

@@ -72,7 +72,7 @@ def talking(folder, **wishes):
     settings = Settings(max_new_tokens=6, ignore_eos=True, **wishes)
     with chain(Head(folder, torch.float32), stages, Spoils(settings).choose) as asker:
         text = Text(folder, NEW)
-        text.patience.limit_s = 0.5
+        text.rendered.limit_s = 0.5
         yield Conversation(asker, text, 128, settings, Heard(), Heard())
 
 

@@ -120,7 +120,9 @@ def test_a_penalty_of_1_that_is_said_switches_the_models_own_off(folder, penalty
     settings = followed(parse(["--repetition-penalty", "1"]).checked(), folder, told.append)
     assert settings.repetition_penalty == 1
     assert told == []
-    kept = followed(Settings.of(settings.as_dict()), folder, told.append)  # as a record's are, when it is resumed
+    kept = followed(
+        Settings.of(settings.as_dict()), folder, told.append
+    )  # as a record's are, when it is resumed
     assert kept == settings
     assert greedy(folder, settings, 24) == greedy(folder, Settings(), 24)
 

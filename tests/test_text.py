@@ -1,10 +1,15 @@
 """Text: what strangers' tokenizers, templates and prompts bring about is a sentence, or the right text."""
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 import texts
 import torch
@@ -67,7 +72,7 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
             "{% if 'loop' in messages[0].content %}" + FOREVER + "{% endif %}{{ messages[0].content }}",
         )
     )
-    text.patience.limit_s = 0.4
+    text.rendered.limit_s = 0.4
     caught = []
 
     def ask():
@@ -85,6 +90,84 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
         assert time.monotonic() - begun < limit + 0.3
         assert f"cut off after {limit:g} s" in caught[-1]
     assert text.tokenizer.decode(text.ids_of("else")) == "else"
+
+
+IN_C = [  # each a single call that no line of Python comes between
+    "{{ messages|length|round(999999999, 'ceil') }}",
+    "{{ 'a'|center(4000000000) }}",
+    "{{ '%4000000000d' % 1 }}",
+    "{{ '{:4000000000}'.format(1) }}",
+    "{{ 'a'.ljust(9000000000) }}{{ (1).to_bytes(9000000000, 'big') }}",
+    "{{ [messages]|slice(2000000000)|list|length }}",
+    "{{ (messages[-1].content * 100000).replace('h', 'x' * 1000000) }}",
+    "{{ {'a': 1}|tojson(indent=4000000000) }}",
+    "{% set n = namespace(l=['a'], m=['a']) %}{% for i in range(60) %}{% set n.l = [n.l, n.l] %}{% set n.m = [n.m, n.m] %}"
+    "{% endfor %}{{ n.l == n.m }}",
+    "{% set n = namespace(l=['a']) %}{% for i in range(60) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+]
+
+
+@pytest.mark.parametrize("harm", IN_C)
+def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(harm, tmp_path):
+    template = "{% if 'hang' in messages[-1].content %}" + harm + "{% endif %}{{ messages[-1].content }}"
+    text = Text(texts.of_bytes(tmp_path, template))
+    text.rendered.limit_s = 1.0
+    assert text.tokenizer.decode(text.ids_of("one")) == "one"
+    begun = time.monotonic()
+    with pytest.raises(
+        Unservable, match=r"chat template (was cut off after 1 s|does not take this|wants too)"
+    ):
+        text.ids_of("hang here")
+    assert time.monotonic() - begun < 4
+    text.rendered.limit_s = 4.0
+    assert text.tokenizer.decode(text.ids_of("two")) == "two"
+
+
+def test_a_template_that_takes_for_ever_to_be_compiled_is_cut_off(tmp_path):
+    """jinja reckons with constants while it compiles, and takes no exception there for an error."""
+    text = Text(texts.of_bytes(tmp_path, "{{ [1]|slice(2000000000)|list|length }}{{ messages[-1].content }}"))
+    text.rendered.limit_s = 0.5
+    with pytest.raises(Unservable, match=r"was cut off after 0.5 s"):
+        text.ids_of("one")
+
+
+def test_what_renders_may_be_killed_meanwhile_or_not_be_had(tmp_path, monkeypatch):
+    text = Text(texts.of_bytes(tmp_path, "[{{ messages[-1].content }}]"))
+    assert text.tokenizer.decode(text.ids_of("one")) == "[one]"
+    os.kill(text.rendered.aside.child, signal.SIGKILL)
+    assert text.tokenizer.decode(text.ids_of("two")) == "[two]"
+    text.rendered.aside.end()
+    monkeypatch.setattr(os, "fork", lambda: (_ for _ in ()).throw(OSError(12, "no memory")))
+    assert text.tokenizer.decode(text.ids_of("three")) == "[three]"
+
+
+ENDS = """
+import os, signal, sys
+from jarvis_mpi.aside import Aside
+aside = Aside(lambda of: "x" if of == "well" else "y" * sum(1 for _ in iter(int, 1)))
+print(aside.text("well", 1.0, 1 << 28), aside.child, flush=True)
+if sys.argv[1] == "busy":
+    pid = os.getpid()
+    if not os.fork():
+        import time
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        os._exit(0)
+    aside.text("for ever", 1.0, 1 << 28)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("when", ["idle", "busy"])
+def test_nothing_that_renders_outlives_the_process_it_renders_for(when):
+    done = subprocess.run([sys.executable, "-c", ENDS, when], capture_output=True, text=True, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    said, child = done.stdout.split()
+    assert said == "x"
+    end = time.monotonic() + 6
+    while psutil.pid_exists(int(child)) and psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_template_that_keeps_no_answers_is_rendered_whole(tmp_path):

@@ -73,7 +73,7 @@ def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> P
 def ours(folder: Path, ids_of: dict[str, list[int]], said: dict[str, str]) -> None:
     """Fills in what can be said of each prompt."""
     text = Text(folder, VOCABULARY)
-    text.patience.limit_s = 2.0
+    text.rendered.limit_s = 2.0
     if folder.name.endswith("large"):
         text.vocabulary = 49152
     for prompt in PROMPTS:

@@ -1,0 +1,142 @@
+"""Texts made in a process of its own, each of which ends at its deadline whatever it does: a stranger's program may stay in one call
+of C for ever, or take all memory, and nothing inside this process could end it.
+
+The process is a fork: nothing is loaded again. It runs one function, once for each message that comes, and is gone when nobody is
+there any more to send one; it touches neither MPI nor the terminal.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .link import Unservable
+
+LENGTH = struct.Struct("<Q")
+LATER_S = 2.0  # than its deadline the system ends the process, though nobody may be left that waits
+
+
+class Overdue(Exception):
+    """No text came in time."""
+
+
+class Died(Exception):
+    """The process ended without a word: it crashed, or there was no memory for it."""
+
+
+class Aside:
+    """`make` is called there with what `text` is given, which is told as JSON; it may raise Unservable."""
+
+    def __init__(self, make: Callable[[Any], str]):
+        self.make = make
+        self.child = 0
+
+    def text(self, of: Any, limit_s: float, room_bytes: int) -> str:
+        """`room_bytes`: memory for it, beyond what it has. Raises Unservable, Overdue, Died, or OSError where no process can be had."""
+        fresh = not self.child
+        self.begin()
+        end = time.monotonic() + limit_s
+        try:
+            send(self.socket, json.dumps([of, limit_s, room_bytes]).encode(), end)
+            kind, words = json.loads(receive(self.socket, end))
+        except TimeoutError:
+            self.end()
+            raise Overdue from None
+        except (OSError, EOFError):
+            self.end()
+            if fresh:
+                raise Died from None
+            return self.text(
+                of, limit_s, room_bytes
+            )  # it may have been ended meanwhile, by whoever needs memory
+        except BaseException:  # Ctrl-C: an answer that is under way would be taken for the next one's
+            self.end()
+            raise
+        if kind == "refused":
+            raise Unservable(words)
+        return str(words)
+
+    def begin(self) -> None:
+        if self.child:
+            return
+        self.socket, there = socket.socketpair()
+        try:
+            with (
+                warnings.catch_warnings()
+            ):  # the fork has none of our other threads, and takes no lock of theirs
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.child = os.fork()
+        except OSError:
+            self.socket.close()
+            there.close()
+            raise
+        if not self.child:
+            work(self.make, self.socket, there)
+        there.close()
+
+    def end(self) -> None:
+        child, self.child = self.child, 0
+        if child:
+            self.socket.close()
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+
+    __del__ = end
+
+
+def send(there: socket.socket, data: bytes, end: float = 0.0) -> None:
+    there.settimeout(max(0.001, end - time.monotonic()) if end else None)
+    there.sendall(LENGTH.pack(len(data)) + data)
+
+
+def receive(there: socket.socket, end: float = 0.0) -> bytes:
+    """Raises EOFError where nobody is there, and TimeoutError at `end`."""
+    came, wanted = bytearray(), LENGTH.size
+    while len(came) < wanted:
+        there.settimeout(max(0.001, end - time.monotonic()) if end else None)
+        if not (more := there.recv(1 << 16)):
+            raise EOFError
+        came += more
+        if len(came) >= LENGTH.size:
+            wanted = LENGTH.size + LENGTH.unpack_from(came)[0]
+    return bytes(came[LENGTH.size :])
+
+
+def work(make: Callable[[Any], str], parents: socket.socket, here: socket.socket) -> NoReturn:
+    """In the fork."""
+    try:
+        parents.close()
+        gc.freeze()  # what is here is the parent's to tidy away
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is at the terminal means the parent
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        while True:
+            of, limit_s, room_bytes = json.loads(receive(here))
+            signal.setitimer(signal.ITIMER_REAL, limit_s + LATER_S)
+            bound(room_bytes)
+            try:
+                said = ["made", make(of)]
+            except Unservable as error:
+                said = ["refused", str(error)]
+            send(here, json.dumps(said).encode())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        os._exit(0)
+
+
+def bound(room_bytes: int) -> None:
+    """Elsewhere than under Linux: not at all."""
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + room_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
