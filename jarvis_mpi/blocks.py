@@ -121,7 +121,11 @@ def layer_counts(layers: int, workers: int, split: str, free_bytes: Sequence[flo
         counts = [int(word) for word in split.split(",")]
     except ValueError:
         raise Unservable(f"--split {split!r} is not 'even', 'memory' or layer counts such as 2,3,3") from None
-    if len(counts) > workers or min(counts) < 0 or sum(counts) != layers:
+    if min(counts) < 0:
+        raise Unservable(
+            f"--split {split} gives a worker {min(counts)} layers: 0 makes it a spare, and none has fewer"
+        )
+    if len(counts) > workers or sum(counts) != layers:
         raise Unservable(
             f"--split {split} names {len(counts)} workers and {sum(counts)} layers, but there are"
             f" {workers} workers for {layers} layers (the end user keeps the others: --end-user-layers)"

@@ -71,7 +71,8 @@ def run(words: list[str]) -> NoReturn:
         sys.exit(USAGE)
     try:
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
-            settings = parse(words).checked()
+            settings = parse(words)
+            settings.checked(words_alone=bool(settings.resume))
     except Unservable as error:
         if speaks:
             say(str(error))

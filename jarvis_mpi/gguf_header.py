@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .given_file import regular
 from .link import Unservable
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
@@ -103,7 +104,7 @@ def damaged(path: Path, why: str) -> Unservable:
 def read(path: Path) -> Gguf:
     """Raises Unservable, naming what is wrong."""
     try:
-        size = path.stat().st_size
+        size = regular(path).stat().st_size
         with path.open("rb") as file:
             return read_all(path, Reading(path, file, size), size)
     except OSError as error:

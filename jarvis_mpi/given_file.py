@@ -1,6 +1,7 @@
 """A file of text that a person names: its bytes or its text, or one sentence that names the option and the file."""
 
 import codecs
+import stat
 from pathlib import Path
 
 from .link import Unservable
@@ -14,12 +15,29 @@ OTHERS = {
 }
 
 
+class NoFile(OSError):
+    """A pipe or a device, which may never end, or a folder."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "it is no file")
+
+    def __str__(self) -> str:
+        return "it is no file"
+
+
+def regular(path: Path) -> Path:
+    """`path`, whatever opens it. Raises OSError where it is something else than a file, or nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise NoFile
+    return path
+
+
 def data_of(option: str, path: Path, advice: str = "write its text into one") -> bytes:
     """All of it. `advice`: what can be done where it is a pipe. Raises Unservable."""
     try:
-        if path.exists() and not path.is_file():  # a pipe might never end
-            raise Unservable(f"{option} {path} is no file: {advice}")
-        data = path.read_bytes()
+        data = regular(path).read_bytes()
+    except NoFile:
+        raise Unservable(f"{option} {path} is no file: {advice}") from None
     except OSError as error:
         raise Unservable(f"{option} {path} cannot be read: {error.strerror}") from None
     except ValueError as error:

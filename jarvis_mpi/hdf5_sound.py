@@ -6,6 +6,8 @@ A global heap, where texts of any length lie, is a chain of objects; one of numb
 import mmap
 from pathlib import Path
 
+from .given_file import regular
+
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01\x00\x00\x00"  # as it begins; no text has such bytes
 HEADER = 16  # bytes of a heap's, and of an object's
@@ -14,7 +16,7 @@ WIDTH = 8  # bytes of an address and of a length, in all files that we know
 
 def check(path: Path) -> None:
     """Raises OSError, as HDF5 does of what it finds itself. What is no HDF5 file is left to HDF5."""
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         start = file.read(16)
         if not start.startswith(SIGNATURE):
             return

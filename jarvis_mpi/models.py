@@ -14,6 +14,7 @@ from typing import Any
 
 from .boundary import reason
 from .fetch import BUNDLED, Say, another, cache_folder, converted, from_bundle, from_gguf, is_gguf
+from .given_file import regular
 from .link import Unservable
 from .safetensors_header import FLOATS, header_of, tensors_in
 
@@ -163,7 +164,7 @@ def check(folder: Path) -> None:
 def json_object(path: Path) -> dict[str, Any]:
     """What a file of JSON holds. Raises Unservable where that is no object."""
     try:
-        if path.stat().st_size > MOST_JSON:
+        if regular(path).stat().st_size > MOST_JSON:
             raise Unservable(
                 f"{path} has over {MOST_JSON // 10**6} MB, too much for what it is: fetch it again"
             )

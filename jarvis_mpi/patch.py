@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .boundary import guarded
 from .crew import Block, block_of, layers
+from .given_file import regular
 from .harm import Harm
 from .json_form import check, number, parsed
 from .link import Unservable
@@ -98,7 +99,7 @@ def read(path: Path) -> Told:
     """Raises Unservable."""
     from safetensors import safe_open
 
-    with guarded(f"--patches {path} cannot be read"), safe_open(path, "pt") as file:
+    with guarded(f"--patches {path} cannot be read"), safe_open(regular(path), "pt") as file:
         said = file.metadata() or {}
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     if said.get("format") != FORMAT:
@@ -159,7 +160,7 @@ class Patches:
             from safetensors import safe_open
 
             what = f"--patches {self.path}: the patch of {layers(hole)} cannot be read"
-            with guarded(what), safe_open(self.path, "pt") as file:
+            with guarded(what), safe_open(regular(self.path), "pt") as file:
                 there: dict[str, Any] = {
                     name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
                     for name in PARTS

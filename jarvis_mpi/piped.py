@@ -22,12 +22,14 @@ NEXT_S = 10.0  # and for more, behind it
 BLIND_S = 2.0  # and where the end cannot be seen
 LOOKS = 3  # for something that mpirun has read to its end and not handed on yet
 MOST_BYTES = 1 << 26
+JOINT = "\n\n"  # between a prompt and what came
 
 
 class Piped:
-    """Reads from the beginning on; `text` is what came."""
+    """Reads from the beginning on; `text` is what came. `most`: bytes, behind which nothing more is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self.most = most
         self.source = opened(launcher())  # mpirun's standard input, to look at and never to read
         self.sees_the_end = self.source is not None or launcher() is None
         self.data, self.ended = bytearray(), False
@@ -41,7 +43,7 @@ class Piped:
         if sys.stdin is None or os.isatty(0) or os.isatty(descriptor):
             return
         try:
-            while len(self.data) <= MOST_BYTES:
+            while len(self.data) <= self.most:
                 now = time.monotonic()
                 if select.select([0], [], [], LOOK_S)[0]:
                     if not (more := os.read(0, 1 << 16)):
@@ -81,14 +83,24 @@ class Piped:
                 "standard input is not UTF-8 text, so it cannot be appended to --prompt: save it as UTF-8,"
                 " or say < /dev/null"
             ) from None
+        if "\0" in text:
+            raise Unservable(
+                "standard input holds zero bytes, which no text has, so it cannot be appended to --prompt: save it as UTF-8,"
+                " or say < /dev/null"
+            )
         return text if text.strip() else ""
+
+    def left_out(self, why: str) -> str:
+        """What the person is told where nothing is appended to; '' if nothing came."""
+        self.thread.join()
+        return f"what comes on standard input is left out: {why}" if self.data.strip() else ""
 
     def appended_to(self, prompt: str) -> tuple[str, str]:
         """-> `prompt` with the text behind it, and what the person is told; '' if there is nothing to tell."""
         if text := self.text():
             end = "" if self.ended or not self.sees_the_end else f"; its end did not come within {NEXT_S:g} s"
             told = f"standard input is appended to --prompt: {len(text)} characters{end}"
-            return f"{prompt}\n\n{text.rstrip()}", told
+            return f"{prompt}{JOINT}{text.rstrip()}", told
         if not self.ended and self.source is not None and stat.S_ISFIFO(os.fstat(self.source).st_mode):
             return prompt, (
                 f"nothing came on standard input within {FIRST_S:g} s: nothing is appended to --prompt"

@@ -10,7 +10,7 @@ from .blocks import Placement
 from .crew import END_USER, Block
 from .link import Link, Lost, Unservable
 from .roll import Clock, Hello, next_message
-from .settings import Settings
+from .settings import Settings, flag
 from .watch import Pace
 from .wire import Kind, Message, note, read_note
 
@@ -72,7 +72,8 @@ def threads_for(there: Mapping[int, Hello], wanted: int) -> dict[int, int]:
 def told_of_wishes(
     there: Mapping[int, Hello], settings: Settings, holders: int, vocabulary: int
 ) -> Iterator[str]:
-    """A line for each option that asks for more than there is. `holders`: of a block's copies, at the most."""
+    """A line for each option that asks for more than there is, or has no effect. `holders`: of a block's copies, at the most."""
+    yield from idle(settings)
     few = {hello.host: hello.cores for hello in there.values() if hello.cores < settings.threads}
     if few:
         host = min(few, key=lambda each: few[each])
@@ -83,6 +84,24 @@ def told_of_wishes(
         yield f"--streams {settings.streams} is of --prompts alone: one answer is in flight"
     if settings.top_k > vocabulary:
         yield f"--top-k {settings.top_k} is more than the {vocabulary} tokens that the model knows: it draws among all"
+
+
+def idle(settings: Settings) -> Iterator[str]:
+    """A line for those that have no effect, for each reason."""
+    ladder, usual = settings.on_fault, Settings()
+    for names, have_effect, need in (
+        (("draft_tokens",), settings.draft, "--draft"),
+        (("top_k", "top_p", "seed"), settings.temperature > 0, "a --temperature above 0"),
+        (("copies",), "copy" in ladder, f"copy in --on-fault, which is {ladder}"),
+        (("copied_blocks",), "copy" in ladder and settings.copies, "copies (--copies, --on-fault copy)"),
+        (("patches",), "patch" in ladder, f"patch in --on-fault, which is {ladder}"),
+        (("max_skipped", "never_skip"), "skip" in ladder, f"skip in --on-fault, which is {ladder}"),
+    ):
+        asked = {name: getattr(settings, name) for name in names}
+        said = [f"{flag(name)} {value}" for name, value in asked.items() if value != getattr(usual, name)]
+        if said and not have_effect:
+            verb = "has no effect: it needs" if len(said) == 1 else "have no effect: they need"
+            yield f"{', '.join(said)} {verb} {need}"
 
 
 def hand_out(

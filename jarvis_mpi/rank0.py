@@ -26,7 +26,7 @@ from .laps import Laps
 from .link import Link, Unservable
 from .output import Unwritable
 from .parting import end_processes, part, release
-from .piped import Piped
+from .piped import MOST_BYTES, Piped
 from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
 from .roles import PARTING_S, copy_loader, journalled, say
 from .roll import Roll, hello
@@ -57,24 +57,27 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
     if link.size < 2:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
-    before, piped = resume.read(Path(settings.resume)) if settings.resume else None, None
+    before = resume.read(Path(settings.resume)) if settings.resume else None
+    if before:
+        settings = resume.settings_of(before, words)
+    chats = settings.prompt is None and not settings.prompts
+    piped = None if chats else Piped(0 if settings.prompts else MOST_BYTES)
     if before:
         log = before.path
-        settings = resume.settings_of(before, words)
         if before.ended == "done":
+            if piped and (sentence := resume.standard_input(before, words, piped)):
+                say(sentence)
             asked = prompts.read(Path(settings.prompts)) if settings.prompts else []
             resume.print_again(before, settings, asked)
             say(f"{log} is done: there is nothing to resume")
             return 0, all_part(link)
         hand_settings(link, settings.as_dict())
     else:
-        piped = Piped() if settings.prompt is not None else None
         log = Path(settings.log) if settings.log else new_log(say)
         check_path(log)
         if settings.log:  # else the name is this process's own
             claim(log)
     questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
-    chats = settings.prompt is None and not settings.prompts
     measured = links_in(Path(settings.links)) if settings.links else {}
     orders = faults.parse(settings.fault)
     if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
@@ -126,9 +129,15 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     trial.check(folder, say)
     config = load_config(folder)
     laps.lap("trial_s")
-    if piped and settings.prompt:
-        prompt, told_of_input = piped.appended_to(settings.prompt)
-        settings = replace(settings, prompt=prompt)
+    prompt_said = before.attributes.get(resume.SAID, settings.prompt) if before else settings.prompt
+    if piped:
+        if before:
+            told_of_input = resume.standard_input(before, words, piped)
+        elif settings.prompt is None:
+            told_of_input = piped.left_out(f"--prompts {settings.prompts} holds all that is asked")
+        else:
+            prompt, told_of_input = piped.appended_to(settings.prompt)
+            settings = replace(settings, prompt=prompt)
         if told_of_input:
             say(told_of_input)
     dtype = dtype_of(config, settings.dtype)
@@ -257,6 +266,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
     attributes = {
         "prompt": settings.prompt or "",
+        resume.SAID: prompt_said or "",
         "settings": settings.as_dict(),
         "versions": {"python": sys.version.split()[0], **mine.versions},
         "hosts": hosts,

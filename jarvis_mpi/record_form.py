@@ -5,7 +5,7 @@ from typing import Any
 
 from .json_form import check, number, parsed
 
-TEXTS = ("prompt", "model", "fingerprint", "dtype", "started")  # attributes that are no JSON
+TEXTS = ("prompt", "prompt_said", "model", "fingerprint", "dtype", "started")  # attributes that are no JSON
 NONE = type(None)
 NUMBER = (int, float)
 STARTS: dict[Any, Any] = {  # the attributes of a start

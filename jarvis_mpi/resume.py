@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from .boundary import guarded
 from .json_form import check
 from .link import Unservable
 from .load import Run, Unreadable, mend
+from .piped import JOINT, Piped
 from .prompts import Asked
 from .settings import Settings, parse
 
@@ -24,6 +25,8 @@ KINDS: dict[type, Any] = {
     type(None): (str, type(None)),
 }
 FORM = {f"{each.name}?": KINDS[type(each.default)] for each in fields(Settings)}  # of its options
+SAID = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
+LONGEST = 60  # characters of a prompt that are shown
 GOES_ON = 5  # the first schema of which a run can be gone on with
 
 
@@ -44,17 +47,44 @@ def read(path: Path) -> Run:
 
 
 def settings_of(run: Run, words: Sequence[str]) -> Settings:
-    """The run's own options, but for those that `words` say anew. Raises Unservable."""
+    """The run's own options, but for those that `words` name. Raises Unservable."""
     with guarded(f"--resume {run.path} has settings that cannot be"):
         check(run.settings, FORM | {"prompt": (str, type(None)), "prompts": str}, "its settings")
-        settings = parse(words, run.settings).checked()
+    settings = parse(words, run.settings)
     for name in ("prompt", "prompts"):
         was, now = run.settings[name], getattr(settings, name)
-        if was != now:
+        if was != now and not (name == "prompt" and was and is_beginning(run, now)):
             raise Unservable(
-                f"--{name} is {now!r}, but the run in {run.path} has {was!r}: leave --{name} away"
+                f"--{name} is {short(now)}, but the run in {run.path} has {short(was)}: leave --{name} away"
             )
-    return settings
+    return replace(settings, prompt=run.settings["prompt"]).checked()
+
+
+def is_beginning(run: Run, prompt: str) -> bool:
+    """Whether the run was begun with `--prompt prompt` and a text on standard input behind it."""
+    if (said := run.attributes.get(SAID)) is not None:
+        return bool(prompt == said)
+    return str(run.settings["prompt"]).startswith(f"{prompt}{JOINT}")  # of a record that does not tell
+
+
+def short(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= LONGEST else f"{repr(value)[:LONGEST]}..."
+
+
+def standard_input(run: Run, words: Sequence[str], piped: Piped) -> str:
+    """What the person is told of it; '' if nothing came, or what the run was asked with. Raises Unservable where it makes another
+    question of `words`."""
+    if run.settings["prompt"] is None:
+        return piped.left_out(f"the run in {run.path} has its prompts")
+    text = piped.text().rstrip()
+    if not text or run.settings["prompt"].endswith(f"{JOINT}{text}"):
+        return ""
+    if parse(words).prompt is not None:
+        raise Unservable(
+            f"--prompt and standard input together are another question than that of the run in {run.path}:"
+            " leave --prompt away and say < /dev/null to go on with that"
+        )
+    return piped.left_out(f"the run in {run.path} has its question")
 
 
 def check_model(run: Run, fingerprint: str) -> None:

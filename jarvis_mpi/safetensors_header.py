@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from .given_file import regular
 from .link import Unservable
 
 BITS = {
@@ -27,7 +28,7 @@ NOT_A_TENSOR = "__metadata__"
 def header_of(path: Path) -> tuple[dict[str, dict], int]:
     """Its header as it stands there, and where the data begin. Raises Unservable, naming what is wrong."""
     try:
-        file = path.stat()
+        file = regular(path).stat()
         return read(path, file.st_size, file.st_mtime_ns)
     except OSError as error:
         raise Unservable(f"{path} cannot be read: {error.strerror}") from None

@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 from .link import Unservable
@@ -44,7 +45,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "stall_timeout_s": (0.01, DAY_S),
     "slowest_link_kbit_s": (0.001, None),
     "give_up_s": (0.01, DAY_S),
-    "journal_mb": (0.01, None),
+    "journal_mb": (0.01, 1e6),
     "idle_timeout_s": (0.001, DAY_S),
     "seed": (0, 2**63 - 1),
 }
@@ -178,10 +179,10 @@ class Settings:
     )
     idle_timeout_s: float = knob(3600.0, "a worker that has nothing to do for so long leaves")
 
-    def checked(self) -> "Settings":
-        """These settings, if each value can be used; otherwise raises Unservable."""
+    def checked(self, words_alone: bool = False) -> "Settings":
+        """These settings, if each value can be used; otherwise raises Unservable. `words_alone`: a record has others beside them."""
         refuse_beyond(self, LIMITS)
-        if self.silence_s < 3 * self.beat_s:
+        if self.silence_s < 3 * self.beat_s and not words_alone:
             raise Unservable(
                 f"--silence-s is {self.silence_s:g}, but must be at least 3 times --beat-s ({self.beat_s:g}):"
                 " a beat may be late"
@@ -238,11 +239,23 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def refuse_empty(words: Sequence[str]) -> None:
+    """Raises Unservable where an option has an empty value, as of a shell's variable that is not set; a prompt has its own sentence."""
+    for option, value in pairwise([*words, "-"]):
+        name, equals, rest = option.partition("=")
+        if name.startswith("--") and (value if not equals else rest) == "" and name != "--prompt":
+            raise Unservable(f"{name} is empty: give it a value, or leave it away")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a wrong word is raised, so that one rank of many can say it once."""
 
     def error(self, message: str):
         raise Unservable(f"{message} (see {self.prog[self.prog.index('python') :]} --help)")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        refuse_empty(args or ())
+        return super().parse_args(args, namespace)
 
 
 def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Settings:

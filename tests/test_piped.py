@@ -106,6 +106,18 @@ def test_bytes_that_are_no_text_are_one_sentence():
     assert said.startswith("standard input is not UTF-8 text, so it cannot be appended to --prompt")
 
 
+def test_zero_bytes_are_one_sentence():
+    assert answer(ALONE, input=b"a\0b")[1].startswith("standard input holds zero bytes, which no text has")
+
+
+@pytest.mark.parametrize("command", WAYS)
+def test_what_comes_beside_prompts_is_told_and_nothing_more_is_waited_for(command):
+    code = READ.replace('Piped().appended_to("Sum it up:")', '["", Piped(0).left_out("there are prompts")]')
+    said = "what comes on standard input is left out: there are prompts"
+    for data, told in ((b"text", said), (b"\xff\0" * 1_000_000, said), (b"", ""), (b" \n", "")):
+        assert answer([*command[:-1], code], input=data)[1] == told
+
+
 def test_a_terminal_is_not_read():
     master, slave = os.openpty()
     begun = time.monotonic()
@@ -164,13 +176,17 @@ class Host:
 
 def test_what_asks_for_more_than_there_is_is_told():
     there = {0: Host(4, "laptop"), 1: Host(2)}
-    told = list(told_of_wishes(there, Settings(threads=3, copies=9, top_k=999), 1, 300))
+    told = list(told_of_wishes(there, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300))
     assert told == [
         "--threads 3 is more than the 2 cores of pi: a node has as many as its host's cores",
         "--copies 9 is more than there are nodes for: a block has 1 at the most",
         "--top-k 999 is more than the 300 tokens that the model knows: it draws among all",
     ]
-    assert list(told_of_wishes(there, Settings(threads=2, copies=1, top_k=300), 1, 300)) == []
-    assert list(told_of_wishes(there, Settings(copies=9, on_fault="skip"), 0, 300)) == []
+    assert (
+        list(told_of_wishes(there, Settings(threads=2, copies=1, top_k=300, temperature=1.0), 1, 300)) == []
+    )
+    assert "needs copy in --on-fault" in next(
+        told_of_wishes(there, Settings(copies=9, on_fault="skip"), 0, 300)
+    )
     assert list(told_of_wishes(there, Settings(streams=2, prompts="file"), 1, 300)) == []
     assert "is of --prompts alone" in next(told_of_wishes(there, Settings(streams=2), 1, 300))
