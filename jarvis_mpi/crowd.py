@@ -10,8 +10,10 @@ from .conversation import Answer, Answering, Conversation, askable, broken_off_b
 from .flight import Token
 from .link import Unanswerable, Unservable, concerns
 from .prompts import Asked
+from .settings import short
 
 if TYPE_CHECKING:
+    from .answers import Answers
     from .load import Question
 
 
@@ -21,7 +23,9 @@ class Crowd:
     A line of JSON for each, in order, as soon as those before it are answered. `failed`: how many could not be.
     """
 
-    def __init__(self, talk: Conversation, at_once: int, out: TextIO, before: Sequence["Question"] = ()):
+    def __init__(
+        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = ()
+    ):
         """`before`: what a run that is resumed had asked."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
         self.under_way: dict[int, tuple[Asked, Answering]] = {}  # sequence -> what is asked, and what comes
@@ -77,7 +81,7 @@ class Crowd:
         if question:
             if question.prompt != asked.prompt:
                 raise Unservable(
-                    f"line {asked.number} of --prompts is not what was asked before: {question.prompt!r}"
+                    f"line {asked.number} of --prompts is not what was asked before: {short(question.prompt)}"
                 )
             sequence, ids, before = question.sequence, question.ids, question.tokens
         self.next_sequence = sequence + 1

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .answers import Answers
 from .conversation import Answer
 from .crew import Block, Crew, Hop, Sign
 from .flight import Token
+from .roles import say
 from .screen import Tells, route
 from .tally import Tally
-from .terminal import launchers_stream
 
 
 class Lines(Tells):
@@ -19,7 +20,7 @@ class Lines(Tells):
 
     def __init__(self, hosts: Mapping[int, str], answers: bool):
         super().__init__()
-        self.hosts, self.answer, self.answers = hosts, launchers_stream(1), answers
+        self.hosts, self.answer, self.answers = hosts, Answers(say), answers
         self.tally = Tally()
 
     def line(self, event: str, **what: Any) -> None:

@@ -21,10 +21,11 @@ class Unwritable(SystemExit):
 
     def __init__(self, error: OSError):
         self.gone = isinstance(error, BrokenPipeError)
+        self.why = error.strerror or str(error)
         self.sentence = (
             "nobody reads the answers any more: standard output is closed"
             if self.gone
-            else f"standard output cannot be written: {error.strerror or error}: make room there, or send it elsewhere"
+            else f"standard output cannot be written: {self.why}: make room there, or send it elsewhere"
         )
         super().__init__(READER_GONE if self.gone else self.sentence)
 

@@ -49,6 +49,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     """Answer what is asked, and what the command line's `words` leave to a run before. -> exit status, and whether
     all ranks part together."""
     from . import resume
+    from .answers import Answers
     from .doctor_file import links_in
     from .new_file import check_path, claim
     from .places import new_log
@@ -68,9 +69,11 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             if piped and (sentence := resume.standard_input(before, words, piped)):
                 say(sentence)
             asked = prompts.read(Path(settings.prompts)) if settings.prompts else []
-            resume.print_again(before, settings, asked)
+            out = Answers(say)
+            resume.print_again(before, settings, asked, out)
+            out.ended()
             say(f"{log} is done: there is nothing to resume")
-            return 0, all_part(link)
+            return int(bool(out.lost)), all_part(link)
         hand_settings(link, settings.as_dict())
     else:
         log = Path(settings.log) if settings.log else new_log(say)
@@ -340,11 +343,15 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     end_processes(there, silent)
     record.ended(time.perf_counter(), asker.step, ended, done, peaks)
     record.close()
-    screen.summary(asker.crew, record.path)
+    try:
+        screen.summary(asker.crew, record.path)
+        screen.answer.ended()
+    except Unwritable as error:
+        ended = ended or error.sentence
     if ended:
         say(ended)
     release(link, together := len(peaks) == link.size)
-    return int(bool(ended)), together
+    return int(bool(ended or screen.answer.lost)), together
 
 
 def harm_known(settings: Settings, told: "patch.Told | None", depth: int) -> Harm:

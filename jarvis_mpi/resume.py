@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from .link import Unservable
 from .load import Run, Unreadable, mend
 from .piped import JOINT, Piped
 from .prompts import Asked
-from .settings import Settings, parse
+from .settings import Settings, parse, short
+
+if TYPE_CHECKING:
+    from .answers import Answers
 
 KINDS: dict[type, Any] = {
     int: int,
@@ -26,7 +29,6 @@ KINDS: dict[type, Any] = {
 }
 FORM = {f"{each.name}?": KINDS[type(each.default)] for each in fields(Settings)}  # of its options
 SAID = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
-LONGEST = 60  # characters of a prompt that are shown
 GOES_ON = 5  # the first schema of which a run can be gone on with
 
 
@@ -65,10 +67,6 @@ def is_beginning(run: Run, prompt: str) -> bool:
     if (said := run.attributes.get(SAID)) is not None:
         return bool(prompt == said)
     return str(run.settings["prompt"]).startswith(f"{prompt}{JOINT}")  # of a record that does not tell
-
-
-def short(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= LONGEST else f"{repr(value)[:LONGEST]}..."
 
 
 def standard_input(run: Run, words: Sequence[str], piped: Piped) -> str:
@@ -110,7 +108,7 @@ def skipped_now(run: Run) -> bool:
     return bool(told) and told[-1].endswith("skipped")
 
 
-def print_again(run: Run, settings: Settings, asked: Sequence[Asked]) -> None:
+def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answers | TextIO") -> None:
     """What a run that is done had printed: who resumes it has sent its output somewhere."""
     refused = {event.said["line"]: event.said["error"] for event in run.events if event.event == "refused"}
     answers = iter(run.questions)
@@ -122,6 +120,6 @@ def print_again(run: Run, settings: Settings, asked: Sequence[Asked]) -> None:
             line["error"] = answer.ended
         elif answer:
             line |= {"text": answer.text, "tokens": len(answer.tokens), "ended": answer.ended}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
     if settings.prompt and not settings.json and run.questions:
-        print(run.questions[-1].text, flush=True)
+        print(run.questions[-1].text, file=out, flush=True)

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .answers import Answers
 from .conversation import Answer
 from .crew import Block, Crew, Hop, Sign, State, layers
 from .flight import Token
@@ -25,7 +26,7 @@ from .terminal import launchers_stream
 class Shows(Hears, Protocol):
     """Who shows a run: a screen for people, or lines of JSON (lines.py)."""
 
-    answer: TextIO
+    answer: Answers
 
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
     def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None: ...
@@ -80,7 +81,7 @@ class Screen(Tells):
 
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
         super().__init__()
-        self.answer, errors = launchers_stream(1), launchers_stream(2)
+        self.answer, errors = Answers(self.tell), launchers_stream(2)
         terminal = (
             errors if errors.isatty() else sys.stderr
         )  # through mpirun, lines keep their order in a file
@@ -88,7 +89,9 @@ class Screen(Tells):
         self.hosts, self.asks, self.answers = hosts, asks, answers
         self.tally = Tally()
         self.working: set[int] = set()  # nodes that had a part in the text
-        self.mixed = self.answer is not sys.stdout and self.answer.isatty()  # then lines must not stick to it
+        self.mixed = (
+            self.answer.stream is not sys.stdout and self.answer.isatty()
+        )  # then lines must not stick to it
         self.in_line = False
 
     @contextlib.contextmanager
@@ -119,7 +122,7 @@ class Screen(Tells):
             self.console.print(
                 f"more workers than layers: node {', '.join(map(str, spares))} waits as a spare"
             )
-        if self.answers and getattr(self.answer, "name", "") == os.devnull:
+        if self.answers and self.answer.name == os.devnull:
             self.console.print("standard output is closed: the answer stands in the record only")
         if self.asks and self.mixed:
             self.console.print("/help tells what can be said besides a question", markup=False)

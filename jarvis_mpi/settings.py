@@ -13,6 +13,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
 # Options that a resumed run does not have from the one before.
 OF_ONE_START = ("fault", "links", "log", "resume")
+LONGEST_SHOWN = 60  # characters of a value, in a sentence
 PLAN = ("model", "split", "end_user_layers", "copies")  # who holds what
 LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # of what is repeated
 DTYPES = ("auto", "float32", "bfloat16")
@@ -233,6 +234,12 @@ def is_utf8(words: str) -> bool:
         return bool(words.encode()) or True
     except UnicodeEncodeError:
         return False
+
+
+def short(value: Any) -> str:
+    """As Python writes it, or its beginning."""
+    said = repr(value)
+    return said if len(said) <= LONGEST_SHOWN else f"{said[:LONGEST_SHOWN]}..."
 
 
 def flag(name: str) -> str:

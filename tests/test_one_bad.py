@@ -23,12 +23,12 @@ def folder(tmp_path_factory):
     return texts.of_bytes(folder, TEMPLATE, words=["<new>"])
 
 
-def run(folder, *words, ranks=2, cwd=ROOT, env=None, **how):
+def run(folder, *words, ranks=2, cwd=ROOT, env=None, out=subprocess.PIPE, **how):
     hosts = str(ROOT / "hostfiles/local")
     limited = ["timeout", "-k", "5", "100", "mpirun", "-hostfile", hosts, "-n", str(ranks)]
     return subprocess.run(
         [*limited, sys.executable, "-m", "jarvis_mpi", "--model", str(folder), "--max-new-tokens", "4", *words],
-        capture_output=True, cwd=cwd, timeout=130,
+        stdout=out, stderr=subprocess.PIPE, cwd=cwd, timeout=130,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "PYTHONPATH": str(ROOT), **(env or {})}, **how,
     )  # fmt: skip
 

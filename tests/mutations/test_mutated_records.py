@@ -56,7 +56,7 @@ def use(run: Run) -> None:
         resume.settings_of(run, [])
         resume.unlike(run)
         with contextlib.redirect_stdout(io.StringIO()):
-            resume.print_again(run, Settings(), [])
+            resume.print_again(run, Settings(), [], sys.stdout)
 
 
 def read_record(path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Where a run's answers go: standard output, whose disk may be full. Then the run goes on, its record has the answers, and it is said.
+
+A reader that has left ends the run (output.Unwritable). A file is written by mpirun (terminal.py), which says nothing where it cannot:
+how far it has come shows in what the system knows of its open file.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .output import Unwritable
+from .terminal import launcher, launchers_stream
+
+LATER_S = 3.0  # longest wait until mpirun has written what came from here
+
+
+class Answers:
+    """A text file to print to. `say` is given one sentence, once, if something is lost; `lost` has it."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.stream, self.say, self.lost = launchers_stream(1), say, ""
+        self.name = getattr(self.stream, "name", "")
+        self.mpiruns = (launcher() or Path("/nowhere")) / "fd" / "1"
+        self.begin, self.written = position(self.mpiruns), 0
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def write(self, text: str) -> int:
+        if not self.lost:
+            self.written += len(text.encode("utf-8", "backslashreplace"))
+            with self.told():
+                self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        if not self.lost:
+            with self.told():
+                self.stream.flush()
+
+    @contextlib.contextmanager
+    def told(self):
+        """Raises Unwritable where the reader has left."""
+        try:
+            yield
+        except Unwritable as error:
+            if error.gone:
+                raise
+            self.lose(error.why)
+
+    def lose(self, why: str) -> None:
+        self.lost = f"standard output cannot be written: {why}: the answers stand in the record"
+        self.say(self.lost)
+
+    def ended(self) -> None:
+        """Nothing more comes: look whether mpirun has written all of it into its file."""
+        end = time.monotonic() + LATER_S
+        while not self.lost and (missing := self.missing()):
+            if time.monotonic() > end:
+                disk = os.statvfs(self.mpiruns)
+                if disk.f_bavail * disk.f_frsize < missing:  # else it may go elsewhere: mpirun --output
+                    self.lose("no space is left for its file")
+                return
+            time.sleep(0.05)
+
+    def missing(self) -> int:
+        """Bytes that mpirun has not written; 0 where that cannot be known."""
+        now = position(self.mpiruns)
+        return max(0, self.begin + self.written - now) if self.begin is not None and now is not None else 0
+
+
+def position(descriptor: Path) -> int | None:
+    """How far its process has come in a file; None if it is none."""
+    with contextlib.suppress(OSError, ValueError):
+        if descriptor.is_file():
+            lines = (descriptor.parent.parent / "fdinfo" / descriptor.name).read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("pos:"))
+    return None
