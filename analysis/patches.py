@@ -13,6 +13,7 @@ from pathlib import Path
 import script
 from figure import BLACK, BLUE, FORMATS, GREEN, ORANGE, PURPLE, RED, YELLOW, Figure, save
 
+from jarvis_mpi.given_file import regular
 from jarvis_mpi.link import Unservable
 
 HOW = {
@@ -59,7 +60,7 @@ def main() -> None:
 def figures_in(path: Path) -> dict:
     """Raises Unservable."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(regular(path).read_text())
         if not isinstance(found, dict):
             raise ValueError("it holds no figures")
     except (OSError, ValueError, RecursionError) as error:
