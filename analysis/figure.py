@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from load import Run, load
 from rich.table import Table
 from table import console
 
+os.environ.pop("MPLBACKEND", None)  # a notebook's, which need not be here: figures are files
 try:
     import matplotlib as mpl
 except ModuleNotFoundError:  # a run needs none, so that setup does not install it

@@ -1,11 +1,12 @@
 """Tables on the terminal."""
 
+import sys
+
 from rich.console import Console
 
+from jarvis_mpi import console as of
 
-def console(piped_width: int = 200) -> Console:
+
+def console(piped_width: int = of.WIDTH) -> Console:
     """As wide as the terminal; into a pipe no row is broken."""
-    made = Console(highlight=False, soft_wrap=True, markup=False)  # names are no markup
-    if not made.is_terminal:
-        made.width = piped_width
-    return made
+    return of.console(sys.stdout, piped_width)

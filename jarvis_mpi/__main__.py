@@ -1,8 +1,9 @@
-import os
 import sys
 
-if sys.getfilesystemencoding() != "utf-8":  # what is asked, said, read and kept is UTF-8, whatever the locale
-    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+if sys.getfilesystemencoding() != "utf-8" or sys.flags.optimize > 1:
+    from .interpreter import start_again
+
+    start_again()
 
 from .cli import main
 

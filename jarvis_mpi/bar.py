@@ -1,10 +1,10 @@
 """A progress bar on standard error, with a time to go; where that is no terminal, a line now and then."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .console import console
 from .roles import say
 
 AGAIN_S = 10.0
@@ -25,11 +26,10 @@ def bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
     columns = (
         TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield Told(total, name).advance
         return
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console(sys.stderr)) as progress:
         task = progress.add_task("", total=total)
         yield lambda count: progress.advance(task, count)
 

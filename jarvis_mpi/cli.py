@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from . import new_file, output, parting, variables
 from .crew import END_USER
 from .laps import aloud
-from .launch import ABSENT, Come, crowded, end_run
+from .launch import ABSENT, LIFELINE, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
 from .light import leave_out_for_good
 from .link import Lost, Silence, Unservable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
+LAUNCHED = ("PMIX_SERVER_URI", "PMI_FD", "PMI_PORT", LIFELINE)  # where a launcher is to be found
 FAILED = 1  # exit status: the run broke off
 
 # What is not a run of the model: the word for it, and its module.
@@ -64,7 +65,7 @@ def internal(module: str, name: str, count: int, words: list[str]) -> int | str 
 def run(words: list[str]) -> NoReturn:
     """One rank of a run."""
     try:
-        speaks = launch_rank() == END_USER  # all ranks read the same words: one complains
+        speaks = complains()
         hold_on()
     except variables.Wrong as error:
         say(str(error))
@@ -123,6 +124,7 @@ def run(words: list[str]) -> NoReturn:
 
 def give_up(link: "MpiLink", sentence: str) -> bool:
     """Say why the run cannot go on. -> whether all ranks part together."""
+    aloud.over.set()
     if END_USER in link.lost:
         if link.me == min(set(range(link.size)) - link.lost):
             say("the end user (node 0) died, and with it the run")
@@ -134,6 +136,12 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
     parting.end_stand_ins(set(range(link.size)) - there.keys())
     parting.release(link, together := len(there) == link.size)
     return together
+
+
+def complains() -> bool:
+    """Whether this process says what is wrong with its words: all ranks read the same. A variable of another's makes no rank of a
+    process that no launcher is there for. Raises variables.Wrong."""
+    return launch_rank() == END_USER or not any(name.startswith(LAUNCHED) for name in os.environ)
 
 
 def launch_rank() -> int:

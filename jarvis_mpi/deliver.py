@@ -240,7 +240,6 @@ def main(words: Sequence[str]) -> int:
 
 def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
     """To all hosts at a time. -> exit status."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -258,8 +257,10 @@ def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    from .console import console
+
+    terminal = console(sys.stderr)
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
 
         def to(host: str) -> None:
             task = progress.add_task(host, total=None)

@@ -113,13 +113,12 @@ def slow_links(hosts: Sequence[str], links: Sequence[Measured], slowest_kbit_s: 
 def show(
     hosts: Sequence[str], said: Mapping[str, Any], needs: Mapping[str, float], links: Sequence[Measured]
 ) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200
+    from .console import console
+
+    terminal = console(sys.stdout, markup=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("host", "ranks", "cores", "free GB", "needs GB", "torch", "model"):
         table.add_column(column, justify="left" if column in ("host", "torch", "model") else "right")
@@ -128,7 +127,7 @@ def show(
         if not isinstance(its, str):
             table.add_row(host, str(count), str(its["cores"]), f"{its['free_bytes'] / 1e9:.1f}", f"{needs[host] / 1e9:.1f}",
                           escape(its["versions"]["torch"]), escape(its["fingerprint"]) or "-")  # fmt: skip
-    console.print(table)
+    terminal.print(table)
     if not links:
         return
     names = sorted({link.a for link in links} | {link.b for link in links})
@@ -146,7 +145,7 @@ def show(
     cells |= {(link.b, link.a): f"{link.kbit_s / 1e3:.3g}" for link in links}
     for row in names:
         table.add_row(hosts[row], *(cells.get((row, column), "") for column in names))
-    console.print(table)
+    terminal.print(table)
 
 
 def planned(

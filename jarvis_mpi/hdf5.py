@@ -24,10 +24,34 @@ PACKED = 64  # how many times its size a file may claim: rows that are alike are
 
 
 class InUse(OSError):
-    """Another process writes the file."""
+    """Another process has the file's lock: one that writes it, or a reader with HDF5's own."""
 
-    def __init__(self) -> None:
-        super().__init__(errno.EWOULDBLOCK, "another process writes it")
+    def __init__(self, path: Path | None = None) -> None:
+        who = ", ".join(holders(path)) if path else ""
+        super().__init__(
+            errno.EWOULDBLOCK, f"{who or 'another process'} has it open: end that, or wait for its end"
+        )
+
+
+def holders(path: Path) -> list[str]:
+    """Processes of this machine that have it open, as far as one may look."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(process.name) != os.getpid() and any(
+                each.samefile(path) for each in (process / "fd").iterdir() if each.is_file()
+            ):
+                found.append(f"process {process.name} ({(process / 'comm').read_text().strip()})")
+    return found
+
+
+def free(path: Path) -> None:
+    """Raises OSError where it cannot be written, InUse where another process has it."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        hold(descriptor, path)
+    finally:
+        os.close(descriptor)
 
 
 def made(path: Path, libver: Any = None) -> h5py.File:
@@ -42,12 +66,12 @@ def changed(path: Path, libver: Any = None) -> h5py.File:
     # Before HDF5 opens it: it cuts a file to the length that it knew when it closes it again.
     first = os.open(path, os.O_RDWR)
     try:
-        hold(first)
+        hold(first, path)
         hdf5_sound.check(path)
         file = h5py.File(path, "r+", libver=libver, locking=False)
     finally:
         os.close(first)
-    hold(handle(file))
+    hold(handle(file), path)
     return file
 
 
@@ -67,11 +91,11 @@ def handle(file: h5py.File) -> int:
     return file.id.get_vfd_handle()
 
 
-def hold(descriptor: int) -> None:
+def hold(descriptor: int, path: Path | None = None) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InUse from None
+        raise InUse(path) from None
     except OSError:  # no locks here
         pass
 

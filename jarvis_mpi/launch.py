@@ -175,7 +175,7 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Come,
     except variables.Wrong as error:
         return 255, Come.NOT, str(error)
     except OSError as error:
-        return 255, Come.NOT, f"{error.filename}: {error.strerror}"
+        return 255, Come.NOT, variables.not_started(error)
     assert ssh.stderr
     come, said, tail, last_sign = Come.NOT, b"", b"", 0.0
     give_up_at = time.monotonic() + CONNECT_S + SHELL_S

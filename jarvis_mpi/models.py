@@ -17,6 +17,7 @@ from .fetch import BUNDLED, Say, another, cache_folder, converted, from_bundle, 
 from .given_file import regular
 from .link import Unservable
 from .safetensors_header import FLOATS, header_of, tensors_in
+from .settings import is_utf8
 
 ONE_FILE, INDEX_ENDING = "model.safetensors", ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
@@ -49,6 +50,7 @@ def locate(
     """
     try:
         folder = found(model, say, timeout_s, whole, fetch)
+        refuse_other_bytes(folder)
         check(folder)
     except OSError as error:  # of a folder that nobody may look into, or a name that no file can have
         raise Unservable(unreadable(model, error)) from None
@@ -57,6 +59,14 @@ def locate(
             f"the model {model[:200]} cannot be read: {reason(error)}: write its folder's path out"
         ) from None
     return folder
+
+
+def refuse_other_bytes(folder: Path) -> None:
+    """Raises Unservable where tensors in it could not be opened, whose library takes no name that is not UTF-8."""
+    whole = folder.absolute()
+    for each in (whole, *whole.parents)[::-1]:
+        if not is_utf8(each.name):
+            raise Unservable(f"the folder {str(each)!a} has a name that is not UTF-8 text: rename it")
 
 
 def unreadable(model: str, error: OSError) -> str:

@@ -29,7 +29,7 @@ def check_path(path: Path, anew: bool = True) -> None:
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder: name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         part = fresh(path)
         try:
             put(part, " " * ROOM)
@@ -37,6 +37,15 @@ def check_path(path: Path, anew: bool = True) -> None:
             part.unlink(missing_ok=True)
         if anew and os.path.lexists(path):
             raise FileExistsError(0, "there is a file of that name already")
+
+
+def make_folder(folder: Path) -> None:
+    """Raises OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        raise NotADirectoryError(0, f"{there} is no folder") from None
 
 
 @contextmanager

@@ -62,5 +62,5 @@ def start(host: str, *words: str, **more: Any) -> subprocess.Popen:
     except variables.Wrong as error:
         raise Unservable(f"{host} cannot be reached by ssh: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in a word
-        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        why = variables.not_started(error) if isinstance(error, OSError) else str(error)
         raise Unservable(f"{host} cannot be reached by ssh: {why}") from None

@@ -77,7 +77,8 @@ class Record:
         try:
             self.file = hdf5.changed(path, libver=LIBVER)
         except OSError as error:
-            raise Unservable(f"--resume {path} cannot be written: {os.strerror(error.errno or 5)}") from None
+            why = error.strerror if isinstance(error, hdf5.InUse) else os.strerror(error.errno or 5)
+            raise Unservable(f"--resume {path} cannot be written: {why}") from None
         away_s = time.time() - float(
             self.file.attrs["started_unix_s"]
         )  # a Pi may have forgotten the time of day

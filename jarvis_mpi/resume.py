@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from . import hdf5
 from .boundary import guarded
 from .json_form import check
 from .link import Unservable
@@ -38,6 +39,11 @@ def read(path: Path) -> Run:
         run = mend(path)
     except Unreadable as error:
         raise Unservable(f"--resume: {error}") from None
+    if run.ended != "done":  # before the work, not after
+        try:
+            hdf5.free(path)
+        except OSError as error:
+            raise Unservable(f"--resume {path} cannot be written: {error.strerror}") from None
     if run.schema < GOES_ON:
         raise Unservable(
             f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later can be gone on with"

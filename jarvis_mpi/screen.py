@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .answers import Answers
+from .console import console
 from .conversation import Answer
 from .crew import Block, Crew, Hop, Sign, State, layers
 from .flight import Token
@@ -85,7 +85,7 @@ class Screen(Tells):
         terminal = (
             errors if errors.isatty() else sys.stderr
         )  # through mpirun, lines keep their order in a file
-        self.console = Console(file=terminal, highlight=False, soft_wrap=True)
+        self.console = console(terminal)
         self.hosts, self.asks, self.answers = hosts, asks, answers
         self.tally = Tally()
         self.working: set[int] = set()  # nodes that had a part in the text

@@ -6,6 +6,7 @@ default model.
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,12 +47,19 @@ def without_fault_tolerance(vendor: str) -> str:
     for path in parameter_files():
         if said is None:
             said = parameters_in(text_of(path)).get(name)
-    if (said or "0").lower() in ("1", "true", "yes", "enabled"):
+    if switched_on(said or ""):
         return ""
     return (
         f"MPI's fault tolerance is off ({name}): a lost process ends the run or shows by its silence only;"
         " python -m jarvis_mpi setup switches it on"
     )
+
+
+def switched_on(said: str) -> bool:
+    """As Open MPI takes it."""
+    if re.fullmatch(r"\s*[+-]?\d+", said):
+        return bool(int(said))
+    return said.strip().lower() in ("true", "t", "yes", "y", "enabled")
 
 
 def parameter_files() -> Iterator[Path]:

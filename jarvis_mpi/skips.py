@@ -42,8 +42,8 @@ def named(words: str, depth: int) -> list[Case]:
             found += singles(depth)
         elif kind == "pairs" and not number:
             found += pairs(depth)
-        elif kind == "blocks" and 0 < number_of(number) < depth:
-            found += runs(depth, int(number))
+        elif kind == "blocks" and number_of(number) > 0:
+            found += runs(depth, min(int(number), depth - 1))  # one layer at least is left
         else:
             found.append(by_hand(word.strip(), depth))
     return list(dict.fromkeys(found))
@@ -53,7 +53,7 @@ def by_hand(word: str, depth: int) -> Case:
     layers = frozenset(map(number_of, word.split("+")))
     if not all(0 <= layer < depth for layer in layers) or len(layers) == depth:
         raise Unservable(
-            f"--cases holds {word[:LONGEST]!r}, which is none of: singles, pairs, blocks-1 to blocks-{depth - 1}, or layers from 0 to {depth - 1} such as 3+7"
+            f"--cases holds {word[:LONGEST]!r}, which is none of: singles, pairs, blocks-N, or layers from 0 to {depth - 1} such as 3+7"
         )
     return layers
 

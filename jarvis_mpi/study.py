@@ -188,24 +188,27 @@ def main(words: Sequence[str]) -> int:
     asked = options(parser(), words, LIMITS)
     from .roles import say
 
-    link, me, together = None, 0, False
-    left_out = LeftOut(say)
     try:
-        if size_told() > 1:
-            me = (link := connected()).me
-        speak: Say = say if me == 0 else lambda line: None
-        left_out = LeftOut(speak)
+        link = connected() if size_told() > 1 else None
+    except (Unservable, variables.Wrong) as error:
+        say(str(error))
+        return 1
+    me = link.me if link else 0
+    speak = say if me == 0 else lambda line: None
+    left_out, together, refused = LeftOut(speak), False, False
+    try:
         study(asked, link, speak, left_out)
         together = True
-    except (Unservable, OSError, variables.Wrong) as error:
-        if me == 0:
-            say(str(error))
+    except (Unservable, OSError) as error:
+        speak(str(error))
+        refused = True
     except (Lost, Silence):
         pass
     status = 0 if together and not (me == 0 and left_out.count) else 1
     if link:
         sys.stdout.flush()
-        link.leave(status, together)
+        # All are refused alike. Another's status would have mpirun end the one that speaks before it has.
+        link.leave(0 if refused and me else status, together)
     return status
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from . import variables
 from .link import Unservable
 from .settings import Parser, flag, is_utf8, refuse_beyond
 
@@ -28,9 +29,12 @@ def options(
     made: ToolParser, words: Sequence[str], limits: Mapping[str, tuple[float, float | None]]
 ) -> argparse.Namespace:
     """Raises SystemExit: behind a sentence, or behind --help."""
-    from .cli import launch_rank
+    from .cli import complains
 
-    speaks = launch_rank() == 0  # all ranks read the same words: one complains
+    try:
+        speaks = complains()
+    except variables.Wrong as error:
+        raise SystemExit(str(error)) from None
     try:
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
             asked = made.parse_args(words)

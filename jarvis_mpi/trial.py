@@ -21,6 +21,7 @@ from .family import cache_argument, context_of, read_config
 from .fetch import Say, cache_folder, keep, only_one
 from .head import Head
 from .link import Unservable
+from .settings import is_utf8
 from .stage import Stage
 from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
 
@@ -149,6 +150,10 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
     depth = model.config.num_hidden_layers
     with TemporaryDirectory() as name:
         folder = Path(name)
+        if not is_utf8(name):  # no library of tensors opens such a file
+            raise Unservable(
+                f"the folder for temporary files, {str(folder.parent)!a}, has a name that is not UTF-8 text: name another in TMPDIR"
+            )
         model.save_pretrained(folder)
         try:
             return next(

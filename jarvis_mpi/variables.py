@@ -46,5 +46,12 @@ def ssh() -> list[str]:
         ) from None
 
 
+def not_started(error: OSError) -> str:
+    """Why ssh, or what stands for it, cannot be started."""
+    if isinstance(error, FileNotFoundError) and error.filename == "ssh":
+        return "there is no ssh here: apt-get install openssh-client"
+    return f"{error.filename}: {error.strerror}"
+
+
 def wrong(name: str, said: str, what: str) -> Wrong:
     return Wrong(f"the variable {name} is {said[:LONGEST]!r}, which is {what}: unset {name}")

@@ -1,0 +1,20 @@
+"""rich's console, for all that is shown: it moves and colours on a terminal alone, and breaks no row elsewhere.
+
+CI shells set FORCE_COLOR, and exported COLUMNS may be of another window: rich believes both of a file too.
+"""
+
+from typing import TextIO
+
+from rich.console import Console
+
+WIDTH = 200  # of what is no terminal
+
+
+def console(file: TextIO, width: int = WIDTH, markup: bool = False) -> Console:
+    """`markup`: of rich, in what is shown."""
+    if file.isatty():
+        return Console(file=file, highlight=False, soft_wrap=True, markup=markup, force_terminal=True)
+    return Console(
+        file=file, highlight=False, soft_wrap=True, markup=markup, width=width, force_terminal=False,
+        force_interactive=False, no_color=True,
+    )  # fmt: skip
