@@ -12,6 +12,7 @@ from .crew import END_USER, Block
 from .link import Unservable
 
 Placement = Mapping[int, tuple[Block, ...]]
+MOST_DIGITS = 9  # of a number of layers
 
 
 def place(
@@ -75,10 +76,17 @@ def parts(block: Block, left_out: Container[int]) -> list[Block]:
     return [range(a + 1, b) for a, b in pairwise(ends) if b - a > 1]
 
 
+def count_of(word: str) -> int:
+    """Raises ValueError where it is no number, or has more digits than any model's layers."""
+    if len(word) > MOST_DIGITS:
+        raise ValueError(word)
+    return int(word)
+
+
 def counted_from_1(words: str, depth: int) -> frozenset[int]:
     """'5,6,10' -> layers 4, 5 and 9. Raises Unservable."""
     try:
-        numbers = [int(word) for word in words.split(",") if word.strip()]
+        numbers = [count_of(word) for word in words.split(",") if word.strip()]
     except ValueError:
         numbers = [0]
     if any(not 1 <= number <= depth for number in numbers):
@@ -92,7 +100,9 @@ def layers_named(words: str, depth: int) -> frozenset[int]:
     """'first,last' or '0,1,17' or 'none' -> layers of a model with `depth` of them."""
     names = {"first": 0, "last": depth - 1}
     try:
-        numbers = [names[word] if word in names else int(word) for word in words.split(",") if word != "none"]
+        numbers = [
+            names[word] if word in names else count_of(word) for word in words.split(",") if word != "none"
+        ]
     except ValueError:
         numbers = [-1]
     if any(not 0 <= number < depth for number in numbers):
@@ -118,7 +128,7 @@ def layer_counts(layers: int, workers: int, split: str, free_bytes: Sequence[flo
     if split == "memory":
         return in_proportion(layers, free_bytes)
     try:
-        counts = [int(word) for word in split.split(",")]
+        counts = [count_of(word) for word in split.split(",")]
     except ValueError:
         raise Unservable(f"--split {split!r} is not 'even', 'memory' or layer counts such as 2,3,3") from None
     if min(counts) < 0:

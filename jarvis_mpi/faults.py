@@ -25,7 +25,7 @@ from .wire import Message
 from .worker import Worker
 
 ORDER = re.compile(
-    r"(?P<kind>[a-z]+) +(?P<node>\d+)( *@ *(?P<step>\d+))?( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"
+    r"(?P<kind>[a-z]+) +(?P<node>\d{1,9})( *@ *(?P<step>\d{1,9}))?( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"
 )
 NEEDS = {  # kind -> what must be said of it
     "kill": {"step"}, "raise": {"step"}, "exit": {"step"}, "stop": {"step"}, "mute": {"step"},

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jarvis_mpi import blocks, settings
+from jarvis_mpi import blocks, faults, settings
 from jarvis_mpi.crew import END_USER, Crew, Hop, Policy
 from jarvis_mpi.flight import pieces
 from jarvis_mpi.link import Unservable
@@ -213,3 +213,15 @@ def test_a_node_that_cannot_load_a_copy_is_not_asked_again():
     second = {block: node for node, block in crew.wanted((), unable)}
     assert second.keys() == first.keys()
     assert all(second[block] != first[block] for block in first)
+
+
+@pytest.mark.parametrize("words", ["9" * 4301, "9" * 10])
+def test_numbers_of_thousands_of_digits_are_one_sentence(words):
+    with pytest.raises(Unservable, match="--split"):
+        blocks.layer_counts(6, 2, f"{words},{words}")
+    with pytest.raises(Unservable, match="--skip-layers"):
+        blocks.counted_from_1(words, 6)
+    with pytest.raises(Unservable, match="--never-skip"):
+        blocks.layers_named(words, 6)
+    with pytest.raises(Unservable, match="is not an order"):
+        faults.parse(f"kill {words} @ 3")
