@@ -23,8 +23,8 @@ except ModuleNotFoundError:  # a run needs none, so that setup does not install 
 mpl.use("Agg")
 from matplotlib.figure import Figure
 
-from jarvis_mpi.link import Unservable
-from jarvis_mpi.process import lives
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.process_identity import lives
 
 # Okabe and Ito, 2008: told apart by everybody.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (

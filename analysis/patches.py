@@ -13,8 +13,8 @@ from pathlib import Path
 import script
 from figure import BLACK, BLUE, FORMATS, GREEN, ORANGE, PURPLE, RED, YELLOW, Figure, save
 
-from jarvis_mpi.given_file import regular
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.given_file import regular
 
 HOW = {
     "skip": ("skipped", RED),

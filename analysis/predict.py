@@ -27,11 +27,12 @@ from rich.table import Table
 from table import console
 
 from jarvis_mpi import blocks
-from jarvis_mpi.crew import END_USER, Crew, Hop, Policy, Sign
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.layers import END_USER
+from jarvis_mpi.common.settings import flag, refuse_beyond
+from jarvis_mpi.crew import Crew, Hop, Policy, Sign
 from jarvis_mpi.flight import pieces
 from jarvis_mpi.hostfile import MOST_RANKS
-from jarvis_mpi.link import Unservable
-from jarvis_mpi.settings import flag, refuse_beyond
 
 DRAWS = 20  # runs with failures, of which the median is told
 SLOWEST = 1e9

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from jarvis_mpi.boundary import guarded
-from jarvis_mpi.link import Unservable
-from jarvis_mpi.output import spoken
+from jarvis_mpi.common.boundary import guarded
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.output import spoken
 
 INTERRUPTED = 130
 Loaded = TypeVar("Loaded")

@@ -17,7 +17,7 @@ from rich.table import Table
 from study import Study, arguments, is_block, read, spearman
 from table import console
 
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.skips import WHOLE, written
 
 LEAST = 1e-2  # nats a token: below it nothing is told apart

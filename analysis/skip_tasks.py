@@ -16,8 +16,8 @@ from rich.table import Table
 from study import Study, Task, arguments, is_block, read
 from table import console
 
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.grades import Grade
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.skips import WHOLE, written
 from jarvis_mpi.tasks import wilson
 

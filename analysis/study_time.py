@@ -19,7 +19,7 @@ from rich.table import Table
 from table import console
 
 from jarvis_mpi import skips
-from jarvis_mpi.settings import refuse_beyond
+from jarvis_mpi.common.settings import refuse_beyond
 
 MEMORY_GB = {"pi4": 8.0, "pi5": 16.0, "srn": 120.0, "workstation": 64.0}
 GFLOP_S = {name: machine.gflop_s for name, machine in MACHINES.items()} | {"workstation": 1000.0}

@@ -4,7 +4,7 @@ import sys
 
 from rich.console import Console
 
-from jarvis_mpi import console as of
+from jarvis_mpi.common import console as of
 
 
 def console(piped_width: int = of.WIDTH) -> Console:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from jarvis_mpi import models
 from jarvis_mpi.blocks import place
-from jarvis_mpi.crew import END_USER, Block, layers
+from jarvis_mpi.common.layers import END_USER, Block, layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.head import Head
 from jarvis_mpi.prose import prose, token_entropy, windows_of

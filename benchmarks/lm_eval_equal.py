@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from jarvis_mpi import models, skips
+from jarvis_mpi.common.cache_folder import cache_folder
 from jarvis_mpi.family import dtype_of, load_config, quiet
-from jarvis_mpi.fetch import cache_folder
 from jarvis_mpi.scorer import Scorer, encoded
 from jarvis_mpi.tasks import Question, questions
 from jarvis_mpi.text import Text

@@ -29,7 +29,8 @@ from skipped_texts import PROMPTS
 
 from jarvis_mpi import blocks, fit, grades, models, patch, tasks
 from jarvis_mpi.activations import from_bytes
-from jarvis_mpi.crew import END_USER, Block, Crew, Hop, Policy, State, is_whole, layers
+from jarvis_mpi.common.layers import END_USER, Block, is_whole, layers
+from jarvis_mpi.crew import Crew, Hop, Policy, State
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.prose import windows_of
 from jarvis_mpi.scorer import Scorer, encoded, nats

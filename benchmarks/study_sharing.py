@@ -11,6 +11,7 @@ import time
 import torch
 
 from jarvis_mpi import models, skips
+from jarvis_mpi.common import layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.prose import prose
 from jarvis_mpi.scorer import Scorer
@@ -32,14 +33,14 @@ def main() -> None:
     cases = skips.named("singles,pairs,blocks-8", scorer.depth)
     start = scorer.head.embed(ids, 0)
 
-    def states(part: list[skips.Case]) -> dict[skips.Case, bytes]:
+    def states(part: list[layers.Case]) -> dict[layers.Case, bytes]:
         return dict(skips.walk(part, scorer.depth, 0, start, scorer.run))
 
     states([skips.WHOLE])  # weights read, kernels made
     begun = time.perf_counter()
     together = states(cases)
     shared_s = time.perf_counter() - begun
-    alone: dict[skips.Case, bytes] = {}
+    alone: dict[layers.Case, bytes] = {}
     for case in cases:
         alone |= states([case])
     alone_s = time.perf_counter() - begun - shared_s

@@ -1,7 +1,7 @@
 import sys
 
 if sys.getfilesystemencoding() != "utf-8" or sys.flags.optimize > 1:
-    from .interpreter import start_again
+    from .common.interpreter import start_again
 
     start_again()
 

@@ -1,8 +1,8 @@
 """A chat on standard input. /help tells what can be said besides."""
 
+from .common.errors import Unanswerable, Unservable
 from .conversation import Answer, Conversation
 from .keyboard import Key, Keyboard
-from .link import Unanswerable, Unservable
 from .screen import Shows
 
 REST_S = 0.1  # longest wait for a line before the chain is heard again

@@ -10,15 +10,18 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import new_file, output, parting, variables
-from .crew import END_USER
+from . import parting
+from .common import new_file, output, variables
+from .common.errors import Unservable
+from .common.layers import END_USER
+from .common.messages import say
+from .common.options import parse
 from .laps import aloud
 from .launch import ABSENT, LIFELINE, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
 from .light import leave_out_for_good
-from .link import Lost, Silence, Unservable
-from .roles import PARTING_S, say
-from .settings import parse
+from .link import Lost, Silence
+from .roles import PARTING_S
 
 if TYPE_CHECKING:
     from .mpi_link import MpiLink

@@ -13,7 +13,7 @@ import torch
 from llvmlite import binding
 
 from . import vectors
-from .fetch import cache_folder, keep
+from .common.cache_folder import cache_folder, keep
 from .vectors import Code
 
 # What a kernel's machine code comes of.

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .common.errors import Unservable, concerns
+from .common.settings import Settings
 from .enduser import EndUser
 from .flight import Token
-from .link import Unservable, concerns
-from .settings import Settings
 from .stops import Stops
 from .text import Text
 

@@ -9,14 +9,10 @@ A node is named by its rank at launch, for ever: a shrink renumbers ranks, never
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from itertools import pairwise
 from typing import NamedTuple
 
-from .link import Unservable
-
-END_USER = 0  # the node that asks: rank 0 at launch
-
-Block = range  # a run of decoder layers, counted from 0
+from .common.errors import Unservable
+from .common.layers import END_USER, Block, is_whole, layers, named
 
 
 class Hop(NamedTuple):
@@ -219,24 +215,3 @@ class Crew:
         copied = [block for block, nodes in self.copies.items() if node in nodes]
         copied += [block for which, block in ordered if which == node]
         return self.room.get(node, 0.0) - sum(map(len, (*self.holds[node], *copied)))
-
-
-def is_whole(blocks: Sequence[Block]) -> bool:
-    """Whether they follow one another without a layer between them."""
-    return all(a.stop == b.start for a, b in pairwise(blocks))
-
-
-def layers(block: Block) -> str:
-    """'4-7', or '4' for a single layer: how a block is written for people."""
-    return f"{block[0]}-{block[-1]}" if len(block) > 1 else f"{block[0]}"
-
-
-def block_of(words: str) -> Block:
-    """'4-7' or '4', as `layers` writes it."""
-    first, _, last = words.partition("-")
-    return range(int(first), int(last or first) + 1)
-
-
-def named(block: Block) -> str:
-    """'layers 4-7' or 'layer 4'."""
-    return f"layer{'s' if len(block) > 1 else ''} {layers(block)}"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .common.errors import Unanswerable, Unservable, concerns
+from .common.prompt_file import Asked
+from .common.settings import short
 from .conversation import Answer, Answering, Conversation, askable, broken_off_by
 from .flight import Token
-from .link import Unanswerable, Unservable, concerns
-from .prompts import Asked
-from .settings import short
 
 if TYPE_CHECKING:
     from .answers import Answers

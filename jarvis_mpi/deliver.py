@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from . import blocks, hostfile, models, on_host
-from .boundary import guarded
-from .crew import END_USER, Block
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.json_form import check
+from .common.layers import END_USER, Block
 from .host_answers import other_version
-from .json_form import check
-from .link import Unservable
 
 PIECE_BYTES = 1 << 22  # hashed and sent at a time
 SAMPLE_BYTES = 64  # see models.fingerprint
@@ -206,7 +206,8 @@ def layers_of(placement: blocks.Placement, copied: dict[Block, tuple[int, ...]],
 
 
 def main(words: Sequence[str]) -> int:
-    from .settings import Settings, preparing, said_in
+    from .common.options import preparing, said_in
+    from .common.settings import Settings
 
     parser = preparing("stage-model", "Each node gets the tensors that it runs, and a run finds them there.")
     parser.add_argument(
@@ -257,7 +258,7 @@ def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    from .console import console
+    from .common.console import console
 
     terminal = console(sys.stderr)
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from . import blocks, hostfile, models
-from .crew import END_USER
+from .common.errors import Unservable
+from .common.json_form import parsed
+from .common.layers import END_USER
+from .common.options import PLAN, Parser, add_options, preparing, said_in
+from .common.settings import Settings, flag
 from .host_answers import ask_all
-from .json_form import parsed
-from .link import Unservable
 from .links import Measured
-from .settings import PLAN, Parser, Settings, add_options, flag, preparing, said_in
 
 LINKS_S = 300.0
 PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python benchmarks/memory.py`)
@@ -116,7 +117,7 @@ def show(
     from rich.markup import escape
     from rich.table import Table
 
-    from .console import console
+    from .common.console import console
 
     terminal = console(sys.stdout, markup=True)
     table = Table(box=None, pad_edge=False, header_style="bold")

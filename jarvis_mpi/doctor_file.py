@@ -10,10 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from . import hdf5, new_file
-from .boundary import guarded
-from .json_form import parsed
-from .link import Unservable
+from . import hdf5
+from .common import new_file
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.json_form import parsed
 from .links import Measured
 
 LINKS = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]

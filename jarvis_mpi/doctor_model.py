@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import kept_folder, models
-from .boundary import guarded
-from .fetch import cache_folder, writable
-from .link import Unservable
+from . import models
+from .common import kept_folder
+from .common.boundary import guarded
+from .common.cache_folder import cache_folder, writable
+from .common.errors import Unservable
 from .sound import unsound
 
 
@@ -79,9 +80,9 @@ def quantised_of(folder: Path) -> Iterator[str]:
 def unreadable(folder: Path) -> Iterator[str]:
     """What stands in the way of using its config and its tokenizer."""
     tell(f"reading the config and the tokenizer of {folder}")
+    from .common.settings import Settings
     from .family import load_config, quiet
     from .generation import followed
-    from .settings import Settings
     from .text import Text
 
     quiet()

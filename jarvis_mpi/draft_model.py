@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import trial
+from .common.errors import Unservable
+from .common.sequences import alike
 from .family import context_of, dtype_of, import_family, load_config
-from .flight import alike
 from .head import Head
-from .link import Unservable
 from .stage import Stage
 from .text import Text
 

@@ -12,12 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol
 
-from .crew import END_USER, Block, Crew, Hop, Sign, State
+from .common.errors import Unservable, concerns
+from .common.layers import END_USER, Block
+from .crew import Crew, Hop, Sign, State
 from .draft import NO_DRAFTS, Drafts
 from .flight import Flight, Token, Trip, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .journal import Behind, Journalled
-from .link import Link, Lost, Silence, Unservable, concerns
+from .link import Link, Lost, Silence
 from .news import Hears, News
 from .upkeep import Upkeep
 from .watch import Notice, Pace, Patience, Watch

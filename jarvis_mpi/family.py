@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from .boundary import guarded
-from .link import Unservable
+from .common.boundary import guarded
+from .common.errors import Unservable
 from .models import bytes_by_layer, stored_dtype
 
 # Rotary tables of which every row changes once a text is longer than `original_max_position_embeddings`.

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .common.errors import Unservable
 from .journal import Runs
-from .link import Unservable
 from .watch import Pace
 from .wire import Message
 from .worker import Worker

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from . import kept_folder
-from .boundary import guarded
+from .common import kept_folder
+from .common.boundary import guarded
+from .common.cache_folder import Say, cache_folder, only_one
+from .common.errors import Unservable
 from .gguf_header import MAGIC, Gguf, read_shards, shards
-from .link import Unservable
 
 CONVERTER = 3  # another where what a conversion gives changes: what an older one gave is not used any more
 SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BEGUN = time.time()  # of this process, or nearly: what failed before concerns another run
 ROOM = b"\0" * 4096  # for the sentence of a failure, should the disk be full afterwards
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,6 @@ BUNDLED = {
         terms="Gemma 3 270M by Google; by using it you accept the Gemma Terms of Use, https://ai.google.dev/gemma/terms",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $JARVIS_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi")
-    try:
-        return folder.expanduser()
-    except RuntimeError:  # no HOME, and the system knows no such user
-        raise Unservable(f"there is no home folder for {folder}: name a folder in JARVIS_CACHE") from None
-
-
-def another(cache: Path, variable: str) -> str:
-    """What to do about a cache folder that is of no use."""
-    home = os.environ.get("HOME")
-    if home and cache.is_relative_to(home):
-        return f"name another in {variable}, or your own home folder in HOME (it is {home})"
-    return f"name another in {variable}"
-
-
-def keep(path: Path, data: bytes) -> None:
-    """A file that saves time at the next start: whole or not at all, and not where there is no room."""
-    scratch = path.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(data)
-        scratch.rename(path)
-
-
-def is_kept(path: Path) -> bool:
-    """Whether `keep` has left it; no, where the folder is another user's."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
@@ -190,38 +155,6 @@ def unless_disk_full(folder: Path) -> Iterator[None]:
 
 def no_room(folder: Path, why: str) -> str:
     return f"the converted model cannot be kept in {folder} ({why}): make room there, or name another folder in JARVIS_CACHE"
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Raises Unservable where files cannot be made or locked in there."""
-    try:
-        yield
-    except TimeoutError:  # filelock's own: another has it
-        raise
-    except (OSError, NotImplementedError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise Unservable(
-            f"the cache folder {folder} cannot be used ({why}): {another(folder, 'JARVIS_CACHE')}"
-        ) from None
-
-
-@contextmanager
-def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
-    """A lock between the ranks of one host. Raises Unservable after `timeout_s`."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        with writable(folder.parent):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=timeout_s)
-    except Timeout:
-        raise Unservable(f"another process has been making {folder} for {timeout_s:.0f} s: end it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import models, prompts
-from .boundary import guarded
-from .link import Unservable
-from .settings import DEFAULT_MODEL
+from . import models
+from .common import prompt_file
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.settings import DEFAULT_MODEL
 from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 
 LIMITS = {
@@ -66,9 +67,9 @@ def taken(depth: int, count: int) -> list[int]:
 def fit(asked: argparse.Namespace) -> int:
     """-> how many prompts were left out. Raises Unservable."""
     from . import trial
-    from .bar import bar
+    from .common.messages import say
+    from .common.progress_bar import bar
     from .family import context_of, load_config, quiet
-    from .roles import say
     from .text import Text
 
     quiet()
@@ -83,7 +84,7 @@ def fit(asked: argparse.Namespace) -> int:
     if asked.out.resolve() == folder.resolve():
         raise Unservable(f"--out {asked.out} is the model itself, which would be lost: name another folder")
     text, left_out = Text(folder, config.vocab_size), LeftOut(say)
-    questions, _ = prompts.askable_in(asked.prompts, text, context_of(config), left_out)
+    questions, _ = prompt_file.askable_in(asked.prompts, text, context_of(config), left_out)
     left_out.tell_more()
     if len(questions) < 2 * ASKED_APART:
         raise Unservable(

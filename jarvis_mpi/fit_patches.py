@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import blocks, models, patch
-from .boundary import guarded
-from .crew import END_USER, Block, is_whole, layers, named
-from .given_file import text_of
-from .link import Unservable
-from .settings import DEFAULT_MODEL
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.given_file import text_of
+from .common.layers import END_USER, Block, is_whole, layers, named
+from .common.settings import DEFAULT_MODEL
 from .tool import ToolParser, options, refuse_place, use_threads
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
 def fit_all(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
     from . import trial
-    from .bar import bar
+    from .common.messages import say
+    from .common.progress_bar import bar
     from .family import load_config, quiet
-    from .roles import say
 
     quiet()
     folder = models.locate(asked.model, say, whole=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
+from .common.sequences import alike
 from .crew import Hop
 from .ledger import Ledger
 from .news import News
@@ -68,12 +69,6 @@ class Flight:
         self.ids = list(text)
         self.ran = min(self.ran, same, len(text) - 1)
         self.ledger.crop(self.ran)  # and a step that was broken off did not come home
-
-
-def alike(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    differ = (at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other)
-    return next(differ, min(len(a), len(b)))
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .fetch import Say
-from .link import Unservable
+from .common.cache_folder import Say
+from .common.errors import Unservable
+from .common.settings import LEAST_PENALTY, MOST_PENALTY, Settings
 from .models import json_object
-from .settings import LEAST_PENALTY, MOST_PENALTY, Settings
 
 FILES = ("generation_config.json", "config.json")  # where `generate` finds it; the first that is there
 PENALTY = "repetition_penalty"

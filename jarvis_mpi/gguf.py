@@ -15,12 +15,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from . import gguf_config, gguf_tokenizer
-from .boundary import guarded
+from .common.boundary import guarded
+from .common.errors import Unservable
 from .family import quiet
 from .fetch import SENTENCE
 from .gguf_header import Gguf, join, read, read_shards
 from .gguf_rope import TABLES, Rope
-from .link import Unservable
 
 WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from transformers.integrations import GGUF_CONFIG_MAPPING
 
+from .common.errors import Unservable
 from .gguf_header import Gguf
 from .gguf_rope import Rope
-from .link import Unservable
 
 EPSILONS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps", "rms_norm_eps")
 ABSENT = (-1, 2**32 - 1, 2**64 - 1)  # a token's number that says that there is none

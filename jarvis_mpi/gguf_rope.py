@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .common.errors import Unservable
 from .gguf_header import Gguf, damaged
-from .link import Unservable
 
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 TABLES = (FREQUENCIES, LONG, SHORT)  # tensors that are no weights

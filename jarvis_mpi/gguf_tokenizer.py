@@ -6,8 +6,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
 
+from .common.errors import Unservable
 from .gguf_header import Gguf
-from .link import Unservable
 
 try:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS as SPLITS

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from . import hdf5_sound
-from .link import Unservable
+from .common.errors import Unservable
 
 LEAST_LIMIT = 1 << 26  # bytes that any file may claim
 PACKED = 64  # how many times its size a file may claim: rows that are alike are packed, or not there yet

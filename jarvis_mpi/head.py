@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from .activations import from_bytes, to_bytes
-from .boundary import guarded, of_model
+from .common.boundary import guarded, of_model
+from .common.errors import Unservable
 from .family import context_of, cut_config, decoder_layers, load_config
 from .lean import positions
-from .link import Unservable
 from .norm import RowwiseNorm
 from .quantised import OUTPUT_LAYER
 from .rowwise import is_rotary

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__, models, on_host
-from .boundary import guarded, reason
-from .json_form import LONGEST, check
-from .link import Unservable
-from .process import machine
+from .common.boundary import guarded, reason
+from .common.errors import Unservable
+from .common.json_form import LONGEST, check
+from .common.process_identity import machine
 from .roll import hello
 from .setup import no_agent, without_fault_tolerance
 

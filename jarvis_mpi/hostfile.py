@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
+from .common.errors import Unservable
+from .common.output import run
 from .hostlex import NAMES, Kind, Token, tokens
-from .link import Unservable
-from .output import run
 
 MOST_BYTES = 1 << 20
 MOST_RANKS = 1 << 16  # a record's rows count nodes by 16 bits

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .crew import Block
-from .wire import Message, Run, mask
+from .common.layers import Block, mask
+from .wire import Message, Run
 
 
 class Runs(Protocol):

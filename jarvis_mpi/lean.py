@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from .activations import from_bytes, to_bytes
-from .boundary import guarded
 from .cache import new_cache
+from .common.boundary import guarded
+from .common.errors import Unservable
 from .family import CHANGING_ROTARY, cache_argument, context_of, hidden_of, rotary
 from .fuse import TRIED_ROWS, Part, parts
 from .linear import ROWS_AT_ONCE
-from .link import Unservable
 from .rowwise import mask
 
 PAGE_ROWS = ROWS_AT_ONCE  # positions for which rotary tables are made at a time

@@ -6,7 +6,8 @@ more than is known loses nothing: it runs what is new and sends the rest from it
 
 from collections.abc import Iterable
 
-from .crew import Block, Hop
+from .common.layers import Block
+from .crew import Hop
 
 
 class Ledger:

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 
-from . import variables
+from .common import variables
 from .launch import LIFELINE, MARKS, Come
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .answers import Answers
+from .common.layers import Block
+from .common.messages import say
 from .conversation import Answer
-from .crew import Block, Crew, Hop, Sign
+from .crew import Crew, Hop, Sign
 from .flight import Token
-from .roles import say
 from .screen import Tells, route
 from .tally import Tally
 

@@ -1,7 +1,6 @@
 """What a network must do for us, and the ways in which it, or the user, can fail us."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -17,27 +16,6 @@ class Lost(Exception):
         super().__init__(
             f"{'node' if len(self.nodes) == 1 else 'nodes'} {', '.join(map(str, self.nodes))} died"
         )
-
-
-class Unservable(Exception):
-    """The run cannot go on. Its text is the one sentence that the person at the terminal reads."""
-
-
-class Unanswerable(Unservable):
-    """The answer of that `sequence` cannot go on, and all others can."""
-
-    def __init__(self, sequence: int, sentence: str):
-        self.sequence = sequence
-        super().__init__(sentence)
-
-
-@contextmanager
-def concerns(sequence: int) -> Iterator[None]:
-    """What makes a run impossible inside, makes one answer impossible."""
-    try:
-        yield
-    except Unservable as error:
-        raise Unanswerable(sequence, str(error)) from error
 
 
 class Link(Protocol):

@@ -18,10 +18,10 @@ import h5py
 import numpy as np
 
 from . import hdf5
-from .boundary import guarded
-from .link import Unservable
-from .new_file import fresh
-from .process import lives
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.new_file import fresh
+from .common.process_identity import lives
 from .record_form import TEXTS, check_event, check_start
 from .schema import FIELDS, LIBVER, SCHEMA
 

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 
 import mpi4py
 
-from .crew import END_USER
+from .common.errors import Unservable
+from .common.layers import END_USER
 from .doorbell import Doorbell
 from .guard import guarded
-from .link import Lost, Silence, Unservable
+from .link import Lost, Silence
 from .shrink import Membership
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()

@@ -5,9 +5,10 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
-from .crew import Block, Crew, Hop, Sign, named
+from .common.layers import Block, mask, named
+from .crew import Crew, Hop, Sign
 from .harm import NOTHING_KNOWN, Harm
-from .wire import Run, mask
+from .wire import Run
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from . import variables
-from .link import Unservable
+from .common import variables
+from .common.errors import Unservable
 
 OPTIONS = (
     "BatchMode=yes",

@@ -13,7 +13,7 @@ from typing import NoReturn
 import psutil
 
 from . import wire
-from .crew import END_USER
+from .common.layers import END_USER
 from .launch import HOST
 from .link import Link, Lost, Silence
 from .roll import Clock, Hello, next_message

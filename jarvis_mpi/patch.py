@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .boundary import guarded
-from .crew import Block, block_of, layers
-from .given_file import regular
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.given_file import regular
+from .common.json_form import check, number, parsed
+from .common.layers import Block, block_of, layers
 from .harm import Harm
-from .json_form import check, number, parsed
-from .link import Unservable
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 
-from .given_file import MARK
+from .common.errors import Unservable
+from .common.given_file import MARK
 from .keyboard import LOOK_S, has_ended, opened
-from .link import Unservable
 from .terminal import launcher
 
 FIRST_S = 2.0  # longest wait for the first byte: the start takes as long

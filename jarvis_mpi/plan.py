@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .blocks import Placement
-from .crew import END_USER, Block
-from .link import Link, Lost, Unservable
+from .common.errors import Unservable
+from .common.layers import END_USER, Block
+from .common.settings import Settings, flag
+from .link import Link, Lost
 from .roll import Clock, Hello, next_message
-from .settings import Settings, flag
 from .watch import Pace
 from .wire import Kind, Message, note, read_note
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .boundary import guarded
-from .fetch import Say
+from .common.boundary import guarded
+from .common.cache_folder import Say
 
 if TYPE_CHECKING:
     from .text import Text

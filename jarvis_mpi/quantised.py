@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import kept_folder
-from .boundary import guarded
-from .fetch import cache_folder, only_one
+from .common import kept_folder
+from .common.boundary import guarded
+from .common.cache_folder import cache_folder, only_one
+from .common.errors import Unservable
 from .kernels import BLOCK, LANES
-from .link import Unservable
 
 
 class Format(NamedTuple):

@@ -15,22 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from . import blocks, faults, generation, models, patch, process, prompts
-from .crew import END_USER, Crew, Policy, State, layers
+from . import blocks, faults, generation, models, patch
+from .common import process_identity, prompt_file
+from .common.errors import Unservable
+from .common.layers import END_USER, layers
+from .common.messages import say
+from .common.output import Unwritable
+from .common.settings import Settings
+from .crew import Crew, Policy, State
 from .draft import NO_DRAFTS, Drafts, Guesses, Lookup, Source
 from .enduser import EndUser
 from .flight import WORTHWHILE_ROWS, pieces
 from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .laps import Laps
-from .link import Link, Unservable
-from .output import Unwritable
+from .link import Link
 from .parting import end_processes, part, release
 from .piped import MOST_BYTES, Piped
 from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
-from .roles import PARTING_S, copy_loader, journalled, say
+from .roles import PARTING_S, copy_loader, journalled
 from .roll import Roll, hello
-from .settings import Settings
 from .setup import machines_without_daemon_at_home, without_fault_tolerance
 from .tried import untried
 from .vitals import looking
@@ -50,8 +54,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     all ranks part together."""
     from . import resume
     from .answers import Answers
+    from .common.new_file import check_path, claim
     from .doctor_file import links_in
-    from .new_file import check_path, claim
     from .places import new_log
     from .record import Record
 
@@ -68,7 +72,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         if before.ended == "done":
             if piped and (sentence := resume.standard_input(before, words, piped)):
                 say(sentence)
-            asked = prompts.read(Path(settings.prompts)) if settings.prompts else []
+            asked = prompt_file.read(Path(settings.prompts)) if settings.prompts else []
             out = Answers(say)
             resume.print_again(before, settings, asked, out)
             out.ended()
@@ -80,7 +84,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         check_path(log)
         if settings.log:  # else the name is this process's own
             claim(log)
-    questions = prompts.read(Path(settings.prompts)) if settings.prompts else []
+    questions = prompt_file.read(Path(settings.prompts)) if settings.prompts else []
     measured = links_in(Path(settings.links)) if settings.links else {}
     orders = faults.parse(settings.fault)
     if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
@@ -296,7 +300,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "start": laps.seconds,
         "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
-        "writer": process.named(os.getpid()),
+        "writer": process_identity.named(os.getpid()),
     }
     step = 0
     if before:
@@ -383,7 +387,7 @@ def resumed_at(before: "Run") -> str:
 
 
 def answered(
-    talk: "Conversation", settings: Settings, questions: Sequence[prompts.Asked], at_once: int,
+    talk: "Conversation", settings: Settings, questions: Sequence[prompt_file.Asked], at_once: int,
     keyboard: Keyboard | None, screen: "Shows", before: Sequence["Question"],
 ) -> tuple[str, bool]:  # fmt: skip
     """Answer what is asked, what was begun `before` first. -> what went wrong, if anything, and whether all is done."""

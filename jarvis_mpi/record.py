@@ -17,10 +17,12 @@ import h5py
 import numpy as np
 from h5py import h5s, h5t
 
-from . import hdf5, new_file
-from .crew import Block, Hop, Sign
+from . import hdf5
+from .common import new_file
+from .common.errors import Unservable
+from .common.layers import Block
+from .crew import Hop, Sign
 from .flight import Token
-from .link import Unservable
 from .news import Change
 from .schema import FIELDS, LIBVER, SCHEMA
 

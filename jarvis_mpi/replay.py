@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .boundary import guarded
-from .crew import Crew, Hop, Policy, Sign, block_of, layers
-from .link import Unservable
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.layers import block_of, layers
+from .common.output import run
+from .crew import Crew, Hop, Policy, Sign
 from .load import load
-from .output import run
 
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 

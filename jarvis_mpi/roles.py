@@ -3,7 +3,6 @@
 Heavy modules are imported where they are needed, so that a rank loads only what it runs.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from . import faults, models, patch
 from .beats import beating
-from .crew import Block
+from .common.errors import Unservable
+from .common.layers import Block
+from .common.messages import say
+from .common.settings import Settings
 from .journal import Journalled
-from .link import Link, Unservable
+from .link import Link
 from .parting import farewell
 from .plan import ready, receive_plan, receive_settings
 from .roll import hello, report
-from .settings import Settings
 from .vitals import looking
 from .watch import Pace
 from .worker import Worker
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from .stage import Stage
 
 PARTING_S = 30.0  # longest wait for the others at the end
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def worker(link: Link, settings: Settings) -> tuple[int, bool]:

@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 
 from . import __version__, wire
-from .crew import END_USER, Sign
+from .common.errors import Unservable
+from .common.layers import END_USER
+from .common.process_identity import machine
+from .crew import Sign
 from .launch import LIFELINE
-from .link import Link, Lost, Silence, Unservable
-from .process import machine
+from .link import Link, Lost, Silence
 from .wire import Kind, Message, note, read_note
 
 Clock = Callable[[], float]

@@ -15,8 +15,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .attention import attention, scratch_bytes
+from .common.errors import Unservable
 from .linear import DTYPES
-from .link import Unservable
 from .vectors import LANES
 
 # What a family tells its attention, and ours does; the mask tells of windows, too.

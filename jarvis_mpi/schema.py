@@ -122,6 +122,6 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    from .output import run
+    from .common.output import run
 
     run(lambda: print(markdown()))

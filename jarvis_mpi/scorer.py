@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import skips
-from .skips import Case
+from .common.layers import Case
 from .tasks import Question
 
 if TYPE_CHECKING:

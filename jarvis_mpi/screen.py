@@ -14,9 +14,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .answers import Answers
-from .console import console
+from .common.console import console
+from .common.layers import Block, layers
 from .conversation import Answer
-from .crew import Block, Crew, Hop, Sign, State, layers
+from .crew import Crew, Hop, Sign, State
 from .flight import Token
 from .news import Change, Hears
 from .tally import Tally

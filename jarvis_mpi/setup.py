@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import models
-from .boundary import reason
-from .crew import END_USER
-from .link import Unservable
+from .common.boundary import reason
+from .common.errors import Unservable
+from .common.layers import END_USER
+from .common.settings import DEFAULT_MODEL
 from .roll import Hello
-from .settings import DEFAULT_MODEL
 
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "openmpi-mca-params.conf": {

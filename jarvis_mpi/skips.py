@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import TypeVar
 
-from .link import Unservable
+from .common.errors import Unservable
+from .common.layers import Case
 
-Case = frozenset[int]  # layers left out, counted from 0
 WHOLE: Case = frozenset()
 State = TypeVar("State")
 MOST_DIGITS = 9

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .fetch import cache_folder, is_kept, keep
-from .link import Unservable
+from .common.cache_folder import cache_folder, is_kept, keep
+from .common.errors import Unservable
 from .models import headers
 from .safetensors_header import FLOATS, pieces, tensors_in
 

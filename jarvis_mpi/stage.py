@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from .activations import from_bytes, to_bytes
-from .boundary import of_model
 from .cache import cropped, new_cache
-from .crew import Block, named
+from .common.boundary import of_model
+from .common.errors import Unservable
+from .common.layers import Block, named
 from .family import (
     cache_argument,
     decoder_layers,
@@ -34,7 +35,6 @@ from .family import (
 )
 from .lean import LeanStep, positions
 from .linear import ROWS_AT_ONCE
-from .link import Unservable
 from .models import layer_of
 from .quantised import FORMATS
 from .rowwise import ROW_BY_ROW, keep_rows_apart

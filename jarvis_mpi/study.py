@@ -17,12 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, skips, tasks, variables
-from .fetch import Say
-from .link import Link, Lost, Silence, Unservable
+from . import models, skips, tasks
+from .common import variables
+from .common.cache_folder import Say
+from .common.errors import Unservable
+from .common.layers import Case
+from .common.settings import DEFAULT_MODEL, DTYPES
+from .link import Link, Lost, Silence
 from .scorer import Scorer
-from .settings import DEFAULT_MODEL, DTYPES
-from .skips import Case
 from .study_file import Kind, StudyFile, Unit
 from .tool import LeftOut, ToolParser, options, use_threads
 from .wanted import WINDOW, Wanted, wanted_of
@@ -79,7 +81,7 @@ class Worker:
 
 def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
     """Rank 0: hand out what is left, write what comes. Alone it does all itself."""
-    from .bar import bar
+    from .common.progress_bar import bar
 
     units = file.left()
     with bar(len(units), "units") as tick:
@@ -186,7 +188,7 @@ def parser() -> ToolParser:
 
 def main(words: Sequence[str]) -> int:
     asked = options(parser(), words, LIMITS)
-    from .roles import say
+    from .common.messages import say
 
     try:
         link = connected() if size_told() > 1 else None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import skips
-from .boundary import guarded
-from .link import Unservable
-from .skips import Case
+from .common.boundary import guarded
+from .common.errors import Unservable
+from .common.layers import Case
 
 if TYPE_CHECKING:
     import h5py

@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from .crew import END_USER, Crew, layers
+from .common.layers import END_USER, layers
+from .crew import Crew
 from .flight import Token
 
 

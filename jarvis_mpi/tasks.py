@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import task_file
-from .boundary import guarded
-from .link import Unservable
+from .common.boundary import guarded
+from .common.errors import Unservable
 from .study_file import NAME_BYTES
 from .task_file import LETTERS, Row
 from .tool import Refuse

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from .common.output import stream
 from .launch import LAUNCHERS
-from .output import stream
 
 
 def launcher() -> Path | None:

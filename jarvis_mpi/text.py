@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from . import template
-from .boundary import guarded
+from .common.boundary import guarded
+from .common.errors import Unservable
 from .decoded import Pieces
-from .link import Unservable
 from .models import json_object
 from .tokenizer import tokenizer_of
 

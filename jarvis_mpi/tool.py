@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import variables
-from .link import Unservable
-from .settings import Parser, flag, is_utf8, refuse_beyond
+from .common import variables
+from .common.errors import Unservable
+from .common.options import Parser
+from .common.settings import flag, is_utf8, refuse_beyond
 
 USAGE = 2  # exit status
 LONGEST = 300  # characters of what is said

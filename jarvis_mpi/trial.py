@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .boundary import guarded
-from .crew import Block
+from .common.boundary import guarded
+from .common.cache_folder import Say, cache_folder, keep, only_one
+from .common.errors import Unservable
+from .common.layers import Block
+from .common.settings import is_utf8
 from .family import cache_argument, context_of, read_config
-from .fetch import Say, cache_folder, keep, only_one
 from .head import Head
-from .link import Unservable
-from .settings import is_utf8
 from .stage import Stage
 from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
 

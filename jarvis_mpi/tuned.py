@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 
 from . import compiled, vectors
+from .common.cache_folder import cache_folder, keep, only_one
+from .common.errors import Unservable
 from .compiled import Compiled
-from .fetch import cache_folder, keep, only_one
 from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
-from .link import Unservable
 
 WEIGHTS_BYTES, COLUMNS = 64 * 2**20, 2048  # more than caches hold
 ROUNDS = 5

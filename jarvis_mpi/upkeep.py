@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .crew import END_USER, Block, Crew, Sign, State
+from .common.layers import END_USER, Block
+from .crew import Crew, Sign, State
 from .journal import Journalled
 from .link import Link
 from .news import Hears

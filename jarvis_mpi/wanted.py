@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import prompts, skips, tasks
-from .fetch import Say
-from .given_file import text_of
-from .link import Unservable
+from . import skips, tasks
+from .common import prompt_file as prompts
+from .common.cache_folder import Say
+from .common.errors import Unservable
+from .common.given_file import text_of
+from .common.layers import Case
 from .prose import prose, token_entropy, windows_of
 from .scorer import Encoded, encoded
-from .skips import Case
 from .study_file import Item
 from .tool import Refuse
 

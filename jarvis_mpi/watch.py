@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .crew import END_USER, Crew, Hop, Sign, State
+from .common.layers import END_USER
+from .crew import Crew, Hop, Sign, State
 from .wire import Beat, Reached
 
 INFINITY = float("inf")

@@ -14,8 +14,8 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from . import norm
+from .common.errors import Unservable
 from .linear import DTYPES, FloatLinear, QuantisedLinear
-from .link import Unservable
 from .models import headers
 from .quantised import FORMATS, kept, tensor_of
 from .safetensors_header import tensors_in

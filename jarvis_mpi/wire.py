@@ -9,12 +9,13 @@ needs no clock but each node's own and is whole even if a worker dies later.
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from .crew import Block, Hop
+from .common.layers import Block, block
+from .crew import Hop
 
 VERSION = 6  # of this format; nodes compare it at the start
 
@@ -168,15 +169,6 @@ class Message:
         return cls(
             Kind(kind), sequence, epoch, step, start, count, first, drafted, branch, ahead, ran, lacks, view[lacks_end:]
         )  # fmt: skip
-
-
-def mask(layers: Iterable[int]) -> int:
-    """Layers as the bits of a number."""
-    return sum(1 << layer for layer in layers)
-
-
-def block(first: int, count: int) -> Block:
-    return range(first, first + count)
 
 
 def note(**fields: Any) -> Message:

@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from .crew import END_USER, Block, named
+from .common.errors import Unservable
+from .common.layers import END_USER, Block, named
 from .journal import Behind, Journalled
-from .link import Link, Lost, Silence, Unservable
+from .link import Link, Lost, Silence
 from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals, note, read_note
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile

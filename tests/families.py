@@ -21,10 +21,10 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from jarvis_mpi import trial, twin
-from jarvis_mpi.boundary import guarded
+from jarvis_mpi.common.boundary import guarded
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.family import context_of, quiet, read_config
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.stage import Stage
 
 PIECE = 7  # rows of a prompt that are sent at a time

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 
-from jarvis_mpi.crew import END_USER, Crew
+from jarvis_mpi.common.layers import END_USER
+from jarvis_mpi.crew import Crew
 from jarvis_mpi.enduser import EndUser
 from jarvis_mpi.faults import FaultyWorker, parse
 from jarvis_mpi.journal import Journalled

@@ -12,8 +12,8 @@ from test_mpirun import pytestmark  # noqa: F401 (no mpirun: skipped)
 from test_one_bad import folder, run  # noqa: F401 (a fixture)
 
 from jarvis_mpi import answers
+from jarvis_mpi.common.output import Unwritable, stream
 from jarvis_mpi.load import load
-from jarvis_mpi.output import Unwritable, stream
 
 FULL = "standard output cannot be written: No space left on device: the answers stand in the record"
 

@@ -8,11 +8,11 @@ import torch
 import transformers
 from transformers.utils import chat_template_utils
 
-from jarvis_mpi.boundary import guarded
+from jarvis_mpi.common.boundary import guarded
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.conversation import askable
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings
 from jarvis_mpi.text import Text
 
 

@@ -11,14 +11,15 @@ import tiny
 import torch
 from loopback import Deaf, chain
 
-from jarvis_mpi import blocks, chat, prompts
+from jarvis_mpi import blocks, chat
+from jarvis_mpi.common import prompt_file
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.conversation import Conversation
 from jarvis_mpi.crowd import Crowd
 from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text
 
@@ -81,7 +82,7 @@ def asked(folder, lines, at_once, spoil=lambda talk: None, **wishes):
     out = io.StringIO()
     with talking(folder, **wishes) as talk:
         spoil(talk)
-        failed = Crowd(talk, at_once, out).ask_all(list(prompts.prompts_in(lines, False)))
+        failed = Crowd(talk, at_once, out).ask_all(list(prompt_file.prompts_in(lines, False)))
     return [json.loads(line) for line in out.getvalue().splitlines()], failed
 
 

@@ -10,7 +10,7 @@ from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
 from jarvis_mpi import __version__, deliver, doctor, doctor_file, host_answers
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common.errors import Unservable
 
 RUN = """#!/bin/bash
 echo "Welcome [/b] to this host"; echo '[1, 2]'; echo '"x"'

@@ -12,13 +12,13 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import draft_model
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.crew import Crew, Hop, Sign
 from jarvis_mpi.draft import Guesses, Lookup, NoDrafts, Times
 from jarvis_mpi.draft_model import AHEAD, CHOICES, DraftModel
 from jarvis_mpi.head import Head
 from jarvis_mpi.journal import Behind, Journalled
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text
 from jarvis_mpi.watch import RESENDS, Pace, Patience, Watch

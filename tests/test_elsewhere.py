@@ -17,10 +17,11 @@ from test_light import planted
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import bar as bar_module
 from jarvis_mpi import doctor_model, fetch, laps, models, setup
 from jarvis_mpi.cli import COMMANDS
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common import cache_folder
+from jarvis_mpi.common import progress_bar as bar_module
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.load import load
 from jarvis_mpi.terminal import is_own_pipe
 
@@ -59,16 +60,16 @@ def test_a_file_system_without_locks_is_one_sentence(error, tmp_path, monkeypatc
         raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    with pytest.raises(Unservable, match="JARVIS_CACHE"), fetch.only_one(tmp_path / "model", 1.0):
+    with pytest.raises(Unservable, match="JARVIS_CACHE"), cache_folder.only_one(tmp_path / "model", 1.0):
         pass
 
 
 def test_a_lock_that_another_holds_is_still_a_timeout(tmp_path):
     folder = tmp_path / "model"
     with (
-        fetch.only_one(folder, 1.0),
+        cache_folder.only_one(folder, 1.0),
         pytest.raises(Unservable, match="another process"),
-        fetch.only_one(folder, 0.1),
+        cache_folder.only_one(folder, 0.1),
     ):
         pass
 
@@ -81,7 +82,7 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "expanduser", nobody)
     with pytest.raises(Unservable, match=r"there is no home folder .*: name a folder in JARVIS_CACHE"):
-        fetch.cache_folder()
+        cache_folder.cache_folder()
 
 
 # -- neighbours in the environment, to the commands that are no run of the model

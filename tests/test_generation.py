@@ -10,11 +10,12 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.options import parse
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.generation import OTHERS, followed
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text
 

@@ -17,10 +17,11 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from jarvis_mpi import fetch, gguf, kept_folder, models
+from jarvis_mpi import fetch, gguf, models
+from jarvis_mpi.common import kept_folder
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.gguf_header import read, read_shards
 from jarvis_mpi.gguf_rope import FREQUENCIES
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.text import Text, end_ids
 
 IDS = torch.tensor([[65, 17, 3, 142, 9, 31, 77, 8, 65, 100, 12]])

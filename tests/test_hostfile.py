@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jarvis_mpi import hostfile, launch, on_host, variables
-from jarvis_mpi.link import Unservable
+from jarvis_mpi import hostfile, launch, on_host
+from jarvis_mpi.common import variables
+from jarvis_mpi.common.errors import Unservable
 
 ROOT = Path(__file__).parent.parent
 MPIRUN = ["timeout", "-k", "5", "20", "mpirun", "--do-not-launch", "--display", "map"]

@@ -15,12 +15,12 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import doctor, models, trial
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.family import dtype_of, load_config
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import kept
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import end_ids
 

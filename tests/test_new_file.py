@@ -11,8 +11,8 @@ from test_mpirun import ROOT, small, start, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from test_record import can_mount
 
-from jarvis_mpi import new_file, process
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common import new_file, process_identity
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.load import load
 from jarvis_mpi.record import Record
 
@@ -83,7 +83,7 @@ def test_a_file_of_the_users_is_not_in_the_way_and_stays(text, tmp_path):
 def test_who_is_about_to_write_it_is_named(tmp_path):
     path, place = tmp_path / "run.h5", tmp_path / "run.h5.part"
     with subprocess.Popen(["sleep", "60"]) as other:
-        place.write_text(json.dumps(process.named(other.pid)))
+        place.write_text(json.dumps(process_identity.named(other.pid)))
         with pytest.raises(
             Unservable, match=f"process {other.pid} is about to write it .*: name another file"
         ):

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import FalconConfig, Gemma4TextConfig, XGLMConfig
 
-from jarvis_mpi import doctor_model, models, prompts, trial
-from jarvis_mpi.boundary import guarded
+from jarvis_mpi import doctor_model, models, trial
+from jarvis_mpi.common import prompt_file
+from jarvis_mpi.common.boundary import guarded
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.conversation import askable
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text
 from jarvis_mpi.twin import make_twin
@@ -110,7 +111,7 @@ def test_a_prompt_of_no_tokens_is_a_sentence(tmp_path):
 
 def read(tmp_path, data: bytes, name="prompts.txt") -> list[str]:
     (tmp_path / name).write_bytes(data)
-    return [asked.prompt for asked in prompts.read(tmp_path / name)]
+    return [asked.prompt for asked in prompt_file.read(tmp_path / name)]
 
 
 def test_a_list_of_json_and_old_line_ends_are_told(tmp_path):

@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from jarvis_mpi import blocks, gguf_header, models, patch, resume, safetensors_header
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.options import parse
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.doctor_file import links_in
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.plan import idle
-from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.study_file import costs_in
 
 NAMES = (

@@ -20,7 +20,7 @@ COMMANDS = [
     ["-m", "jarvis_mpi", "--version"],
     ["-m", "jarvis_mpi.hostfile", "hostfiles/local"],
     ["-m", "jarvis_mpi.replay", str(RECORD)],
-    ["-m", "jarvis_mpi.settings"],
+    ["-m", "jarvis_mpi.common.options"],
     ["-m", "jarvis_mpi.schema"],
     ["analysis/load.py", str(RECORD)],
     ["analysis/load.py", "--help"],
@@ -68,7 +68,7 @@ def test_standard_output_that_does_not_block_is_waited_for():
     """As what shares a terminal with a program that has made it so."""
     from_it, to_it = os.pipe()
     os.set_blocking(to_it, False)
-    code = "from jarvis_mpi.output import spoken\nwith spoken(): print('\\u00e9' * 400_000)"
+    code = "from jarvis_mpi.common.output import spoken\nwith spoken(): print('\\u00e9' * 400_000)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=to_it, env={**os.environ, "PYTHONIOENCODING": "ascii"}) as it:  # fmt: skip
         os.close(to_it)
         with os.fdopen(from_it, "rb") as reader:

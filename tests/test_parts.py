@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from jarvis_mpi import fetch, setup
 from jarvis_mpi import models as names
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.new_file import check_path
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.load import load, mend
-from jarvis_mpi.new_file import check_path
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings
 from jarvis_mpi.text import Text, end_ids
 
 # -- models
@@ -221,7 +221,7 @@ from pathlib import Path
 from jarvis_mpi.record import Record
 from jarvis_mpi.flight import Token
 from jarvis_mpi.wire import Kind, Message, Run
-from jarvis_mpi.process import named
+from jarvis_mpi.common.process_identity import named
 record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)
 record.asked(0.0, 0, 0, "hello", [1, 2], 0)
 for step in itertools.count():

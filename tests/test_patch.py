@@ -12,10 +12,10 @@ from test_mpirun import mpirun, sentence, small, tokens_of, words_for  # noqa: F
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
 from jarvis_mpi import activations, fit, models, patch, replay
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.crew import Crew, Hop, Policy, State
 from jarvis_mpi.harm import Harm
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.load import load
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.study_file import costs_in

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from jarvis_mpi import places
-from jarvis_mpi.link import Unservable
-from jarvis_mpi.new_file import check_path
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.new_file import check_path
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.plan import told_of_wishes
-from jarvis_mpi.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 READ = """

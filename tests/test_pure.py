@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jarvis_mpi import blocks, faults, settings
-from jarvis_mpi.crew import END_USER, Crew, Hop, Policy
+from jarvis_mpi import blocks, faults
+from jarvis_mpi.common import options
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.layers import END_USER
+from jarvis_mpi.common.options import parse
+from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.crew import Crew, Hop, Policy
 from jarvis_mpi.flight import pieces
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.plan import answers_that_fit
-from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.wire import Kind, Message, Run, Vitals, note, read_note
 
 PURE = [
@@ -57,7 +60,7 @@ def test_a_worker_imports_nothing_of_the_end_users():
 
 def test_the_readmes_table_of_options_is_made_from_the_code():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    assert settings.markdown() in readme, "python -m jarvis_mpi.settings prints it"
+    assert options.markdown() in readme, "python -m jarvis_mpi.common.options prints it"
 
 
 # -- blocks

@@ -11,10 +11,10 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
 from jarvis_mpi import quantised, vectors
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.head import Head
 from jarvis_mpi.kernels import block_product, float_product
 from jarvis_mpi.linear import DTYPES, FloatLinear, QuantisedLinear
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import FORMATS, Format, kept
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.vectors import Instructions

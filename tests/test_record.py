@@ -527,7 +527,7 @@ def test_files_are_written_and_read_where_there_are_no_locks(tmp_path):
 
 
 def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
-    from jarvis_mpi.link import Unservable
+    from jarvis_mpi.common.errors import Unservable
     from jarvis_mpi.study_file import StudyFile
 
     shutil.copy(OLD / "schema5.h5", tmp_path / "run.h5")
@@ -540,7 +540,7 @@ def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
 
 
 def test_two_do_not_write_one_study(tmp_path):
-    from jarvis_mpi.link import Unservable
+    from jarvis_mpi.common.errors import Unservable
     from jarvis_mpi.study_file import StudyFile
 
     first = StudyFile(tmp_path / "study.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})

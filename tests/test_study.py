@@ -23,8 +23,8 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import skips
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.grades import Answer, agreeing, grade, repetition
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.load import load
 from jarvis_mpi.scorer import Scorer, encoded
 from jarvis_mpi.scorer import nats as nats_of

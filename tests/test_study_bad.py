@@ -8,8 +8,9 @@ import pytest
 import texts
 import tiny
 
-from jarvis_mpi import fit_draft, fit_patches, prompts, study, tasks
-from jarvis_mpi.link import Unservable
+from jarvis_mpi import fit_draft, fit_patches, study, tasks
+from jarvis_mpi.common import prompt_file
+from jarvis_mpi.common.errors import Unservable
 
 CONTEXT = 128
 GOOD = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "s"}
@@ -292,4 +293,4 @@ def test_a_draft_learns_from_good_prompts_beside_bad_ones(model, tmp_path, capsy
     assert f"--prompts {path}: line 1 is not UTF-8 text" in said
     assert f"--prompts {path}: line 2: the prompt has " in said
     assert f"{out}: 2 of 6 layers, without 2 of --prompts (see above)" in said
-    assert len(prompts.read(path)) == 43
+    assert len(prompt_file.read(path)) == 43

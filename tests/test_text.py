@@ -15,12 +15,13 @@ import texts
 import torch
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import prompts
+from jarvis_mpi.common import prompt_file
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.options import parse
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.conversation import Answering, askable, longest
 from jarvis_mpi.keyboard import Key, Keyboard
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.sample import Sampler
-from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.stops import Stops
 from jarvis_mpi.text import Text, end_ids
 
@@ -424,14 +425,16 @@ def test_marks_of_byte_order_are_dropped_and_other_encodings_told(tmp_path):
         (b"one\n\xef\xbb\xbf\xef\xbb\xbftwo\r\n", ["one", "two"]),
     ):
         path.write_bytes(content)
-        assert [(each.prompt, each.wrong) for each in prompts.read(path)] == [(each, "") for each in asked]
+        assert [(each.prompt, each.wrong) for each in prompt_file.read(path)] == [
+            (each, "") for each in asked
+        ]
     jsonl = tmp_path / "prompts.jsonl"
     jsonl.write_text('{"prompt": "one"}\n', encoding="utf-8-sig")
-    assert [each.prompt for each in prompts.read(jsonl)] == ["one"]
+    assert [each.prompt for each in prompt_file.read(jsonl)] == ["one"]
     for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32"):
         path.write_text("one\ntwo\n", encoding=encoding)
         with pytest.raises(Unservable, match=r"is UTF-(16|32) text: save it as UTF-8, such as by iconv"):
-            prompts.read(path)
+            prompt_file.read(path)
 
 
 def test_a_mark_of_byte_order_is_dropped_in_a_pipe_and_utf_16_is_no_text():
@@ -471,7 +474,7 @@ def test_a_bad_line_is_its_own_error_and_says_what_to_do(line, wrong, tmp_path):
     path = tmp_path / ("p.txt" if line[:1] == b"a" else "p.jsonl")
     good = b"good" if path.suffix == ".txt" else b'{"prompt": "good"}'
     path.write_bytes(line + b"\n" + good)
-    first, second = prompts.read(path)
+    first, second = prompt_file.read(path)
     assert first.wrong.startswith(wrong)
     assert ": " in first.wrong or ", " in first.wrong
     assert (second.prompt, second.wrong) == ("good", "")
@@ -483,7 +486,7 @@ def test_what_is_no_file_of_prompts_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", tmp_path):
         with pytest.raises(Unservable, match="is no file: write the prompts into one"):
-            prompts.read(path)
+            prompt_file.read(path)
 
 
 def test_a_prompt_of_ten_megabytes_is_refused_at_once(bytes_folder):  # noqa: F811

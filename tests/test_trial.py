@@ -16,9 +16,9 @@ from transformers import (
 
 from jarvis_mpi import lean, rowwise, trial
 from jarvis_mpi.cache import new_cache
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.family import context_of, load_config
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.stage import Stage
 
 

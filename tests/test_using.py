@@ -11,11 +11,13 @@ from loopback import Deaf, chain
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jarvis_mpi import blocks, prompts
+from jarvis_mpi import blocks
+from jarvis_mpi.common import prompt_file
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.options import parse
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key, Keyboard
-from jarvis_mpi.link import Unservable
-from jarvis_mpi.settings import Settings, parse
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.stops import Stops
 from jarvis_mpi.text import Text
@@ -185,7 +187,7 @@ def test_a_file_of_lines_and_one_of_json(tmp_path):
             "latin-1"
         )
     )
-    found = prompts.read(lines)
+    found = prompt_file.read(lines)
     assert [(each.number, each.prompt, each.wrong) for each in found] == [
         (1, "one", ""),
         (3, "two\nlines", ""),
@@ -204,7 +206,7 @@ def test_a_file_without_prompts_is_one_sentence(content, sentence, tmp_path):
     if content is not None:
         path.write_text(content)
     with pytest.raises(Unservable, match=sentence):
-        prompts.read(path)
+        prompt_file.read(path)
 
 
 # -- what is typed

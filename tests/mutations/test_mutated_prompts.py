@@ -7,11 +7,11 @@ import pytest
 import texts
 from mutations import mutate
 
-from jarvis_mpi import prompts
+from jarvis_mpi.common import prompt_file
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.settings import is_utf8
 from jarvis_mpi.conversation import askable, longest
 from jarvis_mpi.keyboard import Key, Keyboard
-from jarvis_mpi.link import Unservable
-from jarvis_mpi.settings import is_utf8
 from jarvis_mpi.text import Text
 
 ASKED = [
@@ -62,7 +62,7 @@ def test_a_damaged_file_of_prompts(text, tmp_path):
         lines = data.split(b"\n")
         whole[name] = {
             lines[asked.number - 1]: asked.prompt
-            for asked in prompts.read(tmp_path / name)
+            for asked in prompt_file.read(tmp_path / name)
             if not asked.wrong
         }
 
@@ -74,7 +74,7 @@ def test_a_damaged_file_of_prompts(text, tmp_path):
         path.write_bytes(data)
         typed(data)
         try:
-            found = prompts.read(path)
+            found = prompt_file.read(path)
         except Unservable as error:
             one_sentence(error)
             return

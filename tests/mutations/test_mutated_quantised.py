@@ -8,9 +8,9 @@ import pytest
 import torch
 from mutations import mutate
 
-from jarvis_mpi import kept_folder
+from jarvis_mpi.common import kept_folder
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.linear import QuantisedLinear
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.quantised import FILES, kept
 
 SHAPE = (96, 160)

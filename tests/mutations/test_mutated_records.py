@@ -16,9 +16,9 @@ import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
 from jarvis_mpi import doctor_file, hdf5, hostfile, patch, replay, resume, study_file
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.load import Run, load, mend
-from jarvis_mpi.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))

@@ -13,9 +13,9 @@ from mutations import mutate
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import models
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.head import Head
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import end_ids
 

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from jarvis_mpi import models
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.conversation import askable
-from jarvis_mpi.link import Unservable
 from jarvis_mpi.text import Text
 
 VOCABULARY, CONTEXT = 262, 400

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
-from .link import Unservable
+from .errors import Unservable
 
 Made = TypeVar("Made")
 RUST_PANIC = (

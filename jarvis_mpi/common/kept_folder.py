@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .link import Unservable
+from .errors import Unservable
 
 SEAL = "jarvis.json"
 PIECE_BYTES = 1 << 22

@@ -1,20 +1,16 @@
 """Every knob: its default, its unit, its reason. The command line is made from this, the record keeps all of it."""
 
-import argparse
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
-from .link import Unservable
+from .errors import Unservable
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DAY_S = 86400.0
-# Options that a resumed run does not have from the one before.
-OF_ONE_START = ("fault", "links", "log", "resume")
 LONGEST_SHOWN = 60  # characters of a value, in a sentence
-PLAN = ("model", "split", "end_user_layers", "copies")  # who holds what
 LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # of what is repeated
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -252,98 +248,3 @@ def refuse_empty(words: Sequence[str]) -> None:
         name, equals, rest = option.partition("=")
         if name.startswith("--") and (value if not equals else rest) == "" and name != "--prompt":
             raise Unservable(f"{name} is empty: give it a value, or leave it away")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong word is raised, so that one rank of many can say it once."""
-
-    def error(self, message: str):
-        raise Unservable(f"{message} (see {self.prog[self.prog.index('python') :]} --help)")
-
-    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
-        refuse_empty(args or ())
-        return super().parse_args(args, namespace)
-
-
-def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Settings:
-    """The command line's words as Settings; of a resumed run `before` holds the options that it had.
-
-    Raises Unservable, or SystemExit after --help.
-    """
-    said = said_in(parser(), words)
-    kept = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
-    return Settings.of({**kept, **said})
-
-
-def said_in(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
-    """The options that stand there, without those that have their default. Raises Unservable, or SystemExit after --help."""
-    unsaid = argparse.Namespace(**{action.dest: None for action in made._actions})
-    return {name: value for name, value in vars(made.parse_args(words, unsaid)).items() if value is not None}
-
-
-def parser() -> argparse.ArgumentParser:
-    from . import __version__
-
-    made = Parser(
-        prog="mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi",
-        description="One language model across all ranks: rank 0 asks and answers, the others hold its layers.",
-        epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model);"
-        " stage-model: send each host its part of a model; doctor: look at every host before a run;"
-        " study: what each layer is worth; fit-patches: stand-ins for lost blocks;"
-        " fit-draft: a draft model; each with --help",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    made.add_argument("--version", action="version", version=__version__)
-    add_options(made, {each.name for each in fields(Settings)})
-    return made
-
-
-def add_options(made: argparse.ArgumentParser, names: Container[str], shown: bool = True) -> None:
-    for each in fields(Settings):
-        if each.name not in names:
-            continue
-        more = dict(each.metadata)
-        kind = type(each.default)
-        if kind is bool:
-            more["action"] = "store_true"
-        elif kind is tuple:
-            more["action"] = "append"
-        else:
-            more.setdefault("type", kind)
-        if kind in (int, float):
-            more["metavar"] = {int: "N", float: "X"}[kind]
-        if not shown:
-            more["help"] = argparse.SUPPRESS
-        default = [] if kind is tuple else each.default
-        made.add_argument(flag(each.name), default=default, **more)
-
-
-def preparing(command: str, about: str) -> Parser:
-    """Of a tool that prepares a run: with the options that say who holds what."""
-    made = Parser(
-        prog=f"python -m jarvis_mpi {command}",
-        description=about,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_options(made, PLAN)
-    return made
-
-
-def markdown() -> str:
-    """All knobs as the README's table."""
-    rows = ["| option | default | what it is |", "|---|---|---|"]
-    for each in fields(Settings):
-        default = (
-            each.default if isinstance(each.default, int | float | str) and each.default is not False else ""
-        )
-        choices = f": `{'`, `'.join(each.metadata['choices'])}`" if "choices" in each.metadata else ""
-        rows.append(f"| `{flag(each.name)}` | {default} | {each.metadata['help']}{choices} |")
-    return "\n".join(rows)
-
-
-if __name__ == "__main__":  # python -m jarvis_mpi.settings
-    from .output import run
-
-    run(lambda: print(markdown()))

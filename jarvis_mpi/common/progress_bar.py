@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 from .console import console
-from .roles import say
+from .messages import say
 
 AGAIN_S = 10.0
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import Unservable
 from .given_file import MARK, data_of
-from .link import Unservable
 from .settings import is_utf8
 
 if TYPE_CHECKING:
-    from .text import Text
-    from .tool import Refuse
+    from ..text import Text
+    from ..tool import Refuse
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def askable_in(
 
     `left_out` is given the others; `check` raises Unservable for what else cannot be taken.
     """
-    from .conversation import askable
+    from ..conversation import askable
 
     found, its_ids = [], []
     for line in read(path):

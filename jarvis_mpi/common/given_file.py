@@ -4,7 +4,7 @@ import codecs
 import stat
 from pathlib import Path
 
-from .link import Unservable
+from .errors import Unservable
 
 MARK = "\ufeff"  # of byte order, which some editors put before a text
 OTHERS = {

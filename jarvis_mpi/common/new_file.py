@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import process
+from . import process_identity
+from .errors import Unservable
 from .json_form import parsed
-from .link import Unservable
 
 CLAIM = {"machine": str, "space": str, "pid": int, "begun": str}  # process.named
 ROOM = 1 << 16  # bytes that a record has before its first token
@@ -93,7 +93,7 @@ def part_of(path: Path) -> Path:
 
 def claim(path: Path) -> None:
     """Raises Unservable where another process of this machine is about to write it."""
-    mine, place = json.dumps(process.named(os.getpid())), part_of(path)
+    mine, place = json.dumps(process_identity.named(os.getpid())), part_of(path)
     with contextlib.suppress(OSError):  # no room for it, or no permission: publish will do
         for _ in range(2):
             try:
@@ -104,7 +104,7 @@ def claim(path: Path) -> None:
                 its = claimant(place)
                 if its is None:  # a file of the user's
                     return
-                if process.lives(its):
+                if process_identity.lives(its):
                     raise Unservable(
                         f"--log {path} cannot be written: process {its['pid']} is about to write it ({place}):"
                         " name another file"

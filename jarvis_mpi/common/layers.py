@@ -1,0 +1,42 @@
+"""Blocks of decoder layers, and how they are named."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+Case = frozenset[int]  # layers left out, counted from 0
+
+
+END_USER = 0  # the node that asks: rank 0 at launch
+
+
+Block = range  # a run of decoder layers, counted from 0
+
+
+def is_whole(blocks: Sequence[Block]) -> bool:
+    """Whether they follow one another without a layer between them."""
+    return all(a.stop == b.start for a, b in pairwise(blocks))
+
+
+def layers(block: Block) -> str:
+    """'4-7', or '4' for a single layer: how a block is written for people."""
+    return f"{block[0]}-{block[-1]}" if len(block) > 1 else f"{block[0]}"
+
+
+def block_of(words: str) -> Block:
+    """'4-7' or '4', as `layers` writes it."""
+    first, _, last = words.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def named(block: Block) -> str:
+    """'layers 4-7' or 'layer 4'."""
+    return f"layer{'s' if len(block) > 1 else ''} {layers(block)}"
+
+
+def mask(layers: Iterable[int]) -> int:
+    """Layers as the bits of a number."""
+    return sum(1 << layer for layer in layers)
+
+
+def block(first: int, count: int) -> Block:
+    return range(first, first + count)

@@ -1,0 +1,7 @@
+"""One line for the person at the terminal."""
+
+import sys
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
