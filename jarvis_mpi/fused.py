@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import fused_kernels
-from .attention import attention, scratch_bytes
 from .form import AFTER_ATTENTION, AFTER_MLP, BEFORE_ATTENTION, BEFORE_MLP, Shape
+from .kernels import elementwise
+from .kernels.attention import attention, scratch_bytes
+from .kernels.rms_norm import rms_norm
 from .linear import DTYPES, ROWS_AT_ONCE, RowwiseLinear
-from .norm import RowwiseNorm, rms_norm
+from .norm import RowwiseNorm
 
 LINE = 17  # numbers: a kernel's address, and its arguments
 PER_ROW = -1  # in the place of S; -n: of n S
@@ -67,7 +68,7 @@ class Fused:
         self.per_row = np.nonzero(self.table < 0)
         self.each_row = -self.table[self.per_row]
         self.count = 0
-        self.sequence = fused_kernels.sequence()
+        self.sequence = elementwise.sequence()
 
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
         asked, kept = shape.heads * shape.width, shape.key_heads * shape.width
@@ -83,7 +84,7 @@ class Fused:
         norms = {name: module for name, module in layer.named_children() if isinstance(module, RowwiseNorm)}
         its, mlp, shape = layer.self_attn, layer.mlp, told.shape
         hidden, width, head_bytes = shape.hidden, shape.width, shape.width * self.dtype.itemsize
-        add = fused_kernels.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden
+        add = elementwise.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden
         after, before = AFTER_ATTENTION, BEFORE_MLP
         if not norms.keys() & {BEFORE_MLP, AFTER_MLP}:  # Llama's, of that name, comes before the MLP
             after, before = "", AFTER_ATTENTION
@@ -100,7 +101,7 @@ class Fused:
             head_bytes,
             (torch.empty(1, shape.key_heads, 0, width, dtype=self.dtype),) * 2,
         )
-        rotary = fused_kernels.rotary(self.kind, DTYPES[told.tables], width)
+        rotary = elementwise.rotary(self.kind, DTYPES[told.tables], width)
         self.line(rotary, "q", "k", "v", 0, 0, 0, 0, PER_ROW, shape.heads, shape.key_heads, 0)
         kernel = attention(self.kind, width, width, told.scale, told.cap)
         self.line(kernel, "q", 0, 0, "seen", 0, 0, PER_ROW, 0, shape.heads, shape.heads // shape.key_heads,
@@ -112,7 +113,7 @@ class Fused:
         x = self.norm(norms.get(before), "hidden", "x", hidden)
         self.linear(mlp.gate_proj, x, "gate")
         self.linear(mlp.up_proj, x, "up")
-        gate = fused_kernels.gate(self.kind, shape.activation)
+        gate = elementwise.gate(self.kind, shape.activation)
         self.line(gate, "gate", "up", "up", PER_ROW * shape.gate)
         self.linear(mlp.down_proj, "up", "x")
         self.norm(norms.get(AFTER_MLP), "x", "x", hidden)

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import tuned
-from .compiled import Compiled
-from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
+from .kernels import autotune
+from .kernels.float_matmul import LANES, float_product, float_scratch_bytes
+from .kernels.int_matmul import block_product, block_scratch_bytes
+from .kernels.jit import Compiled
 from .quantised import FORMATS, mapped
 
 ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
@@ -70,7 +71,7 @@ class FloatLinear(RowwiseLinear):
         super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
         self.addresses = self.weight.data_ptr(), 0
-        told = self.columns * weight.itemsize < FORESEEN_BYTES or tuned.told()
+        told = self.columns * weight.itemsize < FORESEEN_BYTES or autotune.told()
         self.kernel = partial(float_product, DTYPES[weight.dtype], told)
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
@@ -85,5 +86,5 @@ class QuantisedLinear(RowwiseLinear):
         super().__init__(columns, outputs, padded, bias)
         self.numbers, self.scales = mapped(folder, weights, shape)
         self.addresses = self.numbers.data_ptr(), self.scales.data_ptr()
-        self.kernel = partial(block_product, kind.bits, tuned.ahead_bytes(kind.bits))
+        self.kernel = partial(block_product, kind.bits, autotune.ahead_bytes(kind.bits))
         self.scratch_bytes = block_scratch_bytes(self.columns)

@@ -27,7 +27,8 @@ from .common import kept_folder
 from .common.boundary import guarded
 from .common.cache_folder import cache_folder, only_one
 from .common.errors import Unservable
-from .kernels import BLOCK, LANES
+from .kernels.float_matmul import LANES
+from .kernels.int_matmul import BLOCK
 
 
 class Format(NamedTuple):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from .attention import attention, scratch_bytes
 from .common.errors import Unservable
+from .kernels.attention import attention, scratch_bytes
+from .kernels.builder import LANES
 from .linear import DTYPES
-from .vectors import LANES
 
 # What a family tells its attention, and ours does; the mask tells of windows, too.
 HONOURED = {

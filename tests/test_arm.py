@@ -10,7 +10,8 @@ import pytest
 import torch
 from llvmlite import binding
 
-from jarvis_mpi import attention, compiled, fused_kernels, kernels, norm, vectors
+from jarvis_mpi.kernels import attention, builder, cpu, elementwise, jit, rms_norm
+from jarvis_mpi.kernels.float_matmul import float_matmul
 from jarvis_mpi.linear import DTYPES
 from jarvis_mpi.quantised import FORMATS, quantise
 
@@ -65,14 +66,14 @@ class InPlace(NamedTuple):
 class ForArm:
     """In the place of compiled.Compiled: run by the emulator, with tensors in place of addresses."""
 
-    def __init__(self, cpu: str, _name: str, write: Callable[[], vectors.Code]):
+    def __init__(self, cpu: str, _name: str, write: Callable[[], builder.Code]):
         self.cpu, self.text = cpu, write().text()
 
     def made(self, folder) -> str:
         binding.initialize_all_targets()
         binding.initialize_all_asmprinters()
         machine = binding.Target.from_triple(TRIPLE).create_target_machine(cpu=self.cpu, opt=3, reloc="pic")
-        (folder / "kernel.o").write_bytes(machine.emit_object(compiled.optimised(self.text, machine)))
+        (folder / "kernel.o").write_bytes(machine.emit_object(jit.optimised(self.text, machine)))
         (folder / "main.c").write_text(HARNESS)
         program = str(folder / "program")
         subprocess.run(
@@ -94,7 +95,7 @@ class ForArm:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
 
 
-def here(kernel: compiled.Compiled, arguments) -> bytes:
+def here(kernel: jit.Compiled, arguments) -> bytes:
     """The same by this processor."""
     room = {
         at: torch.zeros(int(word.split(":")[1]), dtype=torch.uint8)
@@ -120,8 +121,8 @@ def both(request, monkeypatch, tmp_path):
         ours = maker(*parameters)
         with monkeypatch.context() as patched:
             dots = request.param == "cortex-a76"
-            patched.setattr(vectors, "INSTRUCTIONS", vectors.Instructions(x86=False, dots=dots))
-            patched.setattr(compiled, "Compiled", partial(ForArm, request.param))
+            patched.setattr(builder, "INSTRUCTIONS", cpu.Instructions(x86=False, dots=dots))
+            patched.setattr(jit, "Compiled", partial(ForArm, request.param))
             theirs = maker.__wrapped__(*parameters)
         return theirs.run(arguments, tmp_path), here(ours, arguments)
 
@@ -142,9 +143,9 @@ def test_products_with_floats(stored, dtype, both):
         torch.randn(outputs),
     )
     out = f"out:{ROWS * outputs * dtype.itemsize}"
-    scratch = f"scratch:{ROWS * kernels.float_scratch_bytes(columns)}"
+    scratch = f"scratch:{ROWS * float_matmul.float_scratch_bytes(columns)}"
     on_arm, on_this = both(
-        kernels.float_product,
+        float_matmul.float_product,
         (DTYPES[stored], False, DTYPES[dtype]),
         [x, scratch, weight, 0, bias, out, ROWS, outputs, columns],
     )
@@ -164,9 +165,9 @@ def test_products_with_few_bits(kind, dtype, both):
         torch.from_numpy(part) for part in quantise(torch.randn(outputs, columns), FORMATS[kind])
     )
     out = f"out:{ROWS * outputs * dtype.itemsize}"
-    scratch = f"scratch:{ROWS * kernels.block_scratch_bytes(columns)}"
+    scratch = f"scratch:{ROWS * float_matmul.block_scratch_bytes(columns)}"
     on_arm, on_this = both(
-        kernels.block_product,
+        float_matmul.block_product,
         (FORMATS[kind].bits, 2048, DTYPES[dtype]),
         [x, scratch, numbers, scales, bias, out, ROWS, outputs, columns],
     )
@@ -204,7 +205,7 @@ def test_norms(dtype, both):
     columns = 72
     x, gains = torch.randn(ROWS, columns).to(dtype), torch.randn(columns)
     out = f"out:{ROWS * columns * dtype.itemsize}"
-    on_arm, on_this = both(norm.rms_norm, (DTYPES[dtype], 1e-6), [x, gains, out, ROWS, columns])
+    on_arm, on_this = both(rms_norm.rms_norm, (DTYPES[dtype], 1e-6), [x, gains, out, ROWS, columns])
     assert on_arm == on_this != bytes(len(on_this))
 
 
@@ -220,18 +221,18 @@ def test_rotary_embedding(width, tables, both):
     for query, *places in ((q, room, out), (q, out, room), (InPlace(q), room, room)):
         arguments = [query, k, v, cosines, sines, *places, ROWS, heads, key_heads, head_bytes]
         kinds = DTYPES[dtype], DTYPES[tables], width
-        on_arm, on_this = both(fused_kernels.rotary, kinds, arguments)
+        on_arm, on_this = both(elementwise.rotary, kinds, arguments)
         assert on_arm == on_this != bytes(len(on_this))
 
 
-@pytest.mark.parametrize("activation", fused_kernels.ACTIVATIONS)
+@pytest.mark.parametrize("activation", elementwise.ACTIVATIONS)
 def test_gates(activation, both):
     x, y = torch.linspace(-20, 20, 1000).bfloat16(), torch.linspace(-3, 3, 1000).bfloat16()
-    on_arm, on_this = both(fused_kernels.gate, ("BF16", activation), [x, y, "out:2000", 1000])
+    on_arm, on_this = both(elementwise.gate, ("BF16", activation), [x, y, "out:2000", 1000])
     assert on_arm == on_this != bytes(2000)
 
 
 def test_sums(both):
     x, y = torch.linspace(-20, 20, 1000).bfloat16(), torch.linspace(-3, 7, 1000).bfloat16()
-    on_arm, on_this = both(fused_kernels.add, ("BF16",), [x, y, "out:2000", 1000])
+    on_arm, on_this = both(elementwise.add, ("BF16",), [x, y, "out:2000", 1000])
     assert on_arm == on_this != bytes(2000)

@@ -12,8 +12,8 @@ from torch import nn
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from jarvis_mpi import fused_kernels
 from jarvis_mpi.activations import to_bytes
+from jarvis_mpi.kernels import elementwise
 from jarvis_mpi.lean import LeanStep
 from jarvis_mpi.linear import DTYPES
 from jarvis_mpi.stage import Stage
@@ -171,14 +171,14 @@ def test_gates(dtype, name, function):
     ).to(dtype)
     y = torch.linspace(-3, 3, len(x)).to(dtype)
     wanted = function(x.double()) * y.double()
-    fused_kernels.gate(DTYPES[dtype], name)((x.data_ptr(), y.data_ptr(), y.data_ptr(), len(x)), 3)
+    elementwise.gate(DTYPES[dtype], name)((x.data_ptr(), y.data_ptr(), y.data_ptr(), len(x)), 3)
     assert torch.allclose(y.double(), wanted, torch.finfo(dtype).eps, 1e-6)
 
 
 def test_kernels_run_one_after_the_other():
     x, y = torch.arange(8.0), torch.ones(8)
-    add = fused_kernels.add("F32").address
+    add = elementwise.add("F32").address
     table = torch.tensor([[add, *(each.data_ptr() for each in line), 8] for line in ((x, y, y), (y, x, x))])
-    fused_kernels.sequence()((table.data_ptr(), 2, 40), 3)
+    elementwise.sequence()((table.data_ptr(), 2, 40), 3)
     assert torch.equal(y, torch.arange(8.0) + 1)
     assert torch.equal(x, 2 * torch.arange(8.0) + 1)

@@ -6,18 +6,19 @@ from functools import partial
 import pytest
 import tiny
 import torch
+from jarvis_mpi.kernels.float_matmul.float_matmul import block_product, float_product
 from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
-from jarvis_mpi import quantised, vectors
+from jarvis_mpi import quantised
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.head import Head
-from jarvis_mpi.kernels import block_product, float_product
+from jarvis_mpi.kernels import builder, cpu
+from jarvis_mpi.kernels.cpu import Instructions
 from jarvis_mpi.linear import DTYPES, FloatLinear, QuantisedLinear
 from jarvis_mpi.quantised import FORMATS, Format, kept
 from jarvis_mpi.stage import Stage
-from jarvis_mpi.vectors import Instructions
 
 KINDS = ["int8", "int4"]
 
@@ -87,7 +88,7 @@ def test_what_a_row_gives_does_not_depend_on_the_others_bit_for_bit(kind):
 
 # What an older processor, and one of another kind, is given: all of them can run here.
 FORMS = [Instructions(x86=False, dots=False)]
-if vectors.INSTRUCTIONS.x86:
+if cpu.INSTRUCTIONS.x86:
     FORMS += [Instructions(x86=True, dots=False)]
 
 
@@ -105,7 +106,7 @@ def test_the_forms_for_other_processors_give_the_same(kind, form, monkeypatch):
     here = made(x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(made(x), here)
-    monkeypatch.setattr(vectors, "INSTRUCTIONS", form)
+    monkeypatch.setattr(builder, "INSTRUCTIONS", form)
     made.kernel = other
     assert torch.equal(made(x), here)
 

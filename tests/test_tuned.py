@@ -2,19 +2,19 @@
 
 import pytest
 
-from jarvis_mpi import tuned
+from jarvis_mpi.kernels import autotune
 
 
 @pytest.fixture
 def times(tmp_path, monkeypatch):
     """What each choice takes, as if measured."""
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
-    monkeypatch.setattr(tuned, "seconds", lambda kernels, _outputs: list(kernels))
+    monkeypatch.setattr(autotune, "seconds", lambda kernels, _outputs: list(kernels))
     return {"usual": 1.0, "other": 1.0}
 
 
 def chosen(times) -> int:
-    return tuned.fastest("test", (7, 9), lambda choice: times["usual" if choice == 7 else "other"], 1.0)
+    return autotune.fastest("test", (7, 9), lambda choice: times["usual" if choice == 7 else "other"], 1.0)
 
 
 @pytest.mark.parametrize(("other_s", "expected"), [(2.0, 7), (1.0, 7), (0.95, 7), (0.8, 9)])
@@ -44,17 +44,17 @@ def test_without_room_it_is_measured_each_time(times, tmp_path):
 
 
 def test_another_rank_that_measures_for_long_is_not_waited_for(times, monkeypatch):
-    monkeypatch.setattr(tuned, "WAIT_S", 0.2)
+    monkeypatch.setattr(autotune, "WAIT_S", 0.2)
 
     def slow(choice):  # meanwhile
         assert chosen({**times, "other": 0.5}) == 7
         return times["usual"]
 
-    assert tuned.fastest("test", (7, 9), slow, 1.0) == 7
+    assert autotune.fastest("test", (7, 9), slow, 1.0) == 7
 
 
 def test_real_kernels_are_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
-    monkeypatch.setattr(tuned, "WEIGHTS_BYTES", 2**20)
-    kernels = [tuned.block_product(4, ahead, "BF16") for ahead in tuned.AHEAD_BYTES]
-    assert all(0 < took < 1 for took in tuned.seconds(kernels, 2**20 * 2 // tuned.COLUMNS))
+    monkeypatch.setattr(autotune, "WEIGHTS_BYTES", 2**20)
+    kernels = [autotune.block_product(4, ahead, "BF16") for ahead in autotune.AHEAD_BYTES]
+    assert all(0 < took < 1 for took in autotune.seconds(kernels, 2**20 * 2 // autotune.COLUMNS))

@@ -5,17 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from jarvis_mpi import compiled, vectors
-from jarvis_mpi.compiled import WRITERS, Compiled
-from jarvis_mpi.vectors import (
-    FLOAT,
-    LANES,
-    Code,
-    Instructions,
-    features_here,
-    instructions_of,
-    vector,
-)
+from jarvis_mpi.kernels import builder, jit
+from jarvis_mpi.kernels.builder import FLOAT, LANES, Code, vector
+from jarvis_mpi.kernels.cpu import Instructions, features_here, instructions_of
+from jarvis_mpi.kernels.jit import WRITERS, Compiled
 
 AVX512 = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 
@@ -50,7 +43,7 @@ def test_linux_tells_of_arms_sums_of_products(said, has, tmp_path):
 
 def test_what_is_not_to_be_used(monkeypatch, tmp_path):
     monkeypatch.setattr(
-        vectors.binding, "get_host_cpu_features", lambda: dict.fromkeys(("avx2", *AVX512, "avx512vnni"), True)
+        builder.binding, "get_host_cpu_features", lambda: dict.fromkeys(("avx2", *AVX512, "avx512vnni"), True)
     )
     assert instructions_of("x86_64", features_here(tmp_path)).sides == 2
     monkeypatch.setenv("JARVIS_WITHOUT", "avx512")
@@ -83,22 +76,22 @@ TWICE = [2.0 * at for at in range(LANES)]
 def test_machine_code_is_made_once(kept, monkeypatch):
     assert doubled() == TWICE
     assert len(list(kept.iterdir())) == 1
-    monkeypatch.setattr(compiled, "optimised", lambda *_: pytest.fail("compiled twice"))
+    monkeypatch.setattr(jit, "optimised", lambda *_: pytest.fail("compiled twice"))
     monkeypatch.setattr(Code, "text", lambda _: pytest.fail("written twice"))
     assert doubled() == TWICE
 
 
 def test_other_sources_or_instructions_make_other_code(kept, monkeypatch):
     doubled()
-    monkeypatch.setattr(vectors, "INSTRUCTIONS", Instructions(x86=False, dots=False))
+    monkeypatch.setattr(builder, "INSTRUCTIONS", Instructions(x86=False, dots=False))
     doubled()
-    monkeypatch.setattr(compiled, "sources", lambda: "another version")
+    monkeypatch.setattr(jit, "sources", lambda: "another version")
     doubled()
     assert len(list(kept.iterdir())) == 3
 
 
 def test_every_file_that_writes_kernels_is_known():
-    folder = Path(vectors.__file__).parent
+    folder = Path(builder.__file__).parent
     assert {path.name for path in folder.glob("*.py") if "@kernel\n" in path.read_text()} <= set(WRITERS)
 
 

@@ -12,12 +12,10 @@ import llvmlite
 import torch
 from llvmlite import binding
 
-from . import vectors
-from .common.cache_folder import cache_folder, keep
-from .vectors import Code
+from ..common.cache_folder import cache_folder, keep
+from . import cpu
+from .builder import Code
 
-# What a kernel's machine code comes of.
-WRITERS = "vectors.py", "compiled.py", "kernels.py", "attention.py", "norm.py", "fused_kernels.py"
 IN_ITS_PLACE = "define void @entry(i64* %arguments) { ret void }"  # of a function whose machine code is there
 
 OPENMP = ctypes.CDLL(torch._C.__file__)  # whichever torch was built with: found among what this depends on
@@ -68,21 +66,20 @@ def kernel(write: Callable[..., Code]) -> Callable[..., Compiled]:
 
 def processor() -> tuple[str, str]:
     """This one's name, and what it has, as LLVM wants to be told."""
-    features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(vectors.FEATURES.items()))
+    features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(cpu.FEATURES.items()))
     return binding.get_host_cpu_name(), features
 
 
 def identity() -> str:
     """Of all that machine code depends on, but for what it does."""
-    return (
-        f"{llvmlite.__version__} {binding.llvm_version_info} {processor()} {vectors.INSTRUCTIONS} {sources()}"
-    )
+    return f"{llvmlite.__version__} {binding.llvm_version_info} {processor()} {cpu.INSTRUCTIONS} {sources()}"
 
 
 @functools.cache
 def sources() -> str:
-    folder = Path(__file__).parent
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in WRITERS)).hexdigest()
+    """A digest of this folder: a kernel's machine code comes of any file of it."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 class Kept:

@@ -4,49 +4,17 @@ LLVM makes AVX2's or NEON's instructions of them; where a register holds 16 numb
 what, and in which order, is what is written: a processor of another kind that multiplies and adds in one step (all of the last ten years) rounds alike.
 """
 
-import contextlib
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
+
+from . import cpu
 
 LANES = 8
 
 
-class Instructions(NamedTuple):
-    """What a processor has that LLVM does not choose by itself."""
-
-    x86: bool  # AVX2's; else NEON's
-    dots: bool  # products of small integers, added to sums of 32 bits in the same step: AVX512-VNNI's, or Arm's sdot
-    sides: int = 1  # vectors of LANES that a register holds
-
-
-def features_here(cpuinfo: Path) -> dict[str, bool]:
-    """By LLVM's names. It does not ask Linux on Arm for those with which products are added: `cpuinfo` tells of them.
-
-    JARVIS_WITHOUT: how the names of those begin that are not to be used, to compare; as avx512.
-    """
-    features = dict(binding.get_host_cpu_features())
-    with contextlib.suppress(OSError):
-        if "asimddp" in cpuinfo.read_text().split():
-            features["dotprod"] = True
-    without = os.environ.get("JARVIS_WITHOUT")
-    return {name: has and not (without and name.startswith(without)) for name, has in features.items()}
-
-
-def instructions_of(machine: str, features: Mapping[str, bool]) -> Instructions:
-    if machine == "x86_64" and features.get("avx2"):
-        wide = all(features.get(f"avx512{kind}") for kind in ("bw", "dq", "vl", "vnni"))
-        return Instructions(True, wide, 2 if wide else 1)
-    return Instructions(False, features.get("dotprod", False))
-
-
-FEATURES = features_here(Path("/proc/cpuinfo"))
-INSTRUCTIONS = instructions_of(platform.machine(), FEATURES)
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
@@ -195,21 +163,21 @@ class Code:
         x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both as `dots`.
         """
         small = a.kind.element == BYTE
-        if INSTRUCTIONS.dots and (small or INSTRUCTIONS.x86):
+        if cpu.INSTRUCTIONS.dots and (small or cpu.INSTRUCTIONS.x86):
             return self.dots(total, a, b)
-        if small and INSTRUCTIONS.x86:
+        if small and cpu.INSTRUCTIONS.x86:
             new = self.call("llvm.x86.avx2.pmadd.ub.sw", a, b, gives=vector(INT16, a.kind.count // 2))
         else:
             wide = a.shaped(INT16 if small else INT32)
             new = a.to(wide, "zext" if small else "sext") * b.to(wide, "sext")
-            if INSTRUCTIONS.x86:
+            if cpu.INSTRUCTIONS.x86:
                 new = neighbours(new)
         return new if total is None else total + new
 
     def dots(self, total: Value | None, a: Value, b: Value) -> Value:
         sums = vector(INT32, a.kind.count * (1 if a.kind.element == BYTE else 2) // 4)
         total = self.constant(sums, 0) if total is None else total
-        if INSTRUCTIONS.x86:
+        if cpu.INSTRUCTIONS.x86:
             name = "vpdpbusd" if a.kind.element == BYTE else "vpdpwssd"
             return self.call(f"llvm.x86.avx512.{name}.{32 * sums.count}", total, a, b)
         four = sums.count // 4  # NEON's registers hold 16 bytes

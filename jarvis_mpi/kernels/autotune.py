@@ -12,17 +12,18 @@ from collections.abc import Callable
 
 import torch
 
-from . import compiled, vectors
-from .common.cache_folder import cache_folder, keep, only_one
-from .common.errors import Unservable
-from .compiled import Compiled
-from .kernels import LANES, block_product, block_scratch_bytes, float_product, float_scratch_bytes
+from ..common.cache_folder import cache_folder, keep, only_one
+from ..common.errors import Unservable
+from . import cpu, jit
+from .float_matmul import LANES, float_product, float_scratch_bytes
+from .int_matmul import block_product, block_scratch_bytes
+from .jit import Compiled
 
 WEIGHTS_BYTES, COLUMNS = 64 * 2**20, 2048  # more than caches hold
 ROUNDS = 5
 BETTER = 1.1  # than the usual one: less may be chance
 WAIT_S = 60.0  # for another rank of this host that measures
-WIDE = vectors.INSTRUCTIONS.sides > 1
+WIDE = cpu.INSTRUCTIONS.sides > 1
 AHEAD_BYTES = (12288, 2048) if WIDE else (2048, 12288)  # the usual one first
 
 
@@ -43,7 +44,7 @@ def fastest(
     name: str, choices: tuple[int, int], kernel: Callable[[int], Compiled], bytes_a_weight: float
 ) -> int:
     """Of the two, as it was measured on this host or is now."""
-    digest = hashlib.sha256(f"{compiled.identity()} {name} {choices}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{jit.identity()} {name} {choices}".encode()).hexdigest()[:16]
     path = cache_folder() / "kernels" / f"{name}-{digest}"
     with contextlib.ExitStack() as stack:
         try:

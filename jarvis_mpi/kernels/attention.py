@@ -3,10 +3,11 @@
 Keys and values are read where the cache keeps them, in its dtype; everything is added in float32, a key after the other.
 """
 
-from . import vectors
-from .compiled import kernel
-from .kernels import BYTES, FLOATS, loaded, share, store, this_thread
-from .vectors import FLOAT, INT32, INT64, LANES, Code, Value, vector
+from . import cpu
+from .builder import FLOAT, INT64, LANES, Code, Value, vector
+from .jit import kernel
+from .tiling import BYTES, FLOATS, loaded, share, store, this_thread
+from .transcendental import exp, tanh
 
 KEYS_AT_ONCE = 4
 VALUES_AT_ONCE = 8  # vectors of sums that are kept in registers
@@ -73,7 +74,7 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
             key.values[0] += power
         share_of_one = code.constant(FLOAT, 1.0) / key.results[0].sum_of_lanes()
 
-        sides = vectors.INSTRUCTIONS.sides
+        sides = cpu.INSTRUCTIONS.sides
         lanes = LANES * sides if value_width % (LANES * sides) == 0 else LANES
         for left in range(0, value_width, VALUES_AT_ONCE * lanes):
             parts = range(left, min(left + VALUES_AT_ONCE * lanes, value_width), lanes)
@@ -87,35 +88,3 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
                 place = (row * heads + head) * value_width + part
                 store(code, dtype, total * share_of_one.in_all_lanes(lanes), y + place * size)
     return code
-
-
-def tanh(code: Code, x: Value) -> Value:
-    """(1 - e^-2x) / (1 + e^-2x), for |x| with the sign of x."""
-    power = exp(code, code.lanewise("fabs", x) * -2.0)
-    one = code.constant(FLOATS, 1.0)
-    return code.lanewise("copysign", (one - power) / (one + power), x)
-
-
-def exp(code: Code, x: Value) -> Value:
-    """e^x, of x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
-
-    def constant(number: float) -> Value:
-        return code.constant(x.kind, number)
-
-    x = code.lanewise("maxnum", x, constant(-87.0))
-    x = code.lanewise("minnum", x, constant(87.0))
-    n = code.lanewise("rint", x * 1.44269504088896341)
-    r = code.multiply_add(n, constant(-0.693359375), x)
-    r = code.multiply_add(n, constant(2.12194440e-4), r)
-    y = constant(1.9875691500e-4)
-    for factor in (
-        1.3981999507e-3,
-        8.3334519073e-3,
-        4.1665795894e-2,
-        1.6666665459e-1,
-        5.0000001201e-1,
-        1.0,
-        1.0,
-    ):
-        y = code.multiply_add(y, r, constant(factor))
-    return y * ((n.to(x.shaped(INT32), "fptosi") + 127) << 23).to(x.kind, "bitcast")

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable
 
-from . import vectors
-from .attention import exp
-from .compiled import kernel
-from .kernels import BYTES, LOADED_AS, loaded, loop_of_the_last, share, store
-from .vectors import INT64, LANES, VOID, Code, Value, vector
+from . import cpu
+from .builder import INT64, LANES, VOID, Code, Value, vector
+from .jit import kernel
+from .tiling import BYTES, LOADED_AS, loaded, loop_of_the_last, share, store
+from .transcendental import exp
 
 
 @kernel
@@ -94,7 +94,7 @@ def of_each(dtype: str, function: Callable[[Code, Value, Value], Value]) -> Code
         x, z = (loaded(code, dtype, numbers + at, lanes=lanes) for numbers in (xs, zs))
         store(code, dtype, function(code, x, z), ys + at)
 
-    sides, eights = vectors.INSTRUCTIONS.sides, count // LANES
+    sides, eights = cpu.INSTRUCTIONS.sides, count // LANES
     begin, end = share(code, eights // sides)
     with code.loop(begin, end, 1) as each:
         some(each.now * sides, LANES * sides)
