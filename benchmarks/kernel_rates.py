@@ -16,9 +16,9 @@ from shapes import read_gb_s
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from jarvis_mpi.linear import FloatLinear, QuantisedLinear
-from jarvis_mpi.quantised import FORMATS, write
-from jarvis_mpi.rowwise import attend
+from jarvis_mpi.nn.batch_invariant import attend
+from jarvis_mpi.nn.linear import FloatLinear, QuantisedLinear
+from jarvis_mpi.nn.quantisation import FORMATS, write
 
 # Outputs and inputs of a layer's matrices; heads, heads of keys, their width.
 SHAPES = {

@@ -12,8 +12,8 @@ import torch
 
 from jarvis_mpi import models
 from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.nn.quantisation import FORMATS
 from jarvis_mpi.prose import prose, windows_of
-from jarvis_mpi.quantised import FORMATS
 from jarvis_mpi.scorer import ROWS, Scorer, nats
 from jarvis_mpi.text import Text
 

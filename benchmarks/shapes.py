@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GemmaConfig
 
 from jarvis_mpi import models
 from jarvis_mpi.common import cache_folder
-from jarvis_mpi.quantised import FORMATS, OUTPUT_LAYER
+from jarvis_mpi.nn.quantisation import FORMATS, OUTPUT_LAYER
 
 SMOLLM2 = "smollm2-135m-instruct"
 GEMMA_2B = "gemma-2b-shape"

@@ -17,9 +17,9 @@ from .common.boundary import guarded, of_model
 from .common.errors import Unservable
 from .family import context_of, cut_config, decoder_layers, load_config
 from .lean import positions
-from .norm import RowwiseNorm
-from .quantised import OUTPUT_LAYER
-from .rowwise import is_rotary
+from .nn.batch_invariant import is_rotary
+from .nn.norm import RowwiseNorm
+from .nn.quantisation import OUTPUT_LAYER
 from .sound import Wanted, refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 

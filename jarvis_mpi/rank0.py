@@ -124,7 +124,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         )
         from .head import Head
         from .lines import Lines
-        from .quantised import FORMATS
+        from .nn.quantisation import FORMATS
         from .sample import Sampler
         from .screen import Screen
         from .stage import Stage

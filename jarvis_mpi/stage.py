@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from .activations import from_bytes, to_bytes
-from .cache import cropped, new_cache
 from .common.boundary import of_model
 from .common.errors import Unservable
 from .common.layers import Block, named
@@ -34,10 +33,11 @@ from .family import (
     of_block,
 )
 from .lean import LeanStep, positions
-from .linear import ROWS_AT_ONCE
 from .models import layer_of
-from .quantised import FORMATS
-from .rowwise import ROW_BY_ROW, keep_rows_apart
+from .nn.batch_invariant import ROW_BY_ROW, keep_rows_apart
+from .nn.kv_cache import cropped, new_cache
+from .nn.linear import ROWS_AT_ONCE
+from .nn.quantisation import FORMATS
 from .sound import refuse_unsound
 from .watch import Pace
 from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand

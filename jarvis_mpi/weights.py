@@ -13,11 +13,11 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from . import norm
 from .common.errors import Unservable
-from .linear import DTYPES, FloatLinear, QuantisedLinear
 from .models import headers
-from .quantised import FORMATS, kept, tensor_of
+from .nn import norm
+from .nn.linear import DTYPES, FloatLinear, QuantisedLinear
+from .nn.quantisation import FORMATS, kept, tensor_of
 from .safetensors_header import tensors_in
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS

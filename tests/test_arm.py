@@ -12,8 +12,8 @@ from llvmlite import binding
 
 from jarvis_mpi.kernels import attention, builder, cpu, elementwise, jit, rms_norm
 from jarvis_mpi.kernels.float_matmul import float_matmul
-from jarvis_mpi.linear import DTYPES
-from jarvis_mpi.quantised import FORMATS, quantise
+from jarvis_mpi.nn.linear import DTYPES
+from jarvis_mpi.nn.quantisation import FORMATS, quantise
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 TRIPLE = "aarch64-unknown-linux-gnu"

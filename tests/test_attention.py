@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jarvis_mpi.rowwise import attend
+from jarvis_mpi.nn.batch_invariant import attend
 
 
 class Module:

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from jarvis_mpi.activations import to_bytes
 from jarvis_mpi.kernels import elementwise
 from jarvis_mpi.lean import LeanStep
-from jarvis_mpi.linear import DTYPES
+from jarvis_mpi.nn.linear import DTYPES
 from jarvis_mpi.stage import Stage
 
 ALL = list(range(tiny.LAYERS))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from jarvis_mpi.linear import ROWS_AT_ONCE, FloatLinear
+from jarvis_mpi.nn.linear import ROWS_AT_ONCE, FloatLinear
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

@@ -19,7 +19,7 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.family import dtype_of, load_config
 from jarvis_mpi.head import Head
-from jarvis_mpi.quantised import kept
+from jarvis_mpi.nn.quantisation import kept
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import end_ids

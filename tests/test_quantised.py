@@ -11,13 +11,13 @@ from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fix
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
-from jarvis_mpi import quantised
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.head import Head
 from jarvis_mpi.kernels import builder, cpu
 from jarvis_mpi.kernels.cpu import Instructions
-from jarvis_mpi.linear import DTYPES, FloatLinear, QuantisedLinear
-from jarvis_mpi.quantised import FORMATS, Format, kept
+from jarvis_mpi.nn import quantisation
+from jarvis_mpi.nn.linear import DTYPES, FloatLinear, QuantisedLinear
+from jarvis_mpi.nn.quantisation import FORMATS, Format, kept
 from jarvis_mpi.stage import Stage
 
 KINDS = ["int8", "int4"]
@@ -116,7 +116,7 @@ def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
     weight = torch.randn(500, 96)
     x = torch.randn(1, 3, 96)
     whole = layer(weight, kind)(x)
-    monkeypatch.setattr(quantised, "PART_WEIGHTS", 64 * 96)
+    monkeypatch.setattr(quantisation, "PART_WEIGHTS", 64 * 96)
     folder = kept(kind, "in parts", weight.shape, lambda: weight)
     assert torch.equal(QuantisedLinear(kind, folder, weight.shape, None)(x), whole)
 
@@ -131,7 +131,7 @@ def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(ca
     def no_space(_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(quantised.os, "fsync", no_space)
+    monkeypatch.setattr(quantisation.os, "fsync", no_space)
     with pytest.raises(Unservable, match="No space left on device"):
         kept("int8", "c", weight.shape, lambda: weight)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3  # nothing half made is left

@@ -14,11 +14,12 @@ from transformers import (
     RobertaConfig,
 )
 
-from jarvis_mpi import lean, rowwise, trial
-from jarvis_mpi.cache import new_cache
+from jarvis_mpi import lean, trial
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.family import context_of, load_config
 from jarvis_mpi.head import Head
+from jarvis_mpi.nn import batch_invariant
+from jarvis_mpi.nn.kv_cache import new_cache
 from jarvis_mpi.stage import Stage
 
 
@@ -74,7 +75,7 @@ def test_a_refusal_names_the_folder_the_kind_and_the_reason_each_time(tmp_path):
 
 
 def deaf_to_windows(patch):
-    real = rowwise.mask
+    real = batch_invariant.mask
     patch.setattr("jarvis_mpi.lean.mask", lambda start, count, window, dtype: real(start, count, 0, dtype))
     patch.setattr(
         "jarvis_mpi.stage.new_cache",
@@ -83,13 +84,13 @@ def deaf_to_windows(patch):
 
 
 def deaf_to_caps(patch):
-    real = rowwise.scale_and_cap
+    real = batch_invariant.scale_and_cap
     for module in ("rowwise", "fuse"):
         patch.setattr(f"jarvis_mpi.{module}.scale_and_cap", lambda *args: (real(*args)[0], 0.0))
 
 
 def deaf_to_sinks(patch):
-    patch.setattr(rowwise, "HONOURED", rowwise.HONOURED | {"s_aux"})
+    patch.setattr(batch_invariant, "HONOURED", batch_invariant.HONOURED | {"s_aux"})
 
 
 def one_row_late(patch):

@@ -10,8 +10,8 @@ from mutations import mutate
 
 from jarvis_mpi.common import kept_folder
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.linear import QuantisedLinear
-from jarvis_mpi.quantised import FILES, kept
+from jarvis_mpi.nn.linear import QuantisedLinear
+from jarvis_mpi.nn.quantisation import FILES, kept
 
 SHAPE = (96, 160)
 

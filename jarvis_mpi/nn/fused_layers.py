@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .form import AFTER_ATTENTION, AFTER_MLP, BEFORE_ATTENTION, BEFORE_MLP, Shape
-from .kernels import elementwise
-from .kernels.attention import attention, scratch_bytes
-from .kernels.rms_norm import rms_norm
+from ..kernels import elementwise
+from ..kernels.attention import attention, scratch_bytes
+from ..kernels.rms_norm import rms_norm
+from .decoder_layer import AFTER_ATTENTION, AFTER_MLP, BEFORE_ATTENTION, BEFORE_MLP, Shape
 from .linear import DTYPES, ROWS_AT_ONCE, RowwiseLinear
 from .norm import RowwiseNorm
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .kernels import autotune
-from .kernels.float_matmul import LANES, float_product, float_scratch_bytes
-from .kernels.int_matmul import block_product, block_scratch_bytes
-from .kernels.jit import Compiled
-from .quantised import FORMATS, mapped
+from ..kernels import autotune
+from ..kernels.float_matmul import LANES, float_product, float_scratch_bytes
+from ..kernels.int_matmul import block_product, block_scratch_bytes
+from ..kernels.jit import Compiled
+from .quantisation import FORMATS, mapped
 
 ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
 # Rows that some processors foresee by themselves: told of, they read those slower. Shorter ones are faster told.

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .common import kept_folder
-from .common.boundary import guarded
-from .common.cache_folder import cache_folder, only_one
-from .common.errors import Unservable
-from .kernels.float_matmul import LANES
-from .kernels.int_matmul import BLOCK
+from ..common import kept_folder
+from ..common.boundary import guarded
+from ..common.cache_folder import cache_folder, only_one
+from ..common.errors import Unservable
+from ..kernels.float_matmul import LANES
+from ..kernels.int_matmul import BLOCK
 
 
 class Format(NamedTuple):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .kernels.builder import LANES
-from .kernels.rms_norm import rms_norm
+from ..kernels.builder import LANES
+from ..kernels.rms_norm import rms_norm
 from .linear import DTYPES
 
 TRIED_ROWS, NEAR = 4, 1e-5  # how alike ours must be to the family's own

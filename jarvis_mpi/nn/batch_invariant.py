@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from .common.errors import Unservable
-from .kernels.attention import attention, scratch_bytes
-from .kernels.builder import LANES
+from ..common.errors import Unservable
+from ..kernels.attention import attention, scratch_bytes
+from ..kernels.builder import LANES
 from .linear import DTYPES
 
 # What a family tells its attention, and ours does; the mask tells of windows, too.
