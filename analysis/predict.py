@@ -26,13 +26,14 @@ from load import Run, Unreadable, load
 from rich.table import Table
 from table import console
 
-from jarvis_mpi import blocks
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.common.settings import flag, refuse_beyond
-from jarvis_mpi.crew import Crew, Hop, Policy, Sign
-from jarvis_mpi.flight import pieces
 from jarvis_mpi.hostfile import MOST_RANKS
+from jarvis_mpi.protocol import placement as blocks
+from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.node_state import Sign
+from jarvis_mpi.protocol.request import pieces
 
 DRAWS = 20  # runs with failures, of which the median is told
 SLOWEST = 1e9

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jarvis_mpi import models
-from jarvis_mpi.blocks import place
 from jarvis_mpi.common.layers import END_USER, Block, layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.head import Head
 from jarvis_mpi.prose import prose, token_entropy, windows_of
+from jarvis_mpi.protocol.placement import place
 from jarvis_mpi.scorer import nats
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text

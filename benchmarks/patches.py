@@ -27,12 +27,14 @@ from typing import TypeVar
 import torch
 from skipped_texts import PROMPTS
 
-from jarvis_mpi import blocks, fit, grades, models, patch, tasks
+from jarvis_mpi import fit, grades, models, patch, tasks
 from jarvis_mpi.activations import from_bytes
 from jarvis_mpi.common.layers import END_USER, Block, is_whole, layers
-from jarvis_mpi.crew import Crew, Hop, Policy, State
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.prose import windows_of
+from jarvis_mpi.protocol import placement
+from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.scorer import Scorer, encoded, nats
 from jarvis_mpi.text import Text
 
@@ -49,7 +51,7 @@ class Chain:
 
     def __init__(self, scorer: Scorer, asked: argparse.Namespace, told: patch.Told):
         self.scorer = scorer
-        self.placement = blocks.place(
+        self.placement = placement.place(
             scorer.depth, asked.workers, split=asked.split, end_user_layers=asked.end_user_layers
         )
         self.owned = [
@@ -62,7 +64,7 @@ class Chain:
         """`how`: of HOW; every block is taken to have a gain."""
         known = self.told.patched if how == "patch" else frozenset(self.owned)
         crew = Crew(
-            self.placement, blocks.copies(self.placement, copies),
+            self.placement, placement.copies(self.placement, copies),
             Policy(("copy", "skip") if how == "skip" else ("copy", "patch", "skip")),
             patches=known, patchers=frozenset(self.placement), states=dict.fromkeys(dead, State.GONE),
         )  # fmt: skip

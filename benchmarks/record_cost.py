@@ -11,10 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from jarvis_mpi.flight import Token
 from jarvis_mpi.load import load
+from jarvis_mpi.protocol.events import Token
+from jarvis_mpi.protocol.wire import Kind, Message, Run, Vitals
 from jarvis_mpi.record import Record
-from jarvis_mpi.wire import Kind, Message, Run, Vitals
 
 TOKENS = 1000
 

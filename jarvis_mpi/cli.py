@@ -20,7 +20,7 @@ from .laps import aloud
 from .launch import ABSENT, LIFELINE, Come, crowded, end_run
 from .lifeline import hold_on, tell_home
 from .light import leave_out_for_good
-from .link import Lost, Silence
+from .protocol.link import Lost, Silence
 from .roles import PARTING_S
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from .common.errors import Unservable, concerns
 from .common.settings import Settings
-from .enduser import EndUser
-from .flight import Token
+from .protocol.coordinator import EndUser
+from .protocol.events import Token
 from .stops import Stops
 from .text import Text
 

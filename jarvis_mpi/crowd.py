@@ -10,7 +10,7 @@ from .common.errors import Unanswerable, Unservable, concerns
 from .common.prompt_file import Asked
 from .common.settings import short
 from .conversation import Answer, Answering, Conversation, askable, broken_off_by
-from .flight import Token
+from .protocol.events import Token
 
 if TYPE_CHECKING:
     from .answers import Answers

@@ -17,12 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import blocks, models, patch
+from . import models, patch
 from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.given_file import text_of
 from .common.layers import END_USER, Block, is_whole, layers, named
 from .common.settings import DEFAULT_MODEL
+from .protocol import placement as blocks
 from .tool import ToolParser, options, refuse_place, use_threads
 
 if TYPE_CHECKING:

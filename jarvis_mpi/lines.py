@@ -10,8 +10,9 @@ from .answers import Answers
 from .common.layers import Block
 from .common.messages import say
 from .conversation import Answer
-from .crew import Crew, Hop, Sign
-from .flight import Token
+from .protocol.cluster import Crew, Hop
+from .protocol.events import Token
+from .protocol.node_state import Sign
 from .screen import Tells, route
 from .tally import Tally
 

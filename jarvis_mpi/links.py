@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from .link import Link, Lost, Silence
-from .wire import Kind, Message, note, read_note
+from .protocol.link import Link, Lost, Silence
+from .protocol.wire import Kind, Message, note, read_note
 
 TRIPS = 9
 BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent one after the other while each takes less than ENOUGH_S

@@ -18,7 +18,7 @@ from .common.errors import Unservable
 from .common.layers import END_USER
 from .doorbell import Doorbell
 from .guard import guarded
-from .link import Lost, Silence
+from .protocol.link import Lost, Silence
 from .shrink import Membership
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()

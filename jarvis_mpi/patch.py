@@ -20,7 +20,7 @@ from .common.errors import Unservable
 from .common.given_file import regular
 from .common.json_form import check, number, parsed
 from .common.layers import Block, block_of, layers
-from .harm import Harm
+from .protocol.expected_loss import Harm
 
 if TYPE_CHECKING:
     import torch

@@ -7,38 +7,42 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
-from . import blocks, faults, generation, models, patch
+from . import faults, generation, models, patch
 from .common import process_identity, prompt_file
 from .common.errors import Unservable
 from .common.layers import END_USER, layers
 from .common.messages import say
 from .common.output import Unwritable
 from .common.settings import Settings
-from .crew import Crew, Policy, State
-from .draft import NO_DRAFTS, Drafts, Guesses, Lookup, Source
-from .enduser import EndUser
-from .flight import WORTHWHILE_ROWS, pieces
-from .harm import NOTHING_KNOWN, Harm
 from .keyboard import Keyboard
 from .laps import Laps
-from .link import Link
 from .parting import end_processes, part, release
 from .piped import MOST_BYTES, Piped
 from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
+from .protocol import placement as blocks
+from .protocol.cluster import Crew, Policy
+from .protocol.coordinator import EndUser
+from .protocol.events import Both
+from .protocol.expected_loss import NOTHING_KNOWN, Harm
+from .protocol.failure_detector import Pace, Patience
+from .protocol.link import Link
+from .protocol.node_state import State
+from .protocol.prompt_lookup import Lookup
+from .protocol.request import WORTHWHILE_ROWS, pieces
+from .protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
 from .roles import PARTING_S, copy_loader, journalled
 from .roll import Roll, hello
 from .setup import machines_without_daemon_at_home, without_fault_tolerance
 from .tried import untried
 from .vitals import looking
-from .watch import Pace, Patience
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -420,17 +424,3 @@ def answered(
     except Unwritable as error:
         return error.sentence, False
     return "", True
-
-
-class Both:
-    """What it is told, it tells all of `others`."""
-
-    def __init__(self, *others: Any):
-        self.others = others
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        def tell(*what: Any) -> None:
-            for other in self.others:
-                getattr(other, name)(*what)
-
-        return tell

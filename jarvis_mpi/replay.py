@@ -9,8 +9,9 @@ from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.layers import block_of, layers
 from .common.output import run
-from .crew import Crew, Hop, Policy, Sign
 from .load import load
+from .protocol.cluster import Crew, Hop, Policy
+from .protocol.node_state import Sign
 
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 

@@ -14,14 +14,14 @@ from .common.errors import Unservable
 from .common.layers import Block
 from .common.messages import say
 from .common.settings import Settings
-from .journal import Journalled
-from .link import Link
 from .parting import farewell
 from .plan import ready, receive_plan, receive_settings
+from .protocol.failure_detector import Pace
+from .protocol.journal import Journalled
+from .protocol.link import Link
+from .protocol.worker import Worker
 from .roll import hello, report
 from .vitals import looking
-from .watch import Pace
-from .worker import Worker
 
 if TYPE_CHECKING:
     import torch

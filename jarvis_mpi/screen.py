@@ -17,9 +17,9 @@ from .answers import Answers
 from .common.console import console
 from .common.layers import Block, layers
 from .conversation import Answer
-from .crew import Crew, Hop, Sign, State
-from .flight import Token
-from .news import Change, Hears
+from .protocol.cluster import Crew, Hop
+from .protocol.events import Change, Hears, Token
+from .protocol.node_state import Sign, State
 from .tally import Tally
 from .terminal import launchers_stream
 

@@ -38,10 +38,10 @@ from .nn.batch_invariant import ROW_BY_ROW, keep_rows_apart
 from .nn.kv_cache import cropped, new_cache
 from .nn.linear import ROWS_AT_ONCE
 from .nn.quantisation import FORMATS
+from .protocol.failure_detector import Pace
+from .protocol.worker import Clock
 from .sound import refuse_unsound
-from .watch import Pace
 from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand
-from .worker import Clock
 
 TRIED_ROWS = 3
 CHECK = -2  # the sequence of a comparison

@@ -23,13 +23,13 @@ from .common.cache_folder import Say
 from .common.errors import Unservable
 from .common.layers import Case
 from .common.settings import DEFAULT_MODEL, DTYPES
-from .link import Link, Lost, Silence
+from .protocol.link import Link, Lost, Silence
+from .protocol.wire import Kind as MessageKind
+from .protocol.wire import Message, note, read_note
 from .scorer import Scorer
 from .study_file import Kind, StudyFile, Unit
 from .tool import LeftOut, ToolParser, options, use_threads
 from .wanted import WINDOW, Wanted, wanted_of
-from .wire import Kind as MessageKind
-from .wire import Message, note, read_note
 
 if TYPE_CHECKING:
     from .mpi_link import MpiLink

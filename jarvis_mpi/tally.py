@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from .common.layers import END_USER, layers
-from .crew import Crew
-from .flight import Token
+from .protocol.cluster import Crew
+from .protocol.events import Token
 
 
 class Tally:

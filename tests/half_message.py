@@ -8,8 +8,8 @@ import os
 import signal
 import time
 
-from jarvis_mpi.link import Silence
 from jarvis_mpi.mpi_link import MpiLink
+from jarvis_mpi.protocol.link import Silence
 
 faulthandler.dump_traceback_later(60, exit=True)
 link = MpiLink(30.0, speaks=True)

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 
 from jarvis_mpi.common.layers import END_USER
-from jarvis_mpi.crew import Crew
-from jarvis_mpi.enduser import EndUser
 from jarvis_mpi.faults import FaultyWorker, parse
-from jarvis_mpi.journal import Journalled
-from jarvis_mpi.link import Silence
-from jarvis_mpi.wire import Kind, Message
+from jarvis_mpi.protocol.cluster import Crew
+from jarvis_mpi.protocol.coordinator import EndUser
+from jarvis_mpi.protocol.journal import Journalled
+from jarvis_mpi.protocol.link import Silence
+from jarvis_mpi.protocol.wire import Kind, Message
 
 JOURNAL_BYTES = 10**7
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from jarvis_mpi.link import Lost, Silence
 from jarvis_mpi.mpi_link import MpiLink
+from jarvis_mpi.protocol.link import Lost, Silence
 
 CONNECTED_S = 6.0  # so long another process holds rank 1's connections
 faulthandler.dump_traceback_later(60, exit=True)

@@ -17,17 +17,18 @@ from itertools import count, pairwise
 
 from greenlet import greenlet
 
-from jarvis_mpi import blocks
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER, Block, mask
-from jarvis_mpi.crew import Crew, Policy, Sign
-from jarvis_mpi.draft import NoDrafts
-from jarvis_mpi.enduser import EndUser, Token
-from jarvis_mpi.journal import Journalled
-from jarvis_mpi.link import Lost, Silence
-from jarvis_mpi.watch import Pace, Patience
-from jarvis_mpi.wire import HEADER, Kind
-from jarvis_mpi.worker import Worker
+from jarvis_mpi.protocol import placement as blocks
+from jarvis_mpi.protocol.cluster import Crew, Policy
+from jarvis_mpi.protocol.coordinator import EndUser, Token
+from jarvis_mpi.protocol.failure_detector import Pace, Patience
+from jarvis_mpi.protocol.journal import Journalled
+from jarvis_mpi.protocol.link import Lost, Silence
+from jarvis_mpi.protocol.node_state import Sign
+from jarvis_mpi.protocol.speculation import NoDrafts
+from jarvis_mpi.protocol.wire import HEADER, Kind
+from jarvis_mpi.protocol.worker import Worker
 
 ROW = struct.Struct("<QQQ")  # value, the layers that were run on it (a bit each), those that were patched
 BITS = 2**64 - 1

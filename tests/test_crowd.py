@@ -11,7 +11,7 @@ import tiny
 import torch
 from loopback import Deaf, chain
 
-from jarvis_mpi import blocks, chat
+from jarvis_mpi import chat
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
@@ -19,6 +19,7 @@ from jarvis_mpi.conversation import Conversation
 from jarvis_mpi.crowd import Crowd
 from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key
+from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.text import Text

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from jarvis_mpi import blocks, gguf_header, models, patch, resume, safetensors_header
+from jarvis_mpi import gguf_header, models, patch, resume, safetensors_header
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.doctor_file import links_in
 from jarvis_mpi.plan import idle
+from jarvis_mpi.protocol import placement
 from jarvis_mpi.study_file import costs_in
 
 NAMES = (
@@ -84,7 +85,7 @@ def test_options_without_effect_are_a_line(said, lines):
 @pytest.mark.parametrize("split", ["-1,5", "5,-1", "-4"])
 def test_a_negative_number_of_layers_is_named(split):
     with pytest.raises(Unservable, match=rf"--split {split} gives a worker -\d layers"):
-        blocks.place(6, 2, split=split, end_user_layers="first,last")
+        placement.place(6, 2, split=split, end_user_layers="first,last")
 
 
 def test_a_journal_has_a_bound():

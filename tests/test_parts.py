@@ -219,8 +219,8 @@ WRITER = """
 import itertools, os, sys
 from pathlib import Path
 from jarvis_mpi.record import Record
-from jarvis_mpi.flight import Token
-from jarvis_mpi.wire import Kind, Message, Run
+from jarvis_mpi.protocol.request import Token
+from jarvis_mpi.protocol.wire import Kind, Message, Run
 from jarvis_mpi.common.process_identity import named
 record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)
 record.asked(0.0, 0, 0, "hello", [1, 2], 0)

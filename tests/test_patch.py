@@ -13,10 +13,11 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
 from jarvis_mpi import activations, fit, models, patch, replay
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.crew import Crew, Hop, Policy, State
-from jarvis_mpi.harm import Harm
 from jarvis_mpi.head import Head
 from jarvis_mpi.load import load
+from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.expected_loss import Harm
+from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.study_file import costs_in
 from jarvis_mpi.text import Text

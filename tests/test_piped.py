@@ -19,7 +19,7 @@ from jarvis_mpi.plan import told_of_wishes
 ROOT = Path(__file__).parent.parent
 READ = """
 import json, sys, time
-from jarvis_mpi.link import Unservable
+from jarvis_mpi.protocol.link import Unservable
 from jarvis_mpi.piped import Piped
 begun = time.monotonic()
 try:

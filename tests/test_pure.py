@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jarvis_mpi import blocks, faults
+from jarvis_mpi import faults
 from jarvis_mpi.common import options
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.crew import Crew, Hop, Policy
-from jarvis_mpi.flight import pieces
 from jarvis_mpi.plan import answers_that_fit
-from jarvis_mpi.wire import Kind, Message, Run, Vitals, note, read_note
+from jarvis_mpi.protocol import placement as blocks
+from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.request import pieces
+from jarvis_mpi.protocol.wire import Kind, Message, Run, Vitals, note, read_note
 
 PURE = [
     "skips",

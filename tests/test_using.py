@@ -11,13 +11,13 @@ from loopback import Deaf, chain
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jarvis_mpi import blocks
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key, Keyboard
+from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.stage import Stage
 from jarvis_mpi.stops import Stops
 from jarvis_mpi.text import Text

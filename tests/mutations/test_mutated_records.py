@@ -69,11 +69,12 @@ def read_record(path: Path) -> None:
 
 def record(folder: Path, name: str = "run.h5") -> Path:
     """A record of this schema: an answer, a fault, another start."""
-    from jarvis_mpi.crew import Hop, Sign
-    from jarvis_mpi.flight import Token
+    from jarvis_mpi.protocol.cluster import Hop
+    from jarvis_mpi.protocol.events import Token
+    from jarvis_mpi.protocol.node_state import Sign
+    from jarvis_mpi.protocol.wire import Kind, Message
+    from jarvis_mpi.protocol.wire import Run as RunOfStage
     from jarvis_mpi.record import Record
-    from jarvis_mpi.wire import Kind, Message
-    from jarvis_mpi.wire import Run as RunOfStage
 
     with h5py.File(RECORDS[-1]) as old:
         said = {

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .common.layers import Block, mask
+from ..common.layers import Block, mask
 from .wire import Message, Run
 
 

@@ -8,8 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 
-from .common.errors import Unservable
-from .common.layers import END_USER, Block
+from ..common.errors import Unservable
+from ..common.layers import END_USER, Block
 
 Placement = Mapping[int, tuple[Block, ...]]
 MOST_DIGITS = 9  # of a number of layers

@@ -6,8 +6,8 @@ Nats a token of text over the whole model's, of greedy next-token prediction: e^
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .common.errors import Unservable
-from .common.layers import Block, Case, layers
+from ..common.errors import Unservable
+from ..common.layers import Block, Case, layers
 
 TOO_MUCH = 1.0  # nats a token: e times less likely, where grades.py ends "functioning"
 

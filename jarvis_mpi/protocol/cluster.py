@@ -8,11 +8,11 @@ A node is named by its rank at launch, for ever: a shrink renumbers ranks, never
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import NamedTuple
 
-from .common.errors import Unservable
-from .common.layers import END_USER, Block, is_whole, layers, named
+from ..common.errors import Unservable
+from ..common.layers import END_USER, Block, is_whole, layers, named
+from .node_state import TRANSITIONS, Sign, State
 
 
 class Hop(NamedTuple):
@@ -28,41 +28,6 @@ class Hop(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.node or 'end user'}[{'patch ' * self.patch}{layers(self.block)}]"
-
-
-class State(Enum):
-    WELL = "well"
-    STALLED = "stalled"  # shows life but no progress: a copy works for it, without one it is waited for
-    SILENT = "silent"  # no sign of life, or no progress for too long: done without until it is back
-    GONE = "gone"  # for good
-
-
-class Sign(Enum):
-    """What can be noticed of a node; the values are what people read."""
-
-    BACK = "back"
-    STALLED = "stalled"  # alive, but over its progress deadline
-    SILENT = "silent"  # no sign of life
-    STUCK = "stuck"  # stalled for too long
-    LATE = "late for start"  # did not load its block in time
-    GIVEN_UP = "given up"  # silent for too long
-    LOST = "lost"  # MPI is certain that the process is gone
-    MISSING = "missing"  # a step did not reach it, and is sent again
-
-
-TRANSITIONS = {
-    (State.WELL, Sign.STALLED): State.STALLED,
-    (State.WELL, Sign.SILENT): State.SILENT,
-    (State.WELL, Sign.LATE): State.SILENT,
-    (State.WELL, Sign.LOST): State.GONE,
-    (State.STALLED, Sign.BACK): State.WELL,
-    (State.STALLED, Sign.SILENT): State.SILENT,
-    (State.STALLED, Sign.STUCK): State.SILENT,
-    (State.STALLED, Sign.LOST): State.GONE,
-    (State.SILENT, Sign.BACK): State.WELL,
-    (State.SILENT, Sign.GIVEN_UP): State.GONE,
-    (State.SILENT, Sign.LOST): State.GONE,
-}  # any other sign changes nothing
 
 
 @dataclass(frozen=True)

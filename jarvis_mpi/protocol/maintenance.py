@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .common.layers import END_USER, Block
-from .crew import Crew, Sign, State
+from ..common.layers import END_USER, Block
+from .cluster import Crew
+from .events import Hears
 from .journal import Journalled
 from .link import Link
-from .news import Hears
+from .node_state import Sign, State
 from .wire import Message, note
 from .worker import Clock, Stages
 

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from .common.errors import Unservable
-from .common.layers import END_USER, Block, named
+from ..common.errors import Unservable
+from ..common.layers import END_USER, Block, named
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence
 from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals, note, read_note

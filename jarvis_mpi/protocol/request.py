@@ -3,29 +3,13 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
-from .common.sequences import alike
-from .crew import Hop
-from .ledger import Ledger
-from .news import News
+from ..common.sequences import alike
+from .cluster import Hop
+from .progress import Ledger
+from .route_changes import News
 from .wire import Message
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of an answer, and what it cost."""
-
-    sequence: int
-    step: int
-    position: int
-    id: int
-    at_s: float  # when it was chosen, by the end user's clock
-    total_s: float  # from the token before it to this one: what was done with that one counts too
-    head_s: float  # of that: embedding, logits, choice
-    pieces: tuple[
-        Message, ...
-    ]  # what came home: their `runs` tell each stage's part; none: it came with the token before
 
 
 @dataclass

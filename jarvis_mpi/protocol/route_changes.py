@@ -1,53 +1,14 @@
 """What the person is told of faults: said of what was really run, not of what was meant to be."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass
-from typing import Protocol
 
-from .common.layers import Block, mask, named
-from .crew import Crew, Hop, Sign
-from .harm import NOTHING_KNOWN, Harm
+from ..common.layers import Block, mask
+from .cluster import Crew
+from .events import Change
+from .expected_loss import NOTHING_KNOWN, Harm
+from .node_state import Sign
 from .wire import Run
-
-
-@dataclass(frozen=True)
-class Change:
-    """From `step` on, `block` is run by another node than before, or by none."""
-
-    step: int
-    block: Block
-    node: int  # whose block it was until now; its owner if nobody's
-    sign: Sign  # the last one seen of that node, or of its owner
-    to: int | None  # who runs it now; None: it is patched or skipped
-    inexact: bool  # layers before it are or were missing: its cache is not what it would have been
-    patched_by: int | None = None  # the node before the hole
-    loss: str = ""  # what is expected of the hole
-
-    def __str__(self) -> str:
-        if self.to is None:
-            patched = self.patched_by is not None
-            what = (
-                f"{named(self.block)} {'patched' if patched else 'skipped'}{self.loss and f': {self.loss}'}"
-            )
-        elif self.to == self.node:
-            what = f"{named(self.block)} on it again"
-        else:
-            what = f"{named(self.block)} from the copy on {f'node {self.to}' if self.to else 'the end user'}"
-        inexact = ", inexact for what was skipped before" if self.inexact and self.to is not None else ""
-        return f"node {self.node} {self.sign.value} at step {self.step}: {what}{inexact}"
-
-
-class Hears(Protocol):
-    """Who is told of faults: the record and the screen."""
-
-    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None: ...
-    def route(self, at_s: float, step: int, epoch: int, route: tuple[Hop, ...]) -> None: ...
-    def change(self, at_s: float, change: Change) -> None: ...
-    def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
-    def words(self, at_s: float, step: int, node: int, words: str) -> None: ...
-    def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None: ...
-    def offset(self, at_s: float, node: int, offset_s: float, uncertainty_s: float) -> None: ...
 
 
 class News:

@@ -6,8 +6,8 @@ more than is known loses nothing: it runs what is new and sends the rest from it
 
 from collections.abc import Iterable
 
-from .common.layers import Block
-from .crew import Hop
+from ..common.layers import Block
+from .cluster import Hop
 
 
 class Ledger:

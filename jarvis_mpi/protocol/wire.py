@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from .common.layers import Block, block
-from .crew import Hop
+from ..common.layers import Block, block
+from .cluster import Hop
 
 VERSION = 6  # of this format; nodes compare it at the start
 

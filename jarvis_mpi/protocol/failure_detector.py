@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .common.layers import END_USER
-from .crew import Crew, Hop, Sign, State
+from ..common.layers import END_USER
+from .cluster import Crew, Hop
+from .node_state import Sign, State
 from .wire import Beat, Reached
 
 INFINITY = float("inf")

@@ -12,17 +12,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol
 
-from .common.errors import Unservable, concerns
-from .common.layers import END_USER, Block
-from .crew import Crew, Hop, Sign, State
-from .draft import NO_DRAFTS, Drafts
-from .flight import Flight, Token, Trip, pieces
-from .harm import NOTHING_KNOWN, Harm
+from ..common.errors import Unservable, concerns
+from ..common.layers import END_USER, Block
+from .cluster import Crew, Hop
+from .events import Hears, Token
+from .expected_loss import NOTHING_KNOWN, Harm
+from .failure_detector import Notice, Pace, Patience, Watch
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence
-from .news import Hears, News
-from .upkeep import Upkeep
-from .watch import Notice, Pace, Patience, Watch
+from .maintenance import Upkeep
+from .node_state import Sign, State
+from .request import Flight, Trip, pieces
+from .route_changes import News
+from .speculation import NO_DRAFTS, Drafts
 from .wire import APART, Beat, Kind, Message, Run, Vitals, note, read_note
 from .worker import Clock, Patch, Stages, no_patch, run_own_hops
 
