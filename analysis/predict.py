@@ -29,7 +29,7 @@ from table import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.common.settings import flag, refuse_beyond
-from jarvis_mpi.hostfile import MOST_RANKS
+from jarvis_mpi.net.hostfile import MOST_RANKS
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
 from jarvis_mpi.protocol.node_state import Sign

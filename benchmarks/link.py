@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 
-from jarvis_mpi.mpi_link import MpiLink
+from jarvis_mpi.net.mpi_link import MpiLink
 
 ROUNDS = 150
 BYTES = 4096 + 200  # Gemma 2B's activation in bfloat16, a header and the hops

@@ -10,21 +10,21 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from . import parting
 from .common import new_file, output, variables
 from .common.errors import Unservable
 from .common.layers import END_USER
 from .common.messages import say
 from .common.options import parse
 from .laps import aloud
-from .launch import ABSENT, LIFELINE, Come, crowded, end_run
-from .lifeline import hold_on, tell_home
 from .light import leave_out_for_good
+from .net import shutdown
+from .net.launch_agents import ABSENT, LIFELINE, Come, crowded, end_run
+from .net.ssh_keepalive import hold_on, tell_home
 from .protocol.link import Lost, Silence
 from .roles import PARTING_S
 
 if TYPE_CHECKING:
-    from .mpi_link import MpiLink
+    from .net.mpi_link import MpiLink
 
 USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
@@ -86,7 +86,7 @@ def run(words: list[str]) -> NoReturn:
         end_run(sentence)
     if speaks:
         aloud.begin(f"looking for {settings.model}")
-    from .mpi_link import MpiLink
+    from .net.mpi_link import MpiLink
 
     tell_home(Come.STARTING)
     try:
@@ -98,7 +98,7 @@ def run(words: list[str]) -> NoReturn:
     tell_home(Come.JOINED)
     if ABSENT in os.environ:  # launch.rank could not start it where it belongs, and said why
         time.sleep(SETTLED_S)
-        parting.die(link, "", by_signal=True)
+        shutdown.die(link, "", by_signal=True)
     status, together = FAILED, False
     try:
         if link.me == END_USER:
@@ -113,7 +113,7 @@ def run(words: list[str]) -> NoReturn:
         together = give_up(link, getattr(error, "sentence", "") or str(error))
     except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends
         if link.me != END_USER:
-            parting.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
+            shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above")
     new_file.give_back()
@@ -133,11 +133,11 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
             say("the end user (node 0) died, and with it the run")
         return False
     if link.me != END_USER:
-        return parting.give_up(link, sentence, PARTING_S, time.monotonic)
+        return shutdown.give_up(link, sentence, PARTING_S, time.monotonic)
     say(sentence)
-    there = parting.part(link, (), PARTING_S, time.monotonic)
-    parting.end_stand_ins(set(range(link.size)) - there.keys())
-    parting.release(link, together := len(there) == link.size)
+    there = shutdown.part(link, (), PARTING_S, time.monotonic)
+    shutdown.end_stand_ins(set(range(link.size)) - there.keys())
+    shutdown.release(link, together := len(there) == link.size)
     return together
 
 

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import hostfile, models, on_host
+from . import models, on_host
 from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.json_form import check
 from .common.layers import END_USER, Block
 from .host_answers import other_version
+from .net import hostfile
 from .protocol import placement as blocks
 
 PIECE_BYTES = 1 << 22  # hashed and sent at a time

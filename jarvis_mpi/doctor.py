@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import hostfile, models
+from . import models
 from .common.errors import Unservable
 from .common.json_form import parsed
 from .common.layers import END_USER
@@ -22,6 +22,7 @@ from .common.options import PLAN, Parser, add_options, preparing, said_in
 from .common.settings import Settings, flag
 from .host_answers import ask_all
 from .links import Measured
+from .net import hostfile
 from .protocol import placement as blocks
 
 LINKS_S = 300.0

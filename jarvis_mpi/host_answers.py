@@ -12,7 +12,7 @@ from .common.boundary import guarded, reason
 from .common.errors import Unservable
 from .common.json_form import LONGEST, check
 from .common.process_identity import machine
-from .roll import hello
+from .net.handshake import hello
 from .setup import no_agent, without_fault_tolerance
 
 PROBE_S = 60.0  # for a host's answer: importing takes a while from an SD card

@@ -106,11 +106,11 @@ def await_note(link: Link, timeout_s: float, clock: Clock, name: str) -> Any:
 
 
 def main() -> None:
-    from .launch import Come
-    from .lifeline import hold_on, tell_home
+    from .net.launch_agents import Come
+    from .net.ssh_keepalive import hold_on, tell_home
 
     hold_on()
-    from .mpi_link import MpiLink
+    from .net.mpi_link import MpiLink
 
     tell_home(Come.STARTING)
     link = MpiLink(60.0, True)

@@ -24,9 +24,11 @@ from .common.output import Unwritable
 from .common.settings import Settings
 from .keyboard import Keyboard
 from .laps import Laps
-from .parting import end_processes, part, release
+from .net.handshake import Roll, hello
+from .net.plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
+from .net.shutdown import end_processes, part, release
+from .net.vitals import looking
 from .piped import MOST_BYTES, Piped
-from .plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
 from .protocol import placement as blocks
 from .protocol.cluster import Crew, Policy
 from .protocol.coordinator import EndUser
@@ -39,10 +41,8 @@ from .protocol.prompt_lookup import Lookup
 from .protocol.request import WORTHWHILE_ROWS, pieces
 from .protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
 from .roles import PARTING_S, copy_loader, journalled
-from .roll import Roll, hello
 from .setup import machines_without_daemon_at_home, without_fault_tolerance
 from .tried import untried
-from .vitals import looking
 
 if TYPE_CHECKING:
     from .conversation import Conversation

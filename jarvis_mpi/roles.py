@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import faults, models, patch
-from .beats import beating
 from .common.errors import Unservable
 from .common.layers import Block
 from .common.messages import say
 from .common.settings import Settings
-from .parting import farewell
-from .plan import ready, receive_plan, receive_settings
+from .net.handshake import hello, report
+from .net.heartbeat import beating
+from .net.plan import ready, receive_plan, receive_settings
+from .net.shutdown import farewell
+from .net.vitals import looking
 from .protocol.failure_detector import Pace
 from .protocol.journal import Journalled
 from .protocol.link import Link
 from .protocol.worker import Worker
-from .roll import hello, report
-from .vitals import looking
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from .common.boundary import reason
 from .common.errors import Unservable
 from .common.layers import END_USER
 from .common.settings import DEFAULT_MODEL
-from .roll import Hello
+from .net.handshake import Hello
 
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "openmpi-mca-params.conf": {

@@ -32,7 +32,7 @@ from .tool import LeftOut, ToolParser, options, use_threads
 from .wanted import WINDOW, Wanted, wanted_of
 
 if TYPE_CHECKING:
-    from .mpi_link import MpiLink
+    from .net.mpi_link import MpiLink
     from .text import Text
 
 UNIT_S = 3600.0  # the longest for one
@@ -264,8 +264,8 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
 
 
 def connected() -> "MpiLink":
-    from . import mpi_link
     from .cli import launch_rank
+    from .net import mpi_link
 
     return mpi_link.MpiLink(120.0, launch_rank() == 0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .common.output import stream
-from .launch import LAUNCHERS
+from .net.launch_agents import LAUNCHERS
 
 
 def launcher() -> Path | None:

@@ -22,5 +22,5 @@ if [ "$DOCTOR" = yes ]; then
     python -m jarvis_mpi doctor --hostfile "$HOSTFILE" --model "$MODEL" --log "${LOG%.h5}-doctor.h5" "$@"
     asked+=(--links "${LOG%.h5}-doctor.h5")                # its figures of the links are kept in the record
 fi
-ranks=$(python -m jarvis_mpi.hostfile "$HOSTFILE")
+ranks=$(python -m jarvis_mpi.net.hostfile "$HOSTFILE")
 exec jobs/until_done.sh -hostfile "$HOSTFILE" -n "$ranks" -- --model "$MODEL" "${asked[@]}" "$@"

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 
-from jarvis_mpi.mpi_link import MpiLink
+from jarvis_mpi.net.mpi_link import MpiLink
 from jarvis_mpi.protocol.link import Silence
 
 faulthandler.dump_traceback_later(60, exit=True)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from jarvis_mpi.mpi_link import MpiLink
+from jarvis_mpi.net.mpi_link import MpiLink
 from jarvis_mpi.protocol.link import Lost, Silence
 
 CONNECTED_S = 6.0  # so long another process holds rank 1's connections

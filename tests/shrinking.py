@@ -12,7 +12,7 @@ import time
 
 from mpi4py import MPI
 
-from jarvis_mpi.shrink import Membership
+from jarvis_mpi.net.communicator import Membership
 
 VICTIM = 2
 faulthandler.dump_traceback_later(40, exit=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from jarvis_mpi import hostfile, launch, on_host
+from jarvis_mpi import on_host
 from jarvis_mpi.common import variables
 from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.net import hostfile, launch_agents
 
 ROOT = Path(__file__).parent.parent
 MPIRUN = ["timeout", "-k", "5", "20", "mpirun", "--do-not-launch", "--display", "map"]
@@ -209,7 +210,7 @@ def test_the_doctor_says_what_mpirun_will_do_with_a_file_from_windows(tmp_path):
 
 def test_jobs_count_ranks_by_the_same_reader(tmp_path):
     (tmp_path / "hosts").write_text("localhost slots = 2 # mine\n127.0.0.2 cpu=3\n")
-    words = [sys.executable, "-m", "jarvis_mpi.hostfile"]
+    words = [sys.executable, "-m", "jarvis_mpi.net.hostfile"]
     done = subprocess.run([*words, tmp_path / "hosts"], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.stdout, done.returncode) == ("5\n", 0)
     done = subprocess.run([*words, tmp_path], capture_output=True, text=True, timeout=60, cwd=ROOT)
@@ -243,10 +244,10 @@ def test_a_host_is_never_an_option_to_ssh(as_ssh):
     words = json.loads(as_ssh.read_text())
     assert words[words.index("--") + 1] == HOSTILE
     as_ssh.unlink()
-    status, come, _ = launch.over_ssh(HOSTILE, ["true"], os.getppid())
+    status, come, _ = launch_agents.over_ssh(HOSTILE, ["true"], os.getppid())
     words = json.loads(as_ssh.read_text())
     assert words[words.index("--") + 1] == HOSTILE
-    assert (status, come) == (255, launch.Come.NOT)
+    assert (status, come) == (255, launch_agents.Come.NOT)
 
 
 @pytest.mark.skipif(not shutil.which("ssh"), reason="there is no ssh")
@@ -267,7 +268,7 @@ def test_the_real_ssh_takes_the_host_behind_two_dashes_as_one(tmp_path, monkeypa
     ],
 )
 def test_mpiruns_agent_starts_nothing_for_such_a_host(words, sentence, monkeypatch, tmp_path):
-    code = f"import sys; sys.argv = ['jarvis-mpi-daemon', *{words}]; from jarvis_mpi.launch import daemon; daemon()"
+    code = f"import sys; sys.argv = ['jarvis-mpi-daemon', *{words}]; from jarvis_mpi.net.launch_agents import daemon; daemon()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == 1
     assert sentence in done.stderr
@@ -287,8 +288,8 @@ def test_an_ssh_that_cannot_be_started_is_that_hosts_line(command, sentence, mon
     with pytest.raises(Unservable) as raised:
         on_host.start("far", "probe", "x")
     assert sentence in str(raised.value)
-    status, come, said = launch.over_ssh("far", ["true"], os.getppid())
-    assert (status, come) == (255, launch.Come.NOT)
+    status, come, said = launch_agents.over_ssh("far", ["true"], os.getppid())
+    assert (status, come) == (255, launch_agents.Come.NOT)
     assert sentence.removeprefix("far cannot be reached by ssh: ") in said
 
 

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from jarvis_mpi import launch
+from jarvis_mpi.net import launch_agents
 
 GUARDED = """
 import ctypes, os, time
-from jarvis_mpi.guard import guarded
+from jarvis_mpi.net.init_watchdog import guarded
 with guarded({timeout}, {sentence!r}):
     {body}
 print("through")
@@ -47,7 +47,7 @@ def test_a_start_that_succeeds_says_nothing(sentence):
     ],
 )
 def test_a_host_is_borne_longer_than_the_run_waits_for_its_node(words, silence_s):
-    assert launch.silence_s(["python", "-m", "jarvis_mpi", *words]) == silence_s
+    assert launch_agents.silence_s(["python", "-m", "jarvis_mpi", *words]) == silence_s
 
 
 def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path):
@@ -56,9 +56,9 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     monkeypatch.setenv("PMIX_SERVER_URI41", "prterun-a-1@0.0;tcp4://127.0.0.1:4242")
     monkeypatch.setenv("LETTER", 'it\'s "two\nlines" $HOME')
     monkeypatch.setenv("TMPDIR", "/only/here")
-    monkeypatch.setenv(launch.HOST, "jv1")
+    monkeypatch.setenv(launch_agents.HOST, "jv1")
     code = "import os, sys; print(repr((sys.argv[1:], dict(os.environ), os.getcwd())))"
-    script, home = launch.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
+    script, home = launch_agents.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
     said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     arguments, environment, folder = eval(said.stdout)
     assert home == {"127.0.0.1:4242"}
@@ -66,7 +66,7 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     assert folder == str(tmp_path)
     assert environment["PMIX_SERVER_URI41"] == "prterun-a-1@0.0;tcp4://127.0.0.1:23456"
     assert environment["LETTER"] == 'it\'s "two\nlines" $HOME'
-    assert environment[launch.LIFELINE] == "75.0"
+    assert environment[launch_agents.LIFELINE] == "75.0"
     assert environment["PATH"] == "/nowhere/bin:/usr/bin:/bin"
-    assert not {"TMPDIR", launch.HOST} & environment.keys()
-    assert said.stderr.encode() == launch.MARKS[launch.Come.BEGUN]
+    assert not {"TMPDIR", launch_agents.HOST} & environment.keys()
+    assert said.stderr.encode() == launch_agents.MARKS[launch_agents.Come.BEGUN]

@@ -18,7 +18,7 @@ COMMANDS = [
     ["-m", "jarvis_mpi", "setup", "--help"],
     ["-m", "jarvis_mpi", "study", "--help"],
     ["-m", "jarvis_mpi", "--version"],
-    ["-m", "jarvis_mpi.hostfile", "hostfiles/local"],
+    ["-m", "jarvis_mpi.net.hostfile", "hostfiles/local"],
     ["-m", "jarvis_mpi.replay", str(RECORD)],
     ["-m", "jarvis_mpi.common.options"],
     ["-m", "jarvis_mpi.schema"],

@@ -14,7 +14,7 @@ from jarvis_mpi import places
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.plan import told_of_wishes
+from jarvis_mpi.net.plan import told_of_wishes
 
 ROOT = Path(__file__).parent.parent
 READ = """

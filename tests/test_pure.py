@@ -15,7 +15,7 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.plan import answers_that_fit
+from jarvis_mpi.net.plan import answers_that_fit
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
 from jarvis_mpi.protocol.request import pieces

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
-from jarvis_mpi import doctor_file, hdf5, hostfile, patch, replay, resume, study_file
+from jarvis_mpi import doctor_file, hdf5, patch, replay, resume, study_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.load import Run, load, mend
+from jarvis_mpi.net import hostfile
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))

@@ -12,12 +12,12 @@ from typing import NoReturn
 
 import psutil
 
-from .common.layers import END_USER
-from .launch import HOST
-from .protocol import wire
-from .protocol.link import Link, Lost, Silence
-from .protocol.wire import Kind, Message, note, read_note
-from .roll import Clock, Hello, next_message
+from ..common.layers import END_USER
+from ..protocol import wire
+from ..protocol.link import Link, Lost, Silence
+from ..protocol.wire import Kind, Message, note, read_note
+from .handshake import Clock, Hello, next_message
+from .launch_agents import HOST
 
 
 def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> dict[int, int]:

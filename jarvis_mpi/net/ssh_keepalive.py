@@ -8,8 +8,8 @@ import select
 import signal
 import threading
 
-from .common import variables
-from .launch import LIFELINE, MARKS, Come
+from ..common import variables
+from .launch_agents import LIFELINE, MARKS, Come
 
 
 def tell_home(come: Come) -> None:

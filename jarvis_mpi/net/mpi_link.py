@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 import mpi4py
 
-from .common.errors import Unservable
-from .common.layers import END_USER
+from ..common.errors import Unservable
+from ..common.layers import END_USER
+from ..protocol.link import Lost, Silence
+from .communicator import Membership
 from .doorbell import Doorbell
-from .guard import guarded
-from .protocol.link import Lost, Silence
-from .shrink import Membership
+from .init_watchdog import guarded
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
 

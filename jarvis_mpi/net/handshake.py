@@ -13,15 +13,15 @@ from typing import Any
 
 import psutil
 
-from . import __version__
-from .common.errors import Unservable
-from .common.layers import END_USER
-from .common.process_identity import machine
-from .launch import LIFELINE
-from .protocol import wire
-from .protocol.link import Link, Lost, Silence
-from .protocol.node_state import Sign
-from .protocol.wire import Kind, Message, note, read_note
+from .. import __version__
+from ..common.errors import Unservable
+from ..common.layers import END_USER
+from ..common.process_identity import machine
+from ..protocol import wire
+from ..protocol.link import Link, Lost, Silence
+from ..protocol.node_state import Sign
+from ..protocol.wire import Kind, Message, note, read_note
+from .launch_agents import LIFELINE
 
 Clock = Callable[[], float]
 

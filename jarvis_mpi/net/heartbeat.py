@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .protocol.link import Link
-from .protocol.wire import Beat
+from ..protocol.link import Link
+from ..protocol.wire import Beat
 
 
 class Beats:

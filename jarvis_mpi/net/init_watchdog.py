@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .launch import end_run
-from .lifeline import borne_s
+from .launch_agents import end_run
+from .ssh_keepalive import borne_s
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 import psutil
 
-from .protocol.wire import NO_TEMPERATURE, Vitals
+from ..protocol.wire import NO_TEMPERATURE, Vitals
 
 LOOK_S = 1.0  # a look costs a tenth of a millisecond
 SENSORS = (

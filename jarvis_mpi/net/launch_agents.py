@@ -25,8 +25,8 @@ import sys
 import time
 from typing import NoReturn
 
-from .common import variables
-from .common.variables import SSH
+from ..common import variables
+from ..common.variables import SSH
 
 HOST, ABSENT, LIFELINE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_LIFELINE"
 PROGRAM = (

@@ -1,6 +1,6 @@
 """Hostfiles as mpirun reads them (Open MPI 5.0: PRRTE 3.0's hostfile.c). The only reader of them.
 
-    python -m jarvis_mpi.hostfile FILE        prints how many ranks it has room for: for scripts
+    python -m jarvis_mpi.net.hostfile FILE        prints how many ranks it has room for: for scripts
 
 What mpirun refuses is one sentence here, with its line; what it takes gives the same ranks per host. Refused here alone: what
 mpirun takes for something that nobody means (a host without slots, a rankfile, a name that ssh would take for an option).
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from .common.errors import Unservable
-from .common.output import run
-from .hostlex import NAMES, Kind, Token, tokens
+from ..common.errors import Unservable
+from ..common.output import run
+from .hostfile_lexer import NAMES, Kind, Token, tokens
 
 MOST_BYTES = 1 << 20
 MOST_RANKS = 1 << 16  # a record's rows count nodes by 16 bits
@@ -208,7 +208,7 @@ def names_here() -> set[str]:
 
 def main() -> str | None:
     if len(sys.argv) != 2:
-        return "python -m jarvis_mpi.hostfile FILE"
+        return "python -m jarvis_mpi.net.hostfile FILE"
     try:
         print(len(ranks(Path(sys.argv[1]))))
     except Unservable as error:
