@@ -13,7 +13,7 @@ from pathlib import Path
 
 import script
 
-from jarvis_mpi.load import Fault, Question, Run, Unreadable, load, mend
+from jarvis_mpi.record.reader import Fault, Question, Run, Unreadable, load, mend
 
 __all__ = ["Fault", "Question", "Run", "Unreadable", "load", "mend"]
 

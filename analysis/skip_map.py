@@ -18,7 +18,7 @@ from study import Study, arguments, is_block, read, spearman
 from table import console
 
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.skips import WHOLE, written
+from jarvis_mpi.record.study_file import WHOLE, written
 
 LEAST = 1e-2  # nats a token: below it nothing is told apart
 RANKINGS = {"block_influence": "Block Influence", "angular": "angular distance", "kl": "KL of the output"}

@@ -18,7 +18,7 @@ from table import console
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.grades import Grade
-from jarvis_mpi.skips import WHOLE, written
+from jarvis_mpi.record.study_file import WHOLE, written
 from jarvis_mpi.tasks import wilson
 
 GRADE_COLOURS = {Grade.FUNCTIONING: GREEN, Grade.DEGRADED: YELLOW, Grade.CRITICAL: RED}

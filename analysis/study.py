@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import script  # noqa: F401 (it says where jarvis_mpi is)
 
-from jarvis_mpi import hdf5
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.json_form import check, parsed
 from jarvis_mpi.common.layers import Case
 from jarvis_mpi.grades import Answer, Grade, agreeing, grade, repetition
-from jarvis_mpi.skips import WHOLE, case_of
-from jarvis_mpi.study_file import table, texts
+from jarvis_mpi.record import hdf5
+from jarvis_mpi.record.study_file import WHOLE, case_of, table, texts
 from jarvis_mpi.tasks import wilson
 
 MOST_LAYERS = 10000

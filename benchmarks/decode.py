@@ -19,7 +19,7 @@ import llama
 import shapes
 from chain import command
 
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 from jarvis_mpi.text import Text
 
 PROMPT = (

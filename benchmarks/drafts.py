@@ -18,7 +18,7 @@ from chain import command, options, prompts_words, tokens_a_round
 from fault_matrix import ROOT, WORKERS
 from host_matrix import launcher
 
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 sys.path.insert(0, str(ROOT / "tests" / "hosts"))
 import hosts

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 ROOT = Path(__file__).parent.parent
 WORKERS = 5

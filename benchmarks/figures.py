@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chain import command
 
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 ROOT = Path(__file__).parent.parent
 RUNS, PICTURES = ROOT / "runs" / "figures", ROOT / "docs" / "figures"

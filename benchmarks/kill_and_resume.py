@@ -18,8 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from jarvis_mpi import hdf5, models
-from jarvis_mpi.load import load
+from jarvis_mpi import models
+from jarvis_mpi.record import hdf5
+from jarvis_mpi.record.reader import load
 from jarvis_mpi.text import Text
 
 ROOT = Path(__file__).parent.parent

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jarvis_mpi import models, skips
+from jarvis_mpi import models
 from jarvis_mpi.common.cache_folder import cache_folder
 from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.record import study_file
 from jarvis_mpi.scorer import Scorer, encoded
 from jarvis_mpi.tasks import Question, questions
 from jarvis_mpi.text import Text
@@ -151,7 +152,7 @@ def main() -> None:
             said = theirs_said(asked.python, folder, list(ours), scratch)
         for name, its in ours.items():
             mine = [
-                dict(scorer.choices_nats(encoded(text, question), [skips.WHOLE]))[skips.WHOLE]
+                dict(scorer.choices_nats(encoded(text, question), [study_file.WHOLE]))[study_file.WHOLE]
                 for question in its
             ]
             other = [said[name][number] for number in range(len(its))]

@@ -12,8 +12,8 @@ from pathlib import Path
 import shapes
 from chain import command
 
-from jarvis_mpi.load import load
-from jarvis_mpi.replay import block_of
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.replay import block_of
 
 MB = 1e6
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chain import command
 
-from jarvis_mpi import hdf5
+from jarvis_mpi.record import hdf5
 
 ROOT = Path(__file__).parent.parent
 TOKENS = 150

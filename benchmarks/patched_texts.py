@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chain import command
 
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ("Why is the sky blue?", "Name three animals that live in the sea, and say what each of them eats.")

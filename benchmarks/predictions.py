@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "tests" / "hosts"), str(ROOT / "analysis")]
 import hosts  # noqa: E402
 from predict import Network, costs_of, predicted, with_slow  # noqa: E402
 
-from jarvis_mpi.load import load  # noqa: E402
+from jarvis_mpi.record.reader import load  # noqa: E402
 
 WORKERS = 8
 PROMPT = (

@@ -15,7 +15,7 @@ from pathlib import Path
 import shapes
 from chain import command, options, prompts_words
 
-from jarvis_mpi.load import Run, load
+from jarvis_mpi.record.reader import Run, load
 
 WORDS = [
     "river",

@@ -14,6 +14,7 @@ from jarvis_mpi import models, skips
 from jarvis_mpi.common import layers
 from jarvis_mpi.family import dtype_of, load_config, quiet
 from jarvis_mpi.prose import prose
+from jarvis_mpi.record import study_file
 from jarvis_mpi.scorer import Scorer
 from jarvis_mpi.text import Text
 
@@ -36,7 +37,7 @@ def main() -> None:
     def states(part: list[layers.Case]) -> dict[layers.Case, bytes]:
         return dict(skips.walk(part, scorer.depth, 0, start, scorer.run))
 
-    states([skips.WHOLE])  # weights read, kernels made
+    states([study_file.WHOLE])  # weights read, kernels made
     begun = time.perf_counter()
     together = states(cases)
     shared_s = time.perf_counter() - begun

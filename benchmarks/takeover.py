@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fault_matrix import PROMPT, Run, read
 
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from .stops import Stops
 from .text import Text
 
 if TYPE_CHECKING:
-    from .load import Question
-    from .record import Record
+    from .record.reader import Question
+    from .record.writer import Record
     from .screen import Shows
 
 

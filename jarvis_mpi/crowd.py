@@ -14,7 +14,7 @@ from .protocol.events import Token
 
 if TYPE_CHECKING:
     from .answers import Answers
-    from .load import Question
+    from .record.reader import Question
 
 
 class Crowd:

@@ -10,12 +10,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from . import hdf5
 from .common import new_file
 from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.json_form import parsed
 from .links import Measured
+from .record import hdf5
 
 LINKS = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]
 Links = dict[frozenset[str], list[float | None]]

@@ -46,7 +46,7 @@ from .tried import untried
 
 if TYPE_CHECKING:
     from .conversation import Conversation
-    from .load import Question, Run
+    from .record.reader import Question, Run
     from .screen import Shows
 
 SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
@@ -61,7 +61,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     from .common.new_file import check_path, claim
     from .doctor_file import links_in
     from .places import new_log
-    from .record import Record
+    from .record.writer import Record
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
     if link.size < 2:
@@ -366,7 +366,7 @@ def harm_known(settings: Settings, told: "patch.Told | None", depth: int) -> Har
     """From --study and --patches. Raises Unservable."""
     known = told.harm if told else NOTHING_KNOWN
     if settings.study:
-        from .study_file import costs_in
+        from .record.study_file import costs_in
 
         known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
     return known

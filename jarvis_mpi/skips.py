@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from .common.errors import Unservable
 from .common.layers import Case
+from .record.study_file import WHOLE
 
-WHOLE: Case = frozenset()
 State = TypeVar("State")
 MOST_DIGITS = 9
 LONGEST = 60  # characters of a wrong word that are shown
@@ -61,21 +61,6 @@ def by_hand(word: str, depth: int) -> Case:
 def number_of(word: str) -> int:
     """-1 where it is none: other alphabets have digits too, and no layer has many."""
     return int(word) if word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS else -1
-
-
-def written(case: Case) -> str:
-    """'3+7'; '' for the whole model."""
-    return "+".join(map(str, sorted(case)))
-
-
-def case_of(words: str) -> Case:
-    """'3+7' or '', as `written` writes it."""
-    return frozenset(map(int, filter(None, words.split("+"))))
-
-
-def first_of(case: Case, depth: int) -> int:
-    """Its first hole; `depth` if it has none."""
-    return min(case, default=depth)
 
 
 def walk(

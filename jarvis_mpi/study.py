@@ -26,8 +26,9 @@ from .common.settings import DEFAULT_MODEL, DTYPES
 from .protocol.link import Link, Lost, Silence
 from .protocol.wire import Kind as MessageKind
 from .protocol.wire import Message, note, read_note
+from .record import study_file
+from .record.study_file import Kind, StudyFile, Unit
 from .scorer import Scorer
-from .study_file import Kind, StudyFile, Unit
 from .tool import LeftOut, ToolParser, options, use_threads
 from .wanted import WINDOW, Wanted, wanted_of
 
@@ -57,7 +58,7 @@ class Worker:
         if unit.kind == Kind.ANSWER:
             return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
         if unit.kind == Kind.TEXT:
-            cases = [case for case in wanted.cases if skips.first_of(case, scorer.depth) == unit.at]
+            cases = [case for case in wanted.cases if study_file.first_of(case, scorer.depth) == unit.at]
             told = scorer.windows_nats(unit.number, unit.at, cases)
             return [[sorted(case), [nats]] for case, nats in told]
         of_choices = scorer.choices_nats(wanted.questions[unit.number], wanted.cases)

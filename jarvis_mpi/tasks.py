@@ -18,7 +18,7 @@ from typing import NamedTuple
 from . import task_file
 from .common.boundary import guarded
 from .common.errors import Unservable
-from .study_file import NAME_BYTES
+from .record.study_file import NAME_BYTES
 from .task_file import LETTERS, Row
 from .tool import Refuse
 

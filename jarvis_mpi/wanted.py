@@ -13,8 +13,8 @@ from .common.errors import Unservable
 from .common.given_file import text_of
 from .common.layers import Case
 from .prose import prose, token_entropy, windows_of
+from .record.study_file import Item
 from .scorer import Encoded, encoded
-from .study_file import Item
 from .tool import Refuse
 
 if TYPE_CHECKING:

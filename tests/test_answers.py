@@ -13,7 +13,7 @@ from test_one_bad import folder, run  # noqa: F401 (a fixture)
 
 from jarvis_mpi import answers
 from jarvis_mpi.common.output import Unwritable, stream
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 FULL = "standard output cannot be written: No space left on device: the answers stand in the record"
 

@@ -32,7 +32,7 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import models
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 from jarvis_mpi.text import Text
 
 __all__ = ["small"]  # a fixture

@@ -22,7 +22,7 @@ from jarvis_mpi.cli import COMMANDS
 from jarvis_mpi.common import cache_folder
 from jarvis_mpi.common import progress_bar as bar_module
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 from jarvis_mpi.terminal import is_own_pipe
 
 ROOT = Path(__file__).parent.parent

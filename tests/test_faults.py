@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from slow import slow
 
-from jarvis_mpi import replay
+from jarvis_mpi.record import replay
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(

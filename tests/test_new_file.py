@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from jarvis_mpi.record.writer.writer import Record
 from test_mpirun import ROOT, small, start, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from test_record import can_mount
 
 from jarvis_mpi.common import new_file, process_identity
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.load import load
-from jarvis_mpi.record import Record
+from jarvis_mpi.record.reader import load
 
 
 @pytest.fixture(params=["", "no hard links", "no such call"])
@@ -108,7 +108,7 @@ def test_a_claim_is_given_back_by_its_own_process_alone(tmp_path):
 @pytest.mark.parametrize("size", ["4k", "20k"])
 def test_a_disk_that_is_full_from_the_start_is_one_sentence(size, tmp_path):
     code = (
-        "import sys, os, pathlib\nfrom jarvis_mpi.record import Record\n"
+        "import sys, os, pathlib\nfrom jarvis_mpi.record.writer import Record\n"
         "try: Record(pathlib.Path(sys.argv[1]), {'a': 'x' * 30_000}, 0.0, None)\n"
         "except Exception as error: print(error, flush=True)\n"
         "import gc; gc.collect(); os._exit(0)"

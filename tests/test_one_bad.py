@@ -73,7 +73,7 @@ def test_a_prompt_that_cannot_be_asked_ends_the_run(folder, tmp_path):
 
 
 def test_text_is_appended_and_the_record_goes_where_it_can(folder, tmp_path):
-    from jarvis_mpi.load import load
+    from jarvis_mpi.record.reader import load
 
     done = run(
         folder, "--prompt", "Sum it up:", "--copies", "9", "--top-k", "300",

@@ -15,7 +15,7 @@ from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.doctor_file import links_in
 from jarvis_mpi.net.plan import idle
 from jarvis_mpi.protocol import placement
-from jarvis_mpi.study_file import costs_in
+from jarvis_mpi.record.study_file import costs_in
 
 NAMES = (
     "resume",

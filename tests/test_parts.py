@@ -21,7 +21,7 @@ from jarvis_mpi import models as names
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.load import load, mend
+from jarvis_mpi.record.reader import load, mend
 from jarvis_mpi.sample import Sampler
 from jarvis_mpi.text import Text, end_ids
 
@@ -218,7 +218,7 @@ def test_a_record_that_cannot_be_written_is_one_sentence(tmp_path):
 WRITER = """
 import itertools, os, sys
 from pathlib import Path
-from jarvis_mpi.record import Record
+from jarvis_mpi.record.writer import Record
 from jarvis_mpi.protocol.request import Token
 from jarvis_mpi.protocol.wire import Kind, Message, Run
 from jarvis_mpi.common.process_identity import named

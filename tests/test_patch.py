@@ -11,15 +11,16 @@ import torch
 from test_mpirun import mpirun, sentence, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import activations, fit, models, patch, replay
+from jarvis_mpi import activations, fit, models, patch
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.head import Head
-from jarvis_mpi.load import load
 from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
 from jarvis_mpi.protocol.expected_loss import Harm
 from jarvis_mpi.protocol.node_state import State
+from jarvis_mpi.record import replay
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.study_file import costs_in
 from jarvis_mpi.stage import Stage
-from jarvis_mpi.study_file import costs_in
 from jarvis_mpi.text import Text
 
 ROOT = Path(__file__).parent.parent

@@ -28,8 +28,8 @@ from test_mpirun import (
 )
 from test_parts import WRITER, bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import replay, schema
-from jarvis_mpi.load import Unreadable, load, mend
+from jarvis_mpi.record import replay, schema
+from jarvis_mpi.record.reader import Unreadable, load, mend
 
 __all__ = ["small"]  # a fixture
 OLD = ROOT / "tests" / "records"
@@ -56,7 +56,7 @@ def script(name: str, *words: str | Path) -> str:
 
 def test_what_stands_in_a_record_is_documented():
     assert (ROOT / "docs" / "record.md").read_text() == f"{schema.markdown()}\n", (
-        "python -m jarvis_mpi.schema"
+        "python -m jarvis_mpi.record.schema"
     )
 
 
@@ -111,9 +111,10 @@ def test_a_run_is_followed_from_its_first_row_to_its_mark(small, tmp_path):
 
 def test_moments_of_two_nodes_are_put_on_one_clock(tmp_path):
     """Node 1's clock is ahead by 500 s and gains 0.1 ms a second; the trips tell that to 0.2 ms."""
+    from jarvis_mpi.record.writer.writer import Record
+
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.wire import Kind, Message, Run
-    from jarvis_mpi.record import Record
 
     def theirs(at_s):
         return at_s * 1.0001 + 500
@@ -446,9 +447,10 @@ def test_a_summary_tells_what_is_in_a_record(killed_and_mended, capsys):
 
 
 def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path):
+    from jarvis_mpi.record.writer.writer import Record
+
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.wire import Kind, Message, Run
-    from jarvis_mpi.record import Record
 
     def go_on(record, users_clock, others_clock, steps):
         for step in steps:
@@ -487,8 +489,8 @@ import sys
 from pathlib import Path
 import fcntl, os
 from jarvis_mpi import doctor_file, study_file
-from jarvis_mpi.load import load, mend
-from jarvis_mpi.record import Record
+from jarvis_mpi.record.reader import load, mend
+from jarvis_mpi.record.writer import Record
 folder = Path(sys.argv[1])
 try:
     fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
@@ -528,7 +530,7 @@ def test_files_are_written_and_read_where_there_are_no_locks(tmp_path):
 
 def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
     from jarvis_mpi.common.errors import Unservable
-    from jarvis_mpi.study_file import StudyFile
+    from jarvis_mpi.record.study_file import StudyFile
 
     shutil.copy(OLD / "schema5.h5", tmp_path / "run.h5")
     with pytest.raises(Unservable, match=r"run.h5 is no study, it holds clocks: name another file"):
@@ -541,7 +543,7 @@ def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
 
 def test_two_do_not_write_one_study(tmp_path):
     from jarvis_mpi.common.errors import Unservable
-    from jarvis_mpi.study_file import StudyFile
+    from jarvis_mpi.record.study_file import StudyFile
 
     first = StudyFile(tmp_path / "study.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
     with pytest.raises(Unservable, match=r"--log .*study.h5 cannot be used: another process writes it"):

@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 from jarvis_mpi import skips
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.grades import Answer, agreeing, grade, repetition
-from jarvis_mpi.load import load
+from jarvis_mpi.record import study_file
+from jarvis_mpi.record.reader import load
 from jarvis_mpi.scorer import Scorer, encoded
 from jarvis_mpi.scorer import nats as nats_of
 from jarvis_mpi.tasks import Question, questions, wilson
@@ -55,7 +56,7 @@ def test_cases_are_named_and_each_is_there_once():
     cases = skips.named("singles,pairs,blocks-3,0+2+5", 6)
     assert cases[0] == frozenset()
     assert len(cases) == len(set(cases)) == 1 + 6 + 15 + 4 + 1
-    assert {skips.written(case) for case in cases if len(case) == 3} == {
+    assert {study_file.written(case) for case in cases if len(case) == 3} == {
         "0+1+2",
         "1+2+3",
         "2+3+4",
@@ -163,7 +164,7 @@ def test_each_case_alone_has_the_same_numbers_bit_for_bit(small):
     windows = [[7, *range(40, 71)]]
     scorer = Scorer(small, torch.float32, windows)
     shared = dict(pair for first in range(7) for pair in scorer.windows_nats(
-        0, first, [case for case in skips.named("pairs", 6) if skips.first_of(case, 6) == first]))  # fmt: skip
+        0, first, [case for case in skips.named("pairs", 6) if study_file.first_of(case, 6) == first]))  # fmt: skip
     for pair in combinations(range(6), 2):
         body = scorer.head.embed(windows[0], 0)
         for layer in set(range(6)) - set(pair):

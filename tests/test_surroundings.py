@@ -14,11 +14,12 @@ from rich.table import Table
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import cli, hdf5, models, skips, trial
+from jarvis_mpi import cli, models, skips, trial
 from jarvis_mpi.common import interpreter, variables
 from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
+from jarvis_mpi.record import hdf5
 from jarvis_mpi.setup import switched_on
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from test_hosts import REASON
 from test_record import script
 
 from jarvis_mpi import links, models
-from jarvis_mpi.load import load
+from jarvis_mpi.record.reader import load
 
 sys.path.insert(0, str(Path(__file__).parent / "hosts"))
 import hosts

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
-from jarvis_mpi import doctor_file, hdf5, patch, replay, resume, study_file
+from jarvis_mpi import doctor_file, patch, resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.load import Run, load, mend
 from jarvis_mpi.net import hostfile
+from jarvis_mpi.record import hdf5, replay, study_file
+from jarvis_mpi.record.reader import Run, load, mend
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
@@ -70,12 +71,13 @@ def read_record(path: Path) -> None:
 
 def record(folder: Path, name: str = "run.h5") -> Path:
     """A record of this schema: an answer, a fault, another start."""
+    from jarvis_mpi.record.writer.writer import Record
+
     from jarvis_mpi.protocol.cluster import Hop
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.node_state import Sign
     from jarvis_mpi.protocol.wire import Kind, Message
     from jarvis_mpi.protocol.wire import Run as RunOfStage
-    from jarvis_mpi.record import Record
 
     with h5py.File(RECORDS[-1]) as old:
         said = {

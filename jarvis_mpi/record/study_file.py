@@ -6,10 +6,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import skips
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.layers import Case
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.layers import Case
+from . import study_file
 
 if TYPE_CHECKING:
     import h5py
@@ -71,7 +71,7 @@ class StudyFile:
             ) from None
         self.cases, self.items, self.prompts = cases, items, prompts
         self.row = {case: number for number, case in enumerate(cases)}
-        names = [skips.written(case) for case in cases]
+        names = [study_file.written(case) for case in cases]
         try:
             if is_new:
                 with guarded(f"--log {path} cannot be written"):
@@ -137,7 +137,7 @@ class StudyFile:
             if item.answer >= 0:
                 found += [Unit(Kind.QUESTION, item.number)] if missing else []
             else:
-                firsts = {skips.first_of(self.cases[row], depth) for row in missing}
+                firsts = {study_file.first_of(self.cases[row], depth) for row in missing}
                 found += [Unit(Kind.TEXT, item.number, first) for first in sorted(firsts)]
         for prompt in range(len(self.prompts)):
             found += [
@@ -193,7 +193,7 @@ def costs_in(path: Path, depth: int) -> dict[Case, float]:
     from . import hdf5
 
     with guarded(f"--study {path} is no study"), hdf5.read(path) as file:
-        cases = [skips.case_of(name) for name in texts(file, "cases")]
+        cases = [study_file.case_of(name) for name in texts(file, "cases")]
         items, nats = table(file, "items"), hdf5.rows(file, "nats", np.dtype("f8"))
         its_depth = hdf5.attributes(file)["depth"]
         if nats.shape != (len(cases), len(items)):
@@ -204,10 +204,28 @@ def costs_in(path: Path, depth: int) -> dict[Case, float]:
         raise Unservable(f"--study {path} is of a model with {its_depth} layers, this one has {depth}")
     text = items["answer"] < 0
     told = nats[:, text].sum(axis=1) / max(1, items["tokens"][text].sum())
-    whole = dict(zip(cases, told.tolist(), strict=True)).get(skips.WHOLE, float("nan"))
+    whole = dict(zip(cases, told.tolist(), strict=True)).get(study_file.WHOLE, float("nan"))
     known = {
         case: cost - whole for case, cost in zip(cases, told.tolist(), strict=True) if cost == cost and case
     }
     if not text.any() or not known or not np.isfinite(whole):
         raise Unservable(f"--study {path} holds no text's losses: give it one made with --tasks text")
     return known
+
+
+WHOLE: Case = frozenset()
+
+
+def written(case: Case) -> str:
+    """'3+7'; '' for the whole model."""
+    return "+".join(map(str, sorted(case)))
+
+
+def case_of(words: str) -> Case:
+    """'3+7' or '', as `written` writes it."""
+    return frozenset(map(int, filter(None, words.split("+"))))
+
+
+def first_of(case: Case, depth: int) -> int:
+    """Its first hole; `depth` if it has none."""
+    return min(case, default=depth)

@@ -1,4 +1,4 @@
-"""What stands in a record, in one place. `python -m jarvis_mpi.schema` writes docs/record.md from it."""
+"""What stands in a record, in one place. `python -m jarvis_mpi.record.schema` writes docs/record.md from it."""
 
 from typing import NamedTuple
 
@@ -104,7 +104,7 @@ def markdown() -> str:
     lines = [
         f"# The record of a run (schema {SCHEMA})",
         "",
-        "Made by `python -m jarvis_mpi.schema`. One HDF5 file a run; `jarvis_mpi/load.py` reads it, also while it grows",
+        "Made by `python -m jarvis_mpi.record.schema`. One HDF5 file a run; `jarvis_mpi/record/reader.py` reads it, also while it grows",
         "and after `kill -9`. Node k's clock minus `offset_s` is the time since the run's beginning.",
     ]
     for name, fields in FIELDS.items():
@@ -122,6 +122,6 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    from .common.output import run
+    from ..common.output import run
 
     run(lambda: print(markdown()))

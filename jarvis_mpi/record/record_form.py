@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from .common.json_form import check, number, parsed
+from ..common.json_form import check, number, parsed
 
 TEXTS = ("prompt", "prompt_said", "model", "fingerprint", "dtype", "started")  # attributes that are no JSON
 NONE = type(None)

@@ -17,13 +17,13 @@ import h5py
 import numpy as np
 from h5py import h5s, h5t
 
+from ..common import new_file
+from ..common.errors import Unservable
+from ..common.layers import Block
+from ..protocol.cluster import Hop
+from ..protocol.events import Change, Token
+from ..protocol.node_state import Sign
 from . import hdf5
-from .common import new_file
-from .common.errors import Unservable
-from .common.layers import Block
-from .protocol.cluster import Hop
-from .protocol.events import Change, Token
-from .protocol.node_state import Sign
 from .schema import FIELDS, LIBVER, SCHEMA
 
 CHUNK_ROWS = {"tokens": 256, "hops": 1024, "events": 64, "clocks": 64, "text": 4096}

@@ -16,8 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from . import hdf5_sound
-from .common.errors import Unservable
+from ..common.errors import Unservable
+from . import hdf5_check
 
 LEAST_LIMIT = 1 << 26  # bytes that any file may claim
 PACKED = 64  # how many times its size a file may claim: rows that are alike are packed, or not there yet
@@ -67,7 +67,7 @@ def changed(path: Path, libver: Any = None) -> h5py.File:
     first = os.open(path, os.O_RDWR)
     try:
         hold(first, path)
-        hdf5_sound.check(path)
+        hdf5_check.check(path)
         file = h5py.File(path, "r+", libver=libver, locking=False)
     finally:
         os.close(first)
@@ -77,7 +77,7 @@ def changed(path: Path, libver: Any = None) -> h5py.File:
 
 def read(path: Path, **more: Any) -> h5py.File:
     """To read, also where another process writes. Raises OSError."""
-    hdf5_sound.check(path)
+    hdf5_check.check(path)
     return h5py.File(path, "r", locking=False, **more)
 
 

@@ -6,7 +6,7 @@ A global heap, where texts of any length lie, is a chain of objects; one of numb
 import mmap
 from pathlib import Path
 
-from .common.given_file import regular
+from ..common.given_file import regular
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01\x00\x00\x00"  # as it begins; no text has such bytes

@@ -1,17 +1,17 @@
-"""python -m jarvis_mpi.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
+"""python -m jarvis_mpi.record.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
 
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.layers import block_of, layers
-from .common.output import run
-from .load import load
-from .protocol.cluster import Crew, Hop, Policy
-from .protocol.node_state import Sign
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.layers import block_of, layers
+from ..common.output import run
+from ..protocol.cluster import Crew, Hop, Policy
+from ..protocol.node_state import Sign
+from .reader import load
 
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 
@@ -84,7 +84,7 @@ def verdict_on_the_end(crew: Crew, sentence: str) -> str:
 
 
 def main() -> str | None:
-    parser = argparse.ArgumentParser(prog="python -m jarvis_mpi.replay", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m jarvis_mpi.record.replay", description=__doc__)
     parser.add_argument(
         "record", type=Path, metavar="RUN.h5", help="what a run left under runs/, or where --log said"
     )

@@ -17,11 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.new_file import fresh
+from ..common.process_identity import lives
 from . import hdf5
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.new_file import fresh
-from .common.process_identity import lives
 from .record_form import TEXTS, check_event, check_start
 from .schema import FIELDS, LIBVER, SCHEMA
 
