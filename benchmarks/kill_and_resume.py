@@ -18,10 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from jarvis_mpi import models
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.text import Text
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "Tell me the story of a raindrop, from the cloud to the sea."
@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args()
     dice, failed = random.Random(words.seed), 0
-    text = Text(models.locate("smollm2-135m-instruct"))
+    text = Text(checkpoint.locate("smollm2-135m-instruct"))
     if not shutil.which("h5dump"):
         print("h5dump is not here (apt-get install hdf5-tools): what it says is not checked")
     with tempfile.TemporaryDirectory() as scratch:

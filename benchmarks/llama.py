@@ -14,8 +14,8 @@ from pathlib import Path
 import gguf
 import torch
 
-from jarvis_mpi.models import headers
-from jarvis_mpi.weights import Stored
+from jarvis_mpi.model.checkpoint import headers
+from jarvis_mpi.model.weights import Stored
 
 KINDS = {"auto": "BF16", "int8": "Q8_0", "int4": "Q4_0"}  # what is nearest to our --weights
 LISTENS_S = 10.0

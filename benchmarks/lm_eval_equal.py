@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jarvis_mpi import models
 from jarvis_mpi.common.cache_folder import cache_folder
-from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.family import dtype_of, load_config, quiet
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record import study_file
 from jarvis_mpi.scorer import Scorer, encoded
 from jarvis_mpi.tasks import Question, questions
-from jarvis_mpi.text import Text
 
 SUBJECTS = ("anatomy", "world_religions", "high_school_geography")
 BIGBENCH = ("general_knowledge", "social_iqa")
@@ -135,7 +135,7 @@ def main() -> None:
         "| model | task | questions | same choice | largest difference, nats | right: ours | lm-eval |\n|---|---|---|---|---|---|---|"
     )
     for model in asked.models:
-        folder = models.locate(model, print)
+        folder = checkpoint.locate(model, print)
         text, scorer = Text(folder), Scorer(folder, dtype_of(load_config(folder), "float32"))
         with tempfile.TemporaryDirectory() as where:
             scratch, ours = Path(where), dict[str, list[Question]]()

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi.text import Text
+from jarvis_mpi.model.tokenizer import Text
 
 
 class Watch:

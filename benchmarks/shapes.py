@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GemmaConfig
 
-from jarvis_mpi import models
 from jarvis_mpi.common import cache_folder
+from jarvis_mpi.model import checkpoint
 from jarvis_mpi.nn.quantisation import FORMATS, OUTPUT_LAYER
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -21,10 +21,10 @@ SMOLLM2_18 = "smollm2-18-layers"  # its first ones: what Gemma 2B has, so that e
 def locate(name: str) -> Path:
     """The folder of a model; those of this file are made on the spot, GEMMA_2B with 5 GB in bfloat16."""
     if name not in (GEMMA_2B, SMOLLM2_18):
-        return models.locate(name, print)
+        return checkpoint.locate(name, print)
     folder = cache_folder.cache_folder() / name
     if name == SMOLLM2_18:
-        first_layers(models.locate(SMOLLM2, print), folder, 18)
+        first_layers(checkpoint.locate(SMOLLM2, print), folder, 18)
         return folder
     if not (folder / "config.json").exists():
         print(f"making random weights in the shape of Gemma 2B in {folder} (5 GB)")
@@ -72,15 +72,15 @@ def make_gemma_2b(folder: Path) -> None:
         files.update(dict.fromkeys(shard, file))
     index_file = folder / "model.safetensors.index.json"
     index_file.write_text(json.dumps({"metadata": {}, "weight_map": files}))
-    for file in models.locate(SMOLLM2, print).glob("*token*"):  # any tokenizer will do
+    for file in checkpoint.locate(SMOLLM2, print).glob("*token*"):  # any tokenizer will do
         shutil.copy(file, folder)
     config.save_pretrained(folder)
 
 
 def weights_bytes(folder: Path, weights: str) -> tuple[dict[int, float], float]:
     """Of each layer, and of all the rest (the head), as a run with `--weights` holds them; files in 16 bits."""
-    layers: dict[int, float] = {**models.bytes_by_layer(folder)}
-    rest = sum(path.stat().st_size for path in models.weight_files(folder)) - sum(layers.values())
+    layers: dict[int, float] = {**checkpoint.bytes_by_layer(folder)}
+    rest = sum(path.stat().st_size for path in checkpoint.weight_files(folder)) - sum(layers.values())
     if weights in FORMATS:
         layers = {layer: size / 2 * FORMATS[weights].bytes_a_weight for layer, size in layers.items()}
         rest *= FORMATS[OUTPUT_LAYER.get(weights, weights)].bytes_a_weight / 2

@@ -17,7 +17,7 @@ def fail(*_):
 
 
 def stall(*_):
-    from jarvis_mpi.stage import Stage
+    from jarvis_mpi.model.stage import Stage
 
     run = Stage.run
 

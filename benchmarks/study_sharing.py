@@ -10,13 +10,14 @@ import time
 
 import torch
 
-from jarvis_mpi import models, skips
+from jarvis_mpi import skips
 from jarvis_mpi.common import layers
-from jarvis_mpi.family import dtype_of, load_config, quiet
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.family import dtype_of, load_config, quiet
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.prose import prose
 from jarvis_mpi.record import study_file
 from jarvis_mpi.scorer import Scorer
-from jarvis_mpi.text import Text
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     asked = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    folder = models.locate(asked.model, print)
+    folder = checkpoint.locate(asked.model, print)
     scorer = Scorer(folder, dtype_of(load_config(folder), "float32"))
     ids = Text(folder).tokenizer(prose())["input_ids"][: asked.tokens]
     cases = skips.named("singles,pairs,blocks-8", scorer.depth)

@@ -16,7 +16,7 @@ from .common.layers import END_USER
 from .common.messages import say
 from .common.options import parse
 from .laps import aloud
-from .light import leave_out_for_good
+from .model.light_imports import leave_out_for_good
 from .net import shutdown
 from .net.launch_agents import ABSENT, LIFELINE, Come, crowded, end_run
 from .net.ssh_keepalive import hold_on, tell_home

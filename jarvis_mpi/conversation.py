@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from .common.errors import Unservable, concerns
 from .common.settings import Settings
+from .model.tokenizer import Text
 from .protocol.coordinator import EndUser
 from .protocol.events import Token
 from .stops import Stops
-from .text import Text
 
 if TYPE_CHECKING:
     from .record.reader import Question

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import models, on_host
+from . import on_host
 from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.json_form import check
 from .common.layers import END_USER, Block
 from .host_answers import other_version
+from .model import checkpoint
 from .net import hostfile
 from .protocol import placement as blocks
 
@@ -37,15 +38,15 @@ Progress = Callable[[int], None]
 
 def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]:
     """What is to be at a node that runs `layers`, for the receiver; and how many bytes their tensors have."""
-    if models.delivered(folder) is not None:
+    if checkpoint.delivered(folder) is not None:
         raise Unservable(f"{folder} holds a part of the model only: stage-model needs the whole")
     vocabulary = vocabulary_of(folder)
     layers, tensors, weights, own_bytes = set(layers), [], {}, 0
-    for path, header, data in models.headers(folder):
+    for path, header, data in checkpoint.headers(folder):
         ranges = [(0, data)]
         for name in sorted(header.keys() - {"__metadata__"}, key=lambda name: header[name]["data_offsets"]):
             begin, end = header[name]["data_offsets"]
-            layer = models.layer_of(name)
+            layer = checkpoint.layer_of(name)
             if layer in layers or (layer is None and header[name]["shape"][:1] != [vocabulary]):
                 tensors.append(name)
                 own_bytes += end - begin
@@ -61,7 +62,7 @@ def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]
         "small": small,
         "weights": weights,
         "tensors": tensors,
-        "fingerprint": models.fingerprint(folder),
+        "fingerprint": checkpoint.fingerprint(folder),
     }, own_bytes
 
 
@@ -69,7 +70,7 @@ def vocabulary_of(folder: Path) -> int:
     """Rows of the embedding and of the output layer, which no worker needs."""
     said = json.loads((folder / "config.json").read_text()).get("vocab_size")
     if said is None:  # its family's default
-        from .family import load_config
+        from .model.family import load_config
 
         said = load_config(folder).vocab_size
     return said
@@ -154,14 +155,14 @@ def receive_here() -> str | None:
 def receive(said: BinaryIO, answer: BinaryIO) -> None:
     """The other end, on the host."""
     wanted = json.loads(said.readline())
-    here = models.whole_here(wanted["model"])
-    if here and models.fingerprint(here) == wanted["fingerprint"]:
+    here = checkpoint.whole_here(wanted["model"])
+    if here and checkpoint.fingerprint(here) == wanted["fingerprint"]:
         answer.write(json.dumps({"whole": True}).encode() + b"\n")
         answer.flush()
         return
-    folder = models.delivered_folder(wanted["model"])
+    folder = checkpoint.delivered_folder(wanted["model"])
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = folder / models.MANIFEST
+    manifest = folder / checkpoint.MANIFEST
     manifest.unlink(missing_ok=True)  # until all is there
     for other in folder.iterdir():
         if other.name not in {*wanted["small"], *wanted["weights"]}:  # of another delivery
@@ -182,7 +183,7 @@ def receive(said: BinaryIO, answer: BinaryIO) -> None:
                     continue
                 file.seek(at)
                 file.write(data)
-    if not wrong and (found := models.fingerprint(folder)) != wanted["fingerprint"]:
+    if not wrong and (found := checkpoint.fingerprint(folder)) != wanted["fingerprint"]:
         wrong = f"the files there are of another model (fingerprint {found})"
     if not wrong:
         manifest.write_text(json.dumps({"fingerprint": wanted["fingerprint"], "tensors": wanted["tensors"]}))
@@ -222,8 +223,8 @@ def main(words: Sequence[str]) -> int:
             raise Unservable(
                 "--split memory is decided when a run starts: say layers per worker, such as --split 2,3,3"
             )
-        folder = models.locate(said.model, print, said.start_timeout_s, whole=True)
-        depth = len(models.bytes_by_layer(folder))
+        folder = checkpoint.locate(said.model, print, said.start_timeout_s, whole=True)
+        depth = len(checkpoint.bytes_by_layer(folder))
         placement = blocks.place(
             depth, len(hosts) - 1, split=said.split, end_user_layers=said.end_user_layers
         )

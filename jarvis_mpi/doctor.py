@@ -14,7 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from . import models
 from .common.errors import Unservable
 from .common.json_form import parsed
 from .common.layers import END_USER
@@ -22,6 +21,7 @@ from .common.options import PLAN, Parser, add_options, preparing, said_in
 from .common.settings import Settings, flag
 from .host_answers import ask_all
 from .links import Measured
+from .model import checkpoint
 from .net import hostfile
 from .protocol import placement as blocks
 
@@ -159,7 +159,7 @@ def planned(
         node: said[host]["free_bytes"] / hosts.count(host)
         for node, host in enumerate(hosts) if not isinstance(said[host], str)
     }  # fmt: skip
-    per_layer = models.bytes_by_layer(folder)
+    per_layer = checkpoint.bytes_by_layer(folder)
     placement = blocks.place(
         len(per_layer),
         len(hosts) - 1,
@@ -170,7 +170,7 @@ def planned(
     copied = blocks.copies(placement, settings.copies)
     needs: dict[str, float] = dict.fromkeys(hosts, 0.0)
     layers: dict[str, set[int]] = {host: set() for host in hosts}
-    weights = sum(path.stat().st_size for path in models.weight_files(folder))
+    weights = sum(path.stat().st_size for path in checkpoint.weight_files(folder))
     for node, host in enumerate(hosts):
         own = {layer for block in placement[node] for layer in block}
         head = weights - sum(per_layer.values()) if node == END_USER else 0
@@ -185,7 +185,7 @@ def look_at_hosts(settings: Settings, path: Path, measure: str = "yes", file: Pa
 
     before = doctor_file.usable(file) if file else None
     hosts = hostfile.ranks(path)
-    folder = models.locate(settings.model, print, settings.start_timeout_s, whole=True)
+    folder = checkpoint.locate(settings.model, print, settings.start_timeout_s, whole=True)
     said = ask_all(hosts, settings.model)
     needs, layers = planned(hosts, said, folder, settings)
     found = list(problems(hosts, said, needs, layers))

@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import models
 from .common import kept_folder
 from .common.boundary import guarded
 from .common.cache_folder import cache_folder, writable
 from .common.errors import Unservable
-from .sound import unsound
+from .model import checkpoint
+from .model.not_a_number import unsound
 
 
 def check(model: str, timeout_s: float) -> int:
@@ -31,7 +31,7 @@ def check(model: str, timeout_s: float) -> int:
 def findings(model: str, timeout_s: float) -> Iterator[str]:
     """A line for each thing to mend."""
     try:
-        folder = models.locate(model, tell, timeout_s)
+        folder = checkpoint.locate(model, tell, timeout_s)
         if (folder / kept_folder.SEAL).is_file():
             yield from kept_folder.damage(folder, reading)
         yield from no_numbers(folder)
@@ -47,8 +47,8 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
 
 
 def no_numbers(folder: Path) -> Iterator[str]:
-    names = models.delivered(folder) or names_of_the_model(folder)
-    for path, _, _ in models.headers(folder):
+    names = checkpoint.delivered(folder) or names_of_the_model(folder)
+    for path, _, _ in checkpoint.headers(folder):
         reading(path)
         with guarded(f"{path} cannot be read"):
             for name in unsound(path, lambda name: names is None or name in names):
@@ -59,8 +59,8 @@ def names_of_the_model(folder: Path) -> set[str] | None:
     """The tensors that the model is made of; None where that cannot be told, for another reason, which is told too."""
     from transformers import AutoModelForCausalLM
 
-    from .family import load_config
-    from .weights import empty_parameters, names_used
+    from .model.family import load_config
+    from .model.weights import empty_parameters, names_used
 
     with contextlib.suppress(Unservable), guarded(f"{folder} cannot be used"):
         with empty_parameters():
@@ -81,9 +81,9 @@ def unreadable(folder: Path) -> Iterator[str]:
     """What stands in the way of using its config and its tokenizer."""
     tell(f"reading the config and the tokenizer of {folder}")
     from .common.settings import Settings
-    from .family import load_config, quiet
-    from .generation import followed
-    from .text import Text
+    from .model.family import load_config, quiet
+    from .model.generation_config import followed
+    from .model.tokenizer import Text
 
     quiet()
     for read in (load_config, Text, lambda folder: followed(Settings(), folder, tell)):

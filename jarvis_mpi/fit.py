@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .family import decoder_layers, hidden_of
-from .head import logits
-from .patch import Patch
+from .model.family import decoder_layers, hidden_of
+from .model.head import logits
+from .model.patch import Patch
 
 RIDGE = 0.03  # of a channel's variance
 LIKELY = 16  # tokens of the teacher's, at each position: a step's loss is over all those of its positions

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import models
 from .common import prompt_file
 from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.settings import DEFAULT_MODEL
+from .model import checkpoint
 from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 
 LIMITS = {
@@ -66,14 +66,14 @@ def taken(depth: int, count: int) -> list[int]:
 
 def fit(asked: argparse.Namespace) -> int:
     """-> how many prompts were left out. Raises Unservable."""
-    from . import trial
     from .common.messages import say
     from .common.progress_bar import bar
-    from .family import context_of, load_config, quiet
-    from .text import Text
+    from .model import trial
+    from .model.family import context_of, load_config, quiet
+    from .model.tokenizer import Text
 
     quiet()
-    folder = models.locate(asked.model, say, whole=True)
+    folder = checkpoint.locate(asked.model, say, whole=True)
     trial.check(folder, say)
     config = load_config(folder)
     depth = config.num_hidden_layers

@@ -17,12 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, patch
 from .common.boundary import guarded
 from .common.errors import Unservable
 from .common.given_file import text_of
 from .common.layers import END_USER, Block, is_whole, layers, named
 from .common.settings import DEFAULT_MODEL
+from .model import checkpoint, patch
 from .protocol import placement as blocks
 from .tool import ToolParser, options, refuse_place, use_threads
 
@@ -166,8 +166,8 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     """-> windows to fit by and windows to choose by, [W, tokens] each. Raises Unservable."""
     import torch
 
-    from .family import context_of, load_config
-    from .text import Text
+    from .model.family import context_of, load_config
+    from .model.tokenizer import Text
 
     config = load_config(folder)
     text, size = Text(folder, config.vocab_size), min(WINDOW, context_of(config))
@@ -189,13 +189,13 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
 
 def fit_all(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
-    from . import trial
     from .common.messages import say
     from .common.progress_bar import bar
-    from .family import load_config, quiet
+    from .model import trial
+    from .model.family import load_config, quiet
 
     quiet()
-    folder = models.locate(asked.model, say, whole=True)
+    folder = checkpoint.locate(asked.model, say, whole=True)
     trial.check(folder, say)
     depth = load_config(folder).num_hidden_layers
     singles, neighbours = holes_of(asked, depth)
@@ -214,7 +214,7 @@ def fit_all(asked: argparse.Namespace) -> None:
         fitting = Fitting(whole, train, choose, [*singles, *unions], asked.steps * fit.AT_ONCE, tick)
     made: dict[Block, patch.Patch] = {}
     told: dict[Block, dict[str, Any]] = {}
-    fingerprint = models.fingerprint(folder)
+    fingerprint = checkpoint.fingerprint(folder)
 
     def keep(hole: Block, new: "patch.Patch | None", said: dict[str, Any]) -> None:
         told[hole] = said

@@ -7,11 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import __version__, models, on_host
+from . import __version__, on_host
 from .common.boundary import guarded, reason
 from .common.errors import Unservable
 from .common.json_form import LONGEST, check
 from .common.process_identity import machine
+from .model import checkpoint
 from .net.handshake import hello
 from .setup import no_agent, without_fault_tolerance
 
@@ -35,9 +36,9 @@ def probe(model: str) -> None:
     said: dict[str, Any] = {"lacks": without_fault_tolerance("Open MPI") or no_agent(), "wrong_model": ""}
     fingerprint = ""
     try:
-        folder = models.locate(model, fetch=False)
-        fingerprint, names = models.fingerprint(folder), models.delivered(folder)
-        said["layers"] = sorted({models.layer_of(name) for name in names} - {None}) if names else None
+        folder = checkpoint.locate(model, fetch=False)
+        fingerprint, names = checkpoint.fingerprint(folder), checkpoint.delivered(folder)
+        said["layers"] = sorted({checkpoint.layer_of(name) for name in names} - {None}) if names else None
     except Unservable as error:
         said["wrong_model"] = str(error)
     there = hello(0, fingerprint)

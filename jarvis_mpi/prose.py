@@ -9,7 +9,7 @@ from .common.boundary import guarded
 from .common.cache_folder import Say
 
 if TYPE_CHECKING:
-    from .text import Text
+    from .model.tokenizer import Text
 
 
 def windows_of(

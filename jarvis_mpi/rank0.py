@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from . import faults, generation, models, patch
+from . import faults
 from .common import process_identity, prompt_file
 from .common.errors import Unservable
 from .common.layers import END_USER, layers
@@ -24,6 +24,8 @@ from .common.output import Unwritable
 from .common.settings import Settings
 from .keyboard import Keyboard
 from .laps import Laps
+from .model import checkpoint, generation_config, patch
+from .model.tried_releases import untried
 from .net.handshake import Roll, hello
 from .net.plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
 from .net.shutdown import end_processes, part, release
@@ -42,7 +44,6 @@ from .protocol.request import WORTHWHILE_ROWS, pieces
 from .protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
 from .roles import PARTING_S, copy_loader, journalled
 from .setup import machines_without_daemon_at_home, without_fault_tolerance
-from .tried import untried
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -97,9 +98,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         say(warning)
     for sentence in untried():
         say(sentence)
-    folder = models.locate(settings.model, say, settings.start_timeout_s, whole=True)
-    settings = generation.followed(settings, folder, say)
-    fingerprint = models.fingerprint(folder)
+    folder = checkpoint.locate(settings.model, say, settings.start_timeout_s, whole=True)
+    settings = generation_config.followed(settings, folder, say)
+    fingerprint = checkpoint.fingerprint(folder)
     if before:
         resume.check_model(before, fingerprint)
     told = patch.read(Path(settings.patches)) if settings.patches else None
@@ -109,14 +110,15 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         )
     mine = hello(END_USER, fingerprint, patches=told.digest if told else "")
     laps.lap("model_s")
-    from .light import light_imports
+    from .model.light_imports import light_imports
 
     with light_imports():
         import torch
 
-        from . import trial
         from .conversation import Conversation, askable, longest
-        from .family import (
+        from .lines import Lines
+        from .model import trial
+        from .model.family import (
             cache_row_bytes,
             context_of,
             dtype_of,
@@ -126,13 +128,12 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             quiet,
             read_config,
         )
-        from .head import Head
-        from .lines import Lines
+        from .model.head import Head
+        from .model.sampler import Sampler
+        from .model.stage import Stage
+        from .model.tokenizer import Text
         from .nn.quantisation import FORMATS
-        from .sample import Sampler
         from .screen import Screen
-        from .stage import Stage
-        from .text import Text
 
         quiet()
         import_family(read_config(folder))
@@ -194,7 +195,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     elif questions:
         prompt_rows = longest(text, [asked.prompt for asked in questions], context) or CHAT_ROWS
     at_once, prefill_rows = 1, settings.prefill_rows
-    layer_bytes = models.layer_bytes(folder, depth)
+    layer_bytes = checkpoint.layer_bytes(folder, depth)
     if settings.weights in FORMATS:
         layer_bytes *= FORMATS[settings.weights].bytes_a_weight / dtype_of(config, "auto").itemsize
     if questions:
@@ -235,9 +236,9 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         put_patch.prepare(told, placement[END_USER])
     source: Source = Lookup()
     if settings.draft not in ("", "text"):
-        from .draft_model import DraftModel
+        from .model.draft_model import DraftModel
 
-        draft_folder = models.locate(settings.draft, say, settings.start_timeout_s, whole=True)
+        draft_folder = checkpoint.locate(settings.draft, say, settings.start_timeout_s, whole=True)
         source = DraftModel(draft_folder, text, settings.draft, settings.dtype)
     laps.lap("own_load_s")
     hosts = {node: there[node].host if node in there else "?" for node in range(link.size)}

@@ -26,7 +26,7 @@ class Rankings(NamedTuple):
 def rank(scorer: Scorer, ids: list[int]) -> Rankings:
     import torch
 
-    from .activations import from_bytes
+    from .model.activations import from_bytes
 
     states = scorer.states_of(ids)
     held = [from_bytes(state, scorer.head.width, scorer.head.dtype)[0].float() for state in states]

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import faults, models, patch
+from . import faults
 from .common.errors import Unservable
 from .common.layers import Block
 from .common.messages import say
 from .common.settings import Settings
+from .model import checkpoint, patch
 from .net.handshake import hello, report
 from .net.heartbeat import beating
 from .net.plan import ready, receive_plan, receive_settings
@@ -26,7 +27,7 @@ from .protocol.worker import Worker
 if TYPE_CHECKING:
     import torch
 
-    from .stage import Stage
+    from .model.stage import Stage
 
 PARTING_S = 30.0  # longest wait for the others at the end
 
@@ -40,24 +41,24 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
                 return 0, farewell(link, PARTING_S, time.monotonic)
             settings = Settings.of(options)
             beats.beat_s = settings.beat_s
-        folder = models.locate(settings.model, say, settings.start_timeout_s)
+        folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
         told = patches_here(settings)
-        has_a_part = models.delivered(folder) is not None
-        report(link, hello(link.me, models.fingerprint(folder), has_a_part, told.digest if told else ""))
-        from .light import light_imports
+        has_a_part = checkpoint.delivered(folder) is not None
+        report(link, hello(link.me, checkpoint.fingerprint(folder), has_a_part, told.digest if told else ""))
+        from .model.light_imports import light_imports
 
         with light_imports():
             import torch
 
-            from .family import import_family, load_config, quiet
-            from .stage import Stage
+            from .model.family import import_family, load_config, quiet
+            from .model.stage import Stage
 
             quiet()
             import_family(load_config(folder))
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
         if plan is None:
             return 0, farewell(link, PARTING_S, time.monotonic)
-        models.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))
+        checkpoint.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))
         begun = time.monotonic()
         torch.set_num_threads(plan.threads)
         dtype = getattr(torch, plan.dtype)
@@ -111,10 +112,10 @@ def copy_loader(
 ) -> Callable[..., Journalled]:
     """What makes a copy of a block: asleep, so that it costs no memory until it is used; at a node's start `beforehand`
     quantises it. It raises Unservable where the block's tensors are not on this machine."""
-    from .stage import Stage
+    from .model.stage import Stage
 
     def load(block: Block, beforehand: bool = False) -> Journalled:
-        models.check_layers(folder, block)
+        checkpoint.check_layers(folder, block)
         stage = Stage(folder, block, dtype, asleep=True, weights=settings.weights)
         if beforehand:
             stage.quantise_beforehand()

@@ -10,8 +10,8 @@ from .common.layers import Case
 from .tasks import Question
 
 if TYPE_CHECKING:
-    from .head import Head
-    from .text import Text
+    from .model.head import Head
+    from .model.tokenizer import Text
 
 ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
 SHARED, OWN = 0, 1  # sequences: what all choices begin with, and the rest of one
@@ -47,9 +47,9 @@ class Scorer:
     def __init__(
         self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = (), weights: str = "auto"
     ):
-        from .family import load_config
-        from .head import Head
-        from .stage import Stage
+        from .model.family import load_config
+        from .model.head import Head
+        from .model.stage import Stage
 
         self.depth = load_config(folder).num_hidden_layers
         self.head = Head(folder, dtype, weights)

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from . import models
 from .common.boundary import reason
 from .common.errors import Unservable
 from .common.layers import END_USER
 from .common.settings import DEFAULT_MODEL
+from .model import checkpoint
 from .net.handshake import Hello
 
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
@@ -114,7 +114,7 @@ def main(words: Sequence[str]) -> int:
             print(f"MPI's parameters are in {path}")
         if warning := no_agent():
             print(warning, file=sys.stderr)
-        print(f"the default model is in {models.locate(DEFAULT_MODEL, print)}")
+        print(f"the default model is in {checkpoint.locate(DEFAULT_MODEL, print)}")
     except Unservable as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import models, skips, tasks
+from . import skips, tasks
 from .common import variables
 from .common.cache_folder import Say
 from .common.errors import Unservable
 from .common.layers import Case
 from .common.settings import DEFAULT_MODEL, DTYPES
+from .model import checkpoint
 from .protocol.link import Link, Lost, Silence
 from .protocol.wire import Kind as MessageKind
 from .protocol.wire import Message, note, read_note
@@ -33,8 +34,8 @@ from .tool import LeftOut, ToolParser, options, use_threads
 from .wanted import WINDOW, Wanted, wanted_of
 
 if TYPE_CHECKING:
+    from .model.tokenizer import Text
     from .net.mpi_link import MpiLink
-    from .text import Text
 
 UNIT_S = 3600.0  # the longest for one
 LIMITS = {
@@ -218,18 +219,18 @@ def main(words: Sequence[str]) -> int:
 def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_out: LeftOut) -> None:
     """All that one rank does. Raises Unservable, OSError, Lost or Silence."""
     me = link.me if link else 0
-    folder = models.locate(asked.model, speak, whole=True)
-    from .light import light_imports
+    folder = checkpoint.locate(asked.model, speak, whole=True)
+    from .model.light_imports import light_imports
 
     with light_imports():
-        from . import trial
-        from .family import dtype_of, import_family, load_config, quiet, read_config
+        from .model import trial
+        from .model.family import dtype_of, import_family, load_config, quiet, read_config
 
         quiet()
         import_family(read_config(folder))
     trial.check(folder, speak)
     config = load_config(folder)
-    from .text import Text
+    from .model.tokenizer import Text
 
     use_threads(asked.threads)
     text, dtype = Text(folder, config.vocab_size), dtype_of(config, asked.dtype)
@@ -239,7 +240,7 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
         left_out.tell_more()
     if me == 0:
         said |= {
-            "model": asked.model, "fingerprint": models.fingerprint(folder), "dtype": str(dtype),
+            "model": asked.model, "fingerprint": checkpoint.fingerprint(folder), "dtype": str(dtype),
             "depth": config.num_hidden_layers,
         }  # fmt: skip
         file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)

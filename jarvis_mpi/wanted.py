@@ -18,7 +18,7 @@ from .scorer import Encoded, encoded
 from .tool import Refuse
 
 if TYPE_CHECKING:
-    from .text import Text
+    from .model.tokenizer import Text
 
 WINDOW = 512  # tokens, each from position 0
 CALIBRATION = 512  # tokens behind the text's, for rankings.py
@@ -44,7 +44,7 @@ def wanted_of(
 
     `left_out` is given what cannot be scored beside what can.
     """
-    from .family import context_of
+    from .model.family import context_of
 
     context, cases = context_of(config), skips.named(asked.cases, config.num_hidden_layers)
     words = [word for word in asked.tasks.split(",") if word not in ("text", "none")]

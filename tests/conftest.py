@@ -4,7 +4,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
 
 import torch
 
-from jarvis_mpi.family import quiet
+from jarvis_mpi.model.family import quiet
 
 torch.set_num_threads(1)
 quiet()

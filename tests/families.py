@@ -20,12 +20,12 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from jarvis_mpi import trial, twin
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.family import context_of, quiet, read_config
-from jarvis_mpi.head import Head
-from jarvis_mpi.stage import Stage
+from jarvis_mpi.model import trial, twin
+from jarvis_mpi.model.family import context_of, quiet, read_config
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
 
 PIECE = 7  # rows of a prompt that are sent at a time
 OTHER_SEED = 11  # than the trial's own

@@ -12,8 +12,8 @@ from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.conversation import askable
-from jarvis_mpi.sample import Sampler
-from jarvis_mpi.text import Text
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.tokenizer import Text
 
 
 class PanicException(BaseException):

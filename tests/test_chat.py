@@ -31,9 +31,9 @@ from test_mpirun import (
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import models
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.text import Text
 
 __all__ = ["small"]  # a fixture
 TURNS = ["Name a sea animal.", "What does it eat? 世界 🐟", "And who eats it?"]
@@ -65,7 +65,7 @@ def events(log: Path, name: str) -> list[str]:
 )
 def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, tmp_path):
     """SmolLM2 chats through its template, Gemma 3 270M is a base model and goes on with the text."""
-    folder = models.locate(model)
+    folder = checkpoint.locate(model)
     log, count = tmp_path / "run.h5", 16
     words = ("--model", model, "--dtype", "float32", "--max-new-tokens", str(count), "--log", str(log))
     done = piped("\n".join(TURNS).encode(), 4, *words)

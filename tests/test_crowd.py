@@ -17,12 +17,12 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.conversation import Conversation
 from jarvis_mpi.crowd import Crowd
-from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.sample import Sampler
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Text
 
 TEMPLATE = (
     "{% if 'raise' in messages[-1].content %}{{ raise_exception('not this one') }}{% endif %}"

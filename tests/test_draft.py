@@ -11,10 +11,13 @@ from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import draft_model
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.draft_model import AHEAD, CHOICES, DraftModel
-from jarvis_mpi.head import Head
+from jarvis_mpi.model import draft_model
+from jarvis_mpi.model.draft_model import AHEAD, CHOICES, DraftModel
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol.cluster import Crew, Hop
 from jarvis_mpi.protocol.failure_detector import RESENDS, Pace, Patience, Watch
 from jarvis_mpi.protocol.journal import Behind, Journalled
@@ -22,9 +25,6 @@ from jarvis_mpi.protocol.node_state import Sign
 from jarvis_mpi.protocol.prompt_lookup import Lookup
 from jarvis_mpi.protocol.speculation import Guesses, NoDrafts, Times
 from jarvis_mpi.protocol.wire import Kind, Message
-from jarvis_mpi.sample import Sampler
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Text
 
 # -- guesses
 

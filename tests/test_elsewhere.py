@@ -17,11 +17,12 @@ from test_light import planted
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import doctor_model, fetch, laps, models, setup
+from jarvis_mpi import doctor_model, laps, setup
 from jarvis_mpi.cli import COMMANDS
 from jarvis_mpi.common import cache_folder
 from jarvis_mpi.common import progress_bar as bar_module
 from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.model import checkpoint, download
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.terminal import is_own_pipe
 
@@ -49,7 +50,7 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(place, tmp_path, monkeypatc
     with pytest.raises(
         Unservable, match=r"the cache folder .*a file.* cannot be used .*name another in JARVIS_CACHE"
     ):
-        fetch.made(fetch.converted_folder("0" * 64), 1.0, lambda folder: pytest.fail("made"))
+        download.made(download.converted_folder("0" * 64), 1.0, lambda folder: pytest.fail("made"))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +349,7 @@ def test_a_home_that_nobody_has_is_one_sentence():
     with pytest.raises(
         Unservable, match=r"the model ~nosuch/x cannot be read: .*: write its folder's path out"
     ):
-        models.locate("~nosuch/x")
+        checkpoint.locate("~nosuch/x")
 
 
 def test_the_doctor_goes_on_without_a_home(small, monkeypatch, capsys):  # noqa: F811

@@ -11,7 +11,7 @@ from jarvis_mpi import distil
 from jarvis_mpi.distil import Lesson
 from jarvis_mpi.fit import read
 from jarvis_mpi.fit_draft import taken
-from jarvis_mpi.text import Text
+from jarvis_mpi.model.tokenizer import Text
 
 QUESTIONS = [
     f"{a} {b}" for a in ("why", "what is", "who") for b in ("a", "bc", "def", "the moon", "rain", "7")

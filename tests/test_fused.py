@@ -12,11 +12,11 @@ from torch import nn
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from jarvis_mpi.activations import to_bytes
 from jarvis_mpi.kernels import elementwise
-from jarvis_mpi.lean import LeanStep
+from jarvis_mpi.model.activations import to_bytes
+from jarvis_mpi.model.fast_step import LeanStep
+from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn.linear import DTYPES
-from jarvis_mpi.stage import Stage
 
 ALL = list(range(tiny.LAYERS))
 FUSED = {
@@ -79,8 +79,8 @@ def test_a_layer_gives_the_same_bits_in_any_block(tmp_path):
 SAY_BITS = """
 import hashlib, sys, torch
 from pathlib import Path
-from jarvis_mpi.activations import to_bytes
-from jarvis_mpi.stage import Stage
+from jarvis_mpi.model.activations import to_bytes
+from jarvis_mpi.model.stage import Stage
 for weights in ("auto", "int8", "int4"):
     stage = Stage(Path(sys.argv[1]), range(6), torch.bfloat16, weights=weights)
     text = to_bytes(torch.randn(1, 70, stage.width, generator=torch.Generator().manual_seed(0)).bfloat16())

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.generation import OTHERS, followed
-from jarvis_mpi.head import Head
-from jarvis_mpi.sample import Sampler
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Text
+from jarvis_mpi.model.generation_config import OTHERS, followed
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
 
 PROMPT = [72, 33, 90, 91, 72, 33]
 

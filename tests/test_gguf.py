@@ -17,12 +17,12 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from jarvis_mpi import fetch, gguf, models
 from jarvis_mpi.common import kept_folder
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.gguf_header import read, read_shards
-from jarvis_mpi.gguf_rope import FREQUENCIES
-from jarvis_mpi.text import Text, end_ids
+from jarvis_mpi.model import checkpoint, download, gguf
+from jarvis_mpi.model.gguf_header import read, read_shards
+from jarvis_mpi.model.gguf_rope import FREQUENCIES
+from jarvis_mpi.model.tokenizer import Text, end_ids
 
 IDS = torch.tensor([[65, 17, 3, 142, 9, 31, 77, 8, 65, 100, 12]])
 PARTS = (
@@ -76,7 +76,7 @@ def test_all_files_of_a_split_model_are_read_and_a_missing_one_is_named(tmp_path
         read_shards(alone)
     parts[1].rename(tmp_path / "elsewhere")
     with pytest.raises(Unservable, match=r"a-00002-of-00003.gguf is missing"):
-        models.locate(str(parts[0]))
+        checkpoint.locate(str(parts[0]))
     ggufs.write(tmp_path / "b.gguf", intermediate_size=64)
     parts[1].write_bytes(ggufs.split(tmp_path / "b.gguf", 3)[2].read_bytes())
     with pytest.raises(Unservable, match=r"part 2 of 3"):
@@ -223,7 +223,7 @@ def quick(monkeypatch, convert):
     def run(words, **_):
         return subprocess.CompletedProcess(words, *convert(Path(words[-2]), Path(words[-1])))
 
-    monkeypatch.setattr(fetch.subprocess, "run", run)
+    monkeypatch.setattr(download.subprocess, "run", run)
 
 
 def test_capital_endings_other_names_and_links_are_one_model(cache, tmp_path, monkeypatch):
@@ -239,23 +239,23 @@ def test_capital_endings_other_names_and_links_are_one_model(cache, tmp_path, mo
     quick(monkeypatch, convert)
     (tmp_path / "B.GGUF").write_bytes((tmp_path / "a.gguf").read_bytes())
     (tmp_path / "no-ending").symlink_to("a.gguf")
-    found = {models.locate(str(tmp_path / name)) for name in ("a.gguf", "B.GGUF", "no-ending")}
+    found = {checkpoint.locate(str(tmp_path / name)) for name in ("a.gguf", "B.GGUF", "no-ending")}
     assert len(found) == len(times) == 1
     made = found.pop()
-    assert made.name.endswith(f"-{fetch.CONVERTER}")
-    assert kept_folder.sealed(made)["converter"] == fetch.CONVERTER
+    assert made.name.endswith(f"-{download.CONVERTER}")
+    assert kept_folder.sealed(made)["converter"] == download.CONVERTER
     # What an older version left is not used, and what was damaged since is made anew.
     (made / "model.safetensors").write_bytes(b"short")
-    assert models.locate(str(tmp_path / "a.gguf")) == made
+    assert checkpoint.locate(str(tmp_path / "a.gguf")) == made
     assert len(times) == 2
-    monkeypatch.setattr(fetch, "CONVERTER", fetch.CONVERTER + 1)
-    assert models.locate(str(tmp_path / "a.gguf")) != made
+    monkeypatch.setattr(download, "CONVERTER", download.CONVERTER + 1)
+    assert checkpoint.locate(str(tmp_path / "a.gguf")) != made
     assert len(times) == 3
 
 
 def test_a_whole_conversion_with_capitals(cache, tmp_path):
     ggufs.write(tmp_path / "A.GGUF")
-    made = models.locate(str(tmp_path / "A.GGUF"))
+    made = checkpoint.locate(str(tmp_path / "A.GGUF"))
     assert sorted(path.suffix for path in cache.iterdir() if path.is_file()) == [".lock"]
     assert list(kept_folder.damage(made, lambda path: None)) == []
 
@@ -271,7 +271,7 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
 
     def ask():
         with pytest.raises(Unservable) as error:
-            models.locate(str(tmp_path / "a.gguf"))
+            checkpoint.locate(str(tmp_path / "a.gguf"))
         said.append(str(error.value))
 
     quick(monkeypatch, convert)
@@ -286,7 +286,7 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     assert "No space left on device" in said[0]
     assert "JARVIS_CACHE" in said[0]
     assert "transformers" not in said[0]
-    monkeypatch.setattr(fetch, "BEGUN", time.time() + 1)  # another run tries again
+    monkeypatch.setattr(download, "BEGUN", time.time() + 1)  # another run tries again
     ask()
     assert len(times) == 2
 
@@ -294,9 +294,9 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
 def test_a_file_system_that_says_beforehand_that_it_is_full(cache, tmp_path, monkeypatch):
     ggufs.write(tmp_path / "a.gguf")
     quick(monkeypatch, lambda source, into: pytest.fail("it was tried"))
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(Unservable, match=r"needs .* GB are free.*JARVIS_CACHE"):
-        models.locate(str(tmp_path / "a.gguf"))
+        checkpoint.locate(str(tmp_path / "a.gguf"))
 
 
 def test_a_disk_that_fills_up_in_a_real_conversion(cache, tmp_path):

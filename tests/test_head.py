@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from jarvis_mpi.activations import from_bytes, to_bytes
-from jarvis_mpi.head import Head
+from jarvis_mpi.model.activations import from_bytes, to_bytes
+from jarvis_mpi.model.head import Head
 
 POSITIONS = {"gpt2", "opt"}  # embedded, each in its place
 FURTHER = {"opt"}  # something between the norm and the output layer

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from transformers.utils.import_utils import create_import_structure_from_path, spread_import_structure
 
-from jarvis_mpi.light import kept, light_imports
+from jarvis_mpi.model.light_imports import kept, light_imports
 
 FAMILIES = Path(transformers.__file__).parent / "models"
 
@@ -94,11 +94,11 @@ assert marked is not marked.__dict__.get("_torchdynamo_orig_callable", marked)
 """
 STARTS = """
 import sys
-from jarvis_mpi.light import light_imports
+from jarvis_mpi.model.light_imports import light_imports
 with light_imports():
     {inside}
-    from jarvis_mpi.family import import_family
-    from jarvis_mpi.stage import Stage
+    from jarvis_mpi.model.family import import_family
+    from jarvis_mpi.model.stage import Stage
     from transformers import LlamaConfig
     import_family(LlamaConfig())
 """

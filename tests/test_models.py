@@ -14,15 +14,16 @@ from test_mpirun import mpirun, words_for
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import doctor, models, trial
+from jarvis_mpi import doctor
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.family import dtype_of, load_config
-from jarvis_mpi.head import Head
+from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.model.family import dtype_of, load_config
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import end_ids
 from jarvis_mpi.nn.quantisation import kept
-from jarvis_mpi.sample import Sampler
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import end_ids
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def put(folder: Path, name: str, value: float, at: int = 5) -> None:
 
 
 def test_strangers_beside_the_model_are_not_it(folder):
-    print_before = models.fingerprint(folder)
+    print_before = checkpoint.fingerprint(folder)
     for name in (
         "model_ema.safetensors",
         "consolidated.safetensors",
@@ -58,20 +59,20 @@ def test_strangers_beside_the_model_are_not_it(folder):
         save_file({key: -tensor for key, tensor in put_other.items()}, folder / name)
     index = {"weight_map": dict.fromkeys(put_other, "a.safetensors"), "metadata": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert models.weight_files(folder) == [
+    assert checkpoint.weight_files(folder) == [
         folder / "model.safetensors"
     ]  # before the index, as transformers has it
-    assert models.fingerprint(folder) == print_before
+    assert checkpoint.fingerprint(folder) == print_before
     (folder / "model.safetensors").unlink()
-    assert models.weight_files(folder) == [folder / "a.safetensors"]
+    assert checkpoint.weight_files(folder) == [folder / "a.safetensors"]
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(Unservable, match=r"has neither model.safetensors nor .*adapter"):
-        models.check(folder)
+        checkpoint.check(folder)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(Unservable, match=r"only a.safetensors: rename it"):
-        models.check(folder)
+        checkpoint.check(folder)
     change(folder / "config.json", transformers_weights="consolidated.safetensors")
-    assert models.weight_files(folder) == [folder / "consolidated.safetensors"]
+    assert checkpoint.weight_files(folder) == [folder / "consolidated.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,12 @@ def test_an_index_names_files_of_its_folder_only(folder, name):
     (folder / "model.safetensors").rename(folder / "other")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(Unservable, match=r"index.json (names|is no index)"):
-        models.check(folder)
+        checkpoint.check(folder)
 
 
 def test_a_tensor_that_only_the_index_has_is_named(folder):
     AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "split", max_shard_size="60KB")
-    models.check(folder / "split")
+    checkpoint.check(folder / "split")
     index = folder / "split" / "model.safetensors.index.json"
     names = json.loads(index.read_text())["weight_map"]
     change(index, weight_map={**names, "lm_head.rotary.inv_freq": next(iter(names.values()))})
@@ -96,7 +97,7 @@ def test_a_tensor_that_only_the_index_has_is_named(folder):
     tensors = load_file(shard)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, shard)
-    models.check(folder / "split")
+    checkpoint.check(folder / "split")
     with pytest.raises(Unservable, match=r"has no weights for layers.1.mlp.up_proj.weight: fetch it again"):
         everything(folder / "split")
 
@@ -145,9 +146,9 @@ def test_a_part_of_a_model_in_the_hubs_cache_is_fetched(folder, monkeypatch):
     """As after a look at its config alone; the hub's cache says that it is there."""
     (folder / "model.safetensors").rename(folder / "elsewhere")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
-    assert models.in_hubs_cache("owner/name") is None
+    assert checkpoint.in_hubs_cache("owner/name") is None
     (folder / "elsewhere").rename(folder / "model.safetensors")
-    assert models.in_hubs_cache("owner/name") == folder
+    assert checkpoint.in_hubs_cache("owner/name") == folder
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -179,13 +180,13 @@ def test_a_header_is_checked_whole(folder, header, named):
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
     with pytest.raises(Unservable, match=named):
-        models.check(folder)
+        checkpoint.check(folder)
 
 
 @pytest.mark.parametrize("text", ["[]", "7", '"x"', "nonsense", "[" * 100_000, "\xff"])
 def test_a_config_that_is_no_object(folder, text):
     (folder / "config.json").write_bytes(text.encode("latin-1"))
-    for reads in (models.check, models.fingerprint, load_config):
+    for reads in (checkpoint.check, checkpoint.fingerprint, load_config):
         with pytest.raises(Unservable, match=r"config.json is no JSON|cannot be used"):
             reads(folder)
 
@@ -208,7 +209,7 @@ def everything(folder: Path) -> None:
 
 def test_auto_is_what_the_files_hold_where_the_config_is_silent(folder):
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    assert models.stored_dtype(folder) == "bfloat16"
+    assert checkpoint.stored_dtype(folder) == "bfloat16"
     change(folder / "config.json", dtype=..., torch_dtype=...)
     assert dtype_of(load_config(folder), "auto") == torch.bfloat16
     change(folder / "config.json", dtype="float32")  # which says otherwise

@@ -20,9 +20,9 @@ from slow import slow
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import models
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.text import Text
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("mpirun"), reason="there is no mpirun on the PATH: make test"
@@ -67,7 +67,7 @@ def tokens_of(log: Path) -> list[int]:
 @pytest.fixture(scope="module", params=["smollm2-135m-instruct", pytest.param(GEMMA, marks=needs_gemma)])
 def expected(request):
     """(model, what transformers.generate says in float32: 64 tokens)."""
-    folder = models.locate(request.param)
+    folder = checkpoint.locate(request.param)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.tensor([Text(folder).ids_of(PROMPT)])
     answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False)
@@ -94,12 +94,12 @@ def test_float32_gives_the_tokens_of_generate_on_any_number_of_ranks(expected, r
     assert done.returncode == 0, done.stderr.decode()
     assert tokens_of(log) == tokens
     # The answer alone is on standard output.
-    text = Text(models.locate(model))
+    text = Text(checkpoint.locate(model))
     assert done.stdout.decode().strip() == text.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 def test_bfloat16_differs_from_generate_at_a_near_tie_at_most(tmp_path):
-    folder = models.locate("smollm2-135m-instruct")
+    folder = checkpoint.locate("smollm2-135m-instruct")
     log = tmp_path / "run.h5"
     done = mpirun(4, "--dtype", "bfloat16", "--prompt", PROMPT, "--max-new-tokens", "64", "--log", str(log))
     assert done.returncode == 0, done.stderr.decode()
@@ -279,7 +279,7 @@ def test_a_node_with_another_version_is_named(small, tmp_path):
 def test_a_worker_that_fails_while_loading_says_why_and_is_done_without(small, tmp_path):
     """Its weights vanish between the check and the load."""
     (tmp_path / "failing.py").write_text(
-        "import runpy, jarvis_mpi.weights as w\n"
+        "import runpy, jarvis_mpi.model.weights as w\n"
         "def fill(*_, **__): raise RuntimeError('the SD card is gone')\n"
         "w.fill = fill\nrunpy.run_module('jarvis_mpi', run_name='__main__')\n"
     )

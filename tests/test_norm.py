@@ -5,9 +5,9 @@ import tiny
 import torch
 from torch import nn
 
-from jarvis_mpi.head import Head
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn.norm import RowwiseNorm, replacement
-from jarvis_mpi.stage import Stage
 
 OURS = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3"}
 

@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import FalconConfig, Gemma4TextConfig, XGLMConfig
 
-from jarvis_mpi import doctor_model, models, trial
+from jarvis_mpi import doctor_model
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.conversation import askable
-from jarvis_mpi.head import Head
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Text
-from jarvis_mpi.twin import make_twin
+from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
+from jarvis_mpi.model.twin import make_twin
 
 LIST = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}Assistant:"
 
@@ -163,7 +164,7 @@ def test_a_model_is_tried_and_built_without_a_cache_folder(refuses, tmp_path, mo
 
 def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_path, monkeypatch):
     with pytest.raises(Unservable, match=r"the model aaa.* cannot be read: File name too long"):
-        models.locate("a" * 5000)
+        checkpoint.locate("a" * 5000)
     folder, real = tiny.make("llama", tmp_path / "model"), Path.is_file
 
     def is_file(path: Path) -> bool:
@@ -173,4 +174,4 @@ def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_
 
     monkeypatch.setattr(Path, "is_file", is_file)
     with pytest.raises(Unservable, match=r"the model .*model cannot be read: Permission denied"):
-        models.locate(str(folder))
+        checkpoint.locate(str(folder))

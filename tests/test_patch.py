@@ -11,17 +11,18 @@ import torch
 from test_mpirun import mpirun, sentence, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import activations, fit, models, patch
+from jarvis_mpi import fit
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.head import Head
+from jarvis_mpi.model import activations, checkpoint, patch
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
 from jarvis_mpi.protocol.expected_loss import Harm
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.study_file import costs_in
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import Text
 
 ROOT = Path(__file__).parent.parent
 WIDTH = 16
@@ -114,7 +115,7 @@ def made(width: int, holes: list[range], seed: int = 3) -> dict:
 
 def kept(path: Path, folder: Path, patches: dict, **losses: float) -> Path:
     said = {hole: {"skipped": 0.9, "patched": 0.12, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(models.fingerprint(folder), "d1", said))
+    patch.write(path, patches, patch.Told(checkpoint.fingerprint(folder), "d1", said))
     return path
 
 
@@ -339,7 +340,7 @@ def assert_refused(said: str, model: Path, out: Path, *words: str, command: str 
 
 def test_copies_of_the_worst_blocks_alone(small, tmp_path):  # noqa: F811
     patches = made(32, [range(1, 2), range(2, 3), range(3, 4), range(4, 5)])
-    path, folder = tmp_path / "p.safetensors", models.fingerprint(small)
+    path, folder = tmp_path / "p.safetensors", checkpoint.fingerprint(small)
     said = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
     patch.write(path, patches, patch.Told(folder, "d1", said))
     log = tmp_path / "run.h5"

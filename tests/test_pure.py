@@ -52,7 +52,7 @@ def test_pure_modules_know_no_torch_mpi_or_hdf5(name):
 
 
 def test_a_worker_imports_nothing_of_the_end_users():
-    code = "import jarvis_mpi.cli, jarvis_mpi.stage, sys; print(*(set(sys.modules) & {'h5py', 'rich', 'tokenizers.decoders', 'mpi4py'}))"
+    code = "import jarvis_mpi.cli, jarvis_mpi.model.stage, sys; print(*(set(sys.modules) & {'h5py', 'rich', 'tokenizers.decoders', 'mpi4py'}))"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )

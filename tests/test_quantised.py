@@ -12,13 +12,13 @@ from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.head import Head
 from jarvis_mpi.kernels import builder, cpu
 from jarvis_mpi.kernels.cpu import Instructions
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn import quantisation
 from jarvis_mpi.nn.linear import DTYPES, FloatLinear, QuantisedLinear
 from jarvis_mpi.nn.quantisation import FORMATS, Format, kept
-from jarvis_mpi.stage import Stage
 
 KINDS = ["int8", "int4"]
 

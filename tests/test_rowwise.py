@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Llama4ForCausalLM, Llama4TextConfig
 
-from jarvis_mpi.activations import to_bytes
-from jarvis_mpi.head import Head
-from jarvis_mpi.stage import Stage
+from jarvis_mpi.model.activations import to_bytes
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
 
 POSITIONS = 50  # several windows of the sliding ones
 PIECES = [POSITIONS, 40, 33, 9, 2]

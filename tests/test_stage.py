@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.llama import LlamaConfig
 
-from jarvis_mpi.activations import to_bytes
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import named
-from jarvis_mpi.family import load_config
-from jarvis_mpi.head import Head
+from jarvis_mpi.model.activations import to_bytes
+from jarvis_mpi.model.family import load_config
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn.kv_cache import new_cache
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.stage import Stage
 
 PROMPT = list(range(3, 22))  # longer than the windows of tiny.WINDOW
 TOKENS = 24

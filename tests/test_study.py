@@ -25,12 +25,12 @@ from transformers import AutoModelForCausalLM
 from jarvis_mpi import skips
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.grades import Answer, agreeing, grade, repetition
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record import study_file
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.scorer import Scorer, encoded
 from jarvis_mpi.scorer import nats as nats_of
 from jarvis_mpi.tasks import Question, questions, wilson
-from jarvis_mpi.text import Text
 
 __all__ = ["small"]  # a fixture
 

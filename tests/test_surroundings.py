@@ -14,11 +14,12 @@ from rich.table import Table
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import cli, models, skips, trial
+from jarvis_mpi import cli, skips
 from jarvis_mpi.common import interpreter, variables
 from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
+from jarvis_mpi.model import checkpoint, trial
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.setup import switched_on
 
@@ -161,7 +162,7 @@ def test_a_models_folder_whose_name_is_not_utf_8_is_named(place, small, tmp_path
     with pytest.raises(
         Unservable, match=r"the folder '.*m.udcfcller' has a name that is not UTF-8 text: rename it"
     ):
-        models.locate(str(tmp_path / place))
+        checkpoint.locate(str(tmp_path / place))
 
 
 def test_a_folder_for_temporary_files_whose_name_is_not_utf_8_is_named(small, tmp_path, monkeypatch):  # noqa: F811

@@ -14,7 +14,8 @@ import pytest
 from test_hosts import REASON
 from test_record import script
 
-from jarvis_mpi import links, models
+from jarvis_mpi import links
+from jarvis_mpi.model import checkpoint
 from jarvis_mpi.record.reader import load
 
 sys.path.insert(0, str(Path(__file__).parent / "hosts"))
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON or "-")
 def everyone(tmp_path_factory):
     """Hosts that share nothing but the installed software: each has a cache of its own, and it is empty."""
     hosts.up(COUNT, tmp_path_factory.getbasetemp())
-    models.locate(MODEL)
+    checkpoint.locate(MODEL)
     for host in range(1, COUNT + 1):
         (hosts.STATE / f"cache{host}").mkdir()
         bind(host, hosts.STATE / f"cache{host}", Path.home() / ".cache" / "jarvis_mpi")
@@ -87,7 +88,7 @@ def test_1_every_node_gets_its_tensors_and_only_what_it_lacks(tmp_path):
     assert set(first) == {f"jv{host}" for host in range(1, COUNT + 1)}
     there, sent = first["jv1"]
     assert 1 < sent < there - 1, "it had to be killed half-way"
-    per_layer = models.bytes_by_layer(models.locate(MODEL))
+    per_layer = checkpoint.bytes_by_layer(checkpoint.locate(MODEL))
     last_block = sum(per_layer[layer] for layer in range(24, 29))  # of node 5, which holds no copy
     assert first["jv5"][0] == pytest.approx(last_block / 1e6, abs=0.1)
     assert {sent for _, sent in sent_mb(ours("stage-model", "--hostfile", HOSTFILE).stdout).values()} == {0.0}
@@ -96,7 +97,7 @@ def test_1_every_node_gets_its_tensors_and_only_what_it_lacks(tmp_path):
 def test_2_a_flipped_byte_is_found_and_mended():
     weights = next((hosts.STATE / "cache2").glob("delivered/*/model.safetensors"))
     manifest = json.loads(weights.with_name("delivered.json").read_text())
-    _, header, data = next(models.headers(models.locate(MODEL)))
+    _, header, data = next(checkpoint.headers(checkpoint.locate(MODEL)))
     at = data + header[manifest["tensors"][5]]["data_offsets"][0] + 7
     with weights.open("r+b") as file:
         file.seek(at)

@@ -21,9 +21,9 @@ from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.conversation import Answering, askable, longest
 from jarvis_mpi.keyboard import Key, Keyboard
-from jarvis_mpi.sample import Sampler
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.tokenizer import Text, end_ids
 from jarvis_mpi.stops import Stops
-from jarvis_mpi.text import Text, end_ids
 
 CHAT = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}<|start|>assistant\n"
@@ -144,7 +144,7 @@ def test_what_renders_may_be_killed_meanwhile_or_not_be_had(tmp_path, monkeypatc
 
 ENDS = """
 import os, signal, sys
-from jarvis_mpi.aside import Aside
+from jarvis_mpi.model.aside import Aside
 aside = Aside(lambda of: "x" if of == "well" else "y" * sum(1 for _ in iter(int, 1)))
 print(aside.text("well", 1.0, 1 << 28), aside.child, flush=True)
 if sys.argv[1] == "busy":

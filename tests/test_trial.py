@@ -14,13 +14,13 @@ from transformers import (
     RobertaConfig,
 )
 
-from jarvis_mpi import lean, trial
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.family import context_of, load_config
-from jarvis_mpi.head import Head
+from jarvis_mpi.model import fast_step, trial
+from jarvis_mpi.model.family import context_of, load_config
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn import batch_invariant
 from jarvis_mpi.nn.kv_cache import new_cache
-from jarvis_mpi.stage import Stage
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +76,11 @@ def test_a_refusal_names_the_folder_the_kind_and_the_reason_each_time(tmp_path):
 
 def deaf_to_windows(patch):
     real = batch_invariant.mask
-    patch.setattr("jarvis_mpi.lean.mask", lambda start, count, window, dtype: real(start, count, 0, dtype))
     patch.setattr(
-        "jarvis_mpi.stage.new_cache",
+        "jarvis_mpi.model.fast_step.mask", lambda start, count, window, dtype: real(start, count, 0, dtype)
+    )
+    patch.setattr(
+        "jarvis_mpi.model.stage.new_cache",
         lambda config: new_cache(LlamaConfig(num_hidden_layers=config.num_hidden_layers)),
     )
 
@@ -94,8 +96,10 @@ def deaf_to_sinks(patch):
 
 
 def one_row_late(patch):
-    real = lean.LeanStep.row_of
-    patch.setattr(lean.LeanStep, "row_of", lambda self, start, count: real(self, start, count) + (start > 0))
+    real = fast_step.LeanStep.row_of
+    patch.setattr(
+        fast_step.LeanStep, "row_of", lambda self, start, count: real(self, start, count) + (start > 0)
+    )
 
 
 @pytest.mark.parametrize(

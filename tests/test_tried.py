@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jarvis_mpi.tried import TRIED, untried
+from jarvis_mpi.model.tried_releases import TRIED, untried
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 

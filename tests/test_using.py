@@ -15,12 +15,12 @@ from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.head import Head
 from jarvis_mpi.keyboard import Key, Keyboard
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.stage import Stage
 from jarvis_mpi.stops import Stops
-from jarvis_mpi.text import Text
 
 TURNS = ["abc", "Grüße 世界", "and?"]
 TEMPLATE = (

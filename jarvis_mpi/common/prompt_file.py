@@ -11,7 +11,7 @@ from .given_file import MARK, data_of
 from .settings import is_utf8
 
 if TYPE_CHECKING:
-    from ..text import Text
+    from ..model.tokenizer import Text
     from ..tool import Refuse
 
 

@@ -10,10 +10,10 @@ import torch
 from mutations import mutate
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig
 
-from jarvis_mpi import gguf, gguf_header
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.family import quiet
-from jarvis_mpi.text import Text, end_ids
+from jarvis_mpi.model import gguf, gguf_header
+from jarvis_mpi.model.family import quiet
+from jarvis_mpi.model.tokenizer import Text, end_ids
 
 IDS = torch.tensor([[65, 17, 3, 142, 9, 31]])
 

@@ -12,7 +12,7 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import is_utf8
 from jarvis_mpi.conversation import askable, longest
 from jarvis_mpi.keyboard import Key, Keyboard
-from jarvis_mpi.text import Text
+from jarvis_mpi.model.tokenizer import Text
 
 ASKED = [
     "Why is the sky blue?",

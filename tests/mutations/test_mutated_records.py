@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
-from jarvis_mpi import doctor_file, patch, resume
+from jarvis_mpi import doctor_file, resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model import patch
 from jarvis_mpi.net import hostfile
 from jarvis_mpi.record import hdf5, replay, study_file
 from jarvis_mpi.record.reader import Run, load, mend

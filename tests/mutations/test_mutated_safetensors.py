@@ -12,12 +12,12 @@ import torch
 from mutations import mutate
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import models
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.family import dtype_of, load_config, quiet
-from jarvis_mpi.head import Head
-from jarvis_mpi.stage import Stage
-from jarvis_mpi.text import end_ids
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.family import dtype_of, load_config, quiet
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import end_ids
 
 FAMILIES = ("llama", "gemma3_text", "gpt2", "qwen3")
 PROMPT = [5, 17, 3, 42, 9, 31, 8, 77, 23, 50, 11]
@@ -31,9 +31,9 @@ def whole(tmp_path_factory):
 
 def ours(folder: Path) -> list[int]:
     """Greedy tokens, as a run of two stages gives them. Raises Unservable."""
-    models.check(folder)
-    models.fingerprint(folder)
-    models.layer_bytes(folder, len(models.bytes_by_layer(folder)) or 1)
+    checkpoint.check(folder)
+    checkpoint.fingerprint(folder)
+    checkpoint.layer_bytes(folder, len(checkpoint.bytes_by_layer(folder)) or 1)
     config = load_config(folder)
     dtype, depth = dtype_of(config, "auto"), config.num_hidden_layers
     end_ids(folder)

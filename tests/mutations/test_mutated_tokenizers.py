@@ -13,10 +13,10 @@ from mutations import mutate
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from jarvis_mpi import models
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.conversation import askable
-from jarvis_mpi.text import Text
+from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.tokenizer import Text
 
 VOCABULARY, CONTEXT = 262, 400
 PROMPTS = ("abc", "Grüße, 世界! 👩‍🚀", "  two\n<|start|> spaces ", "hello world x", "<end></s>\ttab")
@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
 
 def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> Path:
     """A copy of one of the folders, one of whose files is damaged."""
-    large = models.locate("smollm2-135m-instruct") if number % LARGE_EVERY == LARGE_EVERY - 1 else None
+    large = checkpoint.locate("smollm2-135m-instruct") if number % LARGE_EVERY == LARGE_EVERY - 1 else None
     bad.mkdir()
     for file in (large or draw.choice(folders)).iterdir():
         if file.suffix != ".safetensors":

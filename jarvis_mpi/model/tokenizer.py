@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import template
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .decoded import Pieces
-from .models import json_object
-from .tokenizer import tokenizer_of
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from . import chat_template
+from .checkpoint import json_object
+from .detokenizer import Pieces
+from .tokenizer_files import tokenizer_of
 
 ADVICE = "fetch the model's tokenizer files again"
 
@@ -40,7 +40,7 @@ class Text:
                 f"{folder} has a tokenizer that takes no chat template", ADVICE
             ):  # its modules are loaded
                 self.tokenizer.apply_chat_template([user("x")], chat_template="x", tokenize=False)
-        self.rendered = template.Renderer(self.render)
+        self.rendered = chat_template.Renderer(self.render)
         self.longest = 0  # token, in characters
 
     def begin_anew(self) -> None:

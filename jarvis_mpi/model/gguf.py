@@ -14,11 +14,11 @@ import gguf
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from ..common.boundary import guarded
+from ..common.errors import Unservable
 from . import gguf_config, gguf_tokenizer
-from .common.boundary import guarded
-from .common.errors import Unservable
+from .download import SENTENCE
 from .family import quiet
-from .fetch import SENTENCE
 from .gguf_header import Gguf, join, read, read_shards
 from .gguf_rope import TABLES, Rope
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from .common.boundary import guarded
-from .common.errors import Unservable
+from ..common.boundary import guarded
+from ..common.errors import Unservable
 
 CONFIG = "tokenizer_config.json"
 PROBES = (

@@ -19,10 +19,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from ..common.boundary import of_model
+from ..common.errors import Unservable
+from ..common.layers import Block, named
+from ..nn.batch_invariant import ROW_BY_ROW, keep_rows_apart
+from ..nn.kv_cache import cropped, new_cache
+from ..nn.linear import ROWS_AT_ONCE
+from ..nn.quantisation import FORMATS
+from ..protocol.failure_detector import Pace
+from ..protocol.worker import Clock
 from .activations import from_bytes, to_bytes
-from .common.boundary import of_model
-from .common.errors import Unservable
-from .common.layers import Block, named
+from .checkpoint import layer_of
 from .family import (
     cache_argument,
     decoder_layers,
@@ -32,15 +39,8 @@ from .family import (
     load_config,
     of_block,
 )
-from .lean import LeanStep, positions
-from .models import layer_of
-from .nn.batch_invariant import ROW_BY_ROW, keep_rows_apart
-from .nn.kv_cache import cropped, new_cache
-from .nn.linear import ROWS_AT_ONCE
-from .nn.quantisation import FORMATS
-from .protocol.failure_detector import Pace
-from .protocol.worker import Clock
-from .sound import refuse_unsound
+from .fast_step import LeanStep, positions
+from .not_a_number import refuse_unsound
 from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand
 
 TRIED_ROWS = 3

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .common.boundary import reason
-from .common.cache_folder import Say, another, cache_folder
-from .common.errors import Unservable
-from .common.given_file import regular
-from .common.settings import is_utf8
-from .fetch import BUNDLED, converted, from_bundle, from_gguf, is_gguf
+from ..common.boundary import reason
+from ..common.cache_folder import Say, another, cache_folder
+from ..common.errors import Unservable
+from ..common.given_file import regular
+from ..common.settings import is_utf8
+from .download import BUNDLED, converted, from_bundle, from_gguf, is_gguf
 from .safetensors_header import FLOATS, header_of, tensors_in
 
 ONE_FILE, INDEX_ENDING = "model.safetensors", ".safetensors.index.json"

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.given_file import regular
-from .common.json_form import check, number, parsed
-from .common.layers import Block, block_of, layers
-from .protocol.expected_loss import Harm
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.given_file import regular
+from ..common.json_form import check, number, parsed
+from ..common.layers import Block, block_of, layers
+from ..protocol.expected_loss import Harm
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .common.errors import Unservable
+from ..common.errors import Unservable
 
 LENGTH = struct.Struct("<Q")
 LATER_S = 2.0  # than its deadline the system ends the process, though nobody may be left that waits

@@ -12,9 +12,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.settings import Settings
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.settings import Settings
 
 COLDEST = 1e-30  # float32 knows no smaller quotients: whatever is likeliest is drawn
 LARGEST = 1e37  # near float32's own

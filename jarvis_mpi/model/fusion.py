@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from ..nn.batch_invariant import attend, mask, scale_and_cap
+from ..nn.decoder_layer import Shape, shape_of
+from ..nn.fused_layers import Fused, Told
+from ..nn.kv_cache import new_cache
 from .activations import from_bytes, to_bytes
 from .family import hidden_of
-from .nn.batch_invariant import attend, mask, scale_and_cap
-from .nn.decoder_layer import Shape, shape_of
-from .nn.fused_layers import Fused, Told
-from .nn.kv_cache import new_cache
 
 TRIED_ROWS = 2
 # How alike both ways must be in float32: what attention is given and gives, and what the layer changes, where 4-bit weights round

@@ -14,8 +14,8 @@ from typing import Any
 
 from jinja2.sandbox import SandboxedEnvironment
 
+from ..common.errors import Unservable
 from .aside import Aside, Died, Overdue
-from .common.errors import Unservable
 
 LIMIT_S = 4.0  # of the first rendering; a template takes milliseconds
 LEAST_S = 0.1  # of a template that was cut off several times: each further prompt would wait as long

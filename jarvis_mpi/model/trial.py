@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .common.boundary import guarded
-from .common.cache_folder import Say, cache_folder, keep, only_one
-from .common.errors import Unservable
-from .common.layers import Block
-from .common.settings import is_utf8
+from ..common.boundary import guarded
+from ..common.cache_folder import Say, cache_folder, keep, only_one
+from ..common.errors import Unservable
+from ..common.layers import Block
+from ..common.settings import is_utf8
 from .family import cache_argument, context_of, read_config
 from .head import Head
 from .stage import Stage

@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
 
-from .common.errors import Unservable
+from ..common.errors import Unservable
 from .gguf_header import Gguf
 
 try:

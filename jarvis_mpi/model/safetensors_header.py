@@ -12,8 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .common.errors import Unservable
-from .common.given_file import regular
+from ..common.errors import Unservable
+from ..common.given_file import regular
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,

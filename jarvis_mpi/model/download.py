@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from .common import kept_folder
-from .common.boundary import guarded
-from .common.cache_folder import Say, cache_folder, only_one
-from .common.errors import Unservable
+from ..common import kept_folder
+from ..common.boundary import guarded
+from ..common.cache_folder import Say, cache_folder, only_one
+from ..common.errors import Unservable
 from .gguf_header import MAGIC, Gguf, read_shards, shards
 
 CONVERTER = 3  # another where what a conversion gives changes: what an older one gave is not used any more

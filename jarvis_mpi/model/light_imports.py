@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from .common.cache_folder import cache_folder, keep
+from ..common.cache_folder import cache_folder, keep
 
 ONLY = "transformers"
 FINDS_OUT = "transformers.utils.import_utils"  # the module that looks for packages, and through the sources

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .common.errors import Unservable
+from ..common.errors import Unservable
 from .gguf_header import Gguf, damaged
 
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .models import bytes_by_layer, stored_dtype
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from .checkpoint import bytes_by_layer, stored_dtype
 
 # Rotary tables of which every row changes once a text is longer than `original_max_position_embeddings`.
 CHANGING_ROTARY = ("longrope", "dynamic")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers.integrations import GGUF_CONFIG_MAPPING
 
-from .common.errors import Unservable
+from ..common.errors import Unservable
 from .gguf_header import Gguf
 from .gguf_rope import Rope
 

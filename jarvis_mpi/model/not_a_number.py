@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .common.cache_folder import cache_folder, is_kept, keep
-from .common.errors import Unservable
-from .models import headers
+from ..common.cache_folder import cache_folder, is_kept, keep
+from ..common.errors import Unservable
+from .checkpoint import headers
 from .safetensors_header import FLOATS, pieces, tensors_in
 
 Wanted = Callable[[str], object]  # a tensor's name -> whether it is looked at

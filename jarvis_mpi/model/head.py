@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from ..common.boundary import guarded, of_model
+from ..common.errors import Unservable
+from ..nn.batch_invariant import is_rotary
+from ..nn.norm import RowwiseNorm
+from ..nn.quantisation import OUTPUT_LAYER
 from .activations import from_bytes, to_bytes
-from .common.boundary import guarded, of_model
-from .common.errors import Unservable
 from .family import context_of, cut_config, decoder_layers, load_config
-from .lean import positions
-from .nn.batch_invariant import is_rotary
-from .nn.norm import RowwiseNorm
-from .nn.quantisation import OUTPUT_LAYER
-from .sound import Wanted, refuse_unsound
+from .fast_step import positions
+from .not_a_number import Wanted, refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
 TRIED = range(3, 5)  # tokens, and rows as many

@@ -6,13 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..common.errors import Unservable
+from ..common.sequences import alike
 from . import trial
-from .common.errors import Unservable
-from .common.sequences import alike
 from .family import context_of, dtype_of, import_family, load_config
 from .head import Head
 from .stage import Stage
-from .text import Text
+from .tokenizer import Text
 
 AHEAD = 2  # times the drafts of a step: so many texts it looks behind while the chain works
 CHOICES = 3  # tokens that may come next, of each of them

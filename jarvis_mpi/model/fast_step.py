@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..nn.batch_invariant import mask
+from ..nn.kv_cache import new_cache
+from ..nn.linear import ROWS_AT_ONCE
 from .activations import from_bytes, to_bytes
-from .common.boundary import guarded
-from .common.errors import Unservable
 from .family import CHANGING_ROTARY, cache_argument, context_of, hidden_of, rotary
-from .fuse import TRIED_ROWS, Part, parts
-from .nn.batch_invariant import mask
-from .nn.kv_cache import new_cache
-from .nn.linear import ROWS_AT_ONCE
+from .fusion import TRIED_ROWS, Part, parts
 
 PAGE_ROWS = ROWS_AT_ONCE  # positions for which rotary tables are made at a time
 FEW_ROWS = 33  # a token and its drafts

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .common.boundary import guarded
+from ..common.boundary import guarded
 
 HALF = "\ufffd"  # what a decoder says where a character of several bytes is not whole
 # What a tokenizer with clean_up_tokenization_spaces takes a space out of, once it is there whole.

@@ -13,8 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .common.errors import Unservable
-from .common.given_file import regular
+from ..common.errors import Unservable
+from ..common.given_file import regular
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

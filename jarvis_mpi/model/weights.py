@@ -13,11 +13,11 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
-from .common.errors import Unservable
-from .models import headers
-from .nn import norm
-from .nn.linear import DTYPES, FloatLinear, QuantisedLinear
-from .nn.quantisation import FORMATS, kept, tensor_of
+from ..common.errors import Unservable
+from ..nn import norm
+from ..nn.linear import DTYPES, FloatLinear, QuantisedLinear
+from ..nn.quantisation import FORMATS, kept, tensor_of
+from .checkpoint import headers
 from .safetensors_header import tensors_in
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
