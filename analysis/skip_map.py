@@ -4,7 +4,7 @@
 
 Nats a token over the whole model's (0: nothing lost). A dashed line marks chance: a guesser that knows how often each token
 comes in the very text and reads nothing; beyond it, context no longer helps. What is not done yet stays white.
-The points: what each ranking says of a layer without any task (jarvis_mpi/rankings.py), beside what skipping it costs.
+The points: what each ranking says of a layer without any task (jarvis_mpi/study/layer_ranking.py), beside what skipping it costs.
 """
 
 from pathlib import Path

@@ -4,7 +4,7 @@
 
 Top: share of right answers with each single layer skipped; the whole model's share is a line, chance a dashed one, and the band
 is its 95 % interval (Wilson). Middle: by the number of layers in a row: the mean over all places, and the best and worst place.
-Bottom: grades of the answers (jarvis_mpi/grades.py). What a study does not hold is not drawn.
+Bottom: grades of the answers (jarvis_mpi/study/grading.py). What a study does not hold is not drawn.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ from study import Study, Task, arguments, is_block, read
 from table import console
 
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.grades import Grade
 from jarvis_mpi.record.study_file import WHOLE, written
-from jarvis_mpi.tasks import wilson
+from jarvis_mpi.study.grading import Grade
+from jarvis_mpi.study.tasks import wilson
 
 GRADE_COLOURS = {Grade.FUNCTIONING: GREEN, Grade.DEGRADED: YELLOW, Grade.CRITICAL: RED}
 

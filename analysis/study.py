@@ -15,10 +15,10 @@ from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.json_form import check, parsed
 from jarvis_mpi.common.layers import Case
-from jarvis_mpi.grades import Answer, Grade, agreeing, grade, repetition
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.record.study_file import WHOLE, case_of, table, texts
-from jarvis_mpi.tasks import wilson
+from jarvis_mpi.study.grading import Answer, Grade, agreeing, grade, repetition
+from jarvis_mpi.study.tasks import wilson
 
 MOST_LAYERS = 10000
 ANSWER = {"text": str, "ids": [int], "nats": (int, float, type(None))}
@@ -105,7 +105,7 @@ class Study:
 
     @cached_property
     def rankings(self) -> dict[str, Any]:
-        """See jarvis_mpi/rankings.py."""
+        """See jarvis_mpi/study/layer_ranking.py."""
         return json.loads(self.said.get("rankings", "{}"))
 
     @cached_property

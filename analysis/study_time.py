@@ -5,7 +5,7 @@
     python analysis/study_time.py --questions 14042 --question-tokens 110 --cases singles,blocks-3 --tokens 0
 
 A layer pass costs 2 x its parameters in operations a token, a score 2 x vocabulary x width a token that is foretold
-(of a lettered question: one). Passes are counted with shared states (jarvis_mpi/skips.py). Attention's own products are left out:
+(of a lettered question: one). Passes are counted with shared states (jarvis_mpi/study/skip_cases.py). Attention's own products are left out:
 under 512 tokens they are a few percent. Every rank holds the whole model, so it must fit a machine's memory.
 What a machine multiplies is assumed (predict.py) or told by --gflop-s: for yours, time a small study.
 """
@@ -18,8 +18,8 @@ from predict import MACHINES, MODELS
 from rich.table import Table
 from table import console
 
-from jarvis_mpi import skips
 from jarvis_mpi.common.settings import refuse_beyond
+from jarvis_mpi.study import skip_cases
 
 MEMORY_GB = {"pi4": 8.0, "pi5": 16.0, "srn": 120.0, "workstation": 64.0}
 GFLOP_S = {name: machine.gflop_s for name, machine in MACHINES.items()} | {"workstation": 1000.0}
@@ -40,8 +40,8 @@ class Cost(NamedTuple):
 
 def cost(model: str, cases: str, tokens: int, questions: int, question_tokens: int) -> Cost:
     shape = MODELS[model]
-    named = skips.named(cases, shape.layers)
-    passes, alone = skips.passes(named, shape.layers)
+    named = skip_cases.named(cases, shape.layers)
+    passes, alone = skip_cases.passes(named, shape.layers)
     layer, head = shape.layer_bytes / BYTES, shape.head_bytes / BYTES
     run = tokens + questions * question_tokens
     scored = tokens + questions  # a question's four letters are foretold by one row

@@ -29,10 +29,10 @@ from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
-from jarvis_mpi.prose import prose, token_entropy, windows_of
 from jarvis_mpi.protocol.placement import place
-from jarvis_mpi.scorer import nats
-from jarvis_mpi.wanted import WINDOW
+from jarvis_mpi.study.corpus import prose, token_entropy, windows_of
+from jarvis_mpi.study.scorer import nats
+from jarvis_mpi.study.wanted import WINDOW
 
 
 def losses(head: Head, stages: dict[Block, Stage], ids: list[int]) -> dict[Block | None, float]:

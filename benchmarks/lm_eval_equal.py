@@ -22,8 +22,8 @@ from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record import study_file
-from jarvis_mpi.scorer import Scorer, encoded
-from jarvis_mpi.tasks import Question, questions
+from jarvis_mpi.study.scorer import Scorer, encoded
+from jarvis_mpi.study.tasks import Question, questions
 
 SUBJECTS = ("anatomy", "world_religions", "high_school_geography")
 BIGBENCH = ("general_knowledge", "social_iqa")

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from jarvis_mpi import fit
+from jarvis_mpi.study import patch_fitting
 
 SHAPES = {"SmolLM2 135M": 576, "Gemma 3 270M": 640, "Gemma 2B": 2048}
 BLOCKS = 8
@@ -34,10 +34,10 @@ def main() -> None:
     for name, width in SHAPES.items():
         x = torch.randn(1, ROWS, width)
         y = x + 0.1 * torch.randn(1, ROWS, width)
-        sums = fit.Sums()
+        sums = patch_fitting.Sums()
         sums.add({0: x, 1: y}, [(0, 0), (0, 1), (1, 1)])
         begun = time.perf_counter()
-        units, full = fit.least_squares(sums, 0, 1)
+        units, full = patch_fitting.least_squares(sums, 0, 1)
         solved_s = time.perf_counter() - begun
         made = full.patch(units)
         size = 2 * made.down.numel() + 4 * (made.bias.numel() + made.mean.numel() + made.first.numel())

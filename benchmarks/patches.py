@@ -27,17 +27,17 @@ from typing import TypeVar
 import torch
 from skipped_texts import PROMPTS
 
-from jarvis_mpi import fit, grades, tasks
 from jarvis_mpi.common.layers import END_USER, Block, is_whole, layers
 from jarvis_mpi.model import checkpoint, patch
 from jarvis_mpi.model.activations import from_bytes
 from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.tokenizer import Text
-from jarvis_mpi.prose import windows_of
 from jarvis_mpi.protocol import placement
 from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
 from jarvis_mpi.protocol.node_state import State
-from jarvis_mpi.scorer import Scorer, encoded, nats
+from jarvis_mpi.study import grading, patch_fitting, tasks
+from jarvis_mpi.study.corpus import windows_of
+from jarvis_mpi.study.scorer import Scorer, encoded, nats
 
 WINDOW = 256
 DRAWN = 10  # of each number of dead nodes
@@ -97,13 +97,13 @@ def gains(
 ) -> patch.Patches:
     """A gain and a shift a channel of every block, from a third of the text that a fit uses."""
     ids = torch.tensor(windows_of(fit_text.read_text(), text, 32 * (WINDOW - 1), WINDOW, print)[:-1])
-    sums = fit.Sums()
+    sums = patch_fitting.Sums()
     for window in ids.tolist():
         before = [from_bytes(body, chain.scorer.head.width, dtype) for body in chain.scorer.states_of(window)]
         at = {end: before[end] for block in chain.owned for end in (block.start, block.stop)}
         ends = [(block.start, block.stop) for block in chain.owned]
         sums.add(at, [*ends, *((end, end) for end in at)])
-    made = {block: fit.gain(sums, block.start, block.stop) for block in chain.owned}
+    made = {block: patch_fitting.gain(sums, block.start, block.stop) for block in chain.owned}
     said = {block: {"skipped": 0.0, "patched": 0.0, "how": "gain"} for block in made}
     patch.write(path, made, patch.Told(checkpoint.fingerprint(folder), "gains", said))
     return patch.Patches(path, dtype)
@@ -200,21 +200,21 @@ def graded(chain: Chain, text: Text, prose_nats: float, prompts: Sequence[str], 
         said, cost = chain.scorer.answer(ids, through, ANSWER, text.end_ids)
         return said, float("nan") if cost is None else cost
 
-    def answered(ids: list[int], hops: Sequence[Hop], how: str, whole: Sequence[int]) -> grades.Answer:
+    def answered(ids: list[int], hops: Sequence[Hop], how: str, whole: Sequence[int]) -> grading.Answer:
         said, cost = said_by(ids, hops, how)
-        return grades.Answer(
+        return grading.Answer(
             text.tokenizer.decode(said),
             len(said),
             cost,
-            grades.repetition(said),
-            grades.agreeing(said, whole or said),
+            grading.repetition(said),
+            grading.agreeing(said, whole or said),
         )
 
     for prompt in prompts:
         ids = text.ids_of(prompt)
         said, _ = said_by(ids, chain.hops((), "skip"), "skip")
         whole = answered(ids, chain.hops((), "skip"), "skip", said)
-        known: dict[tuple, grades.Answer] = {}
+        known: dict[tuple, grading.Answer] = {}
         for count, dead in (
             (count, dead) for count, of in enumerate(deaths(chain, 4)) if count for dead in of[:choices]
         ):
@@ -226,7 +226,7 @@ def graded(chain: Chain, text: Text, prose_nats: float, prompts: Sequence[str], 
                 its = known[key]
                 rows.append(
                     {"prompt": prompt, "dead": count, "nodes": list(dead), "how": f"{'copy, ' * copies}{how}",
-                     "grade": str(grades.grade(its, whole, prose_nats)), "text": its.text}
+                     "grade": str(grading.grade(its, whole, prose_nats)), "text": its.text}
                 )  # fmt: skip
         print(f"graded: {prompt}", flush=True)
     return rows

@@ -14,8 +14,8 @@ from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.nn.quantisation import FORMATS
-from jarvis_mpi.prose import prose, windows_of
-from jarvis_mpi.scorer import ROWS, Scorer, nats
+from jarvis_mpi.study.corpus import prose, windows_of
+from jarvis_mpi.study.scorer import ROWS, Scorer, nats
 
 
 def told(scorer: Scorer, windows: list[list[int]]) -> tuple[float, list[int]]:

@@ -16,8 +16,8 @@ from pathlib import Path
 import shapes
 from chain import command, options, prompts_words, tokens_a_round
 
-from jarvis_mpi.prose import prose
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.study.corpus import prose
 
 
 def asked_of(count: int) -> list[str]:

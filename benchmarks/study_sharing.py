@@ -10,14 +10,14 @@ import time
 
 import torch
 
-from jarvis_mpi import skips
 from jarvis_mpi.common import layers
 from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.tokenizer import Text
-from jarvis_mpi.prose import prose
 from jarvis_mpi.record import study_file
-from jarvis_mpi.scorer import Scorer
+from jarvis_mpi.study import skip_cases
+from jarvis_mpi.study.corpus import prose
+from jarvis_mpi.study.scorer import Scorer
 
 
 def main() -> None:
@@ -32,11 +32,11 @@ def main() -> None:
     folder = checkpoint.locate(asked.model, print)
     scorer = Scorer(folder, dtype_of(load_config(folder), "float32"))
     ids = Text(folder).tokenizer(prose())["input_ids"][: asked.tokens]
-    cases = skips.named("singles,pairs,blocks-8", scorer.depth)
+    cases = skip_cases.named("singles,pairs,blocks-8", scorer.depth)
     start = scorer.head.embed(ids, 0)
 
     def states(part: list[layers.Case]) -> dict[layers.Case, bytes]:
-        return dict(skips.walk(part, scorer.depth, 0, start, scorer.run))
+        return dict(skip_cases.walk(part, scorer.depth, 0, start, scorer.run))
 
     states([study_file.WHOLE])  # weights read, kernels made
     begun = time.perf_counter()
@@ -46,7 +46,7 @@ def main() -> None:
     for case in cases:
         alone |= states([case])
     alone_s = time.perf_counter() - begun - shared_s
-    shared, each = skips.passes(cases, scorer.depth)
+    shared, each = skip_cases.passes(cases, scorer.depth)
     print(
         f"{asked.model}, {len(cases)} cases, {len(ids)} tokens: {shared} layer passes in {shared_s:.1f} s with shared states,"
         f" {each} in {alone_s:.1f} s without ({each / shared:.2f} and {alone_s / shared_s:.2f} times);"

@@ -19,6 +19,7 @@ from .laps import aloud
 from .model.light_imports import leave_out_for_good
 from .net import shutdown
 from .net.launch_agents import ABSENT, LIFELINE, Come, crowded, end_run
+from .net.launcher import launch_rank
 from .net.ssh_keepalive import hold_on, tell_home
 from .protocol.link import Lost, Silence
 from .roles import PARTING_S
@@ -145,8 +146,3 @@ def complains() -> bool:
     """Whether this process says what is wrong with its words: all ranks read the same. A variable of another's makes no rank of a
     process that no launcher is there for. Raises variables.Wrong."""
     return launch_rank() == END_USER or not any(name.startswith(LAUNCHED) for name in os.environ)
-
-
-def launch_rank() -> int:
-    """This process's rank, as the launcher tells it before MPI is started; 0 without a launcher. Raises variables.Wrong."""
-    return variables.number(("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"), 0)

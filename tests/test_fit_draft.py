@@ -7,11 +7,11 @@ from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fix
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from test_patch import assert_refused, fit_it
 
-from jarvis_mpi import distil
-from jarvis_mpi.distil import Lesson
-from jarvis_mpi.fit import read
-from jarvis_mpi.fit_draft import taken
 from jarvis_mpi.model.tokenizer import Text
+from jarvis_mpi.study import distillation
+from jarvis_mpi.study.distillation import Lesson
+from jarvis_mpi.study.fit_draft import taken
+from jarvis_mpi.study.whole_model import read
 
 QUESTIONS = [
     f"{a} {b}" for a in ("why", "what is", "who") for b in ("a", "bc", "def", "the moon", "rain", "7")
@@ -26,7 +26,7 @@ def test_the_middle_is_left_out():
 
 def test_answers_are_what_the_model_says_to_each_question_alone(small):  # noqa: F811
     model, text = read(small, torch.float32), Text(small)
-    said = distil.answers(model, text, QUESTIONS, 12, lambda _: None)
+    said = distillation.answers(model, text, QUESTIONS, 12, lambda _: None)
     for question, lesson in zip(QUESTIONS, said, strict=True):
         ids = text.ids_of(question)
         assert lesson.ids[: lesson.begin] == ids
@@ -41,13 +41,13 @@ def test_some_layers_are_those_of_the_model(family, tmp_path):
     folder = tiny.make(family, tmp_path / "model")
     model, ids = read(folder, torch.float32), torch.arange(20)[None]
     states = model(ids, output_hidden_states=True)
-    whole = distil.some_layers(model, folder, range(6))
+    whole = distillation.some_layers(model, folder, range(6))
     assert torch.equal(whole(ids).logits, states.logits)
-    first = distil.some_layers(model, folder, range(2))
-    batch = distil.Batch(ids, torch.ones_like(ids, dtype=torch.bool))
-    rows = distil.states(first, batch)
-    assert torch.allclose(distil.logits(first, rows), first(ids).logits[0], atol=1e-5)
-    name, _ = distil.decoder_layers(first)
+    first = distillation.some_layers(model, folder, range(2))
+    batch = distillation.Batch(ids, torch.ones_like(ids, dtype=torch.bool))
+    rows = distillation.states(first, batch)
+    assert torch.allclose(distillation.logits(first, rows), first(ids).logits[0], atol=1e-5)
+    name, _ = distillation.decoder_layers(first)
     seen = []
     first.get_submodule(name)[-1].register_forward_hook(lambda _, args, out: seen.append(out))
     first(ids)
@@ -62,10 +62,10 @@ def lessons() -> list[Lesson]:
 
 
 def test_only_the_answers_tokens_are_learnt_however_they_are_put_together():
-    batches = list(distil.batches(lessons(), 100))
+    batches = list(distillation.batches(lessons(), 100))
     assert sorted(len(lesson.ids) for batch in batches for lesson in batch) == list(range(12, 36))
     for some in batches:
-        batch = distil.together(some)
+        batch = distillation.together(some)
         assert batch.ids.numel() <= 100
         for lesson, ids, told in zip(some, batch.ids, batch.told, strict=True):
             wanted = ids.roll(-1)[told].tolist()
@@ -73,20 +73,21 @@ def test_only_the_answers_tokens_are_learnt_however_they_are_put_together():
 
 
 def test_the_gradient_is_that_of_the_divergence(tmp_path, monkeypatch):
-    monkeypatch.setattr(distil, "ROWS", 3)
+    monkeypatch.setattr(distillation, "ROWS", 3)
     model = read(tiny.make("gemma2", tmp_path / "model"), torch.float32)
     ours, theirs = torch.randn(2, 8, 32)
     rows = ours.clone().requires_grad_()
-    aim = torch.log_softmax(distil.logits(model, theirs), -1)
-    told = torch.log_softmax(distil.logits(model, rows), -1)
+    aim = torch.log_softmax(distillation.logits(model, theirs), -1)
+    told = torch.log_softmax(distillation.logits(model, rows), -1)
     (aim.exp() * (aim - told)).sum(-1).mean().backward()
-    assert torch.allclose(distil.gradient(model, model, ours, theirs), rows.grad, atol=1e-6)
+    assert torch.allclose(distillation.gradient(model, model, ours, theirs), rows.grad, atol=1e-6)
 
 
 def divergence(pupil, model) -> float:
-    batch = distil.together(lessons())
+    batch = distillation.together(lessons())
     told, aim = (
-        torch.log_softmax(distil.logits(each, distil.states(each, batch)), -1) for each in (pupil, model)
+        torch.log_softmax(distillation.logits(each, distillation.states(each, batch)), -1)
+        for each in (pupil, model)
     )
     return (aim.exp() * (aim - told)).sum(-1).mean().item()
 
@@ -94,10 +95,10 @@ def divergence(pupil, model) -> float:
 def test_it_learns_and_the_embedding_stays(tmp_path):
     folder = tiny.make("llama", tmp_path / "model")
     model = read(folder, torch.float32)
-    pupil = distil.some_layers(model, folder, [0, 5])
+    pupil = distillation.some_layers(model, folder, [0, 5])
     before, embedding = divergence(pupil, model), pupil.get_input_embeddings().weight.clone()
     told: list[int] = []
-    distil.learn(pupil, model, lessons(), 80, 3e-3, lambda _: None, told.append)
+    distillation.learn(pupil, model, lessons(), 80, 3e-3, lambda _: None, told.append)
     assert told == list(range(1, 81))
     assert divergence(pupil, model) < before / 2
     assert torch.equal(pupil.get_input_embeddings().weight, embedding)

@@ -11,7 +11,6 @@ import torch
 from test_mpirun import mpirun, sentence, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import fit
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import activations, checkpoint, patch
 from jarvis_mpi.model.head import Head
@@ -23,6 +22,7 @@ from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.study_file import costs_in
+from jarvis_mpi.study import patch_fitting, whole_model
 
 ROOT = Path(__file__).parent.parent
 WIDTH = 16
@@ -37,7 +37,7 @@ def linear():
     down = torch.randn(WIDTH, 4) @ torch.randn(4, WIDTH) / x.flatten(0, 1).std(0)[:, None]
     y = x + (x - 1) @ down + 2
     x[:, 0], y[:, 0] = 1000, 1500
-    sums = fit.Sums()
+    sums = patch_fitting.Sums()
     for part in range(0, 40, 5):
         sums.add({2: x[part : part + 5], 4: y[part : part + 5]}, [(2, 4), (2, 2), (4, 4)])
     return sums, x, y
@@ -46,7 +46,7 @@ def linear():
 @pytest.mark.parametrize("rank", [0, 4])
 def test_least_squares_find_a_linear_block_streamed(linear, rank):
     sums, x, y = linear
-    units, full = fit.least_squares(sums, 2, 4, rank)
+    units, full = patch_fitting.least_squares(sums, 2, 4, rank)
     assert torch.allclose(units.mean, x[:, 1:].flatten(0, 1).mean(0), rtol=1e-3, atol=1e-3)
     told = full.patch(units)(x)
     left, was = ((each - y)[:, 1:].square().mean((0, 1)).sum() for each in (told, x))
@@ -59,14 +59,14 @@ def test_a_rank_too_low_is_worse(linear):
     sums, x, y = linear
     left = []
     for rank in (4, 1):
-        units, full = fit.least_squares(sums, 2, 4, rank)
+        units, full = patch_fitting.least_squares(sums, 2, 4, rank)
         left.append((full.patch(units)(x) - y)[:, 1:].square().sum().item())
     assert left[1] > 2 * left[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text", "gpt2", "qwen3"])
 def test_a_model_entered_half_way_ends_as_it_would_have(family, tmp_path):
-    whole = fit.Whole(tiny.make(family, tmp_path), torch.float32)
+    whole = whole_model.Whole(tiny.make(family, tmp_path), torch.float32)
     ids = torch.randint(3, 97, (2, 20), generator=torch.Generator().manual_seed(1))
     seen, final = whole.states(ids, [0, 3, tiny.LAYERS])
     for layer in (3, tiny.LAYERS):
@@ -81,22 +81,22 @@ def test_a_model_entered_half_way_ends_as_it_would_have(family, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 8])
 def test_distillation_comes_nearer_to_the_whole_model(rank, tmp_path):
-    whole = fit.Whole(tiny.make("llama", tmp_path), torch.float32)
+    whole = whole_model.Whole(tiny.make("llama", tmp_path), torch.float32)
     ids = torch.randint(3, 97, (8, 32), generator=torch.Generator().manual_seed(1))
     seen, final = whole.states(ids, [2, 4])
-    sums = fit.Sums()
+    sums = patch_fitting.Sums()
     sums.add(seen, [(2, 2), (2, 4), (4, 4)])
-    units, start = fit.least_squares(sums, 2, 4, rank)
+    units, start = patch_fitting.least_squares(sums, 2, 4, rank)
     losses = []
 
-    def each(step: int, now: fit.Fit) -> None:
+    def each(step: int, now: patch_fitting.Fit) -> None:
         with torch.no_grad():
             ours = torch.log_softmax(whole.logits(whole.behind(4, now.patch(units)(seen[2]))), -1)
             theirs = torch.log_softmax(whole.logits(final), -1)
         losses.append((theirs.exp() * (theirs - ours)).sum(-1).mean().item())
 
-    lesson = fit.Lesson(seen[2], final, fit.likely(whole, final))
-    fit.distil(whole, lesson, units, start, 4, 40, 0.03, each)
+    lesson = patch_fitting.Lesson(seen[2], final, patch_fitting.likely(whole, final))
+    patch_fitting.distil(whole, lesson, units, start, 4, 40, 0.03, each)
     assert losses[-1] < 0.8 * losses[0], losses
 
 

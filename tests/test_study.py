@@ -22,15 +22,15 @@ from test_mpirun import ROOT, mpirun, small, words_for
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import skips
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.grades import Answer, agreeing, grade, repetition
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record import study_file
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.scorer import Scorer, encoded
-from jarvis_mpi.scorer import nats as nats_of
-from jarvis_mpi.tasks import Question, questions, wilson
+from jarvis_mpi.study import skip_cases
+from jarvis_mpi.study.grading import Answer, agreeing, grade, repetition
+from jarvis_mpi.study.scorer import Scorer, encoded
+from jarvis_mpi.study.scorer import nats as nats_of
+from jarvis_mpi.study.tasks import Question, questions, wilson
 
 __all__ = ["small"]  # a fixture
 
@@ -40,20 +40,20 @@ __all__ = ["small"]  # a fixture
 )))  # fmt: skip
 def test_every_case_runs_its_own_layers_in_order(drawn):
     depth, cases = drawn
-    walked = dict(skips.walk(cases, depth, 0, (), lambda layer, ran: (*ran, layer)))
+    walked = dict(skip_cases.walk(cases, depth, 0, (), lambda layer, ran: (*ran, layer)))
     assert walked == {case: tuple(layer for layer in range(depth) if layer not in case) for case in cases}
 
 
 @pytest.mark.parametrize("depth", [18, 30])
 def test_all_pairs_cost_what_can_be_reckoned(depth):
     """Behind both holes each pair is alone: C(depth, 3) passes; one hole passed: C(depth, 2); none: depth - 2."""
-    shared, alone = skips.passes(skips.pairs(depth), depth)
+    shared, alone = skip_cases.passes(skip_cases.pairs(depth), depth)
     assert shared == math.comb(depth, 3) + math.comb(depth - 1, 2) + depth - 2
     assert alone == math.comb(depth, 2) * (depth - 2)
 
 
 def test_cases_are_named_and_each_is_there_once():
-    cases = skips.named("singles,pairs,blocks-3,0+2+5", 6)
+    cases = skip_cases.named("singles,pairs,blocks-3,0+2+5", 6)
     assert cases[0] == frozenset()
     assert len(cases) == len(set(cases)) == 1 + 6 + 15 + 4 + 1
     assert {study_file.written(case) for case in cases if len(case) == 3} == {
@@ -76,7 +76,7 @@ def test_cases_are_named_and_each_is_there_once():
         "-1",
     ):
         with pytest.raises(Unservable, match="--cases holds"):
-            skips.named(wrong, 6)
+            skip_cases.named(wrong, 6)
 
 
 def command(model, log, *words: str, ranks: int = 1) -> list[str]:
@@ -164,7 +164,7 @@ def test_each_case_alone_has_the_same_numbers_bit_for_bit(small):
     windows = [[7, *range(40, 71)]]
     scorer = Scorer(small, torch.float32, windows)
     shared = dict(pair for first in range(7) for pair in scorer.windows_nats(
-        0, first, [case for case in skips.named("pairs", 6) if study_file.first_of(case, 6) == first]))  # fmt: skip
+        0, first, [case for case in skip_cases.named("pairs", 6) if study_file.first_of(case, 6) == first]))  # fmt: skip
     for pair in combinations(range(6), 2):
         body = scorer.head.embed(windows[0], 0)
         for layer in set(range(6)) - set(pair):
@@ -258,7 +258,7 @@ def test_choices_cost_what_transformers_says_they_do(small, asked):
     ):
         for question in questions(words):
             cut = encoded(text, question)
-            cases = skips.named("0+2,1", 6)
+            cases = skip_cases.named("0+2,1", 6)
             found = dict(scorer.choices_nats(cut, cases))
             assert set(found) == set(cases)
             for ids, told in zip(cut.ids, found[frozenset()], strict=True):

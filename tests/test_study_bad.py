@@ -8,9 +8,10 @@ import pytest
 import texts
 import tiny
 
-from jarvis_mpi import fit_draft, fit_patches, study, tasks
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.study import fit_draft, fit_patches, tasks
+from jarvis_mpi.study.command import command
 
 CONTEXT = 128
 GOOD = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "s"}
@@ -30,7 +31,7 @@ def studied(model, tmp_path, capsys):
     def run(*words, log=tmp_path / "study.h5"):
         some = ["--model", str(model), "--cases", "1", "--log", str(log), "--tokens", "60"]
         try:
-            status = study.main([*some, *map(str, words)])
+            status = command.main([*some, *map(str, words)])
         except SystemExit as error:
             status = error.code
         return status, capsys.readouterr().err, log

@@ -14,7 +14,7 @@ from rich.table import Table
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import cli, skips
+from jarvis_mpi import cli
 from jarvis_mpi.common import interpreter, variables
 from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable
@@ -22,6 +22,7 @@ from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.model import checkpoint, trial
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.setup import switched_on
+from jarvis_mpi.study import skip_cases
 
 ROOT = Path(__file__).parent.parent
 LATIN = os.fsdecode(b"m\xfcller")
@@ -174,11 +175,11 @@ def test_a_folder_for_temporary_files_whose_name_is_not_utf_8_is_named(small, tm
 
 
 def test_blocks_are_those_that_a_model_has():
-    assert skips.named("blocks-8", 6) == skips.named("blocks-5", 6)
-    assert all(len(case) < 6 for case in skips.named("singles,pairs,blocks-8", 6))
+    assert skip_cases.named("blocks-8", 6) == skip_cases.named("blocks-5", 6)
+    assert all(len(case) < 6 for case in skip_cases.named("singles,pairs,blocks-8", 6))
     for wrong in ("blocks-0", "blocks-", "blocks-x", "0+1+2+3+4+5", "6"):
         with pytest.raises(Unservable, match="--cases holds"):
-            skips.named(wrong, 6)
+            skip_cases.named(wrong, 6)
 
 
 def test_a_machine_without_ssh_is_told_what_to_do():

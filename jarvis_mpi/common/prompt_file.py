@@ -12,7 +12,7 @@ from .settings import is_utf8
 
 if TYPE_CHECKING:
     from ..model.tokenizer import Text
-    from ..tool import Refuse
+    from ..study.tool import Refuse
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import skips
-from .common.layers import Case
+from ..common.layers import Case
+from . import skip_cases
 from .tasks import Question
 
 if TYPE_CHECKING:
-    from .model.head import Head
-    from .model.tokenizer import Text
+    from ..model.head import Head
+    from ..model.tokenizer import Text
 
 ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
 SHARED, OWN = 0, 1  # sequences: what all choices begin with, and the rest of one
@@ -47,9 +47,9 @@ class Scorer:
     def __init__(
         self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = (), weights: str = "auto"
     ):
-        from .model.family import load_config
-        from .model.head import Head
-        from .model.stage import Stage
+        from ..model.family import load_config
+        from ..model.head import Head
+        from ..model.stage import Stage
 
         self.depth = load_config(folder).num_hidden_layers
         self.head = Head(folder, dtype, weights)
@@ -75,7 +75,7 @@ class Scorer:
         """Summed nats of the window's tokens after the first, of cases that all have `first` as their first hole."""
         if window != self.window:
             self.window, self.before = window, self.states_of(self.windows[window])
-        for case, body in skips.walk(cases, self.depth, first, self.before[first], self.run):
+        for case, body in skip_cases.walk(cases, self.depth, first, self.before[first], self.run):
             yield case, nats(self.head, body, self.windows[window])
 
     def choices_nats(
@@ -86,7 +86,7 @@ class Scorer:
         tails = [ids[shared:-1] for ids in question.ids]
         first = [self.head.embed(question.ids[0][:shared], 0)]
         first += [self.head.embed(tail, shared) if tail else b"" for tail in tails]
-        for case, (before, *after) in skips.walk(cases, self.depth, 0, first, self.run_choices):
+        for case, (before, *after) in skip_cases.walk(cases, self.depth, 0, first, self.run_choices):
             yield case, self.of_choices(question, before, after)
 
     def answer(

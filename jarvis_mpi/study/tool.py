@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .common import variables
-from .common.errors import Unservable
-from .common.options import Parser
-from .common.settings import flag, is_utf8, refuse_beyond
+from ..common import variables
+from ..common.errors import Unservable
+from ..common.options import Parser
+from ..common.settings import flag, is_utf8, refuse_beyond
 
 USAGE = 2  # exit status
 LONGEST = 300  # characters of what is said
@@ -30,7 +30,7 @@ def options(
     made: ToolParser, words: Sequence[str], limits: Mapping[str, tuple[float, float | None]]
 ) -> argparse.Namespace:
     """Raises SystemExit: behind a sentence, or behind --help."""
-    from .cli import complains
+    from ..cli import complains
 
     try:
         speaks = complains()

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .common.boundary import guarded
-from .common.cache_folder import Say
+from ..common.boundary import guarded
+from ..common.cache_folder import Say
 
 if TYPE_CHECKING:
-    from .model.tokenizer import Text
+    from ..model.tokenizer import Text
 
 
 def windows_of(

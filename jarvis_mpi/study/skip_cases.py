@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import TypeVar
 
-from .common.errors import Unservable
-from .common.layers import Case
-from .record.study_file import WHOLE
+from ..common.errors import Unservable
+from ..common.layers import Case
+from ..record.study_file import WHOLE
 
 State = TypeVar("State")
 MOST_DIGITS = 9

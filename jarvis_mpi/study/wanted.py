@@ -6,19 +6,19 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import skips, tasks
-from .common import prompt_file as prompts
-from .common.cache_folder import Say
-from .common.errors import Unservable
-from .common.given_file import text_of
-from .common.layers import Case
-from .prose import prose, token_entropy, windows_of
-from .record.study_file import Item
+from ..common import prompt_file as prompts
+from ..common.cache_folder import Say
+from ..common.errors import Unservable
+from ..common.given_file import text_of
+from ..common.layers import Case
+from ..record.study_file import Item
+from . import skip_cases, tasks
+from .corpus import prose, token_entropy, windows_of
 from .scorer import Encoded, encoded
 from .tool import Refuse
 
 if TYPE_CHECKING:
-    from .model.tokenizer import Text
+    from ..model.tokenizer import Text
 
 WINDOW = 512  # tokens, each from position 0
 CALIBRATION = 512  # tokens behind the text's, for rankings.py
@@ -44,9 +44,9 @@ def wanted_of(
 
     `left_out` is given what cannot be scored beside what can.
     """
-    from .model.family import context_of
+    from ..model.family import context_of
 
-    context, cases = context_of(config), skips.named(asked.cases, config.num_hidden_layers)
+    context, cases = context_of(config), skip_cases.named(asked.cases, config.num_hidden_layers)
     words = [word for word in asked.tasks.split(",") if word not in ("text", "none")]
     window = window_of(asked, text, context)
     prose_text = text_of("--text", asked.text) if asked.text else prose()

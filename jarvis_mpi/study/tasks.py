@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..record.study_file import NAME_BYTES
 from . import task_file
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .record.study_file import NAME_BYTES
 from .task_file import LETTERS, Row
 from .tool import Refuse
 

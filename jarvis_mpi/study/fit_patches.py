@@ -17,17 +17,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.given_file import text_of
-from .common.layers import END_USER, Block, is_whole, layers, named
-from .common.settings import DEFAULT_MODEL
-from .model import checkpoint, patch
-from .protocol import placement as blocks
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.given_file import text_of
+from ..common.layers import END_USER, Block, is_whole, layers, named
+from ..common.settings import DEFAULT_MODEL
+from ..model import checkpoint, patch
+from ..protocol import placement as blocks
 from .tool import ToolParser, options, refuse_place, use_threads
 
 if TYPE_CHECKING:
-    from .fit import Fit, Lesson, Sums, Whole
+    from .patch_fitting import Fit, Lesson, Sums
+    from .whole_model import Whole
 
 WINDOW = 256  # tokens at the most, each from position 0
 CHOOSING = 6  # windows to choose by
@@ -72,19 +73,19 @@ class Fitting:
     def __init__(
         self, whole: "Whole", train: Any, choose: Any, holes: Sequence[Block], lessons: int, tick: Any
     ):
-        from . import fit
+        from . import patch_fitting
 
         self.whole, self.choose, self.tick = whole, choose, tick
         self.starts = sorted({hole.start for hole in holes})
         at = sorted({end for hole in holes for end in (hole.start, hole.stop)})
         pairs = {pair for hole in holes for pair in ((hole.start, hole.stop),)} | {(end, end) for end in at}
-        self.sums: Sums = fit.Sums()
+        self.sums: Sums = patch_fitting.Sums()
         x: dict[int, list[Any]] = {start: [] for start in self.starts}
         finals: list[Any] = []
-        for ids in train.split(fit.AT_ONCE):
+        for ids in train.split(patch_fitting.AT_ONCE):
             seen, final = whole.states(ids, at)
             self.sums.add(seen, pairs)
-            if len(finals) * fit.AT_ONCE < lessons:
+            if len(finals) * patch_fitting.AT_ONCE < lessons:
                 finals.append(final)
                 for start in self.starts:
                     x[start].append(seen[start])
@@ -106,20 +107,20 @@ class Fitting:
     def lesson(self, hole: Block) -> "Lesson":
         import torch
 
-        from . import fit
+        from . import patch_fitting
 
         finals = torch.cat(self.finals)
         if self.likely is None:
-            self.likely = fit.likely(self.whole, finals)
-        return fit.Lesson(torch.cat(self.x[hole.start]), finals, self.likely)
+            self.likely = patch_fitting.likely(self.whole, finals)
+        return patch_fitting.Lesson(torch.cat(self.x[hole.start]), finals, self.likely)
 
     def fitted(self, hole: Block, rank: int, steps: int, rate: float) -> "tuple[patch.Patch | None, dict]":
         """The best of all that is tried, and what the file says of it."""
-        from . import fit
+        from . import patch_fitting
 
         begun = time.monotonic()
         skipped = self.loss(hole)
-        units, full = fit.least_squares(self.sums, hole.start, hole.stop, rank)
+        units, full = patch_fitting.least_squares(self.sums, hole.start, hole.stop, rank)
         tried = []
         for by in SHRINK:
             made = full.scaled(by).patch(units, by)
@@ -135,7 +136,9 @@ class Fitting:
                     made = now.patch(units)
                     tried.append((self.loss(hole, made), f"distilled {step} steps", made, 1.0))
 
-            fit.distil(self.whole, self.lesson(hole), units, full.scaled(by), hole.stop, steps, rate, each)
+            patch_fitting.distil(
+                self.whole, self.lesson(hole), units, full.scaled(by), hole.stop, steps, rate, each
+            )
             best = min(tried, key=lambda each: each[0])
         self.tick(1)
         better = best[0] < skipped
@@ -166,8 +169,8 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     """-> windows to fit by and windows to choose by, [W, tokens] each. Raises Unservable."""
     import torch
 
-    from .model.family import context_of, load_config
-    from .model.tokenizer import Text
+    from ..model.family import context_of, load_config
+    from ..model.tokenizer import Text
 
     config = load_config(folder)
     text, size = Text(folder, config.vocab_size), min(WINDOW, context_of(config))
@@ -189,10 +192,10 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
 
 def fit_all(asked: argparse.Namespace) -> None:
     """Raises Unservable."""
-    from .common.messages import say
-    from .common.progress_bar import bar
-    from .model import trial
-    from .model.family import load_config, quiet
+    from ..common.messages import say
+    from ..common.progress_bar import bar
+    from ..model import trial
+    from ..model.family import load_config, quiet
 
     quiet()
     folder = checkpoint.locate(asked.model, say, whole=True)
@@ -202,16 +205,18 @@ def fit_all(asked: argparse.Namespace) -> None:
     refuse_place("--out", asked.out)
     import torch
 
-    from . import fit
+    from . import patch_fitting, whole_model
 
     use_threads(asked.threads)
     train, choose = cut(asked, folder)
     with guarded(f"--out {asked.out} cannot be written"):
         asked.out.parent.mkdir(parents=True, exist_ok=True)
-    whole = fit.Whole(folder, torch.float32)
+    whole = whole_model.Whole(folder, torch.float32)
     unions = [range(a.start, b.stop) for a, b in neighbours]
     with bar(len(train), "text, windows") as tick:
-        fitting = Fitting(whole, train, choose, [*singles, *unions], asked.steps * fit.AT_ONCE, tick)
+        fitting = Fitting(
+            whole, train, choose, [*singles, *unions], asked.steps * patch_fitting.AT_ONCE, tick
+        )
     made: dict[Block, patch.Patch] = {}
     told: dict[Block, dict[str, Any]] = {}
     fingerprint = checkpoint.fingerprint(folder)

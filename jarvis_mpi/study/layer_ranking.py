@@ -8,7 +8,7 @@
 
 from typing import Any, NamedTuple
 
-from . import skips
+from . import skip_cases
 from .scorer import ROWS, Scorer
 
 MOST = 8  # layers at a time
@@ -26,7 +26,7 @@ class Rankings(NamedTuple):
 def rank(scorer: Scorer, ids: list[int]) -> Rankings:
     import torch
 
-    from .model.activations import from_bytes
+    from ..model.activations import from_bytes
 
     states = scorer.states_of(ids)
     held = [from_bytes(state, scorer.head.width, scorer.head.dtype)[0].float() for state in states]
@@ -45,7 +45,7 @@ def rank(scorer: Scorer, ids: list[int]) -> Rankings:
     without = [
         (case, body)
         for layer in range(depth)
-        for case, body in skips.walk([frozenset([layer])], depth, layer, states[layer], scorer.run)
+        for case, body in skip_cases.walk([frozenset([layer])], depth, layer, states[layer], scorer.run)
     ]
     for first in range(0, len(ids), ROWS):
         end = min(first + ROWS, len(ids))

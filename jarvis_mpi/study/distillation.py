@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from .model.family import context_of, cut_config, decoder_layers, load_config, of_block
-from .model.head import logits
-from .model.tokenizer import Text
+from ..model.family import context_of, cut_config, decoder_layers, load_config, of_block
+from ..model.head import logits
+from ..model.tokenizer import Text
 
 AT_ONCE = 128  # answers that are written side by side
 BATCH_TOKENS = 2048  # of a step of learning, padding included

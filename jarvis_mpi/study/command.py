@@ -10,129 +10,34 @@ python analysis/skip_map.py and analysis/skip_tasks.py draw it.
 """
 
 import argparse
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import skips, tasks
-from .common import variables
-from .common.cache_folder import Say
-from .common.errors import Unservable
-from .common.layers import Case
-from .common.settings import DEFAULT_MODEL, DTYPES
-from .model import checkpoint
-from .protocol.link import Link, Lost, Silence
-from .protocol.wire import Kind as MessageKind
-from .protocol.wire import Message, note, read_note
-from .record import study_file
-from .record.study_file import Kind, StudyFile, Unit
+from ..common import variables
+from ..common.cache_folder import Say
+from ..common.errors import Unservable
+from ..common.settings import DEFAULT_MODEL, DTYPES
+from ..model import checkpoint
+from ..net.launcher import connected, size_told
+from ..protocol.link import Lost, Silence
+from ..record.study_file import StudyFile
+from . import skip_cases, tasks
+from .distribute import follow, lead
 from .scorer import Scorer
 from .tool import LeftOut, ToolParser, options, use_threads
-from .wanted import WINDOW, Wanted, wanted_of
+from .wanted import WINDOW, wanted_of
+from .work import Worker
 
 if TYPE_CHECKING:
-    from .model.tokenizer import Text
-    from .net.mpi_link import MpiLink
+    from ..net.mpi_link import MpiLink
 
-UNIT_S = 3600.0  # the longest for one
 LIMITS = {
     "tokens": (2, None), "window": (2, None), "shots": (0, None), "limit": (0, None), "answer_tokens": (1, None),
     "threads": (1, None),
 }  # fmt: skip
-
-
-class Worker:
-    """Does a unit. What comes out can be told as JSON."""
-
-    def __init__(self, scorer: Scorer, text: "Text", wanted: Wanted):
-        self.scorer, self.text, self.wanted = scorer, text, wanted
-
-    def do(self, unit: Unit) -> Any:
-        wanted, scorer = self.wanted, self.scorer
-        if unit.kind == Kind.RANK:
-            from .rankings import rank
-
-            return rank(scorer, wanted.calibration)._asdict()
-        if unit.kind == Kind.ANSWER:
-            return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
-        if unit.kind == Kind.TEXT:
-            cases = [case for case in wanted.cases if study_file.first_of(case, scorer.depth) == unit.at]
-            told = scorer.windows_nats(unit.number, unit.at, cases)
-            return [[sorted(case), [nats]] for case, nats in told]
-        of_choices = scorer.choices_nats(wanted.questions[unit.number], wanted.cases)
-        return [[sorted(case), list(nats)] for case, nats in of_choices]
-
-    def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
-        """Greedy, and what a token of it costs the whole model; see grades.py."""
-        scorer = self.scorer
-        stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
-
-        def through(body: bytes, start: int) -> bytes:
-            for stage in stages:
-                body = stage.run(body, start)
-            return body
-
-        most = min(self.wanted.answer_tokens, self.wanted.context - len(prompt))
-        said, told = scorer.answer(prompt, through, most, self.text.end_ids)
-        words = self.text.decode(said)
-        return {"ids": said, "text": words, "nats": told}
-
-
-def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
-    """Rank 0: hand out what is left, write what comes. Alone it does all itself."""
-    from .common.progress_bar import bar
-
-    units = file.left()
-    with bar(len(units), "units") as tick:
-        if worker:
-            for unit in units:
-                file.write(unit, worker.do(unit))
-                tick(1)
-            return
-        assert link
-        waiting, idle, busy = units[::-1], list(range(1, link.size)), dict[int, Unit]()
-        while waiting or busy:
-            while waiting and idle:
-                busy[node := idle.pop()] = waiting.pop()
-                with contextlib.suppress(Lost):  # as the next message's wait will tell
-                    link.send(node, note(unit=list(busy[node])).pack())
-            try:
-                said = read_note(Message.unpack(link.receive(UNIT_S)))
-            except Lost as lost:
-                for node in set(lost.nodes) & busy.keys():  # another does its work
-                    waiting.append(busy.pop(node))
-                idle = [node for node in idle if node not in lost.nodes]
-                if not idle and not busy:
-                    raise Unservable("no worker is left: the same command goes on from the file") from None
-                continue
-            except Silence:
-                raise Unservable(
-                    f"no worker has answered for {UNIT_S:g} s: the same command goes on from the file"
-                ) from None
-            file.write(busy.pop(said["node"]), said["came"])
-            idle.append(said["node"])
-            tick(1)
-        for node in idle:
-            with contextlib.suppress(Lost):
-                link.send(node, Message(MessageKind.GOODBYE).pack())
-        link.flush(5.0)
-
-
-def follow(link: Link, worker: Worker) -> None:
-    """Ranks 1..N. Raises Silence or Lost."""
-    while True:
-        try:
-            message = Message.unpack(link.receive(UNIT_S))
-        except Lost as lost:
-            if 0 in lost.nodes:
-                raise
-            continue
-        if message.kind is MessageKind.GOODBYE:
-            return
-        link.send(0, note(node=link.me, came=worker.do(Unit(*read_note(message)["unit"]))).pack())
 
 
 def parser() -> ToolParser:
@@ -190,7 +95,7 @@ def parser() -> ToolParser:
 
 def main(words: Sequence[str]) -> int:
     asked = options(parser(), words, LIMITS)
-    from .common.messages import say
+    from ..common.messages import say
 
     try:
         link = connected() if size_told() > 1 else None
@@ -220,17 +125,17 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
     """All that one rank does. Raises Unservable, OSError, Lost or Silence."""
     me = link.me if link else 0
     folder = checkpoint.locate(asked.model, speak, whole=True)
-    from .model.light_imports import light_imports
+    from ..model.light_imports import light_imports
 
     with light_imports():
-        from .model import trial
-        from .model.family import dtype_of, import_family, load_config, quiet, read_config
+        from ..model import trial
+        from ..model.family import dtype_of, import_family, load_config, quiet, read_config
 
         quiet()
         import_family(read_config(folder))
     trial.check(folder, speak)
     config = load_config(folder)
-    from .model.tokenizer import Text
+    from ..model.tokenizer import Text
 
     use_threads(asked.threads)
     text, dtype = Text(folder, config.vocab_size), dtype_of(config, asked.dtype)
@@ -244,7 +149,7 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
             "depth": config.num_hidden_layers,
         }  # fmt: skip
         file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)
-        shared, alone = skips.passes(wanted.cases, config.num_hidden_layers)
+        shared, alone = skip_cases.passes(wanted.cases, config.num_hidden_layers)
         speak(
             f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
         )
@@ -263,15 +168,3 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
     speak(
         f"{asked.log} is whole{without}: {took_s:.0f} s in this start; python analysis/{draws}.py {asked.log} draws it"
     )
-
-
-def connected() -> "MpiLink":
-    from .cli import launch_rank
-    from .net import mpi_link
-
-    return mpi_link.MpiLink(120.0, launch_rank() == 0)
-
-
-def size_told() -> int:
-    """How many ranks the launcher started. Raises variables.Wrong."""
-    return variables.number(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .common import prompt_file
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.settings import DEFAULT_MODEL
-from .model import checkpoint
+from ..common import prompt_file
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.settings import DEFAULT_MODEL
+from ..model import checkpoint
 from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 
 LIMITS = {
@@ -66,11 +66,11 @@ def taken(depth: int, count: int) -> list[int]:
 
 def fit(asked: argparse.Namespace) -> int:
     """-> how many prompts were left out. Raises Unservable."""
-    from .common.messages import say
-    from .common.progress_bar import bar
-    from .model import trial
-    from .model.family import context_of, load_config, quiet
-    from .model.tokenizer import Text
+    from ..common.messages import say
+    from ..common.progress_bar import bar
+    from ..model import trial
+    from ..model.family import context_of, load_config, quiet
+    from ..model.tokenizer import Text
 
     quiet()
     folder = checkpoint.locate(asked.model, say, whole=True)
@@ -92,26 +92,26 @@ def fit(asked: argparse.Namespace) -> int:
         )
     import torch
 
-    from . import distil
-    from .fit import read
+    from . import distillation
+    from .whole_model import read
 
     use_threads(asked.threads)
     teacher = read(folder, torch.float32)
     with bar(len(questions), "answers") as tick:
-        lessons = distil.answers(teacher, text, questions, asked.answer_tokens, tick)
+        lessons = distillation.answers(teacher, text, questions, asked.answer_tokens, tick)
     apart = [lesson for at, lesson in enumerate(lessons) if at % ASKED_APART == 0]
     lessons = [lesson for at, lesson in enumerate(lessons) if at % ASKED_APART]
     say(f"{sum(len(lesson.ids) - lesson.begin for lesson in lessons)} tokens to learn from")
-    pupil = distil.some_layers(teacher, folder, taken(depth, count))
-    say(f"guesses that are right before it has learnt: {distil.right(pupil, apart):.0%}")
+    pupil = distillation.some_layers(teacher, folder, taken(depth, count))
+    say(f"guesses that are right before it has learnt: {distillation.right(pupil, apart):.0%}")
 
     def each(number: int) -> None:
         keep(pupil, folder, asked.out)
         asked.is_written = True
-        say(f"after pass {number} of {asked.passes}: {distil.right(pupil, apart):.0%}")
+        say(f"after pass {number} of {asked.passes}: {distillation.right(pupil, apart):.0%}")
 
     with bar(asked.passes * len(lessons), "learning") as tick:
-        distil.learn(pupil, teacher, lessons, asked.passes, asked.rate, tick, each)
+        distillation.learn(pupil, teacher, lessons, asked.passes, asked.rate, tick, each)
     without = f", without {left_out.count} of --prompts (see above)" if left_out.count else ""
     say(f"{asked.out}: {count} of {depth} layers{without}; run with --draft {asked.out}")
     return left_out.count

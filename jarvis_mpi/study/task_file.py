@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .common import json_form
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.given_file import MARK, data_of, text_of
-from .common.settings import is_utf8
+from ..common import json_form
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.given_file import MARK, data_of, text_of
+from ..common.settings import is_utf8
 
 LETTERS = "ABCD"
 MOST_CHOICES = 32767  # as the study's file numbers them

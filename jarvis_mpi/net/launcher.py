@@ -1,0 +1,25 @@
+"""What the launcher tells a process of itself before MPI is started."""
+
+from typing import TYPE_CHECKING
+
+from ..common import variables
+
+if TYPE_CHECKING:
+    from .mpi_link import MpiLink
+
+
+def launch_rank() -> int:
+    """This process's rank, as the launcher tells it before MPI is started; 0 without a launcher. Raises variables.Wrong."""
+    return variables.number(("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"), 0)
+
+
+def size_told() -> int:
+    """How many ranks the launcher started. Raises variables.Wrong."""
+    return variables.number(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1)
+
+
+def connected() -> "MpiLink":
+    pass
+    from . import mpi_link
+
+    return mpi_link.MpiLink(120.0, launch_rank() == 0)

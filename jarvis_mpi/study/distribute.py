@@ -1,0 +1,66 @@
+"""Rank 0 hands units out, the others work on them."""
+
+import contextlib
+
+from ..common.errors import Unservable
+from ..protocol.link import Link, Lost, Silence
+from ..protocol.wire import Kind as MessageKind
+from ..protocol.wire import Message, note, read_note
+from ..record.study_file import StudyFile, Unit
+from .work import Worker
+
+UNIT_S = 3600.0  # the longest for one
+
+
+def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
+    """Rank 0: hand out what is left, write what comes. Alone it does all itself."""
+    from ..common.progress_bar import bar
+
+    units = file.left()
+    with bar(len(units), "units") as tick:
+        if worker:
+            for unit in units:
+                file.write(unit, worker.do(unit))
+                tick(1)
+            return
+        assert link
+        waiting, idle, busy = units[::-1], list(range(1, link.size)), dict[int, Unit]()
+        while waiting or busy:
+            while waiting and idle:
+                busy[node := idle.pop()] = waiting.pop()
+                with contextlib.suppress(Lost):  # as the next message's wait will tell
+                    link.send(node, note(unit=list(busy[node])).pack())
+            try:
+                said = read_note(Message.unpack(link.receive(UNIT_S)))
+            except Lost as lost:
+                for node in set(lost.nodes) & busy.keys():  # another does its work
+                    waiting.append(busy.pop(node))
+                idle = [node for node in idle if node not in lost.nodes]
+                if not idle and not busy:
+                    raise Unservable("no worker is left: the same command goes on from the file") from None
+                continue
+            except Silence:
+                raise Unservable(
+                    f"no worker has answered for {UNIT_S:g} s: the same command goes on from the file"
+                ) from None
+            file.write(busy.pop(said["node"]), said["came"])
+            idle.append(said["node"])
+            tick(1)
+        for node in idle:
+            with contextlib.suppress(Lost):
+                link.send(node, Message(MessageKind.GOODBYE).pack())
+        link.flush(5.0)
+
+
+def follow(link: Link, worker: Worker) -> None:
+    """Ranks 1..N. Raises Silence or Lost."""
+    while True:
+        try:
+            message = Message.unpack(link.receive(UNIT_S))
+        except Lost as lost:
+            if 0 in lost.nodes:
+                raise
+            continue
+        if message.kind is MessageKind.GOODBYE:
+            return
+        link.send(0, note(node=link.me, came=worker.do(Unit(*read_note(message)["unit"]))).pack())

@@ -1,0 +1,50 @@
+"""One rank's work on a study."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..common.layers import Case
+from ..record import study_file
+from ..record.study_file import Kind, Unit
+from .scorer import Scorer
+from .wanted import Wanted
+
+if TYPE_CHECKING:
+    from ..model.tokenizer import Text
+
+
+class Worker:
+    """Does a unit. What comes out can be told as JSON."""
+
+    def __init__(self, scorer: Scorer, text: "Text", wanted: Wanted):
+        self.scorer, self.text, self.wanted = scorer, text, wanted
+
+    def do(self, unit: Unit) -> Any:
+        wanted, scorer = self.wanted, self.scorer
+        if unit.kind == Kind.RANK:
+            from .layer_ranking import rank
+
+            return rank(scorer, wanted.calibration)._asdict()
+        if unit.kind == Kind.ANSWER:
+            return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
+        if unit.kind == Kind.TEXT:
+            cases = [case for case in wanted.cases if study_file.first_of(case, scorer.depth) == unit.at]
+            told = scorer.windows_nats(unit.number, unit.at, cases)
+            return [[sorted(case), [nats]] for case, nats in told]
+        of_choices = scorer.choices_nats(wanted.questions[unit.number], wanted.cases)
+        return [[sorted(case), list(nats)] for case, nats in of_choices]
+
+    def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
+        """Greedy, and what a token of it costs the whole model; see grades.py."""
+        scorer = self.scorer
+        stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
+
+        def through(body: bytes, start: int) -> bytes:
+            for stage in stages:
+                body = stage.run(body, start)
+            return body
+
+        most = min(self.wanted.answer_tokens, self.wanted.context - len(prompt))
+        said, told = scorer.answer(prompt, through, most, self.text.end_ids)
+        words = self.text.decode(said)
+        return {"ids": said, "text": words, "nats": told}
