@@ -56,7 +56,7 @@ matrix: .venv/ready
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt jarvis_mpi/setup.py
+.venv/ready: pyproject.toml constraints.txt jarvis_mpi/testbed/setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jarvis_mpi needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv || { echo "cannot make .venv: apt-get install python3-venv"; exit 1; }
 	python -m pip install --quiet --constraint constraints.txt --editable .

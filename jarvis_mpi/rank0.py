@@ -27,6 +27,7 @@ from .laps import Laps
 from .model import checkpoint, generation_config, patch
 from .model.tried_releases import untried
 from .net.handshake import Roll, hello
+from .net.mpi_parameters import machines_without_daemon_at_home, without_fault_tolerance
 from .net.plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
 from .net.shutdown import end_processes, part, release
 from .net.vitals import looking
@@ -43,7 +44,6 @@ from .protocol.prompt_lookup import Lookup
 from .protocol.request import WORTHWHILE_ROWS, pieces
 from .protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
 from .roles import PARTING_S, copy_loader, journalled
-from .setup import machines_without_daemon_at_home, without_fault_tolerance
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -60,8 +60,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     from . import resume
     from .answers import Answers
     from .common.new_file import check_path, claim
-    from .doctor_file import links_in
     from .places import new_log
+    from .record.links_file import links_in
     from .record.writer import Record
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())

@@ -9,8 +9,10 @@ import pytest
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import __version__, deliver, doctor, doctor_file, host_answers
+from jarvis_mpi import __version__
 from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.record import links_file
+from jarvis_mpi.testbed import doctor, probe, stage_model
 
 RUN = """#!/bin/bash
 echo "Welcome [/b] to this host"; echo '[1, 2]'; echo '"x"'
@@ -80,7 +82,7 @@ def test_what_a_shell_says_around_an_answer_is_passed_over(hosts, as_ssh, small,
     out = capsys.readouterr().out
     assert out.endswith("nothing to mend\n")
     assert out.splitlines()[2].startswith(FAR)
-    assert deliver.main(words) == 0
+    assert stage_model.main(words) == 0
     assert capsys.readouterr().out == f"{FAR} has the whole model\n"
 
 
@@ -97,7 +99,7 @@ def test_what_a_shell_says_around_an_answer_is_passed_over(hosts, as_ssh, small,
 )  # fmt: skip
 def test_stage_model_says_what_a_host_does_not_do(script, sentence, hosts, as_ssh, small, capsys):  # noqa: F811
     as_ssh(script.replace("cat > /dev/null; ", "read -r wanted; "))
-    assert deliver.main(["--hostfile", str(hosts), "--model", str(small)]) == 1
+    assert stage_model.main(["--hostfile", str(hosts), "--model", str(small)]) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith(sentence or FAR)
@@ -132,7 +134,7 @@ def test_an_option_that_is_wrong_or_idle_is_refused(words, sentence, hosts, smal
      ("--hostfile {hosts} --copies -1", "--copies is -1"), ("--hostfile {hosts} --copie 1", "unrecognized arguments")],
 )  # fmt: skip
 def test_stage_models_options_have_a_runs_limits(words, sentence, hosts, capsys):
-    assert deliver.main(words.format(hosts=hosts).split()) == 1
+    assert stage_model.main(words.format(hosts=hosts).split()) == 1
     assert capsys.readouterr().err.startswith(sentence)
 
 
@@ -140,15 +142,15 @@ def test_stage_models_options_have_a_runs_limits(words, sentence, hosts, capsys)
 
 
 def written(path: Path, before=None) -> None:
-    doctor_file.write(path, ["a", "b"], {"a": {"host": "a"}, "b": {"host": "b"}}, [(0, 1, 0.1, 9.0)], before)
+    links_file.write(path, ["a", "b"], {"a": {"host": "a"}, "b": {"host": "b"}}, [(0, 1, 0.1, 9.0)], before)
 
 
 def test_only_what_a_doctor_wrote_is_replaced(tmp_path):
     path = tmp_path / "doctor.h5"
-    assert doctor_file.usable(path) is None
+    assert links_file.usable(path) is None
     written(path)
-    written(path, doctor_file.usable(path))
-    assert doctor_file.links_in(path) == {frozenset("ab"): [0.1, 9.0]}
+    written(path, links_file.usable(path))
+    assert links_file.links_in(path) == {frozenset("ab"): [0.1, 9.0]}
     assert [each.name for each in tmp_path.iterdir()] == ["doctor.h5"]
 
 
@@ -172,7 +174,7 @@ def test_anything_else_stays_as_it_is(kind, tmp_path, hosts, capsys):
 
 def test_what_was_written_meanwhile_stays(tmp_path):
     path = tmp_path / "doctor.h5"
-    before = doctor_file.usable(path)
+    before = links_file.usable(path)
     path.write_text("another's")
     with pytest.raises(Unservable, match="was written by another process meanwhile: name another file"):
         written(path, before)
@@ -183,8 +185,8 @@ def test_a_file_that_cannot_be_written_is_one_of_the_lines(hosts, small, tmp_pat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(doctor_file, "image", full)
-    monkeypatch.setattr(host_answers, "answer_of", lambda host, model: 1 / 0)
+    monkeypatch.setattr(links_file, "image", full)
+    monkeypatch.setattr(probe, "answer_of", lambda host, model: 1 / 0)
     words = ["--hostfile", str(hosts), "--model", str(small), "--log", str(tmp_path / "doctor.h5")]
     assert doctor.main(words) == 1
     said = capsys.readouterr().out.splitlines()

@@ -17,12 +17,13 @@ from test_light import planted
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import doctor_model, laps, setup
+from jarvis_mpi import laps
 from jarvis_mpi.cli import COMMANDS
 from jarvis_mpi.common import cache_folder
 from jarvis_mpi.common import progress_bar as bar_module
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.model import checkpoint, download
+from jarvis_mpi.model import checkpoint, download, integrity
+from jarvis_mpi.net import mpi_parameters
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.terminal import is_own_pipe
 
@@ -333,7 +334,7 @@ def test_parameters_that_cannot_be_read_are_passed_over_as_mpi_does(kind, tmp_pa
     elif kind == "latin-1":
         (tmp_path / ".openmpi").mkdir()
         (tmp_path / ".openmpi" / "mca-params.conf").write_bytes(b"# f\xfcr\nmpi_ft_enable = 0\n")
-    assert bool(setup.without_fault_tolerance("Open MPI")) == (kind == "latin-1")
+    assert bool(mpi_parameters.without_fault_tolerance("Open MPI")) == (kind == "latin-1")
 
 
 def test_parameters_that_setup_cannot_read_are_named(tmp_path):
@@ -341,7 +342,7 @@ def test_parameters_that_setup_cannot_read_are_named(tmp_path):
     with pytest.raises(
         Unservable, match=r"openmpi-mca-params.conf cannot be read \(.*\): correct it, or use"
     ):
-        setup.write_parameters(tmp_path)
+        mpi_parameters.write_parameters(tmp_path)
     assert (tmp_path / "openmpi-mca-params.conf").read_bytes() == b"# f\xfcr\n"
 
 
@@ -356,8 +357,8 @@ def test_the_doctor_goes_on_without_a_home(small, monkeypatch, capsys):  # noqa:
     def refuse():
         raise Unservable("there is no home folder")
 
-    monkeypatch.setattr(doctor_model, "cache_folder", refuse)
-    assert doctor_model.check(str(small), 10.0) == 1
+    monkeypatch.setattr(integrity, "cache_folder", refuse)
+    assert integrity.check(str(small), 10.0) == 1
     said = capsys.readouterr().out
     assert "\nthere is no home folder\n" in said
     assert said.endswith("1 thing to mend\n")

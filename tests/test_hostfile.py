@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from jarvis_mpi import on_host
 from jarvis_mpi.common import variables
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.net import hostfile, launch_agents
+from jarvis_mpi.testbed import on_host
 
 ROOT = Path(__file__).parent.parent
 MPIRUN = ["timeout", "-k", "5", "20", "mpirun", "--do-not-launch", "--display", "map"]

@@ -14,7 +14,6 @@ from test_mpirun import mpirun, words_for
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
 
-from jarvis_mpi import doctor
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import checkpoint, trial
@@ -24,6 +23,7 @@ from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import end_ids
 from jarvis_mpi.nn.quantisation import kept
+from jarvis_mpi.testbed import doctor
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import FalconConfig, Gemma4TextConfig, XGLMConfig
 
-from jarvis_mpi import doctor_model
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.conversation import askable
-from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.model import checkpoint, integrity, trial
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
@@ -34,7 +33,7 @@ def test_masks_of_older_releases_are_not_looked_at(tmp_path):
     save_file(load_file(path) | masks | {"transformer.masked_bias": torch.tensor(float("nan"))}, path)
     Stage(folder, range(tiny.LAYERS), torch.float32).check_against_family()
     Head(folder, torch.float32)
-    assert list(doctor_model.no_numbers(folder)) == []
+    assert list(integrity.no_numbers(folder)) == []
 
 
 def test_alibi_of_falcon_is_compared_with_the_attention_that_it_uses(tmp_path):

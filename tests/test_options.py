@@ -12,10 +12,10 @@ from jarvis_mpi import resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.doctor_file import links_in
 from jarvis_mpi.model import checkpoint, gguf_header, patch, safetensors_header
 from jarvis_mpi.net.plan import idle
 from jarvis_mpi.protocol import placement
+from jarvis_mpi.record.links_file import links_in
 from jarvis_mpi.record.study_file import costs_in
 
 NAMES = (

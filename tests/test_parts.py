@@ -16,7 +16,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from jarvis_mpi import setup
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
@@ -24,6 +23,7 @@ from jarvis_mpi.model import checkpoint as names
 from jarvis_mpi.model import download
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.tokenizer import Text, end_ids
+from jarvis_mpi.net import mpi_parameters
 from jarvis_mpi.record.reader import load, mend
 
 # -- models
@@ -254,12 +254,12 @@ def test_every_token_shown_is_in_the_record_after_kill_9(tmp_path):
 def test_setup_adds_its_lines_once_and_keeps_the_users(tmp_path):
     mine = tmp_path / "openmpi-mca-params.conf"
     mine.write_text("# my lines\nmpi_ft_enable = 0\nbtl = tcp,self")
-    setup.write_parameters(tmp_path)
+    mpi_parameters.write_parameters(tmp_path)
     once = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert once[mine.name].startswith("# my lines\nmpi_ft_enable = 0\nbtl = tcp,self\n")
     assert once[mine.name].count("mpi_ft_enable") == 1
     assert "state_base_recoverable = 1" in once["prte-mca-params.conf"]
-    setup.write_parameters(tmp_path)
+    mpi_parameters.write_parameters(tmp_path)
     assert once == {path.name: path.read_text() for path in tmp_path.iterdir()}
 
 

@@ -21,8 +21,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.model import checkpoint, trial
 from jarvis_mpi.record import hdf5
-from jarvis_mpi.setup import switched_on
 from jarvis_mpi.study import skip_cases
+from jarvis_mpi.testbed.setup import switched_on
 
 ROOT = Path(__file__).parent.parent
 LATIN = os.fsdecode(b"m\xfcller")

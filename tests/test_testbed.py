@@ -14,9 +14,9 @@ import pytest
 from test_hosts import REASON
 from test_record import script
 
-from jarvis_mpi import links
 from jarvis_mpi.model import checkpoint
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.testbed import link_rates
 
 sys.path.insert(0, str(Path(__file__).parent / "hosts"))
 import hosts
@@ -205,11 +205,12 @@ def test_links_are_measured_over_a_network_in_memory():
     queues = [queue.Queue() for _ in range(3)]
     ends = [Loopback(node, queues) for node in range(3)]
     others = [
-        threading.Thread(target=links.serve, args=(end, time.perf_counter), daemon=True) for end in ends[1:]
+        threading.Thread(target=link_rates.serve, args=(end, time.perf_counter), daemon=True)
+        for end in ends[1:]
     ]
     for other in others:
         other.start()
-    found = list(links.measure(ends[0], time.perf_counter))
+    found = list(link_rates.measure(ends[0], time.perf_counter))
     for other in others:
         other.join(timeout=10)
         assert not other.is_alive()

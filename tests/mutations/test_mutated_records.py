@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
-from jarvis_mpi import doctor_file, resume
+from jarvis_mpi import resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import patch
 from jarvis_mpi.net import hostfile
-from jarvis_mpi.record import hdf5, replay, study_file
+from jarvis_mpi.record import hdf5, links_file, replay, study_file
 from jarvis_mpi.record.reader import Run, load, mend
 
 ROOT = Path(__file__).parent.parent.parent
@@ -211,13 +211,13 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path):
 
 def test_damaged_links_are_read_or_one_sentence(tmp_path):
     links = [(0, 1, 0.001, 1e5), (0, 2, float("nan"), float("nan"))]
-    doctor_file.write(tmp_path / "good.h5", ["a", "b", "c"], {name: {"host": name} for name in "abc"}, links)
+    links_file.write(tmp_path / "good.h5", ["a", "b", "c"], {name: {"host": name} for name in "abc"}, links)
     good = (tmp_path / "good.h5").read_bytes()
 
     def one(number: int) -> None:
         draw = random.Random(number)
         (tmp_path / "bad.h5").write_bytes(damaged(draw, good))
-        sentence_or(lambda: doctor_file.links_in(tmp_path / "bad.h5"))
+        sentence_or(lambda: links_file.links_in(tmp_path / "bad.h5"))
 
     survives(numbers(), one)
 

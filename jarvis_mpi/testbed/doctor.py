@@ -4,28 +4,24 @@ With --hostfile each host says by ssh what it is and has (host_answers.py); then
 Without, the model alone is checked, every byte of it: doctor_model.py.
 """
 
-import math
-import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .common.errors import Unservable
-from .common.json_form import parsed
-from .common.layers import END_USER
-from .common.options import PLAN, Parser, add_options, preparing, said_in
-from .common.settings import Settings, flag
-from .host_answers import ask_all
-from .links import Measured
-from .model import checkpoint
-from .net import hostfile
-from .protocol import placement as blocks
+from ..common.errors import Unservable
+from ..common.layers import END_USER
+from ..common.options import PLAN, Parser, add_options, preparing, said_in
+from ..common.settings import Settings, flag
+from ..model import checkpoint
+from ..net import hostfile
+from ..protocol import placement as blocks
+from ..record.links_file import Measured
+from .link_rates import measured_links, slow_links
+from .probe import ask_all
 
-LINKS_S = 300.0
 PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python benchmarks/memory.py`)
 ALSO = ("slowest_link_kbit_s", "start_timeout_s")  # of a run's options, beside PLAN
 # What is of hosts alone: where it stands when it was said, and its option.
@@ -74,52 +70,13 @@ def problems(
             yield f"{host}'s time of day is off by {off_s:+.0f} s: its logs will not fit the others' (timedatectl set-ntp true)"
 
 
-def measured_links(hosts: Sequence[str]) -> list[Measured]:
-    """Of those that answer. Raises Unservable."""
-    with tempfile.NamedTemporaryFile("w", suffix=".hostfile") as file:
-        file.write("".join(f"{host} slots=1\n" for host in hosts))
-        file.flush()
-        words = [
-            "mpirun",
-            "-hostfile",
-            file.name,
-            "-n",
-            str(len(hosts)),
-            sys.executable,
-            "-m",
-            "jarvis_mpi.links",
-        ]
-        try:
-            done = subprocess.run(
-                words, capture_output=True, text=True, timeout=LINKS_S, stdin=subprocess.DEVNULL
-            )
-            rows = parsed(done.stdout.splitlines()[-1], [[(int, float)]], "what it says")
-            return [Measured(int(a), int(b), *figures) for a, b, *figures in rows]
-        except OSError as error:
-            raise Unservable(f"links: mpirun cannot be started: {error.strerror}") from None
-        except subprocess.TimeoutExpired:
-            raise Unservable(f"links: mpirun did not end within {LINKS_S:g} s") from None
-        except (ValueError, IndexError):
-            last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-            raise Unservable(f"links: mpirun cannot start on all hosts: {last}") from None
-
-
-def slow_links(hosts: Sequence[str], links: Sequence[Measured], slowest_kbit_s: float) -> Iterator[str]:
-    for link in links:
-        name = f"the link {hosts[link.a]} - {hosts[link.b]}"
-        if math.isnan(link.kbit_s):
-            yield f"{name} carries nothing: do firewalls let MPI's ports through?"
-        elif link.kbit_s < slowest_kbit_s:
-            yield f"{name} carries {link.kbit_s / 1e3:.2f} Mbit/s: say --slowest-link-kbit-s {link.kbit_s / 2:.0f} to the run"
-
-
 def show(
     hosts: Sequence[str], said: Mapping[str, Any], needs: Mapping[str, float], links: Sequence[Measured]
 ) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from .common.console import console
+    from ..common.console import console
 
     terminal = console(sys.stdout, markup=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -181,9 +138,9 @@ def planned(
 
 def look_at_hosts(settings: Settings, path: Path, measure: str = "yes", file: Path | None = None) -> int:
     """-> exit status. Raises Unservable."""
-    from . import doctor_file
+    from ..record import links_file
 
-    before = doctor_file.usable(file) if file else None
+    before = links_file.usable(file) if file else None
     hosts = hostfile.ranks(path)
     folder = checkpoint.locate(settings.model, print, settings.start_timeout_s, whole=True)
     said = ask_all(hosts, settings.model)
@@ -205,7 +162,7 @@ def look_at_hosts(settings: Settings, path: Path, measure: str = "yes", file: Pa
     )
     if file:
         try:
-            doctor_file.write(file, answering, said, links, before)
+            links_file.write(file, answering, said, links, before)
         except Unservable as error:
             found.append(str(error))
     for line in found:
@@ -252,6 +209,6 @@ def main(words: Sequence[str]) -> int:
     except Unservable as error:
         print(error, file=sys.stderr)
         return 2
-    from .doctor_model import check
+    from ..model.integrity import check
 
     return check(settings.model, settings.start_timeout_s)

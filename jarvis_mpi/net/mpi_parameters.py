@@ -1,22 +1,16 @@
-"""python -m jarvis_mpi setup: make this Python environment ready, so that the plain mpirun line works.
-
-Writes what MPI must know into the environment's own etc/ files (nothing outside it) and fetches the
-default model.
-"""
+"""MPI's parameters, as files in the environment."""
 
 import contextlib
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .common.boundary import reason
-from .common.errors import Unservable
-from .common.layers import END_USER
-from .common.settings import DEFAULT_MODEL
-from .model import checkpoint
-from .net.handshake import Hello
+from ..common.boundary import reason
+from ..common.errors import Unservable
+from ..common.layers import END_USER
+from ..testbed.setup import switched_on
+from .handshake import Hello
 
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "openmpi-mca-params.conf": {
@@ -31,7 +25,11 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
         "rmaps_default_mapping_policy": "slot:oversubscribe",  # -n 9 without a hostfile; one with slots is kept to
     },
 }
+
+
 AGENT = Path(sys.prefix) / "bin" / "jarvis_mpi-daemon"  # daemons at home: see launch.py
+
+
 HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
 
 
@@ -53,13 +51,6 @@ def without_fault_tolerance(vendor: str) -> str:
         f"MPI's fault tolerance is off ({name}): a lost process ends the run or shows by its silence only;"
         " python -m jarvis_mpi setup switches it on"
     )
-
-
-def switched_on(said: str) -> bool:
-    """As Open MPI takes it."""
-    if re.fullmatch(r"\s*[+-]?\d+", said):
-        return bool(int(said))
-    return said.strip().lower() in ("true", "t", "yes", "y", "enabled")
 
 
 def parameter_files() -> Iterator[Path]:
@@ -103,22 +94,6 @@ def no_agent() -> str:
     if " " in str(AGENT) or ":" in str(AGENT):  # what mpirun parts words and agents by
         return f"{AGENT.parent} has a space or a colon in its path, {lost}: move the environment"
     return ""
-
-
-def main(words: Sequence[str]) -> int:
-    if words:
-        print("usage: python -m jarvis_mpi setup   (prepares this Python environment; takes no arguments)")
-        return 0 if words[0] in ("-h", "--help") else 2
-    try:
-        for path in write_parameters(Path(sys.prefix) / "etc"):
-            print(f"MPI's parameters are in {path}")
-        if warning := no_agent():
-            print(warning, file=sys.stderr)
-        print(f"the default model is in {checkpoint.locate(DEFAULT_MODEL, print)}")
-    except Unservable as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 def write_parameters(folder: Path) -> list[Path]:

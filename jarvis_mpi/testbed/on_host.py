@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from .common import variables
-from .common.errors import Unservable
+from ..common import variables
+from ..common.errors import Unservable
 
 OPTIONS = (
     "BatchMode=yes",

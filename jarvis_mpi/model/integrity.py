@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from .common import kept_folder
-from .common.boundary import guarded
-from .common.cache_folder import cache_folder, writable
-from .common.errors import Unservable
-from .model import checkpoint
-from .model.not_a_number import unsound
+from ..common import kept_folder
+from ..common.boundary import guarded
+from ..common.cache_folder import cache_folder, writable
+from ..common.errors import Unservable
+from . import checkpoint
+from .not_a_number import unsound
 
 
 def check(model: str, timeout_s: float) -> int:
@@ -59,8 +59,8 @@ def names_of_the_model(folder: Path) -> set[str] | None:
     """The tensors that the model is made of; None where that cannot be told, for another reason, which is told too."""
     from transformers import AutoModelForCausalLM
 
-    from .model.family import load_config
-    from .model.weights import empty_parameters, names_used
+    from .family import load_config
+    from .weights import empty_parameters, names_used
 
     with contextlib.suppress(Unservable), guarded(f"{folder} cannot be used"):
         with empty_parameters():
@@ -80,10 +80,10 @@ def quantised_of(folder: Path) -> Iterator[str]:
 def unreadable(folder: Path) -> Iterator[str]:
     """What stands in the way of using its config and its tokenizer."""
     tell(f"reading the config and the tokenizer of {folder}")
-    from .common.settings import Settings
-    from .model.family import load_config, quiet
-    from .model.generation_config import followed
-    from .model.tokenizer import Text
+    from ..common.settings import Settings
+    from .family import load_config, quiet
+    from .generation_config import followed
+    from .tokenizer import Text
 
     quiet()
     for read in (load_config, Text, lambda folder: followed(Settings(), folder, tell)):

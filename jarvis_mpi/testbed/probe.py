@@ -7,14 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import __version__, on_host
-from .common.boundary import guarded, reason
-from .common.errors import Unservable
-from .common.json_form import LONGEST, check
-from .common.process_identity import machine
-from .model import checkpoint
-from .net.handshake import hello
-from .setup import no_agent, without_fault_tolerance
+from .. import __version__
+from ..common.boundary import guarded, reason
+from ..common.errors import Unservable
+from ..common.json_form import LONGEST, check
+from ..common.process_identity import machine
+from ..model import checkpoint
+from ..net.handshake import hello
+from ..net.mpi_parameters import no_agent, without_fault_tolerance
+from . import on_host
 
 PROBE_S = 60.0  # for a host's answer: importing takes a while from an SD card
 NUMBER = (int, float)

@@ -1,19 +1,25 @@
-"""Round trip and rate between every two nodes: mpirun ... python -m jarvis_mpi.links
+"""Round trip and rate between every two nodes: mpirun ... python -m jarvis_mpi.testbed.link_rates
 
 One pair at a time, so that none spoils another's figures. Rank 0 prints the matrix as JSON; see doctor.py.
 """
 
 import contextlib
 import json
+import math
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
-from .protocol.link import Link, Lost, Silence
-from .protocol.wire import Kind, Message, note, read_note
+from ..common.errors import Unservable
+from ..common.json_form import parsed
+from ..protocol.link import Link, Lost, Silence
+from ..protocol.wire import Kind, Message, note, read_note
+from ..record.links_file import Measured
 
 TRIPS = 9
 BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent one after the other while each takes less than ENOUGH_S
@@ -22,15 +28,6 @@ NAN = float("nan")
 PAIR_S = 30.0  # the longest for a pair
 
 Clock = Callable[[], float]
-
-
-class Measured(NamedTuple):
-    """Of the link between two nodes; NaN where they could not reach each other."""
-
-    a: int
-    b: int
-    round_trip_s: float
-    kbit_s: float  # of one message, from `a` to `b`
 
 
 def measure(link: Link, clock: Clock) -> Iterator[Measured]:
@@ -106,11 +103,11 @@ def await_note(link: Link, timeout_s: float, clock: Clock, name: str) -> Any:
 
 
 def main() -> None:
-    from .net.launch_agents import Come
-    from .net.ssh_keepalive import hold_on, tell_home
+    from ..net.launch_agents import Come
+    from ..net.ssh_keepalive import hold_on, tell_home
 
     hold_on()
-    from .net.mpi_link import MpiLink
+    from ..net.mpi_link import MpiLink
 
     tell_home(Come.STARTING)
     link = MpiLink(60.0, True)
@@ -125,3 +122,45 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+LINKS_S = 300.0
+
+
+def measured_links(hosts: Sequence[str]) -> list[Measured]:
+    """Of those that answer. Raises Unservable."""
+    with tempfile.NamedTemporaryFile("w", suffix=".hostfile") as file:
+        file.write("".join(f"{host} slots=1\n" for host in hosts))
+        file.flush()
+        words = [
+            "mpirun",
+            "-hostfile",
+            file.name,
+            "-n",
+            str(len(hosts)),
+            sys.executable,
+            "-m",
+            "jarvis_mpi.testbed.link_rates",
+        ]
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, timeout=LINKS_S, stdin=subprocess.DEVNULL
+            )
+            rows = parsed(done.stdout.splitlines()[-1], [[(int, float)]], "what it says")
+            return [Measured(int(a), int(b), *figures) for a, b, *figures in rows]
+        except OSError as error:
+            raise Unservable(f"links: mpirun cannot be started: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise Unservable(f"links: mpirun did not end within {LINKS_S:g} s") from None
+        except (ValueError, IndexError):
+            last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+            raise Unservable(f"links: mpirun cannot start on all hosts: {last}") from None
+
+
+def slow_links(hosts: Sequence[str], links: Sequence[Measured], slowest_kbit_s: float) -> Iterator[str]:
+    for link in links:
+        name = f"the link {hosts[link.a]} - {hosts[link.b]}"
+        if math.isnan(link.kbit_s):
+            yield f"{name} carries nothing: do firewalls let MPI's ports through?"
+        elif link.kbit_s < slowest_kbit_s:
+            yield f"{name} carries {link.kbit_s / 1e3:.2f} Mbit/s: say --slowest-link-kbit-s {link.kbit_s / 2:.0f} to the run"

@@ -10,12 +10,25 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .common import new_file
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.json_form import parsed
-from .links import Measured
-from .record import hdf5
+from ..common import new_file
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.json_form import parsed
+
+pass
+from typing import NamedTuple
+
+from . import hdf5
+
+
+class Measured(NamedTuple):
+    """Of the link between two nodes; NaN where they could not reach each other."""
+
+    a: int
+    b: int
+    round_trip_s: float
+    kbit_s: float  # of one message, from `a` to `b`
+
 
 LINKS = [("a", "u2"), ("b", "u2"), ("round_trip_s", "f8"), ("kbit_s", "f8")]
 Links = dict[frozenset[str], list[float | None]]
