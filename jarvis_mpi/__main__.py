@@ -5,6 +5,6 @@ if sys.getfilesystemencoding() != "utf-8" or sys.flags.optimize > 1:
 
     start_again()
 
-from .cli import main
+from .app.cli import main
 
 main(sys.argv[1:])

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 
+from jarvis_mpi.app.fault_injection import FaultyWorker, parse
 from jarvis_mpi.common.layers import END_USER
-from jarvis_mpi.faults import FaultyWorker, parse
 from jarvis_mpi.protocol.cluster import Crew
 from jarvis_mpi.protocol.coordinator import EndUser
 from jarvis_mpi.protocol.journal import Journalled

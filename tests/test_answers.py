@@ -11,7 +11,7 @@ import pytest
 from test_mpirun import pytestmark  # noqa: F401 (no mpirun: skipped)
 from test_one_bad import folder, run  # noqa: F401 (a fixture)
 
-from jarvis_mpi import answers
+from jarvis_mpi.app import answers
 from jarvis_mpi.common.output import Unwritable, stream
 from jarvis_mpi.record.reader import load
 

@@ -11,13 +11,13 @@ import tiny
 import torch
 from loopback import Deaf, chain
 
-from jarvis_mpi import chat
+from jarvis_mpi.app import chat
+from jarvis_mpi.app.batch import Crowd
+from jarvis_mpi.app.conversation import Conversation
+from jarvis_mpi.app.keyboard import Key
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.conversation import Conversation
-from jarvis_mpi.crowd import Crowd
-from jarvis_mpi.keyboard import Key
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage

@@ -17,15 +17,15 @@ from test_light import planted
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import laps
-from jarvis_mpi.cli import COMMANDS
+from jarvis_mpi.app import startup_laps
+from jarvis_mpi.app.cli import COMMANDS
+from jarvis_mpi.app.terminal import is_own_pipe
 from jarvis_mpi.common import cache_folder
 from jarvis_mpi.common import progress_bar as bar_module
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, download, integrity
 from jarvis_mpi.net import mpi_parameters
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.terminal import is_own_pipe
 
 ROOT = Path(__file__).parent.parent
 ANALYSIS = ROOT / "analysis"
@@ -159,13 +159,13 @@ def test_a_bar_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
 
 
 def test_a_start_that_takes_long_is_told_again(monkeypatch, capsys):
-    monkeypatch.setattr(laps, "AGAIN_S", 0.2)
-    monkeypatch.setattr(laps, "goes_to_a_file", lambda _: True)
-    aloud = laps.Aloud()
+    monkeypatch.setattr(startup_laps, "AGAIN_S", 0.2)
+    monkeypatch.setattr(startup_laps, "goes_to_a_file", lambda _: True)
+    aloud = startup_laps.Aloud()
     aloud.begin("looking for a model")
     time.sleep(0.5)
     aloud.lap("model_s")
-    aloud.lap(laps.LAST)
+    aloud.lap(startup_laps.LAST)
     said = capsys.readouterr().err
     time.sleep(0.5)
     assert said.count("looking for a model") >= 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jarvis_mpi import places
+from jarvis_mpi.app import record_path
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 READ = """
 import json, sys, time
 from jarvis_mpi.protocol.link import Unservable
-from jarvis_mpi.piped import Piped
+from jarvis_mpi.app.piped_input import Piped
 begun = time.monotonic()
 try:
     said = Piped().appended_to("Sum it up:")
@@ -134,31 +134,31 @@ def test_the_record_goes_where_it_can_be_written_and_that_is_said(monkeypatch, t
     said: list[str] = []
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    assert places.new_log(said.append).parent == Path("runs")
+    assert record_path.new_log(said.append).parent == Path("runs")
     assert said == []
     monkeypatch.chdir("/proc")  # where not even root can write
-    path = places.new_log(said.append)
+    path = record_path.new_log(said.append)
     assert path.parent == tmp_path / "state/jarvis_mpi/runs"
     assert said[0].startswith("runs/")
     assert said[0].endswith(f": the record is {path}")
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(places.tempfile, "tempdir", None)
-    path = places.new_log(said.append)
+    monkeypatch.setattr(record_path.tempfile, "tempdir", None)
+    path = record_path.new_log(said.append)
     assert path.parent.parent == tmp_path
     assert str(path) in said[1]
-    monkeypatch.setattr(places.tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(30, "no")))
+    monkeypatch.setattr(record_path.tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(30, "no")))
     with pytest.raises(Unservable, match="say --log FILE where one can be written"):
-        places.new_log(said.append)
+        record_path.new_log(said.append)
 
 
 def test_the_state_folder_is_below_home_and_may_be_none(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     for said in (None, "", "not/absolute"):
         monkeypatch.setenv("XDG_STATE_HOME", said or "")
-        assert places.state_folder() == Path("/home/somebody/.local/state/jarvis_mpi/runs")
-    monkeypatch.setattr(places.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert places.state_folder() is None
+        assert record_path.state_folder() == Path("/home/somebody/.local/state/jarvis_mpi/runs")
+    monkeypatch.setattr(record_path.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert record_path.state_folder() is None
 
 
 def test_a_folder_is_no_record(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jarvis_mpi import faults
+from jarvis_mpi.app import fault_injection
 from jarvis_mpi.common import options
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
@@ -52,7 +52,7 @@ def test_pure_modules_know_no_torch_mpi_or_hdf5(name):
 
 
 def test_a_worker_imports_nothing_of_the_end_users():
-    code = "import jarvis_mpi.cli, jarvis_mpi.model.stage, sys; print(*(set(sys.modules) & {'h5py', 'rich', 'tokenizers.decoders', 'mpi4py'}))"
+    code = "import jarvis_mpi.app.cli, jarvis_mpi.model.stage, sys; print(*(set(sys.modules) & {'h5py', 'rich', 'tokenizers.decoders', 'mpi4py'}))"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
@@ -228,4 +228,4 @@ def test_numbers_of_thousands_of_digits_are_one_sentence(words):
     with pytest.raises(Unservable, match="--never-skip"):
         blocks.layers_named(words, 6)
     with pytest.raises(Unservable, match="is not an order"):
-        faults.parse(f"kill {words} @ 3")
+        fault_injection.parse(f"kill {words} @ 3")

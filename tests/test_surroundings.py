@@ -14,7 +14,7 @@ from rich.table import Table
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi import cli
+from jarvis_mpi.app import cli
 from jarvis_mpi.common import interpreter, variables
 from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable

@@ -15,15 +15,15 @@ import texts
 import torch
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
+from jarvis_mpi.app.conversation import Answering, askable, longest
+from jarvis_mpi.app.keyboard import Key, Keyboard
+from jarvis_mpi.app.stop_strings import Stops
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.conversation import Answering, askable, longest
-from jarvis_mpi.keyboard import Key, Keyboard
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.tokenizer import Text, end_ids
-from jarvis_mpi.stops import Stops
 
 CHAT = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}<|start|>assistant\n"
@@ -401,7 +401,7 @@ def test_what_was_held_back_comes_in_order():
 
 
 def test_a_conversation_goes_on_behind_a_stop_that_is_an_end(tmp_path):
-    from jarvis_mpi.conversation import Conversation
+    from jarvis_mpi.app.conversation import Conversation
 
     text = Text(texts.of_bytes(tmp_path, CHAT, special=texts.SPECIAL))
     text.end_ids = frozenset({258})

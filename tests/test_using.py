@@ -11,16 +11,16 @@ from loopback import Deaf, chain
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jarvis_mpi.app.keyboard import Key, Keyboard
+from jarvis_mpi.app.stop_strings import Stops
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.keyboard import Key, Keyboard
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.stops import Stops
 
 TURNS = ["abc", "Grüße 世界", "and?"]
 TEMPLATE = (

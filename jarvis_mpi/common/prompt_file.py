@@ -52,7 +52,7 @@ def askable_in(
 
     `left_out` is given the others; `check` raises Unservable for what else cannot be taken.
     """
-    from ..conversation import askable
+    from ..app.conversation import askable
 
     found, its_ids = [], []
     for line in read(path):

@@ -30,7 +30,7 @@ def options(
     made: ToolParser, words: Sequence[str], limits: Mapping[str, tuple[float, float | None]]
 ) -> argparse.Namespace:
     """Raises SystemExit: behind a sentence, or behind --help."""
-    from ..cli import complains
+    from ..app.cli import complains
 
     try:
         speaks = complains()

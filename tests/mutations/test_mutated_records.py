@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
 
-from jarvis_mpi import resume
+from jarvis_mpi.app import resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import patch

@@ -13,14 +13,14 @@ from typing import Protocol
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ..common.console import console
+from ..common.layers import Block, layers
+from ..protocol.cluster import Crew, Hop
+from ..protocol.events import Change, Hears, Token
+from ..protocol.node_state import Sign, State
 from .answers import Answers
-from .common.console import console
-from .common.layers import Block, layers
 from .conversation import Answer
-from .protocol.cluster import Crew, Hop
-from .protocol.events import Change, Hears, Token
-from .protocol.node_state import Sign, State
-from .tally import Tally
+from .summary import Tally
 from .terminal import launchers_stream
 
 

@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 
-from .common.errors import Unservable
-from .common.given_file import MARK
+from ..common.errors import Unservable
+from ..common.given_file import MARK
 from .keyboard import LOOK_S, has_ended, opened
 from .terminal import launcher
 

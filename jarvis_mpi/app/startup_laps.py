@@ -3,7 +3,7 @@
 import threading
 import time
 
-from .common.messages import say
+from ..common.messages import say
 from .terminal import goes_to_a_file
 
 AGAIN_S = 10.0  # a part that takes longer is told again

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .common.errors import Unservable
-from .protocol.failure_detector import Pace
-from .protocol.journal import Runs
-from .protocol.wire import Message
-from .protocol.worker import Worker
+from ..common.errors import Unservable
+from ..protocol.failure_detector import Pace
+from ..protocol.journal import Runs
+from ..protocol.wire import Message
+from ..protocol.worker import Worker
 
 ORDER = re.compile(
     r"(?P<kind>[a-z]+) +(?P<node>\d{1,9})( *@ *(?P<step>\d{1,9}))?( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"

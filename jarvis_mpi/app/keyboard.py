@@ -19,7 +19,7 @@ import termios
 import threading
 from pathlib import Path
 
-from .common.given_file import MARK
+from ..common.given_file import MARK
 from .terminal import is_own_pipe, launcher
 
 LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read is here long before

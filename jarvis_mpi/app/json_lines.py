@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common.layers import Block
+from ..common.messages import say
+from ..protocol.cluster import Crew, Hop
+from ..protocol.events import Token
+from ..protocol.node_state import Sign
 from .answers import Answers
-from .common.layers import Block
-from .common.messages import say
 from .conversation import Answer
-from .protocol.cluster import Crew, Hop
-from .protocol.events import Token
-from .protocol.node_state import Sign
 from .screen import Tells, route
-from .tally import Tally
+from .summary import Tally
 
 
 class Lines(Tells):

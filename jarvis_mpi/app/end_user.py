@@ -15,39 +15,39 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from . import faults
-from .common import process_identity, prompt_file
-from .common.errors import Unservable
-from .common.layers import END_USER, layers
-from .common.messages import say
-from .common.output import Unwritable
-from .common.settings import Settings
+from ..common import process_identity, prompt_file
+from ..common.errors import Unservable
+from ..common.layers import END_USER, layers
+from ..common.messages import say
+from ..common.output import Unwritable
+from ..common.settings import Settings
+from ..model import checkpoint, generation_config, patch
+from ..model.tried_releases import untried
+from ..net.handshake import Roll, hello
+from ..net.mpi_parameters import machines_without_daemon_at_home, without_fault_tolerance
+from ..net.plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
+from ..net.shutdown import end_processes, part, release
+from ..net.vitals import looking
+from ..protocol import placement as blocks
+from ..protocol.cluster import Crew, Policy
+from ..protocol.coordinator import EndUser
+from ..protocol.events import Both
+from ..protocol.expected_loss import NOTHING_KNOWN, Harm
+from ..protocol.failure_detector import Pace, Patience
+from ..protocol.link import Link
+from ..protocol.node_state import State
+from ..protocol.prompt_lookup import Lookup
+from ..protocol.request import WORTHWHILE_ROWS, pieces
+from ..protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
+from . import fault_injection
 from .keyboard import Keyboard
-from .laps import Laps
-from .model import checkpoint, generation_config, patch
-from .model.tried_releases import untried
-from .net.handshake import Roll, hello
-from .net.mpi_parameters import machines_without_daemon_at_home, without_fault_tolerance
-from .net.plan import answers_that_fit, free_bytes, hand_out, hand_settings, threads_for, told_of_wishes
-from .net.shutdown import end_processes, part, release
-from .net.vitals import looking
-from .piped import MOST_BYTES, Piped
-from .protocol import placement as blocks
-from .protocol.cluster import Crew, Policy
-from .protocol.coordinator import EndUser
-from .protocol.events import Both
-from .protocol.expected_loss import NOTHING_KNOWN, Harm
-from .protocol.failure_detector import Pace, Patience
-from .protocol.link import Link
-from .protocol.node_state import State
-from .protocol.prompt_lookup import Lookup
-from .protocol.request import WORTHWHILE_ROWS, pieces
-from .protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
-from .roles import PARTING_S, copy_loader, journalled
+from .piped_input import MOST_BYTES, Piped
+from .startup_laps import Laps
+from .worker import PARTING_S, copy_loader, journalled
 
 if TYPE_CHECKING:
+    from ..record.reader import Question, Run
     from .conversation import Conversation
-    from .record.reader import Question, Run
     from .screen import Shows
 
 SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
@@ -57,12 +57,12 @@ CHAT_ROWS = 64  # of a first question that is not known yet
 def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int, bool]:
     """Answer what is asked, and what the command line's `words` leave to a run before. -> exit status, and whether
     all ranks part together."""
+    from ..common.new_file import check_path, claim
+    from ..record.links_file import links_in
+    from ..record.writer import Record
     from . import resume
     from .answers import Answers
-    from .common.new_file import check_path, claim
-    from .places import new_log
-    from .record.links_file import links_in
-    from .record.writer import Record
+    from .record_path import new_log
 
     laps = Laps(before_main_s=time.time() - psutil.Process().create_time())
     if link.size < 2:
@@ -91,7 +91,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             claim(log)
     questions = prompt_file.read(Path(settings.prompts)) if settings.prompts else []
     measured = links_in(Path(settings.links)) if settings.links else {}
-    orders = faults.parse(settings.fault)
+    orders = fault_injection.parse(settings.fault)
     if wrong := [order.node for order in orders if not 0 < order.node < link.size]:
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {link.size - 1}")
     if warning := without_fault_tolerance(link.vendor):
@@ -110,15 +110,13 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         )
     mine = hello(END_USER, fingerprint, patches=told.digest if told else "")
     laps.lap("model_s")
-    from .model.light_imports import light_imports
+    from ..model.light_imports import light_imports
 
     with light_imports():
         import torch
 
-        from .conversation import Conversation, askable, longest
-        from .lines import Lines
-        from .model import trial
-        from .model.family import (
+        from ..model import trial
+        from ..model.family import (
             cache_row_bytes,
             context_of,
             dtype_of,
@@ -128,11 +126,13 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
             quiet,
             read_config,
         )
-        from .model.head import Head
-        from .model.sampler import Sampler
-        from .model.stage import Stage
-        from .model.tokenizer import Text
-        from .nn.quantisation import FORMATS
+        from ..model.head import Head
+        from ..model.sampler import Sampler
+        from ..model.stage import Stage
+        from ..model.tokenizer import Text
+        from ..nn.quantisation import FORMATS
+        from .conversation import Conversation, askable, longest
+        from .json_lines import Lines
         from .screen import Screen
 
         quiet()
@@ -236,7 +236,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         put_patch.prepare(told, placement[END_USER])
     source: Source = Lookup()
     if settings.draft not in ("", "text"):
-        from .model.draft_model import DraftModel
+        from ..model.draft_model import DraftModel
 
         draft_folder = checkpoint.locate(settings.draft, say, settings.start_timeout_s, whole=True)
         source = DraftModel(draft_folder, text, settings.draft, settings.dtype)
@@ -367,7 +367,7 @@ def harm_known(settings: Settings, told: "patch.Told | None", depth: int) -> Har
     """From --study and --patches. Raises Unservable."""
     known = told.harm if told else NOTHING_KNOWN
     if settings.study:
-        from .record.study_file import costs_in
+        from ..record.study_file import costs_in
 
         known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
     return known
@@ -399,7 +399,7 @@ def answered(
     under_way = before[-1] if before and not before[-1].answered else None
     try:
         if questions:
-            from .crowd import Crowd
+            from .batch import Crowd
 
             failed = Crowd(talk, at_once, screen.answer, before).ask_all(questions)
             return f"{failed} of {len(questions)} prompts could not be answered" if failed else "", True

@@ -10,22 +10,22 @@ import time
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from .common import new_file, output, variables
-from .common.errors import Unservable
-from .common.layers import END_USER
-from .common.messages import say
-from .common.options import parse
-from .laps import aloud
-from .model.light_imports import leave_out_for_good
-from .net import shutdown
-from .net.launch_agents import ABSENT, LIFELINE, Come, crowded, end_run
-from .net.launcher import launch_rank
-from .net.ssh_keepalive import hold_on, tell_home
-from .protocol.link import Lost, Silence
-from .roles import PARTING_S
+from ..common import new_file, output, variables
+from ..common.errors import Unservable
+from ..common.layers import END_USER
+from ..common.messages import say
+from ..common.options import parse
+from ..model.light_imports import leave_out_for_good
+from ..net import shutdown
+from ..net.launch_agents import ABSENT, LIFELINE, Come, crowded, end_run
+from ..net.launcher import launch_rank
+from ..net.ssh_keepalive import hold_on, tell_home
+from ..protocol.link import Lost, Silence
+from .startup_laps import aloud
+from .worker import PARTING_S
 
 if TYPE_CHECKING:
-    from .net.mpi_link import MpiLink
+    from ..net.mpi_link import MpiLink
 
 USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
@@ -87,7 +87,7 @@ def run(words: list[str]) -> NoReturn:
         end_run(sentence)
     if speaks:
         aloud.begin(f"looking for {settings.model}")
-    from .net.mpi_link import MpiLink
+    from ..net.mpi_link import MpiLink
 
     tell_home(Come.STARTING)
     try:
@@ -103,11 +103,11 @@ def run(words: list[str]) -> NoReturn:
     status, together = FAILED, False
     try:
         if link.me == END_USER:
-            from .rank0 import end_user
+            from .end_user import end_user
 
             status, together = end_user(link, settings, words)
         else:
-            from .roles import worker
+            from .worker import worker
 
             status, together = worker(link, settings)
     except (Unservable, Lost, Silence, output.Unwritable) as error:

@@ -8,26 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import faults
-from .common.errors import Unservable
-from .common.layers import Block
-from .common.messages import say
-from .common.settings import Settings
-from .model import checkpoint, patch
-from .net.handshake import hello, report
-from .net.heartbeat import beating
-from .net.plan import ready, receive_plan, receive_settings
-from .net.shutdown import farewell
-from .net.vitals import looking
-from .protocol.failure_detector import Pace
-from .protocol.journal import Journalled
-from .protocol.link import Link
-from .protocol.worker import Worker
+from ..common.errors import Unservable
+from ..common.layers import Block
+from ..common.messages import say
+from ..common.settings import Settings
+from ..model import checkpoint, patch
+from ..net.handshake import hello, report
+from ..net.heartbeat import beating
+from ..net.plan import ready, receive_plan, receive_settings
+from ..net.shutdown import farewell
+from ..net.vitals import looking
+from ..protocol.failure_detector import Pace
+from ..protocol.journal import Journalled
+from ..protocol.link import Link
+from ..protocol.worker import Worker
+from . import fault_injection
 
 if TYPE_CHECKING:
     import torch
 
-    from .model.stage import Stage
+    from ..model.stage import Stage
 
 PARTING_S = 30.0  # longest wait for the others at the end
 
@@ -45,13 +45,13 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         told = patches_here(settings)
         has_a_part = checkpoint.delivered(folder) is not None
         report(link, hello(link.me, checkpoint.fingerprint(folder), has_a_part, told.digest if told else ""))
-        from .model.light_imports import light_imports
+        from ..model.light_imports import light_imports
 
         with light_imports():
             import torch
 
-            from .model.family import import_family, load_config, quiet
-            from .model.stage import Stage
+            from ..model.family import import_family, load_config, quiet
+            from ..model.stage import Stage
 
             quiet()
             import_family(load_config(folder))
@@ -75,7 +75,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         put_patch = patch.Patches(Path(settings.patches), dtype)
         if told:
             put_patch.prepare(told, plan.blocks)
-        orders = [order for order in faults.parse(settings.fault) if order.node == link.me]
+        orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
         parts = (
             link,
             stages,
@@ -85,7 +85,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             looking(time.perf_counter),
             put_patch,
         )
-        made = faults.FaultyWorker(orders, *parts) if orders else Worker(*parts)
+        made = fault_injection.FaultyWorker(orders, *parts) if orders else Worker(*parts)
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         beats.say = made.beat
@@ -103,7 +103,7 @@ def patches_here(settings: Settings) -> patch.Told | None:
 
 def journalled(stage: "Stage", settings: Settings, pace: Pace | None = None) -> Journalled:
     """`pace`: of a slower machine, to be imitated."""
-    paced = stage if pace is None else faults.paced(stage, len(stage.block), stage.row_bytes, pace)
+    paced = stage if pace is None else fault_injection.paced(stage, len(stage.block), stage.row_bytes, pace)
     return Journalled(paced, stage.block, int(settings.journal_mb * 1e6))
 
 
@@ -112,7 +112,7 @@ def copy_loader(
 ) -> Callable[..., Journalled]:
     """What makes a copy of a block: asleep, so that it costs no memory until it is used; at a node's start `beforehand`
     quantises it. It raises Unservable where the block's tensors are not on this machine."""
-    from .model.stage import Stage
+    from ..model.stage import Stage
 
     def load(block: Block, beforehand: bool = False) -> Journalled:
         checkpoint.check_layers(folder, block)

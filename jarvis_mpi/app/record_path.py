@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .common.errors import Unservable
-from .common.new_file import check_path
+from ..common.errors import Unservable
+from ..common.new_file import check_path
 
 
 def new_log(say: Callable[[str], None]) -> Path:

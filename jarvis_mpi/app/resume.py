@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from .common.boundary import guarded
-from .common.errors import Unservable
-from .common.json_form import check
-from .common.options import parse
-from .common.prompt_file import Asked
-from .common.settings import Settings, short
-from .piped import JOINT, Piped
-from .record import hdf5
-from .record.reader import Run, Unreadable, mend
+from ..common.boundary import guarded
+from ..common.errors import Unservable
+from ..common.json_form import check
+from ..common.options import parse
+from ..common.prompt_file import Asked
+from ..common.settings import Settings, short
+from ..record import hdf5
+from ..record.reader import Run, Unreadable, mend
+from .piped_input import JOINT, Piped
 
 if TYPE_CHECKING:
     from .answers import Answers

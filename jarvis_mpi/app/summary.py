@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from .common.layers import END_USER, layers
-from .protocol.cluster import Crew
-from .protocol.events import Token
+from ..common.layers import END_USER, layers
+from ..protocol.cluster import Crew
+from ..protocol.events import Token
 
 
 class Tally:

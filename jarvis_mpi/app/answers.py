@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .common.output import Unwritable
+from ..common.output import Unwritable
 from .terminal import launcher, launchers_stream
 
 LATER_S = 3.0  # longest wait until mpirun has written what came from here

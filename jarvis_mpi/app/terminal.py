@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from .common.output import stream
-from .net.launch_agents import LAUNCHERS
+from ..common.output import stream
+from ..net.launch_agents import LAUNCHERS
 
 
 def launcher() -> Path | None:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
-from .common.errors import Unanswerable, Unservable, concerns
-from .common.prompt_file import Asked
-from .common.settings import short
+from ..common.errors import Unanswerable, Unservable, concerns
+from ..common.prompt_file import Asked
+from ..common.settings import short
+from ..protocol.events import Token
 from .conversation import Answer, Answering, Conversation, askable, broken_off_by
-from .protocol.events import Token
 
 if TYPE_CHECKING:
+    from ..record.reader import Question
     from .answers import Answers
-    from .record.reader import Question
 
 
 class Crowd:

@@ -1,6 +1,6 @@
 """A chat on standard input. /help tells what can be said besides."""
 
-from .common.errors import Unanswerable, Unservable
+from ..common.errors import Unanswerable, Unservable
 from .conversation import Answer, Conversation
 from .keyboard import Key, Keyboard
 from .screen import Shows

@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .common.errors import Unservable, concerns
-from .common.settings import Settings
-from .model.tokenizer import Text
-from .protocol.coordinator import EndUser
-from .protocol.events import Token
-from .stops import Stops
+from ..common.errors import Unservable, concerns
+from ..common.settings import Settings
+from ..model.tokenizer import Text
+from ..protocol.coordinator import EndUser
+from ..protocol.events import Token
+from .stop_strings import Stops
 
 if TYPE_CHECKING:
-    from .record.reader import Question
-    from .record.writer import Record
+    from ..record.reader import Question
+    from ..record.writer import Record
     from .screen import Shows
 
 
