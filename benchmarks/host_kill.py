@@ -1,6 +1,6 @@
 """python benchmarks/host_kill.py [--tokens 64]: the same kill of one of five hosts, under both kinds of daemons.
 
-Side by side: our daemons at home (launch.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
+Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
 Hosts of our own on this machine (tests/hosts/hosts.py): root, Linux, sshd.
 """
 

@@ -1,6 +1,6 @@
 """python benchmarks/host_start.py [--hosts 9] [--rounds 3]: from the mpirun line to the first token, over hosts.
 
-Side by side: our daemons at home (launch.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
+Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
 Hosts of our own on this machine (tests/hosts/hosts.py): root, Linux, sshd.
 """
 

@@ -6,7 +6,7 @@ route being crew.Crew's own:
 1. each block of the split and every two neighbours lost: skipped, the neighbour's block run once more, a gain and a shift a channel,
    its patch;
 2. none to four of the nodes dead at once (all choices of one, ten drawn of two to four): one copy each, then patch or skip; no copies,
-   patch or skip; and the grades (grades.py) of the answers to three prompts in a part of them;
+   patch or skip; and the grades (study/grading.py) of the answers to three prompts in a part of them;
 3. with --tasks, right answers with each block skipped and patched.
 
 analysis/patches.py draws FILE.json.

@@ -26,10 +26,10 @@ def imports() -> str:
     """'' if each module can be imported, else what could not."""
     import jarvis_mpi
 
-    for module in pkgutil.iter_modules(jarvis_mpi.__path__):
-        if module.name != "__main__":
+    for module in pkgutil.walk_packages(jarvis_mpi.__path__, "jarvis_mpi."):
+        if not module.name.endswith("__main__"):
             try:
-                importlib.import_module(f"jarvis_mpi.{module.name}")
+                importlib.import_module(module.name)
             except Exception as error:
                 return f"{module.name}: {type(error).__name__}: {error}"
     return ""

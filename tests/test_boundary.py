@@ -8,10 +8,10 @@ import torch
 import transformers
 from transformers.utils import chat_template_utils
 
-from jarvis_mpi.app.conversation import askable
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.tokenizer import Text
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import FalconConfig, Gemma4TextConfig, XGLMConfig
 
-from jarvis_mpi.app.conversation import askable
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, integrity, trial
+from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text

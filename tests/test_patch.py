@@ -126,7 +126,7 @@ def test_a_file_of_patches_comes_back_as_it_went(tmp_path):
     path = kept(tmp_path / "p.safetensors", folder, full | low)
     told = patch.read(path)
     assert told.patched == {range(1, 3), range(1, 5)}
-    assert told.harm.words(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
+    assert Harm(*told.losses).words(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
     x = torch.randn(1, 5, 32)
     put = patch.Patches(path, torch.float32)
     for hole, its in (full | low).items():

@@ -14,15 +14,15 @@ from rich.table import Table
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi.app import cli
 from jarvis_mpi.common import interpreter, variables
 from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.net import launcher
+from jarvis_mpi.net.mpi_parameters import switched_on
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.study import skip_cases
-from jarvis_mpi.testbed.setup import switched_on
 
 ROOT = Path(__file__).parent.parent
 LATIN = os.fsdecode(b"m\xfcller")
@@ -48,9 +48,9 @@ def test_a_launchers_other_ranks_are_silent(monkeypatch):
     for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_LIFELINE"):
         with monkeypatch.context() as other:
             other.setenv(name, "1")
-            assert not cli.complains()
+            assert not launcher.complains()
     monkeypatch.setenv("PMIX_RANK", "0")
-    assert cli.complains()
+    assert launcher.complains()
 
 
 @pytest.mark.parametrize("env", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}, {}])
@@ -71,8 +71,8 @@ def test_a_file_gets_plain_and_whole_lines(env, monkeypatch):
 
 def test_all_that_is_shown_goes_through_one_console():
     for folder in ("jarvis_mpi", "analysis"):
-        for path in (ROOT / folder).glob("*.py"):
-            assert path.name == "console.py" or " Console(" not in path.read_text(), path
+        for path in (ROOT / folder).rglob("*.py"):
+            assert path.name == "common/console.py" or " Console(" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "TkAgg"])

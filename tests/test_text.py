@@ -15,13 +15,14 @@ import texts
 import torch
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi.app.conversation import Answering, askable, longest
+from jarvis_mpi.app.conversation import Answering
 from jarvis_mpi.app.keyboard import Key, Keyboard
 from jarvis_mpi.app.stop_strings import Stops
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model.askable import askable, longest
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.tokenizer import Text, end_ids
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ..common.errors import Unanswerable, Unservable, concerns
 from ..common.prompt_file import Asked
 from ..common.settings import short
+from ..model.askable import askable
 from ..protocol.events import Token
-from .conversation import Answer, Answering, Conversation, askable, broken_off_by
+from .conversation import Answer, Answering, Conversation, broken_off_by
 
 if TYPE_CHECKING:
     from ..record.reader import Question

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from ..common import new_file, output, variables
@@ -17,8 +18,8 @@ from ..common.messages import say
 from ..common.options import parse
 from ..model.light_imports import leave_out_for_good
 from ..net import shutdown
-from ..net.launch_agents import ABSENT, LIFELINE, Come, crowded, end_run
-from ..net.launcher import launch_rank
+from ..net.launch_agents import ABSENT, Come, crowded, end_run
+from ..net.launcher import complains
 from ..net.ssh_keepalive import hold_on, tell_home
 from ..protocol.link import Lost, Silence
 from .startup_laps import aloud
@@ -29,41 +30,45 @@ if TYPE_CHECKING:
 
 USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
-LAUNCHED = ("PMIX_SERVER_URI", "PMI_FD", "PMI_PORT", LIFELINE)  # where a launcher is to be found
 FAILED = 1  # exit status: the run broke off
 
 # What is not a run of the model: the word for it, and its module.
 COMMANDS = {
-    "setup": "setup",
-    "stage-model": "deliver",
-    "study": "study",
-    "fit-patches": "fit_patches",
-    "fit-draft": "fit_draft",
-    "doctor": "doctor",
+    "setup": "testbed.setup",
+    "stage-model": "testbed.stage_model",
+    "study": "study.command",
+    "fit-patches": "study.fit_patches",
+    "fit-draft": "study.fit_draft",
+    "doctor": "testbed.doctor",
 }
 # What these call, here or by ssh: module, function, number of words.
 HIDDEN = {
-    "probe": ("host_answers", "probe", 1),
-    "convert-gguf": ("gguf", "main", 2),
-    "receive-model": ("deliver", "receive_here", 0),
+    "probe": ("testbed.probe", "probe", 1),
+    "convert-gguf": ("model.gguf", "main", 2),
+    "receive-model": ("testbed.transfer", "receive_here", 0),
 }
 
 
 def main(words: list[str]) -> NoReturn:
     leave_out_for_good()
     if command := COMMANDS.get(words[0] if words else ""):
-        output.run(lambda: importlib.import_module(f".{command}", __package__).main(words[1:]))
+        output.run(lambda: module_of(command).main(words[1:]))
     if hidden := HIDDEN.get(words[0] if words else ""):
         output.run(lambda: internal(*hidden, words[1:]))
     with output.spoken():
         run(words)
 
 
+def module_of(place: str) -> ModuleType:
+    """A command's module, in another wing: imported when it is asked for, and by name, since app imports no other roof."""
+    return importlib.import_module(f"jarvis_mpi.{place}")
+
+
 def internal(module: str, name: str, count: int, words: list[str]) -> int | str | None:
     """What only programs of ours call."""
     if len(words) != count:
         return f"this command is called by others of jarvis_mpi only, with {count} words: it got {len(words)}"
-    return getattr(importlib.import_module(f".{module}", __package__), name)(*words)
+    return getattr(module_of(module), name)(*words)
 
 
 def run(words: list[str]) -> NoReturn:
@@ -140,9 +145,3 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
     shutdown.end_stand_ins(set(range(link.size)) - there.keys())
     shutdown.release(link, together := len(there) == link.size)
     return together
-
-
-def complains() -> bool:
-    """Whether this process says what is wrong with its words: all ranks read the same. A variable of another's makes no rank of a
-    process that no launcher is there for. Raises variables.Wrong."""
-    return launch_rank() == END_USER or not any(name.startswith(LAUNCHED) for name in os.environ)

@@ -116,6 +116,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         import torch
 
         from ..model import trial
+        from ..model.askable import askable, longest
         from ..model.family import (
             cache_row_bytes,
             context_of,
@@ -130,8 +131,8 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
         from ..model.sampler import Sampler
         from ..model.stage import Stage
         from ..model.tokenizer import Text
-        from ..nn.quantisation import FORMATS
-        from .conversation import Conversation, askable, longest
+        from ..model.weights import FORMATS
+        from .conversation import Conversation
         from .json_lines import Lines
         from .screen import Screen
 
@@ -365,7 +366,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
 def harm_known(settings: Settings, told: "patch.Told | None", depth: int) -> Harm:
     """From --study and --patches. Raises Unservable."""
-    known = told.harm if told else NOTHING_KNOWN
+    known = Harm(*told.losses) if told else NOTHING_KNOWN
     if settings.study:
         from ..record.study_file import costs_in
 

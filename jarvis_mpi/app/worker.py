@@ -1,4 +1,4 @@
-"""A worker put together from its parts, and what the end user (rank0.py) needs too.
+"""A worker put together from its parts, and what the end user (end_user.py) needs too.
 
 Heavy modules are imported where they are needed, so that a rank loads only what it runs.
 """
@@ -64,7 +64,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         dtype = getattr(torch, plan.dtype)
 
         own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
-        paces = [stage.warm_up(plan.pieces, time.perf_counter) for stage in own]
+        paces = [Pace(*stage.warm_up(plan.pieces, time.perf_counter)) for stage in own]
         loaded_s = time.monotonic() - begun
         if settings.pace_s:
             paces = [pace.slowed_to(settings.pace_s) for pace in paces]

@@ -1,7 +1,7 @@
 """--prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,7 @@ from .given_file import MARK, data_of
 from .settings import is_utf8
 
 if TYPE_CHECKING:
-    from ..model.tokenizer import Text
-    from ..study.tool import Refuse
+    pass
 
 
 @dataclass(frozen=True)
@@ -39,34 +38,6 @@ def read(path: Path) -> list[Asked]:
     if not found:
         raise Unservable(f"--prompts {path} holds no prompt: write one a line")
     return found
-
-
-def askable_in(
-    path: Path,
-    text: "Text",
-    context: int,
-    left_out: "Refuse",
-    check: Callable[[str], None] = lambda prompt: None,
-) -> tuple[list[str], list[list[int]]]:
-    """Those of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
-
-    `left_out` is given the others; `check` raises Unservable for what else cannot be taken.
-    """
-    from ..app.conversation import askable
-
-    found, its_ids = [], []
-    for line in read(path):
-        try:
-            if line.wrong:
-                raise Unservable(line.wrong)
-            check(line.prompt)
-            its_ids.append(askable(text, (), line.prompt, context))
-        except Unservable as error:
-            place = "" if line.wrong else f"line {line.number}: "
-            left_out(f"--prompts {path}", f"{place}{error}")
-            continue
-        found.append(line.prompt)
-    return found, its_ids
 
 
 def is_list(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""TODO int"""
+"""y = x W^T + b with weights of 8 or 4 bits, multiplied as integers: see float_matmul.py for what all products share."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def block_scratch_bytes(columns: int) -> int:
 
 @kernel
 def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
-    """W and its scales are laid out as quantised.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
+    """W and its scales are laid out as nn/quantisation.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
 
     `ahead_bytes`: how long before they are needed weights are asked for.
 

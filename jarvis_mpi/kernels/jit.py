@@ -1,4 +1,4 @@
-"""Functions of vectors.py in machine language: written and compiled when they are first asked for, then kept in the cache folder."""
+"""Functions of builder.py in machine language: written and compiled when they are first asked for, then kept in the cache folder."""
 
 import contextlib
 import ctypes

@@ -19,8 +19,7 @@ from ..common.boundary import guarded
 from ..common.errors import Unservable
 from ..common.given_file import regular
 from ..common.json_form import check, number, parsed
-from ..common.layers import Block, block_of, layers
-from ..protocol.expected_loss import Harm
+from ..common.layers import Block, Case, block_of, layers
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +64,9 @@ class Told:
         return frozenset(hole for hole, said in self.holes.items() if said["patched"] is not None)
 
     @property
-    def harm(self) -> Harm:
-        return Harm(
+    def losses(self) -> tuple[dict[Case, float], dict[Block, float]]:
+        """Nats a token lost by skipping each hole, and by patching it."""
+        return (
             {frozenset(hole): said["skipped"] for hole, said in self.holes.items()},
             {hole: self.holes[hole]["patched"] for hole in self.patched},
         )

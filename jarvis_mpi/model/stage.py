@@ -4,14 +4,14 @@ Nothing of any model family is rewritten here. A Stage is the family's own class
 layers, so the family keeps making its own masks and rotary tables; hooks let the activation in before
 the first layer and out after the last, because what a family does before its first layer (scaling,
 position embeddings) must happen once a token, in the Head, and not once a hop. Layers of the usual form
-run in one call of ours, where that gives what the family's own forward gives (fuse.py).
+run in one call of ours, where that gives what the family's own forward gives (fusion.py).
 
 Outside this file an activation is bytes: S rows of D numbers in the run's dtype, as they travel.
 
 Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,6 @@ from ..nn.batch_invariant import ROW_BY_ROW, keep_rows_apart
 from ..nn.kv_cache import cropped, new_cache
 from ..nn.linear import ROWS_AT_ONCE
 from ..nn.quantisation import FORMATS
-from ..protocol.failure_detector import Pace
-from ..protocol.worker import Clock
 from .activations import from_bytes, to_bytes
 from .checkpoint import layer_of
 from .family import (
@@ -182,9 +180,10 @@ class Stage:
             )
 
     @of_model
-    def warm_up(self, pieces: Sequence[int], clock: Clock) -> Pace:
+    def warm_up(self, pieces: Sequence[int], clock: Callable[[], float]) -> tuple[float, float]:
         """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
-        once, and not one after the other when the first prompt comes. -> what a layer takes.
+        once, and not one after the other when the first prompt comes. -> seconds that a layer takes for one row, and for
+        each further one.
 
         Raises Unservable where this processor gives something else than the family's own code.
         """
@@ -198,7 +197,7 @@ class Stage:
         self.check_against_family()
         most = max(times)
         more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
-        return Pace(times[1] / len(self.block), more_s / len(self.block))
+        return times[1] / len(self.block), more_s / len(self.block)
 
     def refuse_unsound(self) -> None:
         """Raises Unservable where a tensor of this block, or a rotary table, holds what is no number."""

@@ -219,10 +219,11 @@ def kept(path: Path) -> str | None:
 
 
 def identity(config: Any) -> str:
-    """A digest of what a verdict depends on: the config, the versions, and this package's own files."""
+    """A digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
     told = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     digest = sha256(json.dumps([told, versions], sort_keys=True, default=str).encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for wing in ("kernels", "nn", "model", "common"):
+        for path in sorted((Path(__file__).parent.parent / wing).glob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

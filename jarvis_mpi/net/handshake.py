@@ -42,7 +42,7 @@ class Hello:
     versions: dict[str, str]
     fingerprint: str  # of the model's files there
     has_a_part: bool  # of the model only: what stage-model sent
-    daemon_at_home: bool  # or else this machine's loss ends the run: see launch.py
+    daemon_at_home: bool  # or else this machine's loss ends the run: see launch_agents.py
     patches: str  # the digest of those it has; '': none
 
 

@@ -41,7 +41,7 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
 
 
 def is_through(done: int, timeout_s: float) -> bool:
-    """Wait for a word on `done`. False if it does not come in time, or home hangs up (see lifeline.py)."""
+    """Wait for a word on `done`. False if it does not come in time, or home hangs up (see ssh_keepalive.py)."""
     end = time.monotonic() + timeout_s
     watched = [done, 0] if borne_s() else [done]
     while (left_s := end - time.monotonic()) > 0:

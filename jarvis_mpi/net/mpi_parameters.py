@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 from ..common.boundary import reason
 from ..common.errors import Unservable
 from ..common.layers import END_USER
-from ..testbed.setup import switched_on
 from .handshake import Hello
 
 PARAMETERS: Mapping[str, Mapping[str, str]] = {
@@ -27,7 +27,7 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-AGENT = Path(sys.prefix) / "bin" / "jarvis_mpi-daemon"  # daemons at home: see launch.py
+AGENT = Path(sys.prefix) / "bin" / "jarvis_mpi-daemon"  # daemons at home: see launch_agents.py
 
 
 HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
@@ -121,3 +121,10 @@ def write_parameters(folder: Path) -> list[Path]:
                 ) from None
         paths.append(path)
     return paths
+
+
+def switched_on(said: str) -> bool:
+    """As Open MPI takes it."""
+    if re.fullmatch(r"\s*[+-]?\d+", said):
+        return bool(int(said))
+    return said.strip().lower() in ("true", "t", "yes", "y", "enabled")

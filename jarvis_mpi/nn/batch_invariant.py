@@ -2,7 +2,7 @@
 
 Torch's kernels add in another order for one row than for many, so that a copy that catches up on many positions at once, or a step with
 drafts, would round otherwise than one row after the other, and a near-tie could turn. Our products (linear.py) and our attention
-(attention.py) do not; here the layers are made to use it, and to call what else mixes rows for each row by itself.
+(kernels/attention.py) do not; here the layers are made to use it, and to call what else mixes rows for each row by itself.
 """
 
 import sys

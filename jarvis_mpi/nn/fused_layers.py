@@ -1,8 +1,8 @@
-"""A block's layers in one call, where they are of the usual form (form.py).
+"""A block's layers in one call, where they are of the usual form (decoder_layer.py).
 
 In Python a layer is some 40 calls, each of which finds the processor's caches swept by the weights: together they took a fifth of a large layer's
 time, and most of a small one's. Here the kernels of all layers stand in a table that machine code goes through. The form is not taken on trust:
-fuse.py compares each layer with what the family's own forward gives.
+model/fusion.py compares each layer with what the family's own forward gives.
 """
 
 from collections.abc import Sequence

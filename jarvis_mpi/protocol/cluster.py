@@ -18,7 +18,7 @@ from .node_state import TRANSITIONS, Sign, State
 class Hop(NamedTuple):
     """One stop of a token: `node` runs the layers of `block`, and is sent the positions from `since` on.
 
-    `patch`: nobody runs them, and the node, the one before the hole, puts their patch in their place (patch.py).
+    `patch`: nobody runs them, and the node, the one before the hole, puts their patch in their place (model/patch.py).
     """
 
     node: int

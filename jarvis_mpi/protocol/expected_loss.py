@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..common.errors import Unservable
 from ..common.layers import Block, Case, layers
 
-TOO_MUCH = 1.0  # nats a token: e times less likely, where grades.py ends "functioning"
+TOO_MUCH = 1.0  # nats a token: e times less likely, where study/grading.py ends "functioning"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ SLOWER = 3.0  # than measured at the start: what a stage may be before it is ove
 
 @dataclass(frozen=True)
 class Patience:
-    """How long each wait may be, in seconds; see settings.py."""
+    """How long each wait may be, in seconds; see common/settings.py."""
 
     beat_s: float = 0.25
     silence_s: float = 1.0

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -14,10 +14,6 @@ from ..common import new_file
 from ..common.boundary import guarded
 from ..common.errors import Unservable
 from ..common.json_form import parsed
-
-pass
-from typing import NamedTuple
-
 from . import hdf5
 
 

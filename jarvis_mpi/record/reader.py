@@ -126,7 +126,7 @@ class Run:
 
     @property
     def writer(self) -> dict[str, Any] | None:
-        """The process that writes the file; see process.py."""
+        """The process that writes the file; see common/process_identity.py."""
         return self.starts[-1].get("writer")
 
     @property

@@ -94,7 +94,7 @@ ATTRIBUTES = {
     "patches, patchers": "JSON: holes for which there is a patch (--patches), and the nodes that have the file",
     "links": "JSON: [node, node, round trip in s, kbit/s] of each pair that doctor measured (--links); null: it could not be reached",
     "depth": "layers of the model",
-    "writer": "JSON: the process that writes the file; see process.py",
+    "writer": "JSON: the process that writes the file; see common/process_identity.py",
     "start, loaded_s": "JSON: seconds of each part of the start; node -> seconds until its block was loaded",
     "started, started_unix_s, clock_at_begin_s": "the run's beginning by the wall clock, and by the end user's monotonic one",
 }  # fmt: skip

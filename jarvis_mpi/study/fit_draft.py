@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..common import prompt_file
 from ..common.boundary import guarded
 from ..common.errors import Unservable
 from ..common.settings import DEFAULT_MODEL
 from ..model import checkpoint
+from . import askable_prompts
 from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 
 LIMITS = {
@@ -84,7 +84,7 @@ def fit(asked: argparse.Namespace) -> int:
     if asked.out.resolve() == folder.resolve():
         raise Unservable(f"--out {asked.out} is the model itself, which would be lost: name another folder")
     text, left_out = Text(folder, config.vocab_size), LeftOut(say)
-    questions, _ = prompt_file.askable_in(asked.prompts, text, context_of(config), left_out)
+    questions, _ = askable_prompts.askable_in(asked.prompts, text, context_of(config), left_out)
     left_out.tell_more()
     if len(questions) < 2 * ASKED_APART:
         raise Unservable(

@@ -1,4 +1,4 @@
-"""Fitting a patch (patch.py): ridge least squares in each channel's own units, then, where that is not enough, distillation.
+"""Fitting a patch (model/patch.py): ridge least squares in each channel's own units, then, where that is not enough, distillation.
 
 The closed form is that of ReplaceMe (arXiv:2505.02819), y ~ x + x D, but on z = (x - mean) / std: a ridge then weighs on all
 channels alike, and a few huge ones do not decide alone. Distillation moves the same numbers towards the whole model's next-token

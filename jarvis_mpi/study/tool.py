@@ -30,7 +30,7 @@ def options(
     made: ToolParser, words: Sequence[str], limits: Mapping[str, tuple[float, float | None]]
 ) -> argparse.Namespace:
     """Raises SystemExit: behind a sentence, or behind --help."""
-    from ..app.cli import complains
+    from ..net.launcher import complains
 
     try:
         speaks = complains()

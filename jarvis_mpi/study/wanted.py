@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..common import prompt_file as prompts
 from ..common.cache_folder import Say
 from ..common.errors import Unservable
 from ..common.given_file import text_of
 from ..common.layers import Case
 from ..record.study_file import Item
-from . import skip_cases, tasks
+from . import askable_prompts, skip_cases, tasks
 from .corpus import prose, token_entropy, windows_of
 from .scorer import Encoded, encoded
 from .tool import Refuse
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from ..model.tokenizer import Text
 
 WINDOW = 512  # tokens, each from position 0
-CALIBRATION = 512  # tokens behind the text's, for rankings.py
+CALIBRATION = 512  # tokens behind the text's, for layer_ranking.py
 
 
 class Wanted(NamedTuple):
@@ -54,7 +53,7 @@ def wanted_of(
     foretold = windows if "text" in asked.tasks.split(",") else []
     questions, cut = questions_of(asked, ",".join(words), text, context, left_out) if words else ([], [])
     lines, prompts_ids = (
-        prompts.askable_in(asked.prompts, text, context, left_out, refuse_zero_bytes)
+        askable_prompts.askable_in(asked.prompts, text, context, left_out, refuse_zero_bytes)
         if asked.prompts
         else ([], [])
     )

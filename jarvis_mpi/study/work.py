@@ -35,7 +35,7 @@ class Worker:
         return [[sorted(case), list(nats)] for case, nats in of_choices]
 
     def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
-        """Greedy, and what a token of it costs the whole model; see grades.py."""
+        """Greedy, and what a token of it costs the whole model; see grading.py."""
         scorer = self.scorer
         stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
 

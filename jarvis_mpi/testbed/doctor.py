@@ -1,7 +1,7 @@
 """python -m jarvis_mpi doctor: look at every host before a run, or at one model, and say in a line each what to mend.
 
-With --hostfile each host says by ssh what it is and has (host_answers.py); then mpirun measures the links between all pairs.
-Without, the model alone is checked, every byte of it: doctor_model.py.
+With --hostfile each host says by ssh what it is and has (probe.py); then mpirun measures the links between all pairs.
+Without, the model alone is checked, every byte of it: model/integrity.py.
 """
 
 import sys

@@ -4,7 +4,6 @@ Writes what MPI must know into the environment's own etc/ files (nothing outside
 default model.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,6 @@ from ..common.errors import Unservable
 from ..common.settings import DEFAULT_MODEL
 from ..model import checkpoint
 from ..net.mpi_parameters import no_agent, write_parameters
-
-
-def switched_on(said: str) -> bool:
-    """As Open MPI takes it."""
-    if re.fullmatch(r"\s*[+-]?\d+", said):
-        return bool(int(said))
-    return said.strip().lower() in ("true", "t", "yes", "y", "enabled")
 
 
 def main(words: Sequence[str]) -> int:

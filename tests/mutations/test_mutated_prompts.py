@@ -7,11 +7,11 @@ import pytest
 import texts
 from mutations import mutate
 
-from jarvis_mpi.app.conversation import askable, longest
 from jarvis_mpi.app.keyboard import Key, Keyboard
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import is_utf8
+from jarvis_mpi.model.askable import askable, longest
 from jarvis_mpi.model.tokenizer import Text
 
 ASKED = [

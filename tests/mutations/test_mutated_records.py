@@ -254,7 +254,7 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
             held.prepare(told, [range(1), range(2)])
             for hole in told.patched:
                 assert len(held.hold(hole)(torch.ones(3, len(held.hold(hole).mean)))) == 3
-            _ = told.harm
+            _ = told.losses
 
         sentence_or(read)
 

@@ -13,9 +13,9 @@ from mutations import mutate
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
-from jarvis_mpi.app.conversation import askable
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.tokenizer import Text
 
 VOCABULARY, CONTEXT = 262, 400
