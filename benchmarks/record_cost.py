@@ -11,11 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from jarvis_mpi.record.writer.writer import Record
-
 from jarvis_mpi.protocol.events import Token
 from jarvis_mpi.protocol.wire import Kind, Message, Run, Vitals
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.writer import Record
 
 TOKENS = 1000
 

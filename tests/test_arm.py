@@ -10,8 +10,7 @@ import pytest
 import torch
 from llvmlite import binding
 
-from jarvis_mpi.kernels import attention, builder, cpu, elementwise, jit, rms_norm
-from jarvis_mpi.kernels.float_matmul import float_matmul
+from jarvis_mpi.kernels import attention, builder, cpu, elementwise, float_matmul, jit, rms_norm
 from jarvis_mpi.nn.linear import DTYPES
 from jarvis_mpi.nn.quantisation import FORMATS, quantise
 
@@ -121,7 +120,7 @@ def both(request, monkeypatch, tmp_path):
         ours = maker(*parameters)
         with monkeypatch.context() as patched:
             dots = request.param == "cortex-a76"
-            patched.setattr(builder, "INSTRUCTIONS", cpu.Instructions(x86=False, dots=dots))
+            patched.setattr(cpu, "INSTRUCTIONS", cpu.Instructions(x86=False, dots=dots))
             patched.setattr(jit, "Compiled", partial(ForArm, request.param))
             theirs = maker.__wrapped__(*parameters)
         return theirs.run(arguments, tmp_path), here(ours, arguments)
@@ -165,9 +164,9 @@ def test_products_with_few_bits(kind, dtype, both):
         torch.from_numpy(part) for part in quantise(torch.randn(outputs, columns), FORMATS[kind])
     )
     out = f"out:{ROWS * outputs * dtype.itemsize}"
-    scratch = f"scratch:{ROWS * float_matmul.block_scratch_bytes(columns)}"
+    scratch = f"scratch:{ROWS * int_matmul.block_scratch_bytes(columns)}"
     on_arm, on_this = both(
-        float_matmul.block_product,
+        int_matmul.block_product,
         (FORMATS[kind].bits, 2048, DTYPES[dtype]),
         [x, scratch, numbers, scales, bias, out, ROWS, outputs, columns],
     )

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from jarvis_mpi.record.writer.writer import Record
 from test_mpirun import ROOT, small, start, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from test_record import can_mount
@@ -15,6 +14,7 @@ from test_record import can_mount
 from jarvis_mpi.common import new_file, process_identity
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.writer import Record
 
 
 @pytest.fixture(params=["", "no hard links", "no such call"])

@@ -6,14 +6,15 @@ from functools import partial
 import pytest
 import tiny
 import torch
-from jarvis_mpi.kernels.float_matmul.float_matmul import block_product, float_product
 from test_mpirun import mpirun, small, tokens_of, words_for  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 from torch import nn
 
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.kernels import builder, cpu
+from jarvis_mpi.kernels import cpu
 from jarvis_mpi.kernels.cpu import Instructions
+from jarvis_mpi.kernels.float_matmul import float_product
+from jarvis_mpi.kernels.int_matmul import block_product
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn import quantisation
@@ -106,7 +107,7 @@ def test_the_forms_for_other_processors_give_the_same(kind, form, monkeypatch):
     here = made(x)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(made(x), here)
-    monkeypatch.setattr(builder, "INSTRUCTIONS", form)
+    monkeypatch.setattr(cpu, "INSTRUCTIONS", form)
     made.kernel = other
     assert torch.equal(made(x), here)
 

@@ -111,10 +111,9 @@ def test_a_run_is_followed_from_its_first_row_to_its_mark(small, tmp_path):
 
 def test_moments_of_two_nodes_are_put_on_one_clock(tmp_path):
     """Node 1's clock is ahead by 500 s and gains 0.1 ms a second; the trips tell that to 0.2 ms."""
-    from jarvis_mpi.record.writer.writer import Record
-
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.wire import Kind, Message, Run
+    from jarvis_mpi.record.writer import Record
 
     def theirs(at_s):
         return at_s * 1.0001 + 500
@@ -447,10 +446,9 @@ def test_a_summary_tells_what_is_in_a_record(killed_and_mended, capsys):
 
 
 def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path):
-    from jarvis_mpi.record.writer.writer import Record
-
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.wire import Kind, Message, Run
+    from jarvis_mpi.record.writer import Record
 
     def go_on(record, users_clock, others_clock, steps):
         for step in steps:

@@ -10,8 +10,7 @@ import tiny
 
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.study import fit_draft, fit_patches, tasks
-from jarvis_mpi.study.command import command
+from jarvis_mpi.study import command, fit_draft, fit_patches, tasks
 
 CONTEXT = 128
 GOOD = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "s"}

@@ -1,14 +1,12 @@
 """What a processor has; machine code is made once and kept, and what is not whole is made anew."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from jarvis_mpi.kernels import builder, jit
+from jarvis_mpi.kernels import cpu, jit
 from jarvis_mpi.kernels.builder import FLOAT, LANES, Code, vector
 from jarvis_mpi.kernels.cpu import Instructions, features_here, instructions_of
-from jarvis_mpi.kernels.jit import WRITERS, Compiled
+from jarvis_mpi.kernels.jit import Compiled
 
 AVX512 = ("avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 
@@ -43,7 +41,7 @@ def test_linux_tells_of_arms_sums_of_products(said, has, tmp_path):
 
 def test_what_is_not_to_be_used(monkeypatch, tmp_path):
     monkeypatch.setattr(
-        builder.binding, "get_host_cpu_features", lambda: dict.fromkeys(("avx2", *AVX512, "avx512vnni"), True)
+        cpu.binding, "get_host_cpu_features", lambda: dict.fromkeys(("avx2", *AVX512, "avx512vnni"), True)
     )
     assert instructions_of("x86_64", features_here(tmp_path)).sides == 2
     monkeypatch.setenv("JARVIS_WITHOUT", "avx512")
@@ -83,16 +81,11 @@ def test_machine_code_is_made_once(kept, monkeypatch):
 
 def test_other_sources_or_instructions_make_other_code(kept, monkeypatch):
     doubled()
-    monkeypatch.setattr(builder, "INSTRUCTIONS", Instructions(x86=False, dots=False))
+    monkeypatch.setattr(cpu, "INSTRUCTIONS", Instructions(x86=False, dots=False))
     doubled()
     monkeypatch.setattr(jit, "sources", lambda: "another version")
     doubled()
     assert len(list(kept.iterdir())) == 3
-
-
-def test_every_file_that_writes_kernels_is_known():
-    folder = Path(builder.__file__).parent
-    assert {path.name for path in folder.glob("*.py") if "@kernel\n" in path.read_text()} <= set(WRITERS)
 
 
 @pytest.mark.parametrize("left", [b"", b"half a digest", None])

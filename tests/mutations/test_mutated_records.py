@@ -72,13 +72,12 @@ def read_record(path: Path) -> None:
 
 def record(folder: Path, name: str = "run.h5") -> Path:
     """A record of this schema: an answer, a fault, another start."""
-    from jarvis_mpi.record.writer.writer import Record
-
     from jarvis_mpi.protocol.cluster import Hop
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.node_state import Sign
     from jarvis_mpi.protocol.wire import Kind, Message
     from jarvis_mpi.protocol.wire import Run as RunOfStage
+    from jarvis_mpi.record.writer import Record
 
     with h5py.File(RECORDS[-1]) as old:
         said = {
