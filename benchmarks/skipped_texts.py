@@ -31,7 +31,7 @@ def answers(model: str, left_out: str, scratch: Path) -> list[str]:
     words = ("--model", model, "--dtype", "float32", "--max-new-tokens", "40", "--prompts", str(file))
     log = scratch / f"{model}-{left_out or 'whole'}.h5"
     run = subprocess.run(
-        command(RANKS, log, *words, "--skip-layers", left_out),
+        command(RANKS, log, *words, *(["--skip-layers", left_out] if left_out else [])),
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     if run.returncode:

@@ -544,7 +544,7 @@ def test_two_do_not_write_one_study(tmp_path):
     from jarvis_mpi.record.study_file import StudyFile
 
     first = StudyFile(tmp_path / "study.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
-    with pytest.raises(Unservable, match=r"--log .*study.h5 cannot be used: another process writes it"):
+    with pytest.raises(Unservable, match=r"--log .*study.h5 cannot be used: another process has it open"):
         StudyFile(tmp_path / "study.h5", [frozenset()], [], [], {"depth": 4, "model": "m"})
     first.file.close()
 

@@ -86,6 +86,7 @@ FIELDS = {
 
 ATTRIBUTES = {
     "schema": "of this file",
+    "prompt_said": "what `--prompt` said; `prompt` has what came on standard input behind it",
     "prompt, model, fingerprint, dtype": "what is asked of which files",
     "settings": "JSON: every option's value",
     "versions": "JSON: of Python, jarvis_mpi and what it rests on",
