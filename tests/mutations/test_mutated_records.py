@@ -353,7 +353,7 @@ def test_a_file_is_written_by_one_at_a_time_and_read_meanwhile(tmp_path):
     path = tmp_path / "file.h5"
     with hdf5.made(path) as file:
         file["x"] = [1, 2, 3]
-        with pytest.raises(hdf5.InUse, match="another process writes it"):
+        with pytest.raises(hdf5.InUse, match="has it open: end that, or wait"):
             hdf5.changed(path)
     with hdf5.changed(path) as file:
         with pytest.raises(hdf5.InUse):
