@@ -10,7 +10,7 @@ import pytest
 import torch
 from llvmlite import binding
 
-from jarvis_mpi.kernels import attention, builder, cpu, elementwise, float_matmul, jit, rms_norm
+from jarvis_mpi.kernels import attention, builder, cpu, elementwise, float_matmul, int_matmul, jit, rms_norm
 from jarvis_mpi.nn.linear import DTYPES
 from jarvis_mpi.nn.quantisation import FORMATS, quantise
 

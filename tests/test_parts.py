@@ -143,8 +143,8 @@ def test_half_a_character_and_the_end_token_do_not_show(bytes_folder):
     assert "".join(map(text.pieces(), [*ids, 0])) == "ok "
 
 
-def test_end_tokens_come_from_every_place_that_names_them(bytes_folder, tmp_path):
-    assert Text(bytes_folder).end_ids == {0, 7}
+def test_end_tokens_are_those_of_the_first_file_that_names_any(bytes_folder, tmp_path):
+    assert Text(bytes_folder).end_ids == {7}
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 106]}))
     assert end_ids(tmp_path) == {1, 106}
 
