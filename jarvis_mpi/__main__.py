@@ -1,10 +1,21 @@
 import sys
 
+if sys.version_info < (3, 11):  # noqa: UP036 (nothing has installed it there)
+    sys.exit(f"jarvis_mpi needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}")
+
 if sys.getfilesystemencoding() != "utf-8" or sys.flags.optimize > 1:
     from .common.interpreter import start_again
 
     start_again()
 
-from .app.cli import main
+try:
+    from .app.cli import main
+except ModuleNotFoundError as error:
+    if str(error.name).startswith("jarvis_mpi"):
+        raise
+    sys.exit(
+        f"{sys.executable} has no {error.name}: activate the environment that jarvis_mpi was set up in (. .venv/bin/activate),"
+        " or make one (make setup)"
+    )
 
 main(sys.argv[1:])

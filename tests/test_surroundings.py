@@ -2,22 +2,28 @@
 
 import fcntl
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.table import Table
 from test_mpirun import small  # noqa: F401 (a fixture)
 from test_parts import bytes_folder  # noqa: F401 (a fixture)
 
+from jarvis_mpi.app import resume
 from jarvis_mpi.common import interpreter, variables
 from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
+from jarvis_mpi.common.options import PATHS, parse
+from jarvis_mpi.common.prompt_file import Asked
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import checkpoint, trial
 from jarvis_mpi.net import launcher
 from jarvis_mpi.net.mpi_parameters import switched_on
@@ -214,3 +220,79 @@ def test_a_study_that_is_refused_says_so(small, tmp_path):  # noqa: F811
         )  # fmt: skip
         assert done.returncode == 1
         assert "--cases holds 'nonsense'" in done.stderr
+
+
+MAIN = "import runpy; runpy.run_module('jarvis_mpi', run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        (
+            "import sys; sys.version_info = (3, 9, 18); sys.version = '3.9.18 (main)'",
+            "needs Python 3.11 or newer, and ",
+        ),
+        ("import sys; sys.modules['psutil'] = None", "has no psutil: activate the environment"),
+        (
+            "import sys; sys.modules['llvmlite'] = None; import jarvis_mpi.app.cli",
+            "usage: mpirun",
+        ),  # of which only workers need it
+    ],
+)
+def test_another_python_is_one_sentence(before, says):
+    done = python("-c", f"{before}; import sys; sys.argv[1:] = ['--help']; {MAIN}")
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("TORCH_LOGS", "all-the-things", "with light_imports.light_imports(): import torch, transformers"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "30s", "checkpoint.in_hubs_cache('owner/name')"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "30s", "checkpoint.from_hub('owner/name', print)"),
+    ],
+)
+def test_a_librarys_own_variable_is_one_sentence(name, value, code):
+    done = python(
+        "-c",
+        "from jarvis_mpi.common.errors import Unservable\nfrom jarvis_mpi.model import checkpoint, light_imports\n"
+        f"try:\n    {code}\nexcept Unservable as error: print('SENTENCE', error)",
+        env={name: value},
+    )
+    assert "SENTENCE" in done.stdout, done.stderr
+    assert value in done.stdout
+
+
+def test_a_tilde_behind_an_options_equals_sign_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    words = [f"--{name}=~/x" for name in PATHS]
+    assert {getattr(parse(words), name) for name in PATHS} == {"/home/somebody/x"}
+
+
+def test_a_file_of_a_models_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text("{}")
+    with pytest.raises(Unservable, match=r"m/config.json is a file: name the model's folder \(--model m\)"):
+        checkpoint.locate("m/config.json")
+
+
+def done_run(*prompts: str) -> Any:
+    questions = [
+        SimpleNamespace(prompt=prompt, answered=True, ended="end", text=f"of {prompt}", tokens=[1])
+        for prompt in prompts
+    ]
+    return SimpleNamespace(events=[], questions=questions, path="run.h5")
+
+
+def test_a_run_that_is_done_gives_no_answer_to_another_question():
+    asked, out = [Asked(1, "one"), Asked(2, "two")], io.StringIO()
+    settings = Settings(prompts="p.txt")
+    assert resume.print_again(done_run("one", "two"), settings, asked, out) == 0
+    assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == ["of one", "of two"]
+    with pytest.raises(Unservable, match=r"p.txt has other prompts than the run in run.h5 had"):
+        resume.print_again(done_run("one", "TWO"), settings, asked, io.StringIO())
+    out = io.StringIO()
+    assert resume.print_again(done_run("one"), settings, asked, out) == 1
+    assert "was not asked this" in json.loads(out.getvalue().splitlines()[1])["error"]

@@ -79,10 +79,10 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
                 say(sentence)
             asked = prompt_file.read(Path(settings.prompts)) if settings.prompts else []
             out = Answers(say)
-            resume.print_again(before, settings, asked, out)
+            failed = resume.print_again(before, settings, asked, out)
             out.ended()
             say(f"{log} is done: there is nothing to resume")
-            return int(bool(out.lost)), all_part(link)
+            return int(bool(failed or out.lost)), all_part(link)
         hand_settings(link, settings.as_dict())
     else:
         log = Path(settings.log) if settings.log else new_log(say)

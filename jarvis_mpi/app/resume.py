@@ -115,9 +115,17 @@ def skipped_now(run: Run) -> bool:
     return bool(told) and told[-1].endswith("skipped")
 
 
-def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answers | TextIO") -> None:
-    """What a run that is done had printed: who resumes it has sent its output somewhere."""
+def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answers | TextIO") -> int:
+    """What a run that is done had printed: who resumes it has sent its output somewhere. -> how many lines have an error.
+
+    Raises Unservable where the file of prompts is no longer what it was.
+    """
+    failed, were = 0, [question.prompt for question in run.questions]
     refused = {event.said["line"]: event.said["error"] for event in run.events if event.event == "refused"}
+    if asked and [each.prompt for each in asked if each.number not in refused][: len(were)] != were:
+        raise Unservable(
+            f"--prompts {settings.prompts} has other prompts than the run in {run.path} had: ask them without --resume"
+        )
     answers = iter(run.questions)
     for each in asked:
         line: dict[str, Any] = {"line": each.number, "prompt": each.prompt}
@@ -127,6 +135,10 @@ def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answ
             line["error"] = answer.ended
         elif answer:
             line |= {"text": answer.text, "tokens": len(answer.tokens), "ended": answer.ended}
+        else:
+            line["error"] = f"the run in {run.path} was not asked this: ask it without --resume"
+        failed += "error" in line
         print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
     if settings.prompt and not settings.json and run.questions:
         print(run.questions[-1].text, file=out, flush=True)
+    return failed

@@ -1,6 +1,7 @@
 """Settings as a command line, as --help and as a table."""
 
 import argparse
+import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -12,6 +13,7 @@ from .settings import Settings, flag, refuse_empty
 OF_ONE_START = ("fault", "links", "log", "resume")
 
 
+PATHS = ("log", "prompts", "resume", "patches", "study", "links")
 PLAN = ("model", "split", "end_user_layers", "copies")  # who holds what
 
 
@@ -32,6 +34,8 @@ def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Sett
     Raises Unservable, or SystemExit after --help.
     """
     said = said_in(parser(), words)
+    # A shell leaves ~ alone behind --option=.
+    said |= {name: os.path.expanduser(said[name]) for name in PATHS if name in said}  # noqa: PTH111 (no error without a home)
     kept = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
     return Settings.of({**kept, **said})
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..common.boundary import reason
+from ..common.boundary import guarded, reason
 from ..common.cache_folder import Say, another, cache_folder
 from ..common.errors import Unservable
 from ..common.given_file import regular
@@ -97,6 +97,10 @@ def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> P
         folder = from_bundle(BUNDLED[model], say, timeout_s)
     elif is_gguf(path):
         folder = from_gguf(path, say, timeout_s)
+    elif path.is_file():
+        raise Unservable(
+            f"{model} is a file: name the model's folder (--model {path.parent}), or a GGUF file"
+        )
     elif is_hubs(model):
         folder = from_hub(model, say)
     else:
@@ -326,13 +330,14 @@ WANTED = (
 
 def in_hubs_cache(model: str) -> Path | None:
     """None too where only some of it is there, as after a look at its config alone, or a download that broke off."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    with guarded("huggingface_hub cannot be used", "mend its variables (HF_...), or name a folder"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=list(WANTED), local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
+        try:
+            folder = Path(snapshot_download(model, allow_patterns=list(WANTED), local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
     return folder if has_weights(folder) else None
 
 
@@ -344,14 +349,8 @@ def has_weights(folder: Path) -> bool:
 
 
 def from_hub(model: str, say: Say) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     say(f"fetching {model} from the hub")
-    try:
+    with guarded(f"{model} is neither a folder here nor in the hub's cache nor to be fetched"):
+        from huggingface_hub import snapshot_download
+
         return Path(snapshot_download(model, allow_patterns=list(WANTED)))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Unservable(
-            f"{model} is neither a folder here nor in the hub's cache nor to be fetched: {reason}"
-        ) from None

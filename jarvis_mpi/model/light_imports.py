@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from ..common.boundary import guarded
 from ..common.cache_folder import cache_folder, keep
 
 ONLY = "transformers"
@@ -57,10 +58,19 @@ def leave_out_for_good() -> None:
 
 @contextmanager
 def light_imports() -> Iterator[None]:
-    """What is imported in here comes without that; afterwards all is as it was."""
+    """What is imported in here comes without that; afterwards all is as it was.
+
+    Raises Unservable where it cannot be imported, as with a library's own variable of a value that it refuses.
+    """
     gc.disable()
     try:
-        with without_compiler():
+        with (
+            guarded(
+                "torch or transformers cannot be imported",
+                f"mend their variables (TORCH_..., HF_...) or this environment ({sys.prefix})",
+            ),
+            without_compiler(),
+        ):
             yield
     finally:
         gc.freeze()

@@ -40,6 +40,8 @@ def options(
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
             asked = made.parse_args(words)
         for name, value in vars(asked).items():
+            if isinstance(value, Path):  # a shell leaves ~ alone behind --option=
+                setattr(asked, name, Path(os.path.expanduser(value)))  # noqa: PTH111 (no error without a home)
             if not is_utf8(str(value)):
                 raise Unservable(f"{flag(name)} is not UTF-8 text")
         refuse_beyond(asked, limits)
