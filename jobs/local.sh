@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${LOG:=runs/local-$(date +%Y%m%d-%H%M%S).h5}"
 export LOG
 
+[ -f "$VENV/bin/activate" ] || { echo "$VENV is no environment: make setup makes it, or name another in VENV" >&2; exit 2; }
 . "$VENV/bin/activate"
 asked=(--prompt "$PROMPT")
 case " $* " in *" --prompts "*) asked=() ;; esac

@@ -6,6 +6,7 @@
 : "${RANKS:=5}"                                   # without Slurm
 : "${FOLDER:=runs/$NAME-${SLURM_ARRAY_JOB_ID:-$(date +%Y%m%d-%H%M%S)}}"
 
+[ -f "$VENV/bin/activate" ] || { echo "$VENV is no environment: make setup makes it, or name another in VENV" >&2; exit 2; }
 . "$VENV/bin/activate"
 mkdir -p "$FOLDER"
 mpi=(-hostfile "$HOSTFILE" -n "$RANKS")

@@ -13,6 +13,11 @@ set -euo pipefail
 : "${HOSTS_LEFT:=true}"    # a command that prints mpirun's further words for the hosts that are left
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+command -v mpirun > /dev/null || { echo "there is no mpirun on PATH: activate the environment that make setup made" >&2; exit 2; }
+if [ "$(id -u)" = 0 ] && [ -z "${OMPI_ALLOW_RUN_AS_ROOT:-}${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-}" ]; then
+    echo "mpirun does not run as root: be another user, or export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1" >&2
+    exit 2
+fi
 mpi=()
 while [ "${1:---}" != -- ]; do mpi+=("$1"); shift; done
 shift || true
