@@ -103,7 +103,7 @@ def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split
     [
         ("2,2", "first,last", "2 workers and 4 layers, but there are 3 workers for 16"),
         ("2,x", "none", "is not 'even', 'memory' or layer counts"),
-        ("20,-1,-1", "none", "3 workers for 18"),
+        ("20,-1,-1", "none", "gives a worker -1 layers"),
         ("even", "middle", "is not one of"),
         ("even", "none,first", "is not one of"),
     ],
