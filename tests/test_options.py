@@ -27,8 +27,6 @@ NAMES = (
     "log",
     "study",
     "draft",
-    "fault",
-    "skip-layers",
     "model",
     "split",
 )
@@ -39,6 +37,12 @@ NAMES = (
 def test_an_empty_value_is_refused_by_name(name, form):
     with pytest.raises(Unservable, match=f"^--{name} is empty: give it a value, or leave it away$"):
         parse([word.format(name) for word in form])
+
+
+def test_no_faults_and_no_skipped_layers_are_said_so():
+    """As sweeps over them do."""
+    said = parse(["--fault", "", "--skip-layers="])
+    assert (said.fault, said.skip_layers) == ("", "")
 
 
 def test_what_only_looks_empty_is_not(tmp_path):

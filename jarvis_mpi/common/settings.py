@@ -242,9 +242,12 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+MAY_BE_EMPTY = ("--prompt", "--fault", "--skip-layers")  # no order, no layer; a prompt has its own sentence
+
+
 def refuse_empty(words: Sequence[str]) -> None:
-    """Raises Unservable where an option has an empty value, as of a shell's variable that is not set; a prompt has its own sentence."""
+    """Raises Unservable where an option has an empty value, as of a shell's variable that is not set."""
     for option, value in pairwise([*words, "-"]):
         name, equals, rest = option.partition("=")
-        if name.startswith("--") and (value if not equals else rest) == "" and name != "--prompt":
+        if name.startswith("--") and (value if not equals else rest) == "" and name not in MAY_BE_EMPTY:
             raise Unservable(f"{name} is empty: give it a value, or leave it away")
