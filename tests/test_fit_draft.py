@@ -117,9 +117,9 @@ def test_a_run_drafts_with_what_was_made(small, tmp_path):  # noqa: F811
     assert done.returncode == 0, done.stderr
     assert "3 of 6 layers" in done.stderr
     said = []
-    for draft in ("", str(out)):
+    for draft in ([], ["--draft", str(out)]):
         log = tmp_path / f"{len(said)}.h5"
-        done = mpirun(3, *words_for(small, log, "--draft", draft, "--ignore-eos", "--max-new-tokens", "24"))
+        done = mpirun(3, *words_for(small, log, *draft, "--ignore-eos", "--max-new-tokens", "24"))
         assert done.returncode == 0, done.stderr.decode()
         said.append(tokens_of(log))
     assert said[0] == said[1]
