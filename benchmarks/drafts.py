@@ -54,7 +54,8 @@ def run(prompts: list[str], draft: str, asked: argparse.Namespace, scratch: Path
     log.unlink(missing_ok=True)
     file.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
     words = prompts_words(asked, shapes.locate(asked.model), file, 1)
-    words += ["--draft", draft, "--pace-s", str(asked.pace_s), "--draft-tokens", str(asked.draft_tokens)]
+    words += ["--pace-s", str(asked.pace_s)]
+    words += ["--draft", draft, "--draft-tokens", str(asked.draft_tokens)] if draft else []
     if asked.ranks:
         line = command(asked.ranks, log, *words)
     else:
