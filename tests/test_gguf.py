@@ -301,7 +301,7 @@ def test_a_file_system_that_says_beforehand_that_it_is_full(cache, tmp_path, mon
 
 def test_a_disk_that_fills_up_in_a_real_conversion(cache, tmp_path):
     ggufs.write(tmp_path / "a.gguf", intermediate_size=4096)
-    code = "import sys; from jarvis_mpi import models; models.locate(sys.argv[1])"
+    code = "import sys; from jarvis_mpi.model import checkpoint; checkpoint.locate(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "a.gguf")], capture_output=True, text=True, timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)),

@@ -220,7 +220,7 @@ WRITER = """
 import itertools, os, sys
 from pathlib import Path
 from jarvis_mpi.record.writer import Record
-from jarvis_mpi.protocol.request import Token
+from jarvis_mpi.protocol.events import Token
 from jarvis_mpi.protocol.wire import Kind, Message, Run
 from jarvis_mpi.common.process_identity import named
 record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)

@@ -486,7 +486,7 @@ LOCKLESS = """
 import sys
 from pathlib import Path
 import fcntl, os
-from jarvis_mpi import doctor_file, study_file
+from jarvis_mpi.record import links_file, study_file
 from jarvis_mpi.record.reader import load, mend
 from jarvis_mpi.record.writer import Record
 folder = Path(sys.argv[1])
@@ -507,8 +507,8 @@ resumed.close()
 items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
 for _ in range(2):
     study_file.StudyFile(folder / "study.h5", [frozenset()], items, [], {"depth": 4, "model": "m"}).file.close()
-doctor_file.write(folder / "links.h5", ["a", "b"], {"a": {"host": "a"}, "b": {"host": "b"}}, [(0, 1, 0.1, 9.0)])
-assert doctor_file.links_in(folder / "links.h5") == {frozenset("ab"): [0.1, 9.0]}
+links_file.write(folder / "links.h5", ["a", "b"], {"a": {"host": "a"}, "b": {"host": "b"}}, [(0, 1, 0.1, 9.0)])
+assert links_file.links_in(folder / "links.h5") == {frozenset("ab"): [0.1, 9.0]}
 """
 
 
