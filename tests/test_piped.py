@@ -19,7 +19,7 @@ from jarvis_mpi.net.plan import told_of_wishes
 ROOT = Path(__file__).parent.parent
 READ = """
 import json, sys, time
-from jarvis_mpi.protocol.link import Unservable
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.app.piped_input import Piped
 begun = time.monotonic()
 try:
