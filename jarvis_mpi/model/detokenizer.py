@@ -33,7 +33,7 @@ class Pieces:
                 return ""
             self.ids.append(token)
             before, now = self.text(self.ids[self.start : self.shown]), self.text(self.ids[self.start :])
-            if now.endswith(HALF) or (self.tidies and may_be_tidied(now)):
+            if now.endswith(HALF) or (self.tidies and may_be_tidied(self.untidied())):
                 return ""
             new = now[len(before) :] if now.startswith(before) else self.text(self.ids[self.shown :])
         if new:
@@ -45,6 +45,11 @@ class Pieces:
         """What is held back, once no more tokens come: a space at the end."""
         now = self.text(self.ids[self.start :])
         return "" if now.endswith(HALF) else now[len(self.text(self.ids[self.start : self.shown])) :]
+
+    def untidied(self) -> str:
+        return str(
+            self.tokenizer.decode(self.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     def knows(self, token: int) -> bool:
         try:
