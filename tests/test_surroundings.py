@@ -78,7 +78,7 @@ def test_a_file_gets_plain_and_whole_lines(env, monkeypatch):
 def test_all_that_is_shown_goes_through_one_console():
     for folder in ("jarvis_mpi", "analysis"):
         for path in (ROOT / folder).rglob("*.py"):
-            assert path.name == "common/console.py" or " Console(" not in path.read_text(), path
+            assert path.name == "console.py" or " Console(" not in path.read_text(), path
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "TkAgg"])
