@@ -22,11 +22,7 @@ from .tiling import (
 )
 
 BLOCK = {8: 64, 4: 32}  # bits of weights -> numbers of a row that share a scale
-
-
 SCALES_AHEAD_BYTES = {8: 768, 4: 1024}  # AVX512 alone
-
-
 LARGEST = {
     8: 32767,
     4: 127,
