@@ -107,7 +107,7 @@ def test_bytes_that_are_no_text_are_one_sentence():
 
 
 def test_zero_bytes_are_one_sentence():
-    assert answer(ALONE, input=b"a\0b")[1].startswith("standard input holds zero bytes, which no text has")
+    assert answer(ALONE, input=b"a\0b")[1].startswith("standard input holds zero bytes, so it is no text")
 
 
 @pytest.mark.parametrize("command", WAYS)

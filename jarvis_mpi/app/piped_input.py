@@ -74,7 +74,8 @@ class Piped:
             )
         if 0 in self.data:
             raise Unservable(
-                "standard input holds zero bytes, so it is no text to append to --prompt: save it as UTF-8, or say < /dev/null"
+                "standard input holds zero bytes, so it is no text to append to --prompt: save it as UTF-8,"
+                " or say < /dev/null"
             )
         try:
             text = self.data.decode().lstrip(MARK)
@@ -83,11 +84,6 @@ class Piped:
                 "standard input is not UTF-8 text, so it cannot be appended to --prompt: save it as UTF-8,"
                 " or say < /dev/null"
             ) from None
-        if "\0" in text:
-            raise Unservable(
-                "standard input holds zero bytes, which no text has, so it cannot be appended to --prompt: save it as UTF-8,"
-                " or say < /dev/null"
-            )
         return text if text.strip() else ""
 
     def left_out(self, why: str) -> str:
