@@ -110,6 +110,17 @@ def unlike(run: Run) -> str:
     return ""
 
 
+def continued_at(run: Run) -> str:
+    answered = sum(question.answered for question in run.questions)
+    tokens = [len(question.tokens) for question in run.questions if not question.answered]
+    under_way = (
+        f", {'the next' if len(tokens) == 1 else 'others'} after {', '.join(map(str, tokens))} tokens"
+        if tokens
+        else ""
+    )
+    return f"{run.path} is resumed: {answered} answered{under_way}"
+
+
 def skipped_now(run: Run) -> bool:
     told = [event.text for event in run.events if event.event == "told"]
     return bool(told) and told[-1].endswith("skipped")

@@ -1,0 +1,58 @@
+"""What a run was asked, answered: one prompt, a file of prompts, or a chat; and how that ended."""
+
+from typing import NamedTuple
+
+from ..common.errors import Unservable
+from ..common.output import Unwritable
+from .batch import Crowd
+from .chat import chat
+from .conversation import Conversation
+from .keyboard import Keyboard
+from .opening import Asked
+from .screen import Shows
+
+
+class Outcome(NamedTuple):
+    wrong: str  # one sentence; '': nothing is
+    is_done: bool  # or else the run can be resumed
+
+
+def answer_all(
+    conversation: Conversation, asked: Asked, at_once: int, keyboard: Keyboard | None, screen: Shows
+) -> Outcome:
+    """Answer what is asked, and first of all what a run before had begun; `at_once`: of --prompts."""
+    try:
+        if asked.prompts:
+            return answer_prompts(conversation, asked, at_once, screen)
+        return answer_person(conversation, asked, keyboard, screen)
+    except Unservable as error:
+        return Outcome(str(error), False)
+    except KeyboardInterrupt:
+        return Outcome("ended by Ctrl-C", False)
+    except Unwritable as error:
+        return Outcome(error.sentence, False)
+
+
+def answer_prompts(conversation: Conversation, asked: Asked, at_once: int, screen: Shows) -> Outcome:
+    before = asked.before.questions if asked.before else ()
+    failed = Crowd(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
+    return Outcome(f"{failed} of {len(asked.prompts)} prompts could not be answered" if failed else "", True)
+
+
+def answer_person(
+    conversation: Conversation, asked: Asked, keyboard: Keyboard | None, screen: Shows
+) -> Outcome:
+    """One prompt, or a chat."""
+    last = asked.before.questions[-1] if asked.before and asked.before.questions else None
+    if last and not last.answered:
+        conversation.answer(last.prompt, last.ids, last.tokens)
+    if keyboard:
+        failed = chat(conversation, keyboard, screen)
+        tells = failed and not keyboard.is_terminal
+        return Outcome(f"{failed} lines could not be answered" if tells else "", True)
+    assert asked.settings.prompt
+    if not last:
+        conversation.ask(asked.settings.prompt)
+    elif last.answered:
+        conversation.show_again(last)
+    return Outcome("", True)

@@ -1,0 +1,86 @@
+"""Which node holds which layers of a run, and their copies, from what the nodes say of themselves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.layers import Block
+from ..common.messages import say
+from ..common.settings import Settings
+from ..model.patch import Told
+from ..net.handshake import Hello, Roll
+from ..net.mpi_parameters import machines_without_daemon_at_home
+from ..net.plan import free_bytes
+from ..protocol import placement as blocks
+from ..protocol.cluster import Crew, Policy
+from ..protocol.expected_loss import NOTHING_KNOWN, Harm
+from ..protocol.placement import Placement
+from ..record.study_file import costs_in
+
+
+@dataclass(frozen=True)
+class Layout:
+    hellos: Mapping[int, Hello]  # of the nodes that are there
+    free_bytes: Mapping[int, float]
+    placement: Placement
+    copies: Mapping[Block, tuple[int, ...]]
+    policy: Policy
+
+    @property
+    def layer_counts(self) -> dict[int, int]:
+        """How many layers each node that is there runs."""
+        return {node: sum(map(len, self.placement[node])) for node in self.hellos}
+
+
+def loss_known(settings: Settings, patches: Told | None, depth: int) -> Harm:
+    """What --study and --patches say of each layer's worth. Raises Unservable."""
+    known = Harm(*patches.losses) if patches else NOTHING_KNOWN
+    if settings.study:
+        known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
+    return known
+
+
+def laid_out(roll: Roll, mine: Hello, settings: Settings, harm: Harm, depth: int) -> Layout:
+    """Gather the nodes, and place the model's `depth` layers on those that are there. Raises Unservable."""
+    never_skip = (
+        harm.never_skip()
+        if settings.never_skip == "auto"
+        else blocks.layers_named(settings.never_skip, depth)
+    )
+    left_out = blocks.counted_from_1(settings.skip_layers, depth)
+    hellos = roll.gather(mine)
+    if roll.link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(hellos)):
+        say(warning)
+    free = free_bytes(hellos)
+    placement = blocks.place(
+        depth,
+        roll.link.size - 1,
+        split=settings.split,
+        end_user_layers=settings.end_user_layers,
+        free_bytes=free,
+        # Where parts were delivered, nobody else has the layers of one that is missing: its copies, or skipped.
+        missing=() if any(other.has_a_part for other in hellos.values()) else roll.missing,
+    )
+    placement = blocks.without(placement, left_out)
+    copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}
+    copied = None
+    if settings.copied_blocks and copies:
+        copied = frozenset(harm.worst(copies, settings.copied_blocks))
+        copies = {block: nodes for block, nodes in copies.items() if block in copied}
+    ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
+    most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
+    return Layout(hellos, free, placement, copies, Policy(ladder, most, never_skip, settings.copies, copied))
+
+
+def cluster_of(layout: Layout, patches: Told | None, layer_bytes: float) -> Crew:
+    """The cluster as it starts, with nobody missing."""
+    return Crew(
+        layout.placement,
+        layout.copies,
+        layout.policy,
+        {node: free / layer_bytes for node, free in layout.free_bytes.items()},
+        patches=patches.patched if patches else frozenset(),
+        patchers=frozenset(
+            node for node, hello in layout.hellos.items() if patches and hello.patches == patches.digest
+        ),
+    )

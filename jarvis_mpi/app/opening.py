@@ -1,0 +1,144 @@
+"""What a run is asked and which files it is given: all that can be refused before a heavy module is imported."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..common import prompt_file
+from ..common.errors import Unservable
+from ..common.messages import say
+from ..common.new_file import check_path, claim
+from ..common.settings import Settings
+from ..model import checkpoint, generation_config, patch
+from ..model.tried_releases import untried
+from ..net.mpi_parameters import without_fault_tolerance
+from ..net.plan import hand_settings
+from ..protocol.link import Link
+from ..record.links_file import links_in
+from ..record.reader import Run
+from . import fault_injection, resume
+from .answers import Answers
+from .piped_input import MOST_BYTES, Piped
+from .record_path import new_log
+
+Rates = Mapping[frozenset[str], Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is to do. `piped` is what comes on standard input; None in a chat, which reads its lines itself."""
+
+    settings: Settings
+    words: Sequence[str]  # of the command line
+    log: Path  # where the record is, or will be
+    before: Run | None  # the run that is resumed
+    piped: Piped | None
+    prompt_said: str | None  # --prompt, without what came on standard input
+    prompts: Sequence[prompt_file.Asked] = ()  # of --prompts
+    link_rates: Rates = field(default_factory=dict)  # of two hosts' link, as doctor has measured them
+
+    @property
+    def is_chat(self) -> bool:
+        return self.piped is None
+
+    @property
+    def is_done(self) -> bool:
+        return self.before is not None and self.before.ended == "done"
+
+    def with_standard_input(self) -> "Asked":
+        """With what came there behind the prompt; what is left out is told. Raises Unservable where it is no text."""
+        settings = self.settings
+        if not self.piped:
+            return self
+        if self.before:
+            told = resume.standard_input(self.before, self.words, self.piped)
+        elif settings.prompt is None:
+            told = self.piped.left_out(f"--prompts {settings.prompts} holds all that is asked")
+        else:
+            prompt, told = self.piped.appended_to(settings.prompt)
+            settings = replace(settings, prompt=prompt)
+        if told:
+            say(told)
+        return replace(self, settings=settings)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The model's folder, and the patches that were fitted to it."""
+
+    folder: Path
+    fingerprint: str
+    patches: patch.Told | None
+
+
+def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
+    """What is asked by the command line's `words`, or was by the run that is resumed. Raises Unservable."""
+    if link.size < 2:
+        raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
+    before = resume.read(Path(settings.resume)) if settings.resume else None
+    if before:
+        settings = resume.settings_of(before, words)
+    is_chat = settings.prompt is None and not settings.prompts
+    piped = None if is_chat else Piped(0 if settings.prompts else MOST_BYTES)
+    said = before.attributes.get(resume.SAID, settings.prompt) if before else settings.prompt
+    asked = Asked(settings, words, before.path if before else Path(), before, piped, said)
+    if not asked.is_done:
+        asked = replace(asked, log=log_of(asked))
+        if before:
+            hand_settings(link, settings.as_dict())
+        check_faults(settings, link.size)
+    return replace(
+        asked,
+        prompts=prompt_file.read(Path(settings.prompts)) if settings.prompts else (),
+        link_rates=links_in(Path(settings.links)) if settings.links and not asked.is_done else {},
+    )
+
+
+def log_of(asked: Asked) -> Path:
+    """Where the record goes; a name that was asked for is claimed. Raises Unservable where no file can be made."""
+    if asked.before:
+        return asked.before.path
+    log = Path(asked.settings.log) if asked.settings.log else new_log(say)
+    check_path(log)
+    if asked.settings.log:  # else the name is this process's own
+        claim(log)
+    return log
+
+
+def check_faults(settings: Settings, ranks: int) -> None:
+    """Raises Unservable where --fault names a node that is not there."""
+    orders = fault_injection.parse(settings.fault)
+    if wrong := [order.node for order in orders if not 0 < order.node < ranks]:
+        raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {ranks - 1}")
+
+
+def print_done(asked: Asked) -> int:
+    """The answers of a run that is done and was resumed. -> exit status. Raises Unservable."""
+    assert asked.before
+    if asked.piped and (sentence := resume.standard_input(asked.before, asked.words, asked.piped)):
+        say(sentence)
+    out = Answers(say)
+    failed = resume.print_again(asked.before, asked.settings, asked.prompts, out)
+    out.ended()
+    say(f"{asked.before.path} is done: there is nothing to resume")
+    return int(bool(failed or out.lost))
+
+
+def find_model(link: Link, asked: Asked) -> tuple[Asked, ModelFiles]:
+    """The model's files, and `asked` with what its generation_config.json says. Raises Unservable."""
+    if warning := without_fault_tolerance(link.vendor):
+        say(warning)
+    for sentence in untried():
+        say(sentence)
+    folder = checkpoint.locate(asked.settings.model, say, asked.settings.start_timeout_s, whole=True)
+    settings = generation_config.followed(asked.settings, folder, say)
+    fingerprint = checkpoint.fingerprint(folder)
+    if asked.before:
+        resume.check_model(asked.before, fingerprint)
+    patches = patch.read(Path(settings.patches)) if settings.patches else None
+    if patches and patches.fingerprint != fingerprint:
+        raise Unservable(
+            f"--patches {settings.patches} was fitted to another model"
+            f" (fingerprint {patches.fingerprint}, not {fingerprint})"
+        )
+    return replace(asked, settings=settings), ModelFiles(folder, fingerprint, patches)

@@ -1,0 +1,58 @@
+"""What the end user holds itself: the head, its own layers, copies of others', patches, and what guesses."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.layers import END_USER, Block
+from ..common.messages import say
+from ..common.settings import Settings
+from ..model import checkpoint, patch
+from ..model.draft_model import DraftModel
+from ..model.head import Head
+from ..model.stage import Stage
+from ..model.tokenizer import Text
+from ..protocol.journal import Journalled
+from ..protocol.prompt_lookup import Lookup
+from ..protocol.speculation import Source
+from .startup import Start
+from .worker import copy_loader, journalled
+
+
+@dataclass(frozen=True)
+class OwnParts:
+    head: Head
+    stages: dict[Block, Journalled]
+    load: Callable[..., Journalled]  # a copy of a block
+    patches: patch.Patches
+    source: Source  # of guesses, for --draft
+
+
+def load_own(start: Start) -> OwnParts:
+    """Read and warm up what rank 0 runs. Raises Unservable."""
+    model, layout, settings = start.model, start.layout, start.asked.settings
+    load = copy_loader(model.folder, model.dtype, settings)
+    head = Head(model.folder, model.dtype, settings.weights)
+    own = [
+        Stage(model.folder, block, model.dtype, weights=settings.weights)
+        for block in layout.placement[END_USER]
+    ]
+    for stage in own:
+        stage.warm_up(start.capacity.pieces, time.perf_counter)
+    stages = {stage.block: journalled(stage, settings) for stage in own}
+    stages |= {
+        block: load(block, beforehand=True) for block, nodes in layout.copies.items() if END_USER in nodes
+    }
+    patches = patch.Patches(Path(settings.patches), model.dtype)
+    if start.files.patches:
+        patches.prepare(start.files.patches, layout.placement[END_USER])
+    return OwnParts(head, stages, load, patches, source_of(settings, start.text))
+
+
+def source_of(settings: Settings, text: Text) -> Source:
+    """What guesses with --draft. Raises Unservable."""
+    if settings.draft in ("", "text"):
+        return Lookup()
+    folder = checkpoint.locate(settings.draft, say, settings.start_timeout_s, whole=True)
+    return DraftModel(folder, text, settings.draft, settings.dtype)

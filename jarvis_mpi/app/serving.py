@@ -1,0 +1,167 @@
+"""Rank 0 from its heavy imports on: the run is started, what is asked is answered, and the nodes part.
+
+This file imports torch and transformers.
+"""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..common.layers import END_USER
+from ..common.messages import say
+from ..common.output import Unwritable
+from ..model.sampler import Sampler
+from ..net.handshake import Hello, Roll
+from ..net.shutdown import end_processes, part, release
+from ..net.vitals import looking
+from ..protocol.cluster import Crew
+from ..protocol.coordinator import EndUser
+from ..protocol.events import Both
+from ..protocol.failure_detector import Pace, Patience
+from ..protocol.link import Link
+from ..protocol.node_state import State
+from ..protocol.speculation import NO_DRAFTS, Drafts, Guesses
+from ..record.writer import Record
+from . import resume
+from .answering import Outcome, answer_all
+from .conversation import Conversation
+from .json_lines import Lines
+from .keyboard import Keyboard
+from .layout import cluster_of
+from .opening import Asked, ModelFiles
+from .own_parts import OwnParts, load_own
+from .run_attributes import run_attributes
+from .screen import Screen, Shows
+from .startup import Start, start_run
+from .startup_laps import Laps
+from .worker import PARTING_S
+
+SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
+
+Loaded = Mapping[int, Mapping[str, Any]]  # what each worker said when it had its layers
+
+
+def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
+    """Start the run, answer, and end it; `mine` is what rank 0 says of itself.
+
+    -> exit status, and whether all ranks part together. Raises Unservable.
+    """
+    roll = Roll(link, asked.settings.start_timeout_s, time.monotonic)
+    start = start_run(roll, asked, files, mine, laps)
+    torch.set_num_threads(start.threads)
+    own = load_own(start)
+    laps.lap("own_load_s")
+    screen = screen_of(start)
+    others = {node: start.layout.placement[node] for node in start.layout.hellos if node != END_USER}
+    with screen.loading(others) as tell_ready:
+        loaded = roll.await_ready(start.layout.hellos, tell_ready)
+    laps.lap("others_load_s")
+    cluster = cluster_that_is_left(start, roll, screen)
+    screen.started(cluster, start.asked.settings.model, start.model.numbers, sum(laps.seconds.values()))
+    record, step = record_of(start.asked, run_attributes(start, cluster, laps.seconds, loaded), roll, screen)
+    coordinator = coordinator_of(link, start, cluster, own, loaded, Both(record, screen))
+    coordinator.step = step
+    coordinator.compare_clocks()
+    outcome = converse(start, coordinator, record, screen)
+    silent = [
+        node for node in range(1, link.size) if coordinator.crew.state(node) in (State.SILENT, State.GONE)
+    ]
+    peaks = part(link, silent, PARTING_S, time.monotonic)
+    end_processes(start.layout.hellos, silent)
+    record.ended(time.perf_counter(), coordinator.step, outcome.wrong, outcome.is_done, peaks)
+    record.close()
+    wrong = outcome.wrong
+    try:
+        screen.summary(coordinator.crew, record.path)
+        screen.answer.ended()
+    except Unwritable as error:
+        wrong = wrong or error.sentence
+    if wrong:
+        say(wrong)
+    release(link, together := len(peaks) == link.size)
+    return int(bool(wrong or screen.answer.lost)), together
+
+
+def screen_of(start: Start) -> Shows:
+    asked, shows_answers = start.asked, not start.asked.settings.prompts
+    if asked.settings.json:
+        return Lines(start.hosts, shows_answers)
+    return Screen(start.hosts, asked.is_chat, shows_answers)
+
+
+def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Crew:
+    """The cluster without the nodes that are missing, of whom the user is told. Raises Unservable if it is too small."""
+    settings, patches = start.asked.settings, start.files.patches
+    cluster = cluster_of(start.layout, patches, start.model.layer_bytes)
+    if patches and (without := start.layout.hellos.keys() - cluster.patchers):
+        nodes = ", ".join(map(str, sorted(without)))
+        screen.tell(f"node {nodes} has not this {settings.patches}: what is lost behind it is skipped")
+    if settings.skip_layers:
+        screen.tell(
+            f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"
+        )
+    for node, sign in roll.missing.items():
+        cluster = cluster.after(node, sign)
+        screen.tell(f"node {node} {sign.value} before the first token: it is done without")
+    cluster.route()
+    return cluster
+
+
+def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Shows) -> tuple[Record, int]:
+    """The run's record, begun or continued, with what happened at the start. -> it, and the first step's number."""
+    before, step = asked.before, 0
+    if before:
+        begun = [question.step for question in before.questions]
+        step = max([0, *(before.tokens["step"] + 1).tolist(), *begun])
+        record = Record.resumed(asked.log, attributes, time.perf_counter(), screen, before.length_s, step)
+        screen.tell(resume.continued_at(before))
+        if sentence := resume.unlike(before):
+            screen.tell(sentence)
+    else:
+        record = Record(asked.log, attributes, time.perf_counter(), screen)
+    for node, sign in roll.missing.items():
+        record.sign(time.perf_counter(), step, node, sign)
+    for node, last in roll.words.items():
+        Both(record, screen).words(time.perf_counter(), step, node, last)
+    return record, step
+
+
+def coordinator_of(
+    link: Link, start: Start, cluster: Crew, own: OwnParts, loaded: Loaded, hears: Both
+) -> EndUser:
+    settings, model = start.asked.settings, start.model
+    return EndUser(
+        link, cluster, own.head, own.stages, Sampler(settings).choose, time.perf_counter,
+        prefill_rows=start.capacity.prefill_rows, load=own.load, hears=hears,
+        patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
+        pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
+        speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
+        row_s=8 * own.head.width * model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
+        vitals=looking(time.perf_counter), patch=own.patches, harm=start.losses,
+        drafts=drafts_of(start, own, loaded),
+    )  # fmt: skip
+
+
+def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
+    settings = start.asked.settings
+    if not settings.draft:
+        return NO_DRAFTS
+    counts = start.layout.layer_counts
+    row_s = sum(answer["pace"][1] * counts[node] for node, answer in loaded.items())
+    return Guesses(own.source, settings.draft_tokens, row_s, time.perf_counter)
+
+
+def converse(start: Start, coordinator: EndUser, record: Record, screen: Shows) -> Outcome:
+    """Answer all that is asked."""
+    asked = start.asked
+    with Keyboard() if asked.is_chat else contextlib.nullcontext() as keyboard:
+        conversation = Conversation(
+            coordinator, start.text, start.model.context, asked.settings, record, screen,
+            interrupted=lambda: keyboard is not None and keyboard.interrupts > 0,
+        )  # fmt: skip
+        if asked.before and not asked.prompts:
+            conversation.restore(asked.before.questions)
+        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen)

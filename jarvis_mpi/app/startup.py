@@ -1,0 +1,56 @@
+"""The start of a run: the model is tried, the nodes are gathered, and each is told which layers it is to load.
+
+This file imports torch and transformers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..common.layers import END_USER
+from ..common.messages import say
+from ..model.tokenizer import Text
+from ..net.handshake import Hello, Roll
+from ..net.plan import hand_out, threads_for, told_of_wishes
+from ..protocol.expected_loss import Harm
+from .capacity import Capacity, capacity_of
+from .layout import Layout, laid_out, loss_known
+from .opening import Asked, ModelFiles
+from .served_model import ServedModel, tokenizer_of, tried_model
+from .startup_laps import Laps
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run whose nodes have been told what to load."""
+
+    asked: Asked
+    files: ModelFiles
+    model: ServedModel
+    text: Text
+    losses: Harm  # what is known of each layer's worth
+    layout: Layout
+    capacity: Capacity
+    threads: int  # of rank 0
+    hosts: Mapping[int, str]  # of every node
+
+
+def start_run(roll: Roll, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
+    """`mine` is what rank 0 says of itself. Raises Unservable where the run cannot be."""
+    model = tried_model(files.folder, asked.settings)
+    laps.lap("trial_s")
+    asked = asked.with_standard_input()
+    settings = asked.settings
+    losses = loss_known(settings, files.patches, model.depth)
+    layout = laid_out(roll, mine, settings, losses, model.depth)
+    text = tokenizer_of(model)
+    capacity = capacity_of(asked, model, text, layout)
+    threads = threads_for(layout.hellos, settings.threads)
+    holders = max(map(len, layout.copies.values()), default=0)
+    for line in told_of_wishes(layout.hellos, settings, holders, model.config.vocab_size):
+        say(line)
+    hand_out(roll.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
+    laps.lap("hellos_s")
+    hosts = {
+        node: layout.hellos[node].host if node in layout.hellos else "?" for node in range(roll.link.size)
+    }
+    return Start(asked, files, model, text, losses, layout, capacity, threads[END_USER], hosts)
