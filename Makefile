@@ -1,6 +1,7 @@
 # make demo   set everything up, then one prompt over nine MPI ranks
 # make demo-faults    the same, while two of the eight workers die
 # make test   set everything up, then all checks and tests
+# make test-fast   checks and the tests that take under a second: a minute and a half
 # make matrix   a smoke set on every Python found, with the oldest and the newest packages, and beside torchvision: an hour, 30 GB
 # make figures   the figures in the README, from runs of its own: 4 minutes
 # make bench  speed and memory beside one process, and beside llama.cpp with LLAMA=folder of its programs: an hour
@@ -22,16 +23,13 @@ export HOME := $(or $(shell getent passwd "$$(id -u)" | cut -d: -f6),/tmp)
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test test-alone test-together lint matrix setup clean bench peers fault-matrix figures
+.PHONY: demo demo-faults test test-alone test-together test-fast lint matrix setup clean bench peers fault-matrix figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
 
 demo-faults: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)" --fault "kill 3 @ 20; kill 6 @ 60"
-
-# Tests of one process, whose files name no mpirun, take what the others leave of the machine's time.
-ALONE := $(shell grep -L mpirun tests/test_*.py tests/mutations/test_*.py)
 
 test: .venv/ready-for-tests lint
 ifdef TESTS
@@ -40,11 +38,16 @@ else
 	$(MAKE) --no-print-directory --jobs 2 test-alone test-together
 endif
 
+# Tests of one process take what those that start mpirun leave of the machine's time.
 test-alone:
-	nice -n 10 python -m pytest -q $(ALONE) > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
+	nice -n 10 python -m pytest -q -m "not mpirun" > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
 
 test-together:
-	python -m pytest -q $(addprefix --ignore=,$(ALONE))
+	python -m pytest -q -m mpirun
+
+# For the inner loop: a minute and a half.
+test-fast: .venv/ready-for-tests lint
+	python -m pytest -q -m "not (mpirun or hosts or slurm or slow)"
 
 lint: .venv/ready-for-tests
 	ruff check .

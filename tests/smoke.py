@@ -45,8 +45,8 @@ def steps(folder: Path) -> dict[str, list[str]]:
             *RUN, *JARVIS, "--prompt", "Why is the sky blue?", "--max-new-tokens", "20",
             "--fault", "kill 2 @ 5", "--log", str(record),
         ],
-        "pure tests": [*pytest, "tests/test_pure.py"],
-        "stories": [*pytest, "tests/test_sim.py", "-k", "every_seed"],
+        "pure tests": [*pytest, "tests/protocol/test_pure.py"],
+        "stories": [*pytest, "tests/protocol/test_sim.py", "-k", "every_seed"],
         "a small model": [
             sys.executable, "-c", MODEL,
             str(folder / "model"),

@@ -2,11 +2,10 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
     path
     for folder in ("jarvis_mpi", "analysis", "benchmarks", "tests")

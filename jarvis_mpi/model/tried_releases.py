@@ -4,7 +4,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Mapping
 
-# The first and the last; pyproject.toml says the same to pip, and tests/test_tried.py holds them together.
+# The first and the last; pyproject.toml says the same to pip, and tests/model/test_tried.py holds them together.
 TRIED: Mapping[str, tuple[str, str]] = {"torch": ("2.11", "2.14"), "transformers": ("5.21.1", "5.23")}
 
 

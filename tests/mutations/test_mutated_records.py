@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from mutate import as_json, damaged, numbers, survives, swapped
+from places import ROOT
 
 from jarvis_mpi.app import resume
 from jarvis_mpi.common.errors import Unservable
@@ -23,7 +24,6 @@ from jarvis_mpi.net import hostfile
 from jarvis_mpi.record import hdf5, links_file, replay, study_file
 from jarvis_mpi.record.reader import Run, load, mend
 
-ROOT = Path(__file__).parent.parent.parent
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
 MEMORY = 2 << 30  # bytes that a reading may ask for beyond what is there
 

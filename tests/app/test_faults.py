@@ -1,0 +1,89 @@
+"""Real mpirun, real weights, real signals: a part of the fault matrix; and a run's decisions follow from its log."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+from jarvis_mpi.record import replay
+
+pytestmark = pytest.mark.mpirun
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [(("SIGKILL", "for good"), 4), pytest.param(("3 s", "10 s"), 2, marks=pytest.mark.very_slow)],
+    ids=["gone", "back"],
+)
+def test_a_part_of_the_fault_matrix(rows, count):
+    words = [sys.executable, "benchmarks/fault_matrix.py", "--part", "--rows", *rows]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    print(done.stdout)
+    runs = json.loads(done.stdout.splitlines()[-1])["runs"]
+    assert len(runs) == count
+    assert [run for run in runs if run["wrong"]] == []
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "ulfm"),
+    [("SIGKILL", True), ("SIGSTOP", True), ("SIGSTOP", False)],
+    ids=["Shrink", "hung", "no ULFM"],
+)
+def test_both_ways_to_shrink_end_with_the_same_communicator(how, ulfm):
+    words = ["timeout", "-k", "5", "60", "mpirun", "-hostfile", "hostfiles/local", "-n", "5", sys.executable]
+    without = {} if ulfm else {"OMPI_MCA_mpi_ft_enable": "0"}
+    done = subprocess.run(
+        [*words, "tests/shrinking.py", how],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **without},
+    )
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert said == [f"rank {node}: [0, 1, 3, 4], sum 8" for node in (0, 1, 3, 4)], done.stdout + done.stderr
+
+
+def test_decisions_can_be_replayed_from_the_log(tmp_path):
+    log = tmp_path / "run.h5"
+    words = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", "6", sys.executable]
+    # Long enough that the stopped node is back well before the last token, on a slow machine as on a fast one.
+    words += [
+        "-m",
+        "jarvis_mpi",
+        "--prompt",
+        "Why is the sky blue?",
+        "--max-new-tokens",
+        "300",
+        "--ignore-eos",
+        "--log",
+        str(log),
+    ]
+    words += ["--fault", "kill 3 @ 5; raise 4 @ 12; stop 1 @ 20 for 2s"]
+    done = subprocess.run(
+        words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "node 3 lost at step 5: layers 13-18 from the copy",
+        "node 4 lost",
+        "node 1 silent",
+        "node 1 back",
+    ):
+        assert line in done.stderr, done.stderr
+    lines = list(replay.replayed(log))
+    assert sum("as decided" in line for line in lines) >= 4
+    assert not any("NOT" in line for line in lines)
+
+
+@pytest.mark.parametrize("program", ["half_message.py", "lost_with_messages.py"])
+def test_messages_that_stay_half_way(program):
+    words = ["timeout", "-k", "5", "90", "mpirun", "-n", "3"]
+    words += ["--mca", "btl", "tcp,self", "--mca", "pml", "ob1"]
+    done = subprocess.run(
+        [*words, sys.executable, f"tests/{program}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "as it should be\n", done.stderr

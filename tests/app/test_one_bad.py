@@ -1,0 +1,93 @@
+"""Real mpirun: one bad prompt hurts only itself; what is said at the keyboard of what was cut, appended, refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import texts
+import tiny
+from places import ROOT
+from running import MARK
+
+pytestmark = pytest.mark.mpirun
+
+TEMPLATE = (
+    "{% if messages | length > 1 and 'raise' in messages[-1].content %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if 'never' in messages[-1].content %}{{ raise_exception('not that') }}{% endif %}"
+    "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tiny.make("llama", tmp_path_factory.mktemp("model"), vocab_size=257)
+    return texts.of_bytes(folder, TEMPLATE, words=["<new>"])
+
+
+def run(folder, *words, ranks=2, cwd=ROOT, env=None, out=subprocess.PIPE, **how):
+    hosts = str(ROOT / "hostfiles/local")
+    limited = ["timeout", "-k", "5", "100", "mpirun", "-hostfile", hosts, "-n", str(ranks)]
+    return subprocess.run(
+        [*limited, sys.executable, "-m", "jarvis_mpi", "--model", str(folder), "--max-new-tokens", "4", *words],
+        stdout=out, stderr=subprocess.PIPE, cwd=cwd, timeout=130,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "PYTHONPATH": str(ROOT), **(env or {})}, **how,
+    )  # fmt: skip
+
+
+def test_bad_prompts_among_good_ones_lose_nothing(folder, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(
+        b"\xef\xbb\xbfone\nnever\na <new> one\n" + b"x" * 3_000_000 + b'\n\xff\n{"prompt": "two"}\nthree'
+    )
+    done = run(folder, "--prompts", str(file), "--streams", "2", "--log", str(tmp_path / "run.h5"))
+    said = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert done.returncode == 1, done.stderr.decode()
+    assert "4 of 7 prompts could not be answered" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    assert [each.get("error", "")[:40] for each in said] == [
+        "", "the model's chat template does not take ", "the prompt has token 257 ('<new>'), but ", "the prompt has over 600000 tokens, the m",
+        "line 5 is not UTF-8 text: save the file ", "", "",
+    ]  # fmt: skip
+    assert [each["prompt"] for each in said if "text" in each] == ["one", "two", "three"]
+    again = run(folder, "--resume", str(tmp_path / "run.h5"))
+    assert [json.loads(line) for line in again.stdout.decode().splitlines()] == said
+
+
+def test_a_template_that_raises_on_the_second_turn_loses_no_later_line(folder, tmp_path):
+    typed = b"\xef\xbb\xbf/route\none\nraise\nand <new>\ntwo\n/reset\nraise"
+    done = run(folder, "--log", str(tmp_path / "run.h5"), input=typed)
+    said = done.stderr.decode()
+    assert done.returncode == 1, said
+    assert "does not take this: roles must alternate: ask otherwise" in said
+    assert "the prompt has token 257" in said
+    assert "2 lines could not be answered" in said
+    assert "Traceback" not in said
+    assert said.count("the answer is cut after 4 tokens: --max-new-tokens allows no more") == 3
+
+
+def test_a_prompt_that_cannot_be_asked_ends_the_run(folder, tmp_path):
+    done = run(folder, "--prompt", "never", "--log", str(tmp_path / "run.h5"), stdin=subprocess.DEVNULL)
+    assert done.returncode != 0
+    assert done.stdout == b""
+    assert "the model's chat template does not take this: not that" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+def test_text_is_appended_and_the_record_goes_where_it_can(folder, tmp_path):
+    from jarvis_mpi.record.reader import load
+
+    done = run(
+        folder, "--prompt", "Sum it up:", "--copies", "9", "--top-k", "300",
+        cwd="/proc", env={"XDG_STATE_HOME": str(tmp_path)}, input=b"some text\n",
+    )  # fmt: skip
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    (log,) = (tmp_path / "jarvis_mpi/runs").glob("*.h5")
+    assert f"the record is {log}" in said
+    assert "standard input is appended to --prompt: 10 characters" in said
+    assert "--copies 9 is more than there are nodes for: a block has 1 at the most" in said
+    assert "--top-k 300 is more than the 257 tokens that the model knows" in said
+    assert load(log).questions[0].prompt == "Sum it up:\n\nsome text"
+    assert load(log).settings["prompt"] == "Sum it up:\n\nsome text"

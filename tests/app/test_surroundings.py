@@ -1,0 +1,296 @@
+"""What shells, launchers and notebooks leave in the environment, locks of others, and names that are not UTF-8."""
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from places import ROOT
+from rich.table import Table
+
+from jarvis_mpi.app import resume
+from jarvis_mpi.common import interpreter, variables
+from jarvis_mpi.common.console import console
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.new_file import check_path
+from jarvis_mpi.common.options import PATHS, parse
+from jarvis_mpi.common.prompt_file import Asked
+from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.net import launcher
+from jarvis_mpi.net.mpi_parameters import switched_on
+from jarvis_mpi.record import hdf5
+from jarvis_mpi.study import skip_cases
+
+LATIN = os.fsdecode(b"m\xfcller")
+
+
+def python(*words, env=None, **how):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI_COMM"))}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**clean, **(env or {})}, capture_output=True, text=True, timeout=90, **how
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK"])
+@pytest.mark.parametrize("words", [["--nonsense"], ["study", "--nonsense"]])
+def test_a_rank_that_nobody_launched_complains(name, words):
+    done = python("-m", "jarvis_mpi", *words, env={name: "2"})
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
+
+
+def test_a_launchers_other_ranks_are_silent(monkeypatch):
+    monkeypatch.setenv("PMIX_RANK", "2")
+    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_LIFELINE"):
+        with monkeypatch.context() as other:
+            other.setenv(name, "1")
+            assert not launcher.complains()
+    monkeypatch.setenv("PMIX_RANK", "0")
+    assert launcher.complains()
+
+
+@pytest.mark.parametrize("env", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}, {}])
+def test_a_file_gets_plain_and_whole_lines(env, monkeypatch):
+    for name, value in {**env, "COLUMNS": "12"}.items():
+        monkeypatch.setenv(name, value)
+    file, table = io.StringIO(), Table("node", "compute ms", header_style="bold")
+    table.add_row("a host with a long name", "1234.56")
+    shown = console(file)
+    shown.print(table)
+    shown.print("[red]a name[/red]", style="bold")
+    assert "\x1b" not in file.getvalue()
+    assert "1234.56" in file.getvalue()
+    assert "a host with a long name" in file.getvalue()
+    assert "[red]a name[/red]" in file.getvalue()
+    assert not shown.is_interactive
+
+
+def test_all_that_is_shown_goes_through_one_console():
+    for folder in ("jarvis_mpi", "analysis"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert path.name == "console.py" or " Console(" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "TkAgg"])
+def test_a_notebooks_backend_is_no_matter_to_figures(backend):
+    done = python("analysis/latency.py", "--help", env={"MPLBACKEND": backend})
+    assert done.returncode == 0, done.stderr
+
+
+FLAGS = "import runpy, sys; runpy.run_module('jarvis_mpi', run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept", "optimize"),
+    [
+        (["-m", "jarvis_mpi", "-OO"], ["-m", "jarvis_mpi", "-OO"], "2"),
+        (["-OO", "-m", "jarvis_mpi"], ["-m", "jarvis_mpi"], None),
+        (["-BOO", "-X", "dev", "-m", "jarvis_mpi"], ["-B", "-X", "dev", "-m", "jarvis_mpi"], None),
+        (
+            ["-O", "-O", "-W", "ignore::Other", "-m", "jarvis_mpi"],
+            ["-W", "ignore::Other", "-m", "jarvis_mpi"],
+            "1",
+        ),
+        (["-m", "jarvis_mpi"], None, None),
+    ],
+)
+def test_python_is_started_again_with_docstrings(said, kept, optimize, monkeypatch):
+    again: list[list[str]] = []
+    monkeypatch.setattr(sys, "orig_argv", ["python", *said])
+    monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
+    monkeypatch.setattr(os, "execv", lambda _, words: again.append(words[3:]))
+    monkeypatch.setenv("PYTHONOPTIMIZE", optimize) if optimize else monkeypatch.delenv(
+        "PYTHONOPTIMIZE", raising=False
+    )
+    interpreter.start_again()
+    assert again == ([kept] if kept else [])
+    assert "PYTHONOPTIMIZE" not in os.environ
+
+
+@pytest.mark.parametrize("words", [["-OO"], ["-BOO", "-X", "dev"], ["-O", "-O"]])
+def test_without_docstrings_it_works_in_any_locale(words):
+    done = python(
+        *words, "-m", "jarvis_mpi", "--version", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_nothing_can_be_changed_python_is_not_started_again_and_again():
+    done = python("-OO", "-c", FLAGS)
+    assert done.returncode != 124
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "on"),
+    [
+        *((said, True) for said in ("1", "2", "-1", "+3", "true", "t", "yes", "y", "enabled")),
+        *((said, False) for said in ("", "0", "00", "false", "f", "no", "n", "disabled", "1x", "on")),
+    ],
+)
+def test_open_mpis_switch_is_read_as_open_mpi_reads_it(said, on):
+    assert switched_on(said) is on
+
+
+def test_who_has_a_records_lock_is_named(tmp_path):
+    path = tmp_path / "run.h5"
+    path.write_bytes(b"x")
+    hdf5.free(path)
+    code = f"import fcntl, sys; f = open({str(path)!r}); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(hdf5.InUse) as raised:
+            hdf5.free(path)
+        assert f"process {other.pid} (" in raised.value.strerror
+        assert "has it open: end that, or wait for its end" in raised.value.strerror
+        other.stdin.close()
+    hdf5.free(path)
+    with path.open() as ours:
+        fcntl.flock(ours, fcntl.LOCK_SH)
+        with pytest.raises(hdf5.InUse, match="another process has it open"):
+            hdf5.free(path)
+
+
+@pytest.mark.parametrize("place", [LATIN, f"{LATIN}/below"])
+def test_a_models_folder_whose_name_is_not_utf_8_is_named(place, small, tmp_path):
+    shutil.copytree(small, tmp_path / place)
+    with pytest.raises(
+        Unservable, match=r"the folder '.*m.udcfcller' has a name that is not UTF-8 text: rename it"
+    ):
+        checkpoint.locate(str(tmp_path / place))
+
+
+def test_a_folder_for_temporary_files_whose_name_is_not_utf_8_is_named(small, tmp_path, monkeypatch):
+    (tmp_path / LATIN).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / LATIN))
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(Unservable, match=r"the folder for temporary files, .* name another in TMPDIR"):
+        trial.check(small)
+
+
+def test_blocks_are_those_that_a_model_has():
+    assert skip_cases.named("blocks-8", 6) == skip_cases.named("blocks-5", 6)
+    assert all(len(case) < 6 for case in skip_cases.named("singles,pairs,blocks-8", 6))
+    for wrong in ("blocks-0", "blocks-", "blocks-x", "0+1+2+3+4+5", "6"):
+        with pytest.raises(Unservable, match="--cases holds"):
+            skip_cases.named(wrong, 6)
+
+
+def test_a_machine_without_ssh_is_told_what_to_do():
+    gone = FileNotFoundError(2, "No such file or directory", "ssh")
+    assert variables.not_started(gone) == "there is no ssh here: apt-get install openssh-client"
+    assert (
+        variables.not_started(PermissionError(13, "Permission denied", "/x/ssh"))
+        == "/x/ssh: Permission denied"
+    )
+
+
+def test_a_records_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "a.h5").write_text("mine")
+    for name in ("a.h5/x.h5", "a.h5/b/x.h5"):
+        with pytest.raises(Unservable, match=r"x.h5 cannot be written: .*a.h5 is no folder"):
+            check_path(tmp_path / name)
+    (tmp_path / "link.h5").symlink_to(tmp_path / "elsewhere" / "run.h5")
+    with pytest.raises(Unservable, match=r"link.h5 cannot be written: "):
+        check_path(tmp_path / "link.h5")
+    assert (tmp_path / "link.h5").is_symlink()
+    assert (tmp_path / "a.h5").read_text() == "mine"
+
+
+@pytest.mark.mpirun
+def test_a_study_that_is_refused_says_so(small, tmp_path):
+    if not shutil.which("mpirun"):
+        pytest.skip("there is no mpirun on the PATH: make test")
+    words = ["timeout", "-k", "5", "60", "mpirun", "-n", "2", sys.executable, "-m", "jarvis_mpi", "study"]
+    for _ in range(3):
+        done = subprocess.run(
+            [*words, "--model", str(small), "--cases", "nonsense", "--log", str(tmp_path / "s.h5")],
+            cwd=ROOT, capture_output=True, text=True, timeout=90,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "--cases holds 'nonsense'" in done.stderr
+
+
+MAIN = "import runpy; runpy.run_module('jarvis_mpi', run_name='__main__')"
+
+
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        (
+            "import sys; sys.version_info = (3, 9, 18); sys.version = '3.9.18 (main)'",
+            "needs Python 3.11 or newer, and ",
+        ),
+        ("import sys; sys.modules['psutil'] = None", "has no psutil: activate the environment"),
+        (
+            "import sys; sys.modules['llvmlite'] = None; import jarvis_mpi.app.cli",
+            "usage: mpirun",
+        ),  # of which only workers need it
+    ],
+)
+def test_another_python_is_one_sentence(before, says):
+    done = python("-c", f"{before}; import sys; sys.argv[1:] = ['--help']; {MAIN}")
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("TORCH_LOGS", "all-the-things", "with light_imports.light_imports(): import torch, transformers"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "30s", "checkpoint.in_hubs_cache('owner/name')"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "30s", "checkpoint.from_hub('owner/name', print)"),
+    ],
+)
+def test_a_librarys_own_variable_is_one_sentence(name, value, code):
+    done = python(
+        "-c",
+        "from jarvis_mpi.common.errors import Unservable\nfrom jarvis_mpi.model import checkpoint, light_imports\n"
+        f"try:\n    {code}\nexcept Unservable as error: print('SENTENCE', error)",
+        env={name: value},
+    )
+    assert "SENTENCE" in done.stdout, done.stderr
+    assert value in done.stdout
+
+
+def test_a_tilde_behind_an_options_equals_sign_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    words = [f"--{name}=~/x" for name in PATHS]
+    assert {getattr(parse(words), name) for name in PATHS} == {"/home/somebody/x"}
+
+
+def test_a_file_of_a_models_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/config.json").write_text("{}")
+    with pytest.raises(Unservable, match=r"m/config.json is a file: name the model's folder \(--model m\)"):
+        checkpoint.locate("m/config.json")
+
+
+def done_run(*prompts: str) -> Any:
+    questions = [
+        SimpleNamespace(prompt=prompt, answered=True, ended="end", text=f"of {prompt}", tokens=[1])
+        for prompt in prompts
+    ]
+    return SimpleNamespace(events=[], questions=questions, path="run.h5")
+
+
+def test_a_run_that_is_done_gives_no_answer_to_another_question():
+    asked, out = [Asked(1, "one"), Asked(2, "two")], io.StringIO()
+    settings = Settings(prompts="p.txt")
+    assert resume.print_again(done_run("one", "two"), settings, asked, out) == 0
+    assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == ["of one", "of two"]
+    with pytest.raises(Unservable, match=r"p.txt has other prompts than the run in run.h5 had"):
+        resume.print_again(done_run("one", "TWO"), settings, asked, io.StringIO())
+    out = io.StringIO()
+    assert resume.print_again(done_run("one"), settings, asked, out) == 1
+    assert "was not asked this" in json.loads(out.getvalue().splitlines()[1])["error"]

@@ -1,0 +1,50 @@
+"""Every decoder family that the installed transformers can make: cut as the whole, or refused by name."""
+
+import families
+import pytest
+from places import ROOT
+
+PAGE = ROOT / "docs" / "families.md"
+# Those that people run: what is served stays served.
+SERVED = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "smollm3", "gpt2", "gpt_neox",
+    "gptj", "falcon", "mpt", "starcoder2", "granite", "cohere", "cohere2", "minicpm3", "stablelm", "opt", "gpt_bigcode", "codegen",
+)  # fmt: skip
+MIXTURES = (
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "deepseek_v3",
+    "gpt_oss",
+    "llama4_text",
+    "olmoe",
+    "phimoe",
+    "granitemoe",
+    "glm4_moe",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize(
+    "variant", families.all_families(), ids=lambda each: f"{each.kind} {each.note}".strip()
+)
+def test_a_family_is_cut_as_the_whole_or_refused_by_name(variant, cache):
+    verdict = families.judged(variant, cache)
+    assert verdict.word in ("same", "refused"), verdict
+    if variant.kind in SERVED and not variant.note:
+        assert verdict.word == "same", verdict
+    if variant.kind in MIXTURES:
+        assert "mixture of experts" in verdict.why or variant.note, verdict
+    if verdict.word == "refused":
+        assert variant.kind in verdict.why, verdict
+
+
+def test_the_page_lists_every_family():
+    listed = [
+        line.split(" | ")[0].strip("| ") for line in PAGE.read_text().splitlines() if line.startswith("| ")
+    ]
+    assert set(listed) - {"family"} >= {each.kind for each in families.VARIANTS} | set(SERVED) | set(MIXTURES)

@@ -1,0 +1,309 @@
+"""Checkpoint folders: which files are the model, whole or named; numbers that are no numbers; python -m jarvis_mpi doctor --model."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from running import mpirun, words_for
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.model.family import dtype_of, load_config
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.stage import Stage
+from jarvis_mpi.model.tokenizer import end_ids
+from jarvis_mpi.nn.quantisation import kept
+from jarvis_mpi.testbed import doctor
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    return tiny.make("llama", tmp_path / "model")
+
+
+def change(path: Path, **changes) -> None:
+    said = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in said.items() if value is not ...}))
+
+
+def put(folder: Path, name: str, value: float, at: int = 5) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[at] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# -- which files
+
+
+def test_strangers_beside_the_model_are_not_it(folder):
+    print_before = checkpoint.fingerprint(folder)
+    for name in (
+        "model_ema.safetensors",
+        "consolidated.safetensors",
+        "a.safetensors",
+        "adapter_model.safetensors",
+    ):
+        shutil.copy(folder / "model.safetensors", folder / name)
+        put_other = load_file(folder / name)
+        save_file({key: -tensor for key, tensor in put_other.items()}, folder / name)
+    index = {"weight_map": dict.fromkeys(put_other, "a.safetensors"), "metadata": {}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert checkpoint.weight_files(folder) == [
+        folder / "model.safetensors"
+    ]  # before the index, as transformers has it
+    assert checkpoint.fingerprint(folder) == print_before
+    (folder / "model.safetensors").unlink()
+    assert checkpoint.weight_files(folder) == [folder / "a.safetensors"]
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(Unservable, match=r"has neither model.safetensors nor .*adapter"):
+        checkpoint.check(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(Unservable, match=r"only a.safetensors: rename it"):
+        checkpoint.check(folder)
+    change(folder / "config.json", transformers_weights="consolidated.safetensors")
+    assert checkpoint.weight_files(folder) == [folder / "consolidated.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "x.bin", 7, None]
+)
+def test_an_index_names_files_of_its_folder_only(folder, name):
+    shutil.copy(folder / "model.safetensors", folder.parent / "x.safetensors")
+    (folder / "model.safetensors").rename(folder / "other")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(Unservable, match=r"index.json (names|is no index)"):
+        checkpoint.check(folder)
+
+
+def test_a_tensor_that_only_the_index_has_is_named(folder):
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder / "split", max_shard_size="60KB")
+    checkpoint.check(folder / "split")
+    index = folder / "split" / "model.safetensors.index.json"
+    names = json.loads(index.read_text())["weight_map"]
+    change(index, weight_map={**names, "lm_head.rotary.inv_freq": next(iter(names.values()))})
+    everything(folder / "split")  # which no part of the model asks for
+    shard = folder / "split" / names["model.layers.1.mlp.up_proj.weight"]
+    tensors = load_file(shard)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, shard)
+    checkpoint.check(folder / "split")
+    with pytest.raises(Unservable, match=r"has no weights for layers.1.mlp.up_proj.weight: fetch it again"):
+        everything(folder / "split")
+
+
+def test_names_with_one_prefix_more_than_the_familys(folder):
+    """As wrappers for training save them."""
+    path = folder / "model.safetensors"
+    save_file({f"model.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    everything(folder)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tensor_that_is_there_under_two_names(folder, same):
+    path = folder / "model.safetensors"
+    tensors, name = load_file(path), "layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[f"model.{name}"].clone() if same else -tensors[f"model.{name}"]
+    save_file(tensors, path)
+    if same:
+        everything(folder)
+    else:
+        with pytest.raises(Unservable, match=rf"has {name} and model.{name}, which differ"):
+            everything(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_numbers_that_no_kernel_reads_are_converted(folder, kind, weights):
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(kind) for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    layer = range(1, 2)
+    ours = Stage(folder, layer, torch.float32, weights=weights)
+    save_file({name: tensor.float() for name, tensor in tensors.items()}, path)
+    theirs = Stage(folder, layer, torch.float32, weights=weights)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).numpy().tobytes()
+    assert bytes(ours.run(x, 0)) == bytes(theirs.run(x, 0))
+
+
+def test_what_a_config_says_of_further_outputs_changes_nothing(folder):
+    change(folder / "config.json", output_attentions=True, output_hidden_states=True)
+    everything(folder)
+    trial.check(folder, lambda line: None)
+
+
+def test_a_part_of_a_model_in_the_hubs_cache_is_fetched(folder, monkeypatch):
+    """As after a look at its config alone; the hub's cache says that it is there."""
+    (folder / "model.safetensors").rename(folder / "elsewhere")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert checkpoint.in_hubs_cache("owner/name") is None
+    (folder / "elsewhere").rename(folder / "model.safetensors")
+    assert checkpoint.in_hubs_cache("owner/name") == folder
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ({"a": {**ENTRY, "dtype": "F31"}}, "unknown kind"),
+        ({"a": {**ENTRY, "dtype": ["F32"]}}, "unknown kind"),
+        ({"a": {**ENTRY, "shape": [-2]}}, "no shape"),
+        ({"a": {**ENTRY, "shape": [2.0]}}, "no shape"),
+        ({"a": {**ENTRY, "shape": None}}, "no shape"),
+        ({"a": {**ENTRY, "data_offsets": [8, 0]}}, "no place"),
+        ({"a": {**ENTRY, "data_offsets": [True, 8]}}, "no place"),
+        ({"a": {**ENTRY, "shape": [3]}}, r"8 bytes, which are no \[3\] of F32"),
+        ({"a": {"dtype": "F32"}}, "no shape"),
+        ({"a": 7}, "no entry"),
+        ({"a": ENTRY, "b": ENTRY}, "b begins at byte 0"),
+        ({"a": ENTRY, "b": {**ENTRY, "data_offsets": [12, 20]}}, "b begins at byte 12"),
+        ({"a": {**ENTRY, "data_offsets": [8, 16]}}, "a begins at byte 8"),
+        ({"__metadata__": {"a": 1}, "a": ENTRY}, "__metadata__"),
+        ([1, 2], "not a whole safetensors file"),
+        ('{"a": 1, "a": 2}', "not a whole safetensors file"),
+        ("[" * 10_000, "not a whole safetensors file"),
+    ],
+)
+def test_a_header_is_checked_whole(folder, header, named):
+    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(Unservable, match=named):
+        checkpoint.check(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", '"x"', "nonsense", "[" * 100_000, "\xff"])
+def test_a_config_that_is_no_object(folder, text):
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    for reads in (checkpoint.check, checkpoint.fingerprint, load_config):
+        with pytest.raises(Unservable, match=r"config.json is no JSON|cannot be used"):
+            reads(folder)
+
+
+@pytest.mark.parametrize("field", [{"rope_parameters": []}, {"hidden_size": "x"}, {"num_hidden_layers": 99},
+                                   {"num_hidden_layers": 2**40}, {"eos_token_id": "x"}, {"dtype": "nonsense"},
+                                   {"num_attention_heads": 0}, {"rope_parameters": {"rope_theta": -1, "rope_type": "default"}}])  # fmt: skip
+def test_a_config_whose_fields_cannot_be(folder, field):
+    change(folder / "config.json", **field)
+    with pytest.raises(Unservable, match=r"config.json"):
+        everything(folder)
+
+
+def everything(folder: Path) -> None:
+    config = load_config(folder)
+    end_ids(folder)
+    Head(folder, dtype_of(config, "auto"))
+    Stage(folder, range(0, 2), dtype_of(config, "auto")).warm_up([2], lambda: 0.0)
+
+
+def test_auto_is_what_the_files_hold_where_the_config_is_silent(folder):
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    assert checkpoint.stored_dtype(folder) == "bfloat16"
+    change(folder / "config.json", dtype=..., torch_dtype=...)
+    assert dtype_of(load_config(folder), "auto") == torch.bfloat16
+    change(folder / "config.json", dtype="float32")  # which says otherwise
+    assert dtype_of(load_config(folder), "auto") == torch.float32
+
+
+# -- numbers that are none
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+@pytest.mark.parametrize(
+    "name",
+    ["self_attn.q_proj.weight", "mlp.down_proj.weight", "input_layernorm.weight", "self_attn.v_proj.weight"],
+)
+def test_a_layer_with_a_number_that_is_none_names_it_in_loading(folder, name, value, weights):
+    put(folder, f"model.layers.3.{name}", value)
+    Stage(folder, range(0, 3), torch.float32, weights=weights).warm_up([2], lambda: 0.0)
+    for _ in range(2):  # what was found is not noted as sound
+        with pytest.raises(
+            Unservable, match=rf"layers 2-4 cannot be used: the tensor model.layers.3.{name} in"
+        ):
+            Stage(folder, range(2, 5), torch.float32, weights=weights).warm_up([2], lambda: 0.0)
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"])
+def test_the_head_names_it_too(folder, name):
+    put(folder, name, float("nan"), at=30)
+    with pytest.raises(Unservable, match=rf"the tensor {name} in"):
+        Head(folder, torch.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_logits_that_are_no_numbers_end_the_answer_with_a_sentence(temperature, penalty):
+    sampler = Sampler(Settings(temperature=temperature, repetition_penalty=penalty, model="M"))
+    logits = torch.randn(20)
+    logits[3] = float("-inf")  # a model may rule a token out
+    assert sampler.choose(logits, [5, 6], 0) != 3
+    logits[4] = float("nan")
+    with pytest.raises(
+        Unservable, match=r"no numbers any more .* at token 2: python -m jarvis_mpi doctor --model M"
+    ):
+        sampler.choose(logits, [5, 6], 0)
+
+
+@pytest.mark.mpirun
+def test_a_workers_number_that_is_none_ends_the_run_with_one_sentence(folder, bytes_folder, tmp_path):
+    for path in bytes_folder.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    put(folder, "model.layers.2.mlp.up_proj.weight", float("nan"))
+    done = mpirun(3, *words_for(folder, tmp_path / "log.h5"))
+    said = done.stderr.decode().strip().splitlines()
+    assert done.returncode
+    assert "Traceback" not in done.stderr.decode()
+    assert any("node 1" in line and "model.layers.2.mlp.up_proj.weight" in line for line in said), said
+    assert not done.stdout.strip()
+
+
+# -- doctor --model
+
+
+def test_the_doctor_finds_nothing_and_says_what_it_reads(folder, bytes_folder, capsys):
+    for path in bytes_folder.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    assert doctor.main(["--model", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "model.safetensors (" in said
+    assert said.endswith("nothing to mend\n")
+
+
+def test_the_doctor_names_each_fault(folder, bytes_folder, capsys):
+    for path in bytes_folder.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    weight, identity = torch.randn(64, 32), f"{folder.resolve()}/model.safetensors and more"
+    numbers = kept("int8", identity, weight.shape, lambda: weight) / "numbers.npy"
+    data = bytearray(numbers.read_bytes())
+    data[-5] ^= 1
+    numbers.write_bytes(data)
+    put(folder, "model.layers.4.mlp.up_proj.weight", float("inf"))
+    (folder / "tokenizer.json").write_text("{}")
+    change(folder / "config.json", hidden_act=5)
+    assert doctor.main(["--model", str(folder)]) == 1
+    said = capsys.readouterr().out
+    for fault in ("the tensor model.layers.4.mlp.up_proj.weight holds NaN or infinity", "numbers.npy is damaged: its sha256",
+                  "config.json cannot be used", "tokenizer", "4 things to mend"):  # fmt: skip
+        assert fault in said
+
+
+def test_the_doctor_as_a_command(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "jarvis_mpi", "doctor", "--model", str(folder / "none")],
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert b"there is no model" in done.stdout
+    assert b"Traceback" not in done.stderr

