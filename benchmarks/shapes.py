@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GemmaConfig
 
 from jarvis_mpi.common import cache_folder
-from jarvis_mpi.model import checkpoint
+from jarvis_mpi.model import checkpoint, safetensors_files
 from jarvis_mpi.nn.quantisation import FORMATS, OUTPUT_LAYER
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -80,7 +80,7 @@ def make_gemma_2b(folder: Path) -> None:
 def weights_bytes(folder: Path, weights: str) -> tuple[dict[int, float], float]:
     """Of each layer, and of all the rest (the head), as a run with `--weights` holds them; files in 16 bits."""
     layers: dict[int, float] = {**checkpoint.bytes_by_layer(folder)}
-    rest = sum(path.stat().st_size for path in checkpoint.weight_files(folder)) - sum(layers.values())
+    rest = sum(path.stat().st_size for path in safetensors_files.weight_files(folder)) - sum(layers.values())
     if weights in FORMATS:
         layers = {layer: size / 2 * FORMATS[weights].bytes_a_weight for layer, size in layers.items()}
         rest *= FORMATS[OUTPUT_LAYER.get(weights, weights)].bytes_a_weight / 2

@@ -10,11 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import cpu
-
 LANES = 8
-
-
 BYTE, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 HALF, FLOAT, VOID = ir.HalfType(), ir.FloatType(), ir.VoidType()
 
@@ -62,6 +58,9 @@ class Value:
     __and__ = operator("and_")
     __lshift__ = operator("shl")
     __rshift__ = operator("lshr")
+
+    def __neg__(self) -> "Value":
+        return self.new(self.code.build.fneg(self.raw))
 
     def to(self, kind: ir.Type, how: str) -> "Value":
         """`how` as LLVM calls it: zext, sext, trunc, fpext, sitofp, fptosi, bitcast."""
@@ -139,9 +138,6 @@ class Code:
         function = self.build.inttoptr(address.raw, ir.FunctionType(VOID, [addresses]).as_pointer())
         self.build.call(function, [self.build.inttoptr(table.raw, addresses)])
 
-    def minus(self, number: Value) -> Value:
-        return number.new(self.build.fneg(number.raw))
-
     def prefetch(self, address: Value) -> None:
         """Ask for what will be read there soon, once. An address outside of all memory does no harm."""
         pointer = Value(self, self.build.inttoptr(address.raw, BYTE.as_pointer()))
@@ -155,42 +151,6 @@ class Code:
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
         """a b + c, rounded once."""
         return self.lanewise("fma", a, b, c)
-
-    def add_products(self, total: Value | None, a: Value, b: Value) -> Value:
-        """A sum of products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them, whatever the processor has. `lane_sums`
-        makes of it what is wanted.
-
-        x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both as `dots`.
-        """
-        small = a.kind.element == BYTE
-        if cpu.INSTRUCTIONS.dots and (small or cpu.INSTRUCTIONS.x86):
-            return self.dots(total, a, b)
-        if small and cpu.INSTRUCTIONS.x86:
-            new = self.call("llvm.x86.avx2.pmadd.ub.sw", a, b, gives=vector(INT16, a.kind.count // 2))
-        else:
-            wide = a.shaped(INT16 if small else INT32)
-            new = a.to(wide, "zext" if small else "sext") * b.to(wide, "sext")
-            if cpu.INSTRUCTIONS.x86:
-                new = neighbours(new)
-        return new if total is None else total + new
-
-    def dots(self, total: Value | None, a: Value, b: Value) -> Value:
-        sums = vector(INT32, a.kind.count * (1 if a.kind.element == BYTE else 2) // 4)
-        total = self.constant(sums, 0) if total is None else total
-        if cpu.INSTRUCTIONS.x86:
-            name = "vpdpbusd" if a.kind.element == BYTE else "vpdpwssd"
-            return self.call(f"llvm.x86.avx512.{name}.{32 * sums.count}", total, a, b)
-        four = sums.count // 4  # NEON's registers hold 16 bytes
-        parts = zip(total.parts(four), a.parts(four), b.parts(four), strict=True)
-        return beside([self.call("llvm.aarch64.neon.sdot.v4i32.v16i8", *each) for each in parts])
-
-    def lane_sums(self, total: Value, lanes: int) -> Value:
-        """-> <lanes x int32>: neighbours are added to each other, as often as it takes."""
-        while total.kind.count > lanes:
-            if total.kind.element == INT16 and total.kind.count == 2 * lanes:
-                total = total.to(total.shaped(INT32), "sext")
-            total = neighbours(total)
-        return total
 
     @contextmanager
     def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
@@ -229,8 +189,3 @@ def beside(parts: Sequence[Value]) -> Value:
         pairs = zip(parts[::2], parts[1::2], strict=True)
         parts = [one.new(build.shuffle_vector(one.raw, other.raw, all_lanes)) for one, other in pairs]
     return parts[0]
-
-
-def neighbours(numbers: Value) -> Value:
-    count = numbers.kind.count
-    return numbers.pick(range(0, count, 2)) + numbers.pick(range(1, count, 2))

@@ -45,7 +45,7 @@ def rotary(dtype: str, tables: str, width: int) -> Code:
 
             x, y = both(dtype, source)
             cosine, sine = (both(tables, table + row * (width * BYTES[tables])) for table in (cosines, sines))
-            store(code, dtype, code.multiply_add(x, cosine[0], code.minus(y * sine[0])), target + at * size)
+            store(code, dtype, code.multiply_add(x, cosine[0], -(y * sine[0])), target + at * size)
             store(code, dtype, code.multiply_add(y, cosine[1], x * sine[1]), target + (at + half) * size)
 
     begin, end = share(code, rows * heads)
@@ -73,9 +73,7 @@ ACTIVATIONS = {
 @kernel
 def gate(dtype: str, activation: str) -> Code:
     """y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
-    return of_each(
-        dtype, lambda code, x, z: x / (exp(code, code.minus(ACTIVATIONS[activation](x))) + 1.0) * z
-    )
+    return of_each(dtype, lambda code, x, z: x / (exp(code, -ACTIVATIONS[activation](x)) + 1.0) * z)
 
 
 @kernel

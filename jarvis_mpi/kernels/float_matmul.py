@@ -45,10 +45,10 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
     """
     code = Code(9)
     x, floats, weights, _, bias, y, rows, outputs, columns = code.arguments
-    nought = code.constant(INT64, 0)
+    zero = code.constant(INT64, 0)
 
     begin, end = share(code, rows)
-    with code.loop(begin, end, 1) as row, code.loop(nought, columns, LANES) as along:
+    with code.loop(begin, end, 1) as row, code.loop(zero, columns, LANES) as along:
         numbers = loaded(code, dtype, x + (row.now * columns + along.now) * BYTES[dtype])
         there = place(code, row.now, rows, along.now // LANES, columns // LANES)
         code.store(numbers, floats + there * (4 * LANES))
@@ -59,7 +59,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
         sums = [code.constant(vector(FLOAT, LANES * sides), 0.0)] * (outputs_here // sides * rows_here)
         next_tile = weights + (output + outputs_here) * columns * BYTES[stored]
         step_bytes = LANES * outputs_here * BYTES[stored]
-        with code.loop(nought, columns, LANES, *sums) as along:
+        with code.loop(zero, columns, LANES, *sums) as along:
             if told and rows_here < TILE_ROWS:
                 for at in range(0, step_bytes, LINE_BYTES):
                     code.prefetch(next_tile + along.now * (step_bytes // LANES) + at)
@@ -84,7 +84,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
         """All rows times so many outputs, whose weights stay in the processor's cache meanwhile. `together`: how many rows -> outputs."""
         every = code.constant(INT64, count)
         for height, row in tiles(code, rows, HEIGHTS):
-            with code.loop(nought, every, together[height]) as n:
+            with code.loop(zero, every, together[height]) as n:
                 tile(output + n.now, together[height], row, height)
 
     # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers; AVX512's are twice as many, and twice as wide. A single row

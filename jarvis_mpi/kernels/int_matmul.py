@@ -1,10 +1,11 @@
 """y = x W^T + b with weights of 8 or 4 bits, multiplied as integers: see float_matmul.py for what all products share."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from . import cpu
-from .builder import BYTE, FLOAT, INT16, INT32, INT64, LANES, VOID, Code, Value, beside, vector
+from .builder import BYTE, FLOAT, INT16, INT32, INT64, LANES, VOID, Code, Value, beside, ir, vector
+from .integer_products import add_products, lane_sums
 from .jit import kernel
 from .tiling import (
     BYTES,
@@ -22,11 +23,24 @@ from .tiling import (
 )
 
 BLOCK = {8: 64, 4: 32}  # bits of weights -> numbers of a row that share a scale
-SCALES_AHEAD_BYTES = {8: 768, 4: 1024}  # AVX512 alone
-LARGEST = {
-    8: 32767,
-    4: 127,
-}  # that a number of x is rounded to: 16 bits beside weights of 8, 8 bits beside weights of 4
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How numbers lie beside weights of so many bits."""
+
+    largest: int  # that a number of x is rounded to: 16 bits beside weights of 8, 8 bits beside weights of 4
+    x_kind: ir.Type
+    x_bytes: int
+    columns_at_once: int  # that are multiplied in a lane
+    scale_bytes: int  # of a block of LANES outputs: scales, and with 4 bits minima
+    scales_ahead_bytes: int  # how long before they are needed scales are prefetched; AVX512 alone
+
+
+LAYOUTS = {
+    8: Layout(32767, INT16, 2, 2, 2 * LANES, 768),
+    4: Layout(127, BYTE, 1, 4, 4 * LANES, 1024),
+}
 
 
 def block_scratch_bytes(columns: int) -> int:
@@ -34,102 +48,176 @@ def block_scratch_bytes(columns: int) -> int:
     return 2 * columns + 8 * columns // min(BLOCK.values())
 
 
+class Product:
+    """A product that is being written: its arguments, and where scratch memory holds x, quantised."""
+
+    def __init__(self, code: Code, bits: int, ahead_bytes: int, dtype: str):
+        self.code, self.bits, self.ahead_bytes, self.dtype = code, bits, ahead_bytes, dtype
+        self.layout, self.block = LAYOUTS[bits], BLOCK[bits]
+        (self.x, self.numbers, self.weights, self.scales, self.bias, self.y,
+         self.rows, self.outputs, columns) = code.arguments  # fmt: skip
+        self.zero = code.constant(INT64, 0)
+        self.blocks = columns // self.block
+        self.x_scales = self.numbers + self.rows * columns * self.layout.x_bytes
+        self.x_sums = self.x_scales + self.rows * self.blocks * 4
+        self.group_bytes = self.block * LANES * bits // 8  # of a block of LANES outputs
+
+
 @kernel
 def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
     """W and its scales are laid out as nn/quantisation.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
 
-    `ahead_bytes`: how long before they are needed weights are asked for.
+    `ahead_bytes`: how long before they are needed weights are prefetched.
 
     x = scale * number, too, where each block has its scale. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of 32, 17.
     """
-    code = Code(9)
-    x, numbers, weights, scales, bias, y, rows, outputs, columns = code.arguments
-    nought = code.constant(INT64, 0)
-    size = BLOCK[bits]
-    blocks = columns // size
-    x_bytes, together = (2, 2) if bits == 8 else (1, 4)  # columns that are multiplied in a lane at once
-    x_kind = INT16 if bits == 8 else BYTE
-    x_scales = numbers + rows * columns * x_bytes
-    x_sums = x_scales + rows * blocks * 4
-    group_bytes = size * LANES * bits // 8  # of a block of LANES outputs
-    sides = cpu.INSTRUCTIONS.sides  # groups whose sums share a register
-    scale_bytes = LANES * (2 if bits == 8 else 4)
+    product = Product(Code(9), bits, ahead_bytes, dtype)
+    quantise_rows(product)
+    product.code.call("GOMP_barrier", gives=VOID)
+    schedule(product)
+    return product.code
 
-    begin, end = share(code, rows)
-    with code.loop(begin, end, 1) as row, code.loop(nought, blocks, 1) as block:
+
+def quantise_rows(product: Product) -> None:
+    """Write x, block by block, as integers and a scale; beside weights of 4 bits, which have a minimum, with its sum."""
+    code, layout, size, blocks = product.code, product.layout, product.block, product.blocks
+    begin, end = share(code, product.rows)
+    with code.loop(begin, end, 1) as row, code.loop(product.zero, blocks, 1) as block:
         here = (row.now * blocks + block.now) * size
-        parts = [loaded(code, dtype, x + (here + at) * BYTES[dtype]) for at in range(0, size, LANES)]
-        there = place(code, row.now, rows, block.now, blocks)
-        scale, whole = rounded(code, parts, LARGEST[bits])
+        parts = [
+            loaded(code, product.dtype, product.x + (here + at) * BYTES[product.dtype])
+            for at in range(0, size, LANES)
+        ]
+        there = place(code, row.now, product.rows, block.now, blocks)
+        scale, whole = rounded(code, parts, layout.largest)
         for at, part in enumerate(whole):
-            small = part.to(vector(x_kind), "trunc")
-            code.store(small, numbers + (there * size + at * LANES) * x_bytes)
-        code.store(scale, x_scales + there * 4)
-        if bits == 4:
+            small = part.to(vector(layout.x_kind), "trunc")
+            code.store(small, product.numbers + (there * size + at * LANES) * layout.x_bytes)
+        code.store(scale, product.x_scales + there * 4)
+        if product.bits == 4:
             total = code.call(
                 f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32
             )
-            code.store(scale * total.to(FLOAT, "sitofp"), x_sums + there * 4)
-    code.call("GOMP_barrier", gives=VOID)
+            code.store(scale * total.to(FLOAT, "sitofp"), product.x_sums + there * 4)
 
-    def weights_at(addresses: list[Value], steps: int) -> Iterator[Value]:
-        """Those of so many columns `together`, a block's one after the other, for each of LANES outputs of each group; `steps` beside each other."""
-        step_bytes = LANES * together * steps
-        for at in range(0, group_bytes, step_bytes):
+
+def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Value]]:
+    """A block of float32 -> its scale, its numbers as 32-bit integers, none larger than `limit`."""
+    most = code.constant(FLOATS, 1e-30)  # so that a block of zeros has a scale too
+    for part in parts:
+        most = code.lanewise("maxnum", most, code.lanewise("fabs", part))
+    largest = code.call(f"llvm.vector.reduce.fmax.v{LANES}f32", most, gives=FLOAT)
+    steps = code.constant(FLOAT, limit)
+    a_step = (steps / largest).in_all_lanes()
+    near = [code.lanewise("rint", part * a_step) for part in parts]
+    return largest / steps, [each.to(vector(INT32), "fptosi") for each in near]
+
+
+@dataclass(frozen=True)
+class WeightStream:
+    """The weights of a block, of one or more groups of LANES outputs, in the order in which they lie in memory."""
+
+    product: Product
+    blocks: Sequence[Value]  # of each group: the block's number
+    steps_at_once: int  # side by side in a register
+
+    def prefetch(self) -> None:
+        """Ask for what will be needed later, and for its scales."""
+        product, code = self.product, self.product.code
+        for block in self.blocks:
+            for at in range(0, product.group_bytes, LINE_BYTES):
+                code.prefetch(product.weights + block * product.group_bytes + (at + product.ahead_bytes))
+            if cpu.INSTRUCTIONS.sides > 1:
+                code.prefetch(self.scales_of(block) + product.layout.scales_ahead_bytes)
+
+    def steps(self) -> Iterator[Value]:
+        """Weights of some columns (`columns_at_once`) after the other, for each output; `steps_at_once` side by side."""
+        product, code = self.product, self.product.code
+        addresses = [product.weights + block * product.group_bytes for block in self.blocks]
+        step_bytes = LANES * product.layout.columns_at_once * self.steps_at_once
+        for at in range(0, product.group_bytes, step_bytes):
             some = beside([code.load(address + at, vector(BYTE, step_bytes)) for address in addresses])
-            if bits == 8:
-                yield some.to(some.shaped(x_kind), "sext")
+            if product.bits == 8:
+                yield some.to(some.shaped(product.layout.x_kind), "sext")
             else:
                 yield some & 15
                 yield some >> 4
 
-    def tile(group: Value, groups_here: int, row: Value, rows_here: int) -> None:
-        lanes = LANES * groups_here
-        # A register that one group does not fill takes two steps: with 4 bits more trouble than it is worth.
-        steps = sides // groups_here if bits == 8 else 1
+    def scales(self) -> Value:
+        return loaded(self.product.code, "BF16", *map(self.scales_of, self.blocks))
 
-        def in_all_lanes(address: Value) -> Value:
-            return code.load(address, FLOAT).in_all_lanes(lanes)
+    def minima(self) -> Value:
+        return loaded(self.product.code, "BF16", *(self.scales_of(each) + 2 * LANES for each in self.blocks))
 
-        sums = [code.constant(vector(FLOAT, lanes), 0.0)] * rows_here
-        with code.loop(nought, blocks, 1, *sums) as along:
-            here = [(group + n) * blocks + along.now for n in range(groups_here)]
-            there = [place_in_tile(row, s, rows_here, along.now, blocks) for s in range(rows_here)]
-            if rows_here < TILE_ROWS:
-                for each in here:
-                    for at in range(0, group_bytes, LINE_BYTES):
-                        code.prefetch(weights + each * group_bytes + (at + ahead_bytes))
-                    if sides > 1:
-                        code.prefetch(scales + each * scale_bytes + SCALES_AHEAD_BYTES[bits])
-            products: list[Any] = [None] * rows_here
-            for at, w in enumerate(weights_at([weights + each * group_bytes for each in here], steps)):
-                for s in range(rows_here):
-                    first = numbers + (there[s] * size + at * together * steps) * x_bytes
-                    few = [code.load(first + n * (together * x_bytes), INT32) for n in range(steps)]
-                    few_each = beside([each.in_all_lanes(lanes) for each in few]).to(w.kind, "bitcast")
-                    products[s] = code.add_products(products[s], w, few_each)
-            scale = loaded(code, "BF16", *(scales + each * scale_bytes for each in here))
+    def scales_of(self, block: Value) -> Value:
+        return self.product.scales + block * self.product.layout.scale_bytes
+
+
+def tile(product: Product, group: Value, groups_here: int, row: Value, rows_here: int) -> None:
+    """Write y for some groups of LANES outputs and some rows of x."""
+    code, lanes = product.code, LANES * groups_here
+    # A register that one group does not fill takes two steps: with 4 bits more trouble than it is worth.
+    steps = cpu.INSTRUCTIONS.sides // groups_here if product.bits == 8 else 1
+
+    def in_all_lanes(address: Value) -> Value:
+        return code.load(address, FLOAT).in_all_lanes(lanes)
+
+    sums = [code.constant(vector(FLOAT, lanes), 0.0)] * rows_here
+    with code.loop(product.zero, product.blocks, 1, *sums) as along:
+        here = [(group + n) * product.blocks + along.now for n in range(groups_here)]
+        there = [place_in_tile(row, s, rows_here, along.now, product.blocks) for s in range(rows_here)]
+        stream = WeightStream(product, here, steps)
+        if rows_here < TILE_ROWS:
+            stream.prefetch()
+        products = block_sums(stream, there)
+        scales = stream.scales()
+        for s in range(rows_here):
+            both = scales * in_all_lanes(product.x_scales + there[s] * 4)
+            of_steps = [lane_sums(part, lanes) for part in products[s].parts(steps)]
+            whole = sum(of_steps[1:], start=of_steps[0]).to(scales.kind, "sitofp")
+            along.values[s] = code.multiply_add(whole, both, along.values[s])
+        if product.bits == 4:
+            minima = stream.minima()
             for s in range(rows_here):
-                both = scale * in_all_lanes(x_scales + there[s] * 4)
-                of_steps = [code.lane_sums(part, lanes) for part in products[s].parts(steps)]
-                whole = sum(of_steps[1:], start=of_steps[0]).to(scale.kind, "sitofp")
-                along.values[s] = code.multiply_add(whole, both, along.values[s])
-            if bits == 4:
-                least = loaded(code, "BF16", *(scales + each * scale_bytes + 2 * LANES for each in here))
-                for s in range(rows_here):
-                    x_sum = in_all_lanes(x_sums + there[s] * 4)
-                    along.values[s] = code.multiply_add(least, x_sum, along.values[s])
-        for s, total in enumerate(along.results):
-            there_too = code.load(bias + group * (LANES * 4), vector(FLOAT, lanes))
-            store(code, dtype, total + there_too, y + ((row + s) * outputs + group * LANES) * BYTES[dtype])
+                x_sum = in_all_lanes(product.x_sums + there[s] * 4)
+                along.values[s] = code.multiply_add(minima, x_sum, along.values[s])
+    for s, total in enumerate(along.results):
+        outputs = total + code.load(product.bias + group * (LANES * 4), vector(FLOAT, lanes))
+        place = (row + s) * product.outputs + group * LANES
+        store(code, product.dtype, outputs, product.y + place * BYTES[product.dtype])
+
+
+def block_sums(stream: WeightStream, x_blocks: Sequence[Value]) -> list[Value]:
+    """Of each row: the products of its block and the weights, added up in part (`add_products`)."""
+    product, layout = stream.product, stream.product.layout
+    code, steps = product.code, stream.steps_at_once
+    lanes = LANES * len(stream.blocks)
+    totals: dict[int, Value] = {}
+    for at, w in enumerate(stream.steps()):
+        for s, block in enumerate(x_blocks):
+            first = (
+                product.numbers
+                + (block * product.block + at * layout.columns_at_once * steps) * layout.x_bytes
+            )
+            few = [
+                code.load(first + n * (layout.columns_at_once * layout.x_bytes), INT32) for n in range(steps)
+            ]
+            x = beside([each.in_all_lanes(lanes) for each in few]).to(w.kind, "bitcast")
+            totals[s] = add_products(totals.get(s), w, x)
+    return list(totals.values())
+
+
+def schedule(product: Product) -> None:
+    """Write which tiles each thread does, in which order."""
+    code, sides = product.code, cpu.INSTRUCTIONS.sides  # groups whose sums share a register
 
     def all_rows(group: Value, groups_here: int, heights: Sequence[int]) -> None:
-        for height, row in tiles(code, rows, heights):
-            tile(group, groups_here, row, height)
+        for height, row in tiles(code, product.rows, heights):
+            tile(product, group, groups_here, row, height)
 
-    groups = outputs // LANES
+    groups = product.outputs // LANES
     if sides > 1:  # a few rows read the weights as they lie: one group after the other was faster by a fifth
-        many = code.call("llvm.smin.i64", rows // TILE_ROWS, code.constant(INT64, 1))
+        many = code.call("llvm.smin.i64", product.rows // TILE_ROWS, code.constant(INT64, 1))
         begin, end = share(code, groups)
         with code.loop(begin + (end - begin) * many, end, 1) as group:
             all_rows(group.now, 1, HEIGHTS[1:])
@@ -139,16 +227,3 @@ def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
     begin, end = share(code, groups // sides)
     with code.loop(begin, end, 1) as each:
         all_rows(each.now * sides, sides, HEIGHTS)
-    return code
-
-
-def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Value]]:
-    """A block of float32 -> its scale, its numbers as 32-bit integers, none larger than `limit`."""
-    most = code.constant(FLOATS, 1e-30)  # so that a block of noughts has a scale too
-    for part in parts:
-        most = code.lanewise("maxnum", most, code.lanewise("fabs", part))
-    largest = code.call(f"llvm.vector.reduce.fmax.v{LANES}f32", most, gives=FLOAT)
-    steps = code.constant(FLOAT, limit)
-    a_step = (steps / largest).in_all_lanes()
-    near = [code.lanewise("rint", part * a_step) for part in parts]
-    return largest / steps, [each.to(vector(INT32), "fptosi") for each in near]

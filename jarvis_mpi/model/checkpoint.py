@@ -10,19 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ..common.boundary import guarded, reason
 from ..common.cache_folder import Say, another, cache_folder
 from ..common.errors import Unservable
-from ..common.given_file import regular
 from ..common.settings import is_utf8
 from .download import BUNDLED, converted, from_bundle, from_gguf, is_gguf
+from .safetensors_files import json_object, weight_files
 from .safetensors_header import FLOATS, header_of, tensors_in
 
-ONE_FILE, INDEX_ENDING = "model.safetensors", ".safetensors.index.json"
-INDEX = f"model{INDEX_ENDING}"
-MOST_JSON = 200_000_000  # bytes: no config and no index has so many
 MANIFEST = "delivered.json"  # of a folder that stage-model filled: which tensors are there
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -174,98 +170,6 @@ def check(folder: Path) -> None:
     json_object(config)
     for _ in headers(folder):
         pass
-
-
-def json_object(path: Path) -> dict[str, Any]:
-    """What a file of JSON holds. Raises Unservable where that is no object."""
-    try:
-        if regular(path).stat().st_size > MOST_JSON:
-            raise Unservable(
-                f"{path} has over {MOST_JSON // 10**6} MB, too much for what it is: fetch it again"
-            )
-        said = json.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise Unservable(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise Unservable(f"{path} is no JSON: fetch it again") from None
-    if not isinstance(said, dict):
-        raise Unservable(f"{path} is no JSON object: fetch it again")
-    return said
-
-
-def index_of(folder: Path) -> Path | None:
-    """The file that says where the tensors are, if more than one file may hold them: as transformers looks for it."""
-    named = named_weights(folder)
-    if named and not named.endswith(INDEX_ENDING):
-        return None
-    if not named and (folder / ONE_FILE).is_file():
-        return None
-    index = folder / (named or INDEX)
-    return index if index.is_file() else None
-
-
-def named_weights(folder: Path) -> str:
-    """The file of weights that the config names, if it names one. Raises Unservable where that is none of the folder's."""
-    config = folder / "config.json"
-    named = json_object(config).get("transformers_weights") if config.is_file() else None
-    if named is None:
-        return ""
-    if not isinstance(named, str) or not named.endswith((".safetensors", INDEX_ENDING)) or is_outside(named):
-        raise Unservable(
-            f"{config} names {named!r} as its weights (transformers_weights), no safetensors file of the folder"
-        )
-    return named
-
-
-def is_outside(name: str) -> bool:
-    """Whether a file's name leads out of the folder that it should be in."""
-    return name.startswith(("/", "\\")) or ".." in Path(name).parts or "\0" in name
-
-
-def index_names(index: Path) -> dict[str, str]:
-    """Tensor -> file. Raises Unservable where the index has no such table, or names what is outside its folder."""
-    names = json_object(index).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise Unservable(f"{index} is no index of safetensors files: fetch it again")
-    for name in names.values():
-        if is_outside(name) or not name.endswith(".safetensors"):
-            raise Unservable(f"{index} names {name!r}, no safetensors file of its folder: it is not used")
-    return names
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, as transformers finds them: what the config names, else model.safetensors,
-    else those that the index names. Raises Unservable if one is missing."""
-    if index := index_of(folder):
-        names = sorted(set(index_names(index).values()))
-        says = f"{index.name} names it"
-    else:
-        names, says = [named_weights(folder) or ONE_FILE], "config.json names it"
-    if names == [ONE_FILE] and not (folder / ONE_FILE).is_file():
-        raise Unservable(f"{folder} has neither {ONE_FILE} nor {INDEX}{what_instead(folder)}")
-    for name in names:
-        if not (folder / name).is_file():
-            raise Unservable(f"{folder / name} is missing, but {says}")
-    return [folder / name for name in names]
-
-
-def what_instead(folder: Path) -> str:
-    """What a folder without the usual names has, and what to do about it."""
-    other = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".safetensors", ".gguf", ".bin", ".pt", ".pth")
-    )
-    if "adapter_model.safetensors" in other:
-        return ": it is an adapter; merge it into its model first"
-    by_kind = {Path(name).suffix.lower(): name for name in reversed(other)}
-    if name := by_kind.get(".safetensors"):
-        return f", only {name}: rename it if it is the model, or fetch the index too"
-    if name := by_kind.get(".gguf"):
-        return f": name its GGUF file (--model {folder / name})"
-    if other:
-        return f": {other[0]} and its like are pickles, which are never read; convert them to safetensors"
-    return ": it has no weights; fetch it again"
 
 
 def headers(folder: Path) -> Iterator[tuple[Path, dict, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 from ..common.cache_folder import Say
 from ..common.errors import Unservable
 from ..common.settings import LEAST_PENALTY, MOST_PENALTY, Settings
-from .checkpoint import json_object
+from .safetensors_files import json_object
 
 FILES = ("generation_config.json", "config.json")  # where `generate` finds it; the first that is there
 PENALTY = "repetition_penalty"

@@ -1,5 +1,6 @@
 """Logits -> a token id. A draw depends on (seed, sequence, position) alone, never on how many nodes there are."""
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -64,6 +65,11 @@ class Sampler:
             return self.draw(scores.softmax(-1)[0], sequence, position)
 
     def draw(self, probabilities: Tensor, sequence: int, position: int) -> int:
-        # mt19937 mixes its seed well, so neighbouring positions draw independently.
-        draw = torch.Generator().manual_seed(hash((self.seed, sequence, position)) & (2**63 - 1))
+        draw = torch.Generator().manual_seed(seed_of(self.seed, sequence, position))
         return int(torch.multinomial(probabilities, 1, generator=draw))
+
+
+def seed_of(seed: int, sequence: int, position: int) -> int:
+    """Of one draw: a digest, so that it is the same on any Python, and neighbouring positions draw independently."""
+    text = f"{seed} {sequence} {position}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -8,8 +8,8 @@ from typing import Any
 from ..common.boundary import guarded
 from ..common.errors import Unservable
 from . import chat_template
-from .checkpoint import json_object
 from .detokenizer import Pieces
+from .safetensors_files import json_object
 from .tokenizer_files import tokenizer_of
 
 ADVICE = "fetch the model's tokenizer files again"

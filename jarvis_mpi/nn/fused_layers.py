@@ -59,7 +59,7 @@ class Fused:
         self.row_bytes = told[0].shape.hidden * dtype.itemsize
         self.hidden = self.rooms["hidden"].numpy().data
         self.scratch = torch.empty(0, dtype=torch.uint8)  # of attention
-        self.nought = torch.zeros(1, dtype=torch.int64)
+        self.zero = torch.zeros(1, dtype=torch.int64)
         self.lines: list[list[int]] = []
         self.places = [self.write(*each) for each in zip(layers, told, strict=True)]
         self.table = np.array([line + [0] * (LINE - len(line)) for line in self.lines], np.int64)
@@ -69,6 +69,8 @@ class Fused:
         self.each_row = -self.table[self.per_row]
         self.count = 0
         self.sequence = elementwise.sequence()
+        self.page: list[Any] = []  # kept: the tables are addresses
+        self.tables: list[tuple[int, int, int]] = []  # of each layer: cosines, sines, and a row's bytes
 
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
         asked, kept = shape.heads * shape.width, shape.key_heads * shape.width
@@ -147,7 +149,7 @@ class Fused:
 
     def turn_page(self, page: Sequence[dict[str, Any]]) -> None:
         """Each layer's arguments for the positions from now on: of these, its cosines and sines [1, R, width]."""
-        self.page = [arguments["position_embeddings"] for arguments in page]  # kept: the tables are addresses
+        self.page = [arguments["position_embeddings"] for arguments in page]
         self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
     def run(self, body: bytes | memoryview, row: int, caches: Sequence[Any]) -> bytes:
@@ -171,7 +173,7 @@ class Fused:
             first, window = cached.reserve(count, place.like), getattr(cached, "sliding_window", 0)
             before = cached.end - count
             if window not in firsts:
-                firsts[window] = self.nought if count == 1 else firsts_of(before - first, count, window)
+                firsts[window] = self.zero if count == 1 else firsts_of(before - first, count, window)
             new, seen = before * place.row_bytes, first * place.row_bytes
             keys, values = cached.buffers[0].data_ptr(), cached.buffers[1].data_ptr()
             at = place.rotary

@@ -15,7 +15,7 @@ from ..common.errors import Unservable
 from ..common.layers import END_USER
 from ..common.options import PLAN, Parser, add_options, preparing, said_in
 from ..common.settings import Settings, flag
-from ..model import checkpoint
+from ..model import checkpoint, safetensors_files
 from ..net import hostfile
 from ..protocol import placement as blocks
 from ..record.links_file import Measured
@@ -127,7 +127,7 @@ def planned(
     copied = blocks.copies(placement, settings.copies)
     needs: dict[str, float] = dict.fromkeys(hosts, 0.0)
     layers: dict[str, set[int]] = {host: set() for host in hosts}
-    weights = sum(path.stat().st_size for path in checkpoint.weight_files(folder))
+    weights = sum(path.stat().st_size for path in safetensors_files.weight_files(folder))
     for node, host in enumerate(hosts):
         own = {layer for block in placement[node] for layer in block}
         head = weights - sum(per_layer.values()) if node == END_USER else 0

@@ -12,7 +12,7 @@ from jarvis_mpi.app import resume
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.model import checkpoint, gguf_header, patch, safetensors_header
+from jarvis_mpi.model import gguf_header, patch, safetensors_files, safetensors_header
 from jarvis_mpi.net.plan import idle
 from jarvis_mpi.protocol import placement
 from jarvis_mpi.record.links_file import links_in
@@ -104,7 +104,7 @@ READERS = {
     "patches": patch.read,
     "tensors": safetensors_header.header_of,
     "gguf": gguf_header.read,
-    "json": checkpoint.json_object,
+    "json": safetensors_files.json_object,
     "record": lambda path: resume.read(path),
 }
 

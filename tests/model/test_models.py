@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.model import checkpoint, trial
+from jarvis_mpi.model import checkpoint, safetensors_files, trial
 from jarvis_mpi.model.family import dtype_of, load_config
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
@@ -58,12 +58,12 @@ def test_strangers_beside_the_model_are_not_it(folder):
         save_file({key: -tensor for key, tensor in put_other.items()}, folder / name)
     index = {"weight_map": dict.fromkeys(put_other, "a.safetensors"), "metadata": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert checkpoint.weight_files(folder) == [
+    assert safetensors_files.weight_files(folder) == [
         folder / "model.safetensors"
     ]  # before the index, as transformers has it
     assert checkpoint.fingerprint(folder) == print_before
     (folder / "model.safetensors").unlink()
-    assert checkpoint.weight_files(folder) == [folder / "a.safetensors"]
+    assert safetensors_files.weight_files(folder) == [folder / "a.safetensors"]
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(Unservable, match=r"has neither model.safetensors nor .*adapter"):
         checkpoint.check(folder)
@@ -71,7 +71,7 @@ def test_strangers_beside_the_model_are_not_it(folder):
     with pytest.raises(Unservable, match=r"only a.safetensors: rename it"):
         checkpoint.check(folder)
     change(folder / "config.json", transformers_weights="consolidated.safetensors")
-    assert checkpoint.weight_files(folder) == [folder / "consolidated.safetensors"]
+    assert safetensors_files.weight_files(folder) == [folder / "consolidated.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import checkpoint as names
 from jarvis_mpi.model import download
-from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.sampler import Sampler, seed_of
 from jarvis_mpi.model.tokenizer import Text, end_ids
 from jarvis_mpi.net import mpi_parameters
 from jarvis_mpi.record.reader import load, mend
@@ -157,6 +157,21 @@ def test_a_draw_depends_on_seed_sequence_and_position_alone():
     assert len(set(draws)) > 20
     assert draws != [sampler.choose(logits, text(position), 1) for position in range(50)]
     assert draws != [Sampler(settings(temperature=1.0, seed=4)).choose(logits, text(p), 0) for p in range(50)]
+
+
+def test_a_seed_means_the_same_on_any_python():
+    assert seed_of(7, 0, 0) == 1132081447118448545
+    assert (
+        len(
+            {
+                seed_of(seed, sequence, position)
+                for seed in range(9)
+                for sequence in range(9)
+                for position in range(9)
+            }
+        )
+        == 9**3
+    )
 
 
 def test_draws_follow_the_probabilities():
