@@ -21,11 +21,13 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER, Block, mask
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Crew, Policy
-from jarvis_mpi.protocol.coordinator import EndUser, Token
+from jarvis_mpi.protocol.coordinator import Coordinator
+from jarvis_mpi.protocol.events import Token
 from jarvis_mpi.protocol.failure_detector import Pace, Patience
 from jarvis_mpi.protocol.journal import Journalled
 from jarvis_mpi.protocol.link import Lost, Silence
 from jarvis_mpi.protocol.node_state import Sign
+from jarvis_mpi.protocol.services import Parameters, Services
 from jarvis_mpi.protocol.speculation import NoDrafts
 from jarvis_mpi.protocol.wire import HEADER, Kind
 from jarvis_mpi.protocol.worker import Worker
@@ -425,12 +427,12 @@ class Told:
         pass
 
 
-class Asker(EndUser):
+class Asker(Coordinator):
     def take_off(self, sequence, *how):
-        if sequence not in self.flights:
+        if sequence not in self.dispatch.requests:
             gone = mask(layer for block, node in self.news.served.items() if node is None for layer in block)
             patched = mask(layer for block in self.news.patched for layer in block)
-            self.hears.begun[sequence] = gone, patched
+            self.services.observer.begun[sequence] = gone, patched
         super().take_off(sequence, *how)
 
 
@@ -514,11 +516,11 @@ def play(story: Story) -> Outcome:
 
     def asking():
         try:
-            asker = Asker(
-                user, crew, SimHead(), stages(user), choose, user.clock, prefill_rows=story.prefill_rows,
-                load=load(user), hears=told, patience=patience, pace=pace, patch=put_patch,
+            services = Services(
+                user, SimHead(), stages(user), choose, user.clock, load(user), told, patch=put_patch,
                 drafts=SimDrafts(story, placement),
             )  # fmt: skip
+            asker = Asker(services, crew, Parameters(story.prefill_rows, patience, pace))
             last = world.now
             for token in answers(asker, story):
                 tokens.append(token)
@@ -561,7 +563,7 @@ def turns(story: Story) -> list[Turn]:
     return [turn, Turn(asked, story.tokens - first, anew=dice.random() < 0.4, pause_s=pause_s)]
 
 
-def answers(asker: EndUser, story: Story) -> Iterator[Token]:
+def answers(asker: Coordinator, story: Story) -> Iterator[Token]:
     if story.streams:
         yield from many_answers(asker, story)
         return
@@ -569,7 +571,7 @@ def answers(asker: EndUser, story: Story) -> Iterator[Token]:
     for turn in turns(story):
         end = asker.clock() + turn.pause_s
         while asker.clock() < end:
-            asker.link.sleep(0.25)
+            asker.services.link.sleep(0.25)
             asker.rest()
         if turn.anew:
             asker.begin_anew()
@@ -583,7 +585,7 @@ def answers(asker: EndUser, story: Story) -> Iterator[Token]:
                 break
 
 
-def many_answers(asker: EndUser, story: Story) -> Iterator[Token]:
+def many_answers(asker: Coordinator, story: Story) -> Iterator[Token]:
     """The next one is asked when another has ended."""
     waiting, left = list(enumerate(turns(story)))[::-1], {}
 

@@ -58,7 +58,7 @@ def test_stories_have_every_fault_and_every_answer_to_it():
 
 BROKEN = {
     "a worker does not check the epoch": ("protocol/worker", "message.epoch < self.epochs.get(sequence, 0) or ", "", "rule 5"),
-    "the end user does not check the epoch": ("protocol/coordinator", "flight.trip.epoch == epoch", "True", "rule"),
+    "the end user does not check the epoch": ("protocol/dispatch", "request.step.epoch == epoch", "True", "rule"),
     "a step is run twice": ("protocol/journal", "new = message.end - journal.end", "new = message.rows", "rule 3"),
     "a catch-up sends one row too few": (
         "protocol/journal",
@@ -74,14 +74,14 @@ BROKEN = {
     "nobody comes back": ("protocol/failure_detector", "return Sign.BACK", "return None", "rule 6"),
     "a copy is not replaced": ("protocol/cluster", "for _ in range(self.policy.copies + 1 - len(well))", "for _ in ()", "rule 2 or 10"),
     "a beating worker is skipped": ("protocol/cluster", "for state in (State.WELL, State.STALLED)", "for state in (State.WELL,)", "rule 2 or 10"),
-    "drafts that were wrong stay in the ledger": ("protocol/coordinator", "flight.ledger.crop(flight.ran)", "pass", "rule"),
+    "drafts that were wrong stay in the ledger": ("protocol/verification", "request.ledger.crop(request.ran)", "pass", "rule"),
     "drafts that were wrong stay in the caches": ("protocol/journal", "if end < journal.end:", "if False:", "rule"),
     "drafts of an older step are sure": ("protocol/journal", "journal.sure = message.end - message.drafted", "journal.sure = message.end", "rule 2"),
-    "all of a round is taken": ("protocol/coordinator", " or token != trip.drafts[row]", "", "rule 2"),
+    "all of a round is taken": ("protocol/verification", " or token != step.drafts[row]", "", "rule 2"),
     "a worker keeps the caches of another text": ("protocol/worker", "self.forget(order[\"over\"])", "pass", "keeps more than"),
     "what is late begins a text anew": ("protocol/worker", "sequence in self.over or ", "", ""),
     "a patch that is not announced": ("protocol/route_changes", "by = patched[block].node if span else None", "by = None", "rule 1"),
-    "a decision that is not in the log": ("protocol/coordinator", "self.hears.sign(self.clock(), self.step_of(sequence), node, sign)", "pass", "rule 8"),
+    "a decision that is not in the log": ("protocol/coordinator", "self.services.observer.sign(self.clock(), step, node, sign)", "pass", "rule 8"),
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
 from ..protocol import placement as blocks
 from ..protocol.cluster import Crew, Policy
-from ..protocol.coordinator import EndUser
+from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both
 from ..protocol.expected_loss import NOTHING_KNOWN, Harm
 from ..protocol.failure_detector import Pace, Patience
@@ -38,6 +38,7 @@ from ..protocol.link import Link
 from ..protocol.node_state import State
 from ..protocol.prompt_lookup import Lookup
 from ..protocol.request import WORTHWHILE_ROWS, pieces
+from ..protocol.services import Parameters, Services
 from ..protocol.speculation import NO_DRAFTS, Drafts, Guesses, Source
 from . import fault_injection
 from .keyboard import Keyboard
@@ -327,15 +328,19 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
     if settings.draft:
         row_s = sum(answer["pace"][1] * sum(map(len, placement[node])) for node, answer in loaded.items())
         drafts = Guesses(source, settings.draft_tokens, row_s, time.perf_counter)
-    asker = EndUser(
-        link, crew, head, stages, Sampler(settings).choose, time.perf_counter,
-        prefill_rows=prefill_rows, load=load, hears=Both(record, screen),
+    services = Services(
+        link, head, stages, Sampler(settings).choose, time.perf_counter, load, Both(record, screen),
+        vitals=looking(time.perf_counter), patch=put_patch, drafts=drafts,
+    )  # fmt: skip
+    parameters = Parameters(
+        prefill_rows,
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * head.width * dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        vitals=looking(time.perf_counter), patch=put_patch, harm=harm, drafts=drafts,
-    )  # fmt: skip
+        harm=harm,
+    )
+    asker = Coordinator(services, crew, parameters)
     asker.step = step
     asker.compare_clocks()
     with Keyboard() if chats else contextlib.nullcontext() as keyboard:
