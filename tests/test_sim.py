@@ -20,7 +20,7 @@ def test_the_rules_hold_for_every_seed():
     parts = [range(first, min(first + PART, SEEDS)) for first in range(0, SEEDS, PART)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         wrong = [line for lines in pool.imap_unordered(sim.tell_many, parts) for line in lines]
-    assert not wrong, "replay one with: python tests/sim.py SEED\n" + "\n".join(wrong[:20])
+    assert not wrong, "replay one with: python -m tests.sim SEED\n" + "\n".join(wrong[:20])
 
 
 @pytest.mark.parametrize("seed", [16388, 17003, 18483, 28439, 38270, 76050])
@@ -93,10 +93,11 @@ def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
     assert source.count(old) == 1, f"{module}.py has not once: {old}"
     (package / f"{module}.py").write_text(source.replace(old, new))
     for first in range(0, 1500, 150):
-        words = [sys.executable, str(Path(sim.__file__)), str(first), str(first + 150)]
+        words = [sys.executable, "-m", "sim", str(first), str(first + 150)]
         done = subprocess.run(
             words,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent}"},
             capture_output=True,
             text=True,
             timeout=120,
