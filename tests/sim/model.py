@@ -4,15 +4,18 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from jarvis_mpi.common.layers import Block, mask
 from jarvis_mpi.protocol.cluster import Crew
+from jarvis_mpi.protocol.placement import place
 from jarvis_mpi.protocol.speculation import NoDrafts
 
 from .story import Story, turns
 
 ROW = struct.Struct("<QQQ")  # value, the layers that were run on it (a bit each), those that were patched
 BITS = 2**64 - 1
+SEED, FACTOR, TERM = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of SplitMix64
 
 
 class Wrong(AssertionError):
@@ -20,9 +23,9 @@ class Wrong(AssertionError):
 
 
 def mix(*numbers: int) -> int:
-    value = 0x9E3779B97F4A7C15
+    value = SEED
     for number in numbers:
-        value = ((value ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & BITS
+        value = ((value ^ number) * FACTOR + TERM) & BITS
         value ^= value >> 29
     return value
 
@@ -50,15 +53,21 @@ class SimStage:
         if start == 0:
             self.caches[sequence] = [mix(self.block.start)]
             self.began[sequence] += 1
-        cache = self.caches[sequence]
+        cache, first = self.caches[sequence], self.block.start
         if len(cache) - 1 != start:
             raise Wrong(f"rule 3: layers {self.block} have run {len(cache) - 1} positions, not {start}")
-        out = []
+        out, last, bits = [], cache[-1], self.bits
         for value, ran, patched in ROW.iter_unpack(body):
-            if (ran | patched) >> self.block.start:
+            if (ran | patched) >> first:
                 raise Wrong(f"rule 1: layers {self.block} are run after {ran | patched:b}")
-            cache.append(mix(cache[-1], value))
-            out.append(ROW.pack(mix(value, cache[-1]), ran | self.bits, patched))
+            # last = mix(last, value), and the row has mix(value, last): written out, since most of the time goes here
+            mixed = ((SEED ^ last) * FACTOR + TERM) & BITS
+            mixed = (((mixed ^ (mixed >> 29)) ^ value) * FACTOR + TERM) & BITS
+            last = mixed ^ (mixed >> 29)
+            cache.append(last)
+            mixed = ((SEED ^ value) * FACTOR + TERM) & BITS
+            mixed = (((mixed ^ (mixed >> 29)) ^ last) * FACTOR + TERM) & BITS
+            out.append(ROW.pack(mixed ^ (mixed >> 29), ran | bits, patched))
         self.busy(len(out) * len(self.block))
         return b"".join(out)
 
@@ -73,9 +82,9 @@ class SimStage:
 class SimDrafts(NoDrafts):
     """Knows what one machine says, and guesses it right so often."""
 
-    def __init__(self, story: "Story", placement):
+    def __init__(self, story: Story):
         self.dice, self.right = random.Random(story.seed + 5), story.guessed
-        self.texts = whole_texts(placement, story)
+        self.texts = whole_texts(story) if self.right else []
 
     def of(self, sequence: int, ids, most: int):
         if not self.right:
@@ -97,12 +106,14 @@ def choose(logits: tuple[int, ...], text: Sequence[int], sequence: int = 0) -> i
     return logits[0] % 1009
 
 
-def whole_texts(placement, story: "Story") -> list[list[int]]:
+@lru_cache(maxsize=2)
+def whole_texts(story: Story) -> list[list[int]]:
     """What one machine says: each sequence, prompts and answers."""
     head, texts = SimHead(), []
+    held = Crew(place(story.layers, story.workers, split="even", end_user_layers=story.kept)).blocks()
     for part in turns(story):
         if part.anew or not texts:
-            stages, ids, start = [SimStage(block) for block, _ in Crew(placement).blocks()], [], 0
+            stages, ids, start = [SimStage(block) for block, _ in held], [], 0
             texts.append(ids)
         ids += part.asked
         for _ in range(part.tokens):

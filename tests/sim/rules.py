@@ -1,5 +1,6 @@
 """The rules of design.md, held against what came of a story."""
 
+import gc
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from .world import LIMIT_S
 def check(outcome: Outcome) -> None:
     """Raises Wrong where a rule of the design is broken."""
     story, told = outcome.story, outcome.told
-    texts = whole_texts(outcome.placement, story)
+    texts = whole_texts(story)
     for sequence in {token.sequence: None for token in outcome.tokens}:
         check_text(outcome, sequence, texts[sequence])
     said_at = said_first(told.changes)
@@ -189,4 +190,6 @@ def tell(seed: int) -> str:
 
 
 def tell_many(seeds: range) -> list[str]:
+    gc.freeze()  # what is imported
+    gc.set_threshold(100_000)  # a story's circles are few, and go by the hundred
     return [wrong for seed in seeds if (wrong := tell(seed))]

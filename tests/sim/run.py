@@ -147,7 +147,7 @@ class Nodes:
         pace = {node: Pace(story.layer_s, story.layer_s) for node in self.placement}
         services = Services(
             user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), told,
-            patch=put_patch, drafts=SimDrafts(story, self.placement),
+            patch=put_patch, drafts=SimDrafts(story),
         )  # fmt: skip
         return Asker(services, crew, Parameters(story.prefill_rows, self.patience, pace))
 
