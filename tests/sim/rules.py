@@ -11,6 +11,7 @@ from jarvis_mpi.protocol.node_state import Sign
 
 from .model import ROW, Wrong, whole_texts
 from .run import Outcome, crew_of, play
+from .shrink import as_test, shrink
 from .story import Story, draw, more_of, turns
 from .world import LIMIT_S
 
@@ -179,14 +180,29 @@ def comes_back(outcome: Outcome) -> None:
                 raise Wrong(f"rule 6: node {fault.node} came back, but {block} is run by {nodes.get(block)}")
 
 
-def tell(seed: int) -> str:
-    """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
-    story = more_of(draw(seed))
+def wrong_with(story: Story) -> str:
+    """'' if the story keeps all rules, else what is wrong."""
     try:
         check(play(story))
     except Exception as error:
-        return f"seed {seed}: {type(error).__name__}: {error} | {story}"
+        return f"{type(error).__name__}: {error}"
     return ""
+
+
+def tell(seed: int) -> str:
+    """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
+    story = more_of(draw(seed))
+    wrong = wrong_with(story)
+    return f"seed {seed}: {wrong} | {story}" if wrong else ""
+
+
+def reduced(seed: int) -> str:
+    """A test with the fewest faults that show what is wrong with this seed's story; '' if nothing is."""
+    story = more_of(draw(seed))
+    if not wrong_with(story):
+        return ""
+    story = shrink(story, wrong_with)
+    return as_test(story, wrong_with(story))
 
 
 def tell_many(seeds: range) -> list[str]:
