@@ -38,8 +38,8 @@ class World:
             what()
 
 
-class SimNode:
-    """One node: its process (which can be stopped or killed) and its end of the network; see link.Link."""
+class SimProcess:
+    """A node's process: it computes and sleeps, and can be stopped, stalled, slowed down, cut off or killed."""
 
     def __init__(self, world: World, me: int, nodes: list["SimNode"], story: Story, dice: random.Random):
         self.world, self.me, self.others, self.story, self.dice = world, me, nodes, story, dice
@@ -53,8 +53,6 @@ class SimNode:
         self.turn = 0
         self.last_arrival: dict[int, float] = {}
         self.newest: Counter[int] = Counter()  # sequence -> epoch received
-
-    # -- the process
 
     def clock(self) -> float:
         return self.world.now
@@ -87,7 +85,27 @@ class SimNode:
                 worker.beat()
             self.world.at(self.world.now + every_s, lambda: self.beats(worker, every_s))
 
-    # -- the link
+    def suffer(self, fault: Fault) -> None:
+        until = self.world.now + fault.for_s
+        match fault.kind:
+            case "kill":
+                self.alive = False
+                for other in self.others:
+                    if other is not self and self.story.sees_deaths:
+                        at = self.world.now + 0.03 * self.dice.random()
+                        self.world.at(at, lambda other=other: other.arrives(self.me))
+            case "stop" if self.stopped_until < float("inf"):
+                self.stopped_until = until if fault.for_s else float("inf")
+            case "stall":
+                self.stall_s = fault.for_s
+            case "cut":
+                self.cut_until = until
+            case "slow":
+                self.slow_until = until
+
+
+class SimNode(SimProcess):
+    """A process with its end of the network; see link.Link."""
 
     def send(self, node: int, data: bytes) -> None:
         if node in self.known_dead:
@@ -158,23 +176,3 @@ class SimNode:
             sequence, epoch = HEADER.unpack_from(what)[6:8]
             self.newest[sequence] = max(self.newest[sequence], epoch)
         return bytearray(what)
-
-    # -- faults
-
-    def suffer(self, fault: Fault) -> None:
-        until = self.world.now + fault.for_s
-        match fault.kind:
-            case "kill":
-                self.alive = False
-                for other in self.others:
-                    if other is not self and self.story.sees_deaths:
-                        at = self.world.now + 0.03 * self.dice.random()
-                        self.world.at(at, lambda other=other: other.arrives(self.me))
-            case "stop" if self.stopped_until < float("inf"):
-                self.stopped_until = until if fault.for_s else float("inf")
-            case "stall":
-                self.stall_s = fault.for_s
-            case "cut":
-                self.cut_until = until
-            case "slow":
-                self.slow_until = until
