@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from jarvis_mpi.app.fault_injection import FaultyWorker, parse
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.protocol.cluster import Crew
-from jarvis_mpi.protocol.coordinator import EndUser
+from jarvis_mpi.protocol.coordinator import Coordinator
 from jarvis_mpi.protocol.journal import Journalled
 from jarvis_mpi.protocol.link import Silence
+from jarvis_mpi.protocol.services import Parameters, Services
+from jarvis_mpi.protocol.speculation import NO_DRAFTS
 from jarvis_mpi.protocol.wire import Kind, Message
 
 JOURNAL_BYTES = 10**7
@@ -54,9 +56,17 @@ class Deaf:
 
 @contextmanager
 def chain(
-    head, stages: Mapping[int, Mapping], choose, *, prefill_rows: int = 128, hears=None, copies=None, fault=""
+    head,
+    stages: Mapping[int, Mapping],
+    choose,
+    *,
+    prefill_rows: int = 128,
+    hears=None,
+    copies=None,
+    fault="",
+    drafts=NO_DRAFTS,
 ):
-    """An EndUser whose workers, node -> their stages, serve in threads; `copies`: block -> their holders."""
+    """A Coordinator whose workers, node -> their stages, serve in threads; `copies`: block -> their holders."""
     queues = [queue.Queue() for _ in range(max(stages) + 1)]
     copies = copies or {}
     holds = {
@@ -82,10 +92,10 @@ def chain(
     for thread in threads:
         thread.start()
     link = Loopback(END_USER, queues)
-    yield EndUser(
-        link, Crew(holds, copies), head, journalled(END_USER), choose, time.perf_counter,
-        prefill_rows=prefill_rows, load=no_copies, hears=hears or Deaf(),
-    )  # fmt: skip
+    services = Services(
+        link, head, journalled(END_USER), choose, time.perf_counter, no_copies, hears or Deaf(), drafts=drafts
+    )
+    yield Coordinator(services, Crew(holds, copies), Parameters(prefill_rows))
     for node in stages:
         link.send(node, Message(Kind.GOODBYE).pack())
     beats.set()

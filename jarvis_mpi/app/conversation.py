@@ -8,7 +8,7 @@ from ..common.errors import concerns
 from ..common.settings import Settings
 from ..model.askable import askable
 from ..model.tokenizer import Text
-from ..protocol.coordinator import EndUser
+from ..protocol.coordinator import Coordinator
 from ..protocol.events import Token
 from .stop_strings import Stops
 
@@ -73,7 +73,7 @@ class Conversation:
     """`context`: the positions that the model takes; `interrupted` is asked all the time."""
 
     def __init__(
-        self, asker: EndUser, text: Text, context: int, settings: Settings, record: "Record", screen: "Shows",
+        self, asker: Coordinator, text: Text, context: int, settings: Settings, record: "Record", screen: "Shows",
         interrupted: Callable[[], bool] = lambda: False,
     ):  # fmt: skip
         self.asker, self.text, self.context, self.settings = asker, text, context, settings

@@ -18,11 +18,12 @@ from ..net.handshake import Hello, Roll
 from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
 from ..protocol.cluster import Crew
-from ..protocol.coordinator import EndUser
+from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both
 from ..protocol.failure_detector import Pace, Patience
 from ..protocol.link import Link
 from ..protocol.node_state import State
+from ..protocol.services import Parameters, Services
 from ..protocol.speculation import NO_DRAFTS, Drafts, Guesses
 from ..record.writer import Record
 from . import resume
@@ -131,18 +132,21 @@ def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Show
 
 def coordinator_of(
     link: Link, start: Start, cluster: Crew, own: OwnParts, loaded: Loaded, hears: Both
-) -> EndUser:
-    settings, model = start.asked.settings, start.model
-    return EndUser(
-        link, cluster, own.head, own.stages, Sampler(settings).choose, time.perf_counter,
-        prefill_rows=start.capacity.prefill_rows, load=own.load, hears=hears,
+) -> Coordinator:
+    settings = start.asked.settings
+    services = Services(
+        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, hears,
+        vitals=looking(time.perf_counter), patch=own.patches, drafts=drafts_of(start, own, loaded),
+    )  # fmt: skip
+    parameters = Parameters(
+        start.capacity.prefill_rows,
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
-        row_s=8 * own.head.width * model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        vitals=looking(time.perf_counter), patch=own.patches, harm=start.losses,
-        drafts=drafts_of(start, own, loaded),
-    )  # fmt: skip
+        row_s=8 * own.head.width * start.model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
+        harm=start.losses,
+    )
+    return Coordinator(services, cluster, parameters)
 
 
 def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
@@ -154,7 +158,7 @@ def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
     return Guesses(own.source, settings.draft_tokens, row_s, time.perf_counter)
 
 
-def converse(start: Start, coordinator: EndUser, record: Record, screen: Shows) -> Outcome:
+def converse(start: Start, coordinator: Coordinator, record: Record, screen: Shows) -> Outcome:
     """Answer all that is asked."""
     asked = start.asked
     with Keyboard() if asked.is_chat else contextlib.nullcontext() as keyboard:

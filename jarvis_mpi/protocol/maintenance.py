@@ -5,39 +5,26 @@ from typing import Any
 
 from ..common.layers import END_USER, Block
 from .cluster import Crew
-from .events import Hears
-from .journal import Journalled
-from .link import Link
 from .node_state import Sign, State
+from .services import Services
 from .wire import Message, note
-from .worker import Clock, Stages
 
 Send = Callable[[int, Message], None]
 
 
 class Upkeep:
-    """`send` takes what is for a worker; `load` makes the end user's own further copies; workers hear every `speak_s`
-    that the run goes on."""
+    """`send` takes what is for a worker; workers hear every `speak_s` that the run goes on."""
 
-    def __init__(
-        self, link: Link, stages: Stages, load: Callable[[Block], Journalled], send: Send, hears: Hears, clock: Clock,
-        speak_s: float,
-    ):  # fmt: skip
-        self.link, self.stages, self.load, self.send, self.hears, self.clock = (
-            link,
-            stages,
-            load,
-            send,
-            hears,
-            clock,
-        )
+    def __init__(self, services: Services, send: Send, speak_s: float):
+        self.link, self.stages, self.load = services.link, services.stages, services.load
+        self.hears, self.clock, self.send = services.observer, services.clock, send
         self.ordered: set[tuple[int, Block]] = set()
         self.unable: set[tuple[int, Block]] = set()  # that have said so
         self.provided_for: Crew | None = None  # the crew for which copies were last ordered
-        self.members = tuple(link.nodes)  # of the communicator
+        self.members = tuple(self.link.nodes)  # of the communicator
         self.shrinking_to: list[int] = []
         self.attempts = 0  # to shrink it
-        self.speak_s, self.spoke_at = speak_s, clock()
+        self.speak_s, self.spoke_at = speak_s, self.clock()
         self.asked_clock: set[int] = set()  # and not heard yet
 
     def order_copies(self, crew: Crew, step: int) -> Crew:

@@ -1,4 +1,4 @@
-"""An answer in flight: what the end user knows of one sequence, and its step under way."""
+"""A request in flight: what the end user knows of one sequence, and its step under way."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
@@ -13,27 +13,32 @@ WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as m
 
 
 @dataclass
-class Trip:
+class Step:
     """One step under way: the positions from `start` to `end`, the last of them drafts."""
 
-    step: int
+    number: int
     start: int
     end: int
     drafts: Sequence[int] = ()
     epoch: int = 0
     attempts: int = 1
     route: tuple[Hop, ...] = ()
-    to_leave: list[int] = field(default_factory=list)  # the ends of its pieces that have not left
-    awaited: set[int] = field(default_factory=set)  # of those that are not home yet
-    home: list[Message] = field(default_factory=list)
+    unsent: list[int] = field(default_factory=list)  # the ends of its pieces that are still here
+    awaited: set[int] = field(default_factory=set)  # the ends of those that have not returned
+    returned: list[Message] = field(default_factory=list)
     embed_s: float = 0.0
-    left_at: float = 0.0
-    since: float = 0.0  # when it left, or the last piece came home
+    sent_at: float = 0.0  # for the first time
+    since: float = 0.0  # when it was sent, or its last piece returned
+
+    def last_piece(self) -> Message:
+        """Of those that have returned, put in order."""
+        self.returned.sort(key=lambda message: message.end)
+        return self.returned[-1]
 
 
 @dataclass
-class Flight:
-    """`left`: how many more tokens are wanted."""
+class Request:
+    """One sequence that is asked for. `left`: how many more tokens are wanted."""
 
     sequence: int
     news: News
@@ -41,18 +46,18 @@ class Flight:
     branch: int = 0  # how often some of it was taken back
     ran: int = 0  # positions of it that every stage has run, or has under way
     ledger: Ledger = field(default_factory=Ledger)
-    trip: Trip | None = None
+    step: Step | None = None
     left: int = 0
     end_ids: Set[int] = frozenset()
     chosen_at: float = 0.0  # the token before
 
-    def goes_on_with(self, text: Sequence[int]) -> None:
+    def continue_with(self, text: Sequence[int]) -> None:
         """All of the text so far; what was run of it need not be run again."""
         same = alike(self.ids, text)
         self.branch += same < self.ran
         self.ids = list(text)
         self.ran = min(self.ran, same, len(text) - 1)
-        self.ledger.crop(self.ran)  # and a step that was broken off did not come home
+        self.ledger.crop(self.ran)  # and a step that was broken off did not return
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from ..common.layers import Block, block
+from ..common.layers import Block
 from .cluster import Hop
 
 VERSION = 6  # of this format; nodes compare it at the start
@@ -152,22 +152,31 @@ class Message:
             raise ValueError(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
         view = memoryview(data)
         sequence, epoch, step, start, count, first, drafted, branch = numbers
-        hops_at, runs_at = view[HEADER.size : hops_end], view[hops_end:runs_end]
-        ahead = tuple(
-            Hop(node, block(a, n), since, bool(patch))
-            for node, a, n, since, patch in HOP.iter_unpack(hops_at)
-        )
-        ran = tuple(
+        ahead = [
+            Hop(node, range(a, a + n), since, bool(patch))
+            for node, a, n, since, patch in HOP.iter_unpack(view[HEADER.size : hops_end])
+        ]
+        ran = [
             Run(
-                node, block(a, n), rows, wait_s, compute_s, sent_s, bytes_, at_s, bool(patch), Vitals(*vitals)
+                node,
+                range(a, a + n),
+                rows,
+                wait_s,
+                compute_s,
+                sent_s,
+                bytes_,
+                at_s,
+                bool(patch),
+                Vitals(kib, celsius, mhz),
             )
-            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, patch, *vitals in RUN.iter_unpack(
-                runs_at
+            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, patch, kib, celsius, mhz in RUN.iter_unpack(
+                view[hops_end:runs_end]
             )
-        )
+        ]
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(
-            Kind(kind), sequence, epoch, step, start, count, first, drafted, branch, ahead, ran, lacks, view[lacks_end:]
+            Kind(kind), sequence, epoch, step, start, count, first, drafted, branch, tuple(ahead), tuple(ran),
+            lacks, view[lacks_end:],
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -189,8 +190,10 @@ def test_a_stop_of_special_tokens_ends_an_answer_of_the_chain(folder):
     """The likeliest token of each step is made the special one."""
 
     def spoil(talk):
-        choose, count = talk.asker.choose, iter(range(1000))
-        talk.asker.choose = lambda *what: 258 if next(count) % 4 == 3 else choose(*what)
+        services, count = talk.asker.services, iter(range(1000))
+        talk.asker.services = replace(
+            services, choose=lambda *what: 258 if next(count) % 4 == 3 else services.choose(*what)
+        )
 
     said, _ = asked(folder, [b"one"], 1, spoil, stop=("<|end|>",))
     assert (said[0]["tokens"], said[0]["ended"]) == (4, "stop")

@@ -90,7 +90,7 @@ def test_another_text_begins_with_empty_caches(folder):
         for text in ([5, 8, 13], [7], [5, 8, 13, 2]):
             assert [token.id for token in enduser.generate(text, 9, set())] == greedy(folder, text, 9)
             enduser.begin_anew()
-            assert not any(stage.journals for stage in enduser.stages.values())
+            assert not any(stage.journals for stage in enduser.services.stages.values())
 
 
 def test_layers_left_out_from_the_start_are_those_of_a_smaller_model(folder):

@@ -17,11 +17,11 @@ from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol.cluster import Crew, Hop
-from jarvis_mpi.protocol.failure_detector import RESENDS, Pace, Patience, Watch
+from jarvis_mpi.protocol.failure_detector import RESENDS, FailureDetector, Pace, Patience
 from jarvis_mpi.protocol.journal import Behind, Journalled
 from jarvis_mpi.protocol.node_state import Sign
 from jarvis_mpi.protocol.prompt_lookup import Lookup
-from jarvis_mpi.protocol.speculation import Guesses, NoDrafts, Times
+from jarvis_mpi.protocol.speculation import NO_DRAFTS, Guesses, NoDrafts, Times
 from jarvis_mpi.protocol.wire import Kind, Message
 
 # -- guesses
@@ -246,29 +246,29 @@ def test_a_stage_forgets_positions_beyond_its_window_too(family, tmp_path):
         torch.testing.assert_close(one, other)
 
 
-# -- the watch
+# -- the failure detector
 
 
 def test_a_step_that_was_overtaken_on_the_same_way_is_missing():
     crew = Crew({0: (range(1),), 1: (range(1, 2),), 2: (range(2, 3),)})
     hops = tuple(Hop(node, block) for block, node in crew.blocks())
-    watch = Watch(crew.holds, Patience(), {1: Pace(), 2: Pace()}, 0.0, 0.0)
-    watch.left(0, hops, 1, 5, 0.0, more=False, again=False)
-    watch.left(1, hops, 1, 7, 0.1, more=False, again=False)
-    watch.came_home(1, {1, 2}, 0.5, whole=True)
+    detector = FailureDetector(crew.holds, Patience(), {1: Pace(), 2: Pace()}, 0.0, 0.0)
+    detector.steps.sent(0, hops, 1, 5, 0.0, more=False, again=False)
+    detector.steps.sent(1, hops, 1, 7, 0.1, more=False, again=False)
+    detector.step_returned(1, {1, 2}, 0.5, whole=True)
     for now in (0.6, 1.0, 1.4):
-        watch.left(1, hops, 1, 8, now, more=False, again=False)
-        watch.came_home(1, {1, 2}, now, whole=True)
-        assert watch.signs(crew, now) == []
-    assert watch.signs(crew, 1.6) == [(0, Sign.MISSING, 0)]
+        detector.steps.sent(1, hops, 1, 8, now, more=False, again=False)
+        detector.step_returned(1, {1, 2}, now, whole=True)
+        assert detector.signs(crew, now) == []
+    assert detector.signs(crew, 1.6) == [(0, Sign.MISSING, 0)]
     for again in range(RESENDS + 1):  # however often: nobody on the way is to blame
         now = 2.0 + 2 * again
-        watch.left(0, hops, 2 + again, 5, now, more=False, again=True)
-        watch.left(1, hops, 1, 9 + again, now, more=False, again=False)
-        watch.came_home(1, {1, 2}, now, whole=True)
+        detector.steps.sent(0, hops, 2 + again, 5, now, more=False, again=True)
+        detector.steps.sent(1, hops, 1, 9 + again, now, more=False, again=False)
+        detector.step_returned(1, {1, 2}, now, whole=True)
         for node in (1, 2):
-            watch.seen[node].alive_at = now + 1.1
-        assert watch.signs(crew, now + 1.1) == [(0, Sign.MISSING, 0)]
+            detector.liveness[node].alive_at = now + 1.1
+        assert detector.signs(crew, now + 1.1) == [(0, Sign.MISSING, 0)]
 
 
 # -- whole chains
@@ -303,12 +303,11 @@ def test_the_text_is_the_one_without_drafts(family, temperature, tmp_path):
                 for n in range(3)
             },
             choose,
+            drafts=drafts,
         ) as asker:
-            if drafts:
-                asker.drafts = drafts
             return [token.id for token in asker.generate(prompt, 50, set())]
 
-    plain = said(None)
+    plain = said(NO_DRAFTS)
     drafts = Sometimes([*prompt, *plain])
     assert said(drafts) == plain
     assert drafts.right > 10
