@@ -28,7 +28,7 @@ from test_mpirun import (
 )
 from test_parts import WRITER, bytes_folder  # noqa: F401 (a fixture)
 
-from jarvis_mpi.record import replay, schema
+from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import Unreadable, load, mend
 
 __all__ = ["small"]  # a fixture
@@ -52,12 +52,6 @@ def script(name: str, *words: str | Path) -> str:
     finally:
         sys.path[:], sys.argv = path, argv
     return ""
-
-
-def test_what_stands_in_a_record_is_documented():
-    assert (ROOT / "docs" / "record.md").read_text() == f"{schema.markdown()}\n", (
-        "python -m jarvis_mpi.record.schema"
-    )
 
 
 def test_records_are_read_without_mpi_and_torch():

@@ -25,7 +25,10 @@ COMMAND = (
 )
 COLUMNS, ROWS = 100, 34
 WIDTH, HEIGHT, MARGIN = 8.0, 18.0, 14.0  # of a character, of a line, round the screen: pixels
-BEGUN, ENDED = "ready in", "compute ms"  # before the first nodes load, the second is in the table behind the answer
+BEGUN, ENDED = (
+    "ready in",
+    "compute ms",
+)  # before the first nodes load, the second is in the table behind the answer
 TYPED_S, HELD_S = 1.5, 6.0  # the command alone at the beginning, the last screen at the end
 COLOURS = {"$": "#8ec07c", "[node": "#fe8019", "smollm2": "#83a598"}  # a line that begins so
 
@@ -126,7 +129,9 @@ def read(cast: Path) -> list[tuple[float, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cast", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--again", action="store_true", help="draw the cast that is there")

@@ -1,4 +1,4 @@
-"""What stands in a record, in one place. `python -m jarvis_mpi.record.schema` writes docs/record.md from it."""
+"""What stands in a record, in one place. docs/records.md is made from it (docs/make/generated.py)."""
 
 from typing import NamedTuple
 
@@ -103,9 +103,9 @@ ATTRIBUTES = {
 
 def markdown() -> str:
     lines = [
-        f"# The record of a run (schema {SCHEMA})",
+        f"# Every field (schema {SCHEMA})",
         "",
-        "Made by `python -m jarvis_mpi.record.schema`. One HDF5 file a run; `jarvis_mpi/record/reader.py` reads it, also while it grows",
+        "What `python -m jarvis_mpi.record.schema` prints. One HDF5 file a run; `jarvis_mpi/record/reader.py` reads it, also while it grows",
         "and after `kill -9`. Node k's clock minus `offset_s` is the time since the run's beginning.",
     ]
     for name, fields in FIELDS.items():
