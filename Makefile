@@ -3,7 +3,8 @@
 # make test   set everything up, then all checks and tests
 # make test-fast   checks and the tests that take under a second: a minute and a half
 # make matrix   a smoke set on every Python found, with the oldest and the newest packages, and beside torchvision: an hour, 30 GB
-# make figures   the figures in the README, from runs of its own: 4 minutes
+# make figures   the figures in docs/figures, from runs of its own: 4 minutes
+# make docs   these pages as a site, in site/: without a warning, or it fails
 # make bench  speed and memory beside one process, and beside llama.cpp with LLAMA=folder of its programs: an hour
 # make peers LLAMA=folder   the same kill and stop of a worker, for llama.cpp and for us: 5 minutes
 # make fault-matrix   every fault at every place, measured: 40 minutes
@@ -23,7 +24,7 @@ export HOME := $(or $(shell getent passwd "$$(id -u)" | cut -d: -f6),/tmp)
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test test-alone test-together test-fast lint matrix setup clean bench peers fault-matrix figures
+.PHONY: demo demo-faults test test-alone test-together test-fast lint matrix setup clean docs bench peers fault-matrix figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
@@ -69,6 +70,13 @@ setup: .venv/ready
 .venv/ready-for-tests: .venv/ready
 	python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+.venv/ready-for-docs: .venv/ready
+	python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: .venv/ready-for-docs
+	mkdocs build --strict --quiet
 
 bench: .venv/ready
 	python benchmarks/decode.py $(if $(LLAMA),--llama "$(LLAMA)")

@@ -4,7 +4,7 @@
     python analysis/load.py --mend RUN.h5         make one that was cut off by kill -9 a file for any HDF5 program
     python analysis/load.py --done RUN.h5         says nothing; the status is 0 if all is answered: for scripts
 
-In Python: `from load import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/record.md. Needs h5py
+In Python: `from load import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/records.md. Needs h5py
 and numpy, and this repository, but neither MPI nor torch.
 """
 

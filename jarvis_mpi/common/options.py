@@ -97,7 +97,7 @@ def preparing(command: str, about: str) -> Parser:
 
 
 def markdown() -> str:
-    """All knobs as the README's table."""
+    """All options as a table, for docs/options.md."""
     rows = ["| option | default | what it is |", "|---|---|---|"]
     for each in fields(Settings):
         default = (

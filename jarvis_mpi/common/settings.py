@@ -70,7 +70,7 @@ class Settings:
     dtype: str = knob("auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES)
     weights: str = knob(
         "auto",
-        "auto: in --dtype; int8: 0.52 of bfloat16's bytes for hardly any loss; int4: 0.31, for some (README)",
+        "auto: in --dtype; int8: 0.52 of bfloat16's bytes for hardly any loss; int4: 0.31, for some (docs/speed.md)",
         choices=("auto", "int8", "int4"),
     )
 
@@ -83,7 +83,8 @@ class Settings:
         "", "layers left out from the start, counted from 1 as in the JARVIS paper: 5,6,10"
     )
     copied_blocks: int = knob(
-        0, "copies of only so many blocks, those whose loss costs most (by --study or --patches); 0: of all"
+        0,
+        "copies of this number of blocks only, those whose loss costs most (by --study or --patches); 0: of all",
     )
     on_fault: str = knob(
         "copy,patch,skip",
@@ -159,12 +160,12 @@ class Settings:
     )
     resume: str = knob(
         "",
-        "a record: go on with its run, which was killed, under its own options but for those said anew",
+        "a record: continue its run, which was killed, under its own options but for those given again",
         metavar="RUN.h5",
     )
     start_timeout_s: float = knob(600.0, "longest wait for a node to load its block (SD cards are slow)")
     beat_s: float = knob(0.25, "a worker shows so often that it lives, where no work of its own does")
-    silence_s: float = knob(1.0, "without a sign of life for so long, a node is done without")
+    silence_s: float = knob(1.0, "without a sign of life for so long, a node is bypassed")
     progress_s: float = knob(1.0, "more than a node's own measured time: then a copy takes its work over")
     slowest_link_kbit_s: float = knob(
         10000.0, "half of its rate: while a prompt is on its way for so long, beats behind it may be late too"

@@ -3,7 +3,7 @@
     run = load("runs/20261125-011225-17990.h5")
     run.tokens["total_s"], run.hops[run.hops["node"] == 3], run.questions, run.faults
 
-See docs/record.md for what the fields are.
+See docs/records.md for what the fields are.
 """
 
 import json
@@ -90,7 +90,7 @@ class Run:
     path: Path
     schema: int
     attributes: dict[str, Any]
-    tokens: np.ndarray  # [tokens] of docs/record.md's fields, as the following
+    tokens: np.ndarray  # [tokens] of docs/records.md's fields, as the following
     hops: np.ndarray
     clocks: np.ndarray
     events: list[Event]

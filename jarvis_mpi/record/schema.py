@@ -1,4 +1,4 @@
-"""What stands in a record, in one place. `python -m jarvis_mpi.record.schema` writes docs/record.md from it."""
+"""What stands in a record, in one place. docs/records.md is made from it (docs/make/generated.py)."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ EVENTS = {
     "asked": "a question; `step` is its first token's. Text: {sequence, prompt, kept, ids}: of its `ids` `kept` were there before",
     "answered": "its end; `step` comes after its last. Text: {sequence, ended, text}",
     "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
-    "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see crew.Sign",
+    "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see protocol/node_state.py",
     "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]; a fourth number, 1: their patch",
     "told": "who runs a block now, in words",
     "copy": "the node has loaded a copy of the block",
@@ -91,7 +91,7 @@ ATTRIBUTES = {
     "settings": "JSON: every option's value",
     "versions": "JSON: of Python, jarvis_mpi and what it rests on",
     "hosts": "JSON: node -> host name",
-    "placement, copies, policy, room": "JSON: who holds what at the start, and what may be done about faults; see crew.Crew",
+    "placement, copies, policy, room": "JSON: who holds what at the start, and what may be done about faults; see protocol/cluster.py",
     "patches, patchers": "JSON: holes for which there is a patch (--patches), and the nodes that have the file",
     "links": "JSON: [node, node, round trip in s, kbit/s] of each pair that doctor measured (--links); null: it could not be reached",
     "depth": "layers of the model",
@@ -103,9 +103,9 @@ ATTRIBUTES = {
 
 def markdown() -> str:
     lines = [
-        f"# The record of a run (schema {SCHEMA})",
+        f"# Every field (schema {SCHEMA})",
         "",
-        "Made by `python -m jarvis_mpi.record.schema`. One HDF5 file a run; `jarvis_mpi/record/reader.py` reads it, also while it grows",
+        "What `python -m jarvis_mpi.record.schema` prints. One HDF5 file a run; `jarvis_mpi/record/reader.py` reads it, also while it grows",
         "and after `kill -9`. Node k's clock minus `offset_s` is the time since the run's beginning.",
     ]
     for name, fields in FIELDS.items():

@@ -1,4 +1,4 @@
-"""The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone; see docs/record.md.
+"""The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone; see docs/records.md.
 
 It can be read while it grows (load.py; HDF5 calls that SWMR): all datasets are there from the start, rows are
 only added, what a row points at stands before the row. Workers' rows came with the messages.

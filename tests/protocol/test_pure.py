@@ -7,10 +7,8 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import ROOT
 
 from jarvis_mpi.app import fault_injection
-from jarvis_mpi.common import options
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.common.options import parse
@@ -61,11 +59,6 @@ def test_a_worker_imports_nothing_of_the_end_users():
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
     assert done.stdout.split() == []
-
-
-def test_the_readmes_table_of_options_is_made_from_the_code():
-    readme = (ROOT / "README.md").read_text()
-    assert options.markdown() in readme, "python -m jarvis_mpi.common.options prints it"
 
 
 # -- blocks

@@ -27,17 +27,11 @@ from running import (
     words_for,
 )
 
-from jarvis_mpi.record import replay, schema
+from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import Unreadable, load, mend
 
 OLD = ROOT / "tests" / "records"
 ONE_RUN, SEVERAL = ("hops", "timeline"), ("latency", "faults", "compare")
-
-
-def test_what_stands_in_a_record_is_documented():
-    assert (ROOT / "docs" / "record.md").read_text() == f"{schema.markdown()}\n", (
-        "python -m jarvis_mpi.record.schema"
-    )
 
 
 def test_records_are_read_without_mpi_and_torch():
