@@ -29,7 +29,9 @@ from test_mpirun import (
 from test_parts import WRITER, bytes_folder  # noqa: F401 (a fixture)
 
 from jarvis_mpi.record import replay, schema
-from jarvis_mpi.record.reader import Unreadable, load, mend
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
+from jarvis_mpi.record.run import Unreadable
 
 __all__ = ["small"]  # a fixture
 OLD = ROOT / "tests" / "records"
@@ -487,7 +489,8 @@ import sys
 from pathlib import Path
 import fcntl, os
 from jarvis_mpi.record import links_file, study_file
-from jarvis_mpi.record.reader import load, mend
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.writer import Record
 folder = Path(sys.argv[1])
 try:

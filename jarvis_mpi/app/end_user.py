@@ -46,7 +46,8 @@ from .startup_laps import Laps
 from .worker import PARTING_S, copy_loader, journalled
 
 if TYPE_CHECKING:
-    from ..record.reader import Question, Run
+    from ..record.questions import Question
+    from ..record.run import Run
     from .conversation import Conversation
     from .screen import Shows
 
