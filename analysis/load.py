@@ -13,7 +13,11 @@ from pathlib import Path
 
 import script
 
-from jarvis_mpi.record.reader import Fault, Question, Run, Unreadable, load, mend
+from jarvis_mpi.record.fault_costs import Fault
+from jarvis_mpi.record.questions import Question
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
+from jarvis_mpi.record.run import Run, Unreadable
 
 __all__ = ["Fault", "Question", "Run", "Unreadable", "load", "mend"]
 

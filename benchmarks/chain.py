@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jarvis_mpi.record.reader import Run
+from jarvis_mpi.record.run import Run
 
 
 def command(ranks: int, log: Path, *words: str, limit_s: int = 600) -> list[str]:

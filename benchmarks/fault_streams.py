@@ -18,8 +18,8 @@ from pathlib import Path
 from drafts import PROMPTS
 from fault_matrix import PLACES, Run, hit, left_over, says
 
-from jarvis_mpi.record.reader import Run as Record
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.run import Run as Record
 
 TOKENS = 48
 CELLS = [

@@ -15,7 +15,8 @@ from pathlib import Path
 import shapes
 from chain import command, options, prompts_words
 
-from jarvis_mpi.record.reader import Run, load
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.run import Run
 
 WORDS = [
     "river",

@@ -14,7 +14,7 @@ from ..protocol.events import Token
 from .conversation import Answer, Answering, Conversation, broken_off_by
 
 if TYPE_CHECKING:
-    from ..record.reader import Question
+    from ..record.questions import Question
     from .answers import Answers
 
 

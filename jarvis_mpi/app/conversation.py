@@ -13,7 +13,7 @@ from ..protocol.events import Token
 from .stop_strings import Stops
 
 if TYPE_CHECKING:
-    from ..record.reader import Question
+    from ..record.questions import Question
     from ..record.writer import Record
     from .screen import Shows
 

@@ -15,7 +15,7 @@ from ..net.mpi_parameters import without_fault_tolerance
 from ..net.plan import hand_settings
 from ..protocol.link import Link
 from ..record.links_file import links_in
-from ..record.reader import Run
+from ..record.run import Run
 from . import fault_injection, resume
 from .answers import Answers
 from .piped_input import MOST_BYTES, Piped

@@ -15,7 +15,8 @@ from ..common.options import parse
 from ..common.prompt_file import Asked
 from ..common.settings import Settings, short
 from ..record import hdf5
-from ..record.reader import Run, Unreadable, mend
+from ..record.repair import mend
+from ..record.run import Run, Unreadable
 from .piped_input import JOINT, Piped
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from jarvis_mpi.model import download
 from jarvis_mpi.model.sampler import Sampler, seed_of
 from jarvis_mpi.model.tokenizer import Text, end_ids
 from jarvis_mpi.net import mpi_parameters
-from jarvis_mpi.record.reader import load, mend
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
 
 # -- models
 

@@ -22,7 +22,9 @@ from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import patch
 from jarvis_mpi.net import hostfile
 from jarvis_mpi.record import hdf5, links_file, replay, study_file
-from jarvis_mpi.record.reader import Run, load, mend
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
+from jarvis_mpi.record.run import Run
 
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
 MEMORY = 2 << 30  # bytes that a reading may ask for beyond what is there

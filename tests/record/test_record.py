@@ -28,7 +28,9 @@ from running import (
 )
 
 from jarvis_mpi.record import replay
-from jarvis_mpi.record.reader import Unreadable, load, mend
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
+from jarvis_mpi.record.run import Unreadable
 
 OLD = ROOT / "tests" / "records"
 ONE_RUN, SEVERAL = ("hops", "timeline"), ("latency", "faults", "compare")
@@ -473,7 +475,8 @@ import sys
 from pathlib import Path
 import fcntl, os
 from jarvis_mpi.record import links_file, study_file
-from jarvis_mpi.record.reader import load, mend
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.writer import Record
 folder = Path(sys.argv[1])
 try:
