@@ -10,6 +10,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
 
 import pytest
+import texts
 import tiny
 import torch
 from places import ROOT
@@ -87,3 +88,17 @@ def small(bytes_folder, tmp_path_factory):
     for file in bytes_folder.glob("token*"):
         shutil.copy(file, folder)
     return folder
+
+
+TEMPLATE = (
+    "{% if messages | length > 1 and 'raise' in messages[-1].content %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if 'never' in messages[-1].content %}{{ raise_exception('not that') }}{% endif %}"
+    "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A tiny model whose chat template takes not every prompt."""
+    folder = tiny.make("llama", tmp_path_factory.mktemp("model"), vocab_size=257)
+    return texts.of_bytes(folder, TEMPLATE, words=["<new>"])

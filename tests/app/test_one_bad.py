@@ -6,24 +6,10 @@ import subprocess
 import sys
 
 import pytest
-import texts
-import tiny
 from places import ROOT
 from running import MARK
 
 pytestmark = pytest.mark.mpirun
-
-TEMPLATE = (
-    "{% if messages | length > 1 and 'raise' in messages[-1].content %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if 'never' in messages[-1].content %}{{ raise_exception('not that') }}{% endif %}"
-    "{% for m in messages %}[{{ m.content }}]{% endfor %}"
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tiny.make("llama", tmp_path_factory.mktemp("model"), vocab_size=257)
-    return texts.of_bytes(folder, TEMPLATE, words=["<new>"])
 
 
 def run(folder, *words, ranks=2, cwd=ROOT, env=None, out=subprocess.PIPE, **how):
