@@ -174,3 +174,14 @@ def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_
     monkeypatch.setattr(Path, "is_file", is_file)
     with pytest.raises(Unservable, match=r"the model .*model cannot be read: Permission denied"):
         checkpoint.locate(str(folder))
+
+
+def test_a_layer_that_changes_nothing_is_served(tmp_path):
+    """As in a pruned model, or one that was made deeper by layers that are yet to be trained."""
+    folder = tiny.make("llama", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    last = f"model.layers.{tiny.LAYERS - 1}."
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        tensors[last + name].zero_()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    Stage(folder, range(tiny.LAYERS - 1, tiny.LAYERS), torch.float32).check_against_family()
