@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sim
+from places import ROOT
 
 import jarvis_mpi
 from jarvis_mpi.protocol.cluster import Crew
@@ -118,7 +119,7 @@ def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
         done = subprocess.run(
             words,
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent}"},
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"},
             capture_output=True,
             text=True,
             timeout=120,
