@@ -50,6 +50,11 @@ class Sampler:
                 f"the model's numbers are no numbers any more (NaN or infinity) at token {position}:"
                 f" python -m jarvis_mpi doctor --model {self.model} names the tensor"
             )
+        if len(logits) > 1 and logits.min() == logits[likeliest]:  # as behind a norm that is all zeros
+            raise Unservable(
+                f"the model gives every token the same chance at token {position}: {self.model} is damaged,"
+                " fetch it again, or ask who made it"
+            )
         if not self.warpers:
             return likeliest
         scores = logits[None]

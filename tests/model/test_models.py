@@ -307,3 +307,9 @@ def test_the_doctor_as_a_command(folder):
     assert done.returncode == 1
     assert b"there is no model" in done.stdout
     assert b"Traceback" not in done.stderr
+
+
+def test_a_model_that_prefers_no_token_is_refused():
+    """As where a file's last page was lost, and with it the final norm."""
+    with pytest.raises(Unservable, match="every token the same chance at token 2: M is damaged"):
+        Sampler(Settings(model="M")).choose(torch.zeros(9), [1, 2], 0)
