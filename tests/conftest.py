@@ -9,11 +9,12 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
 
+import cluster
+import hosts
 import pytest
 import texts
 import tiny
 import torch
-from places import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -36,17 +37,11 @@ def no_hosts() -> str:
         return "JARVIS_TEST_HOSTS=1 is not set: these tests make network namespaces and start sshd in them"
     if not any("jarvis_mpi-daemon" in path.read_text() for path in Path(sys.prefix).glob(PARAMETERS)):
         return "mpirun does not know of daemons at home: python -m jarvis_mpi setup"
-    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-    import hosts
-
     return hosts.missing()
 
 
 @functools.cache
 def no_slurm() -> str:
-    sys.path.insert(0, str(ROOT / "tests" / "slurm"))
-    import cluster
-
     return no_hosts() or cluster.missing()
 
 
@@ -98,7 +93,7 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
+def fussy_model(tmp_path_factory):
     """A tiny model whose chat template takes not every prompt."""
     folder = tiny.make("llama", tmp_path_factory.mktemp("model"), vocab_size=257)
     return texts.of_bytes(folder, TEMPLATE, words=["<new>"])

@@ -1,8 +1,10 @@
 """What tests of whole runs share: a run by the real mpirun, what it says, and that nothing of it is left."""
 
+import atexit
 import contextlib
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,22 +18,16 @@ from places import ROOT
 from jarvis_mpi.record.reader import load
 
 MARK = f"jarvis-test-{os.getpid()}"
-
-
 PROMPT = "Name three animals that live in the sea, and say what each of them eats."
-
-
 GEMMA = "gemma-3-270m"
-
-
 needs_gemma = pytest.mark.skipif(
     os.environ.get("JARVIS_TEST_GEMMA") != "1",
     reason="JARVIS_TEST_GEMMA=1 is not set: Gemma is fetched only by who accepts its terms",
 )
 
-
 # Of two mpiruns of one user that begin and end at once, one may remove the folder in which the other is about to listen.
 SESSIONS = tempfile.mkdtemp(prefix="jarvis-")
+atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
 
 
 def start(ranks: int, *words: str, before=()) -> subprocess.Popen:
@@ -49,6 +45,19 @@ def mpirun(ranks: int, *words: str, before=()) -> subprocess.CompletedProcess:
     with start(ranks, *words, before=before) as run:
         stdout, stderr = run.communicate(timeout=180)
     return subprocess.CompletedProcess(run.args, run.returncode, stdout, stderr)
+
+
+def ask(
+    model: Path, *words, ranks=2, cwd=ROOT, env=None, out=subprocess.PIPE, **how
+) -> subprocess.CompletedProcess:
+    """A run of `model` from any folder, with any standard streams."""
+    hosts = str(ROOT / "hostfiles/local")
+    limited = ["timeout", "-k", "5", "100", "mpirun", "-hostfile", hosts, "-n", str(ranks)]
+    return subprocess.run(
+        [*limited, sys.executable, "-m", "jarvis_mpi", "--model", str(model), "--max-new-tokens", "4", *words],
+        stdout=out, stderr=subprocess.PIPE, cwd=cwd, timeout=130,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "TMPDIR": SESSIONS, "PYTHONPATH": str(ROOT), **(env or {})}, **how,
+    )  # fmt: skip
 
 
 def tokens_of(log: Path) -> list[int]:

@@ -4,7 +4,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "jarvis_mpi"
+from places import ROOT
+
+PACKAGE = ROOT / "jarvis_mpi"
 MAY: dict[str, set[str]] = {  # wing -> the wings it may import; every wing may import itself
     "common": set(),
     "kernels": {"common"},

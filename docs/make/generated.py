@@ -50,12 +50,12 @@ def main() -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
-    old = [page for page, text in pages().items() if not page.exists() or page.read_text() != text]
-    for page in old:
+    old = {page: text for page, text in pages().items() if not page.exists() or page.read_text() != text}
+    for page, text in old.items():
         if check:
             print(f"{page} is not current: python docs/make/generated.py")
         else:
-            page.write_text(pages()[page])
+            page.write_text(text)
     return int(check and bool(old))
 
 

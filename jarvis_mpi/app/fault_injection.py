@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..common.errors import Unservable
-from ..protocol.failure_detector import Pace
 from ..protocol.journal import Runs
+from ..protocol.steps_in_flight import Pace
 from ..protocol.wire import Message
 from ..protocol.worker import Worker
 

@@ -1,6 +1,6 @@
 """What a run is asked and which files it is given: all that can be refused before a heavy module is imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,14 +14,12 @@ from ..model.tried_releases import untried
 from ..net.mpi_parameters import without_fault_tolerance
 from ..net.plan import hand_settings
 from ..protocol.link import Link
-from ..record.links_file import links_in
+from ..record.links_file import Links, links_in
 from ..record.run import Run
 from . import fault_injection, resume
 from .answers import Answers
 from .piped_input import MOST_BYTES, Piped
 from .record_path import new_log
-
-Rates = Mapping[frozenset[str], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Asked:
     piped: Piped | None
     prompt_said: str | None  # --prompt, without what came on standard input
     prompts: Sequence[prompt_file.Asked] = ()  # of --prompts
-    link_rates: Rates = field(default_factory=dict)  # of two hosts' link, as doctor has measured them
+    link_rates: Links = field(default_factory=dict)  # of two hosts' link, as doctor has measured them
 
     @property
     def is_chat(self) -> bool:

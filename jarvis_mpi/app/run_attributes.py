@@ -10,8 +10,8 @@ from typing import Any
 from ..common import process_identity
 from ..common.layers import END_USER, layers
 from ..protocol.cluster import Crew
+from ..record.links_file import Links
 from . import resume
-from .opening import Rates
 from .startup import Start
 
 
@@ -50,7 +50,7 @@ def run_attributes(
     }
 
 
-def links_between(hosts: Mapping[int, str], rates: Rates) -> list[tuple[Any, ...]]:
+def links_between(hosts: Mapping[int, str], rates: Links) -> list[tuple[Any, ...]]:
     """Of each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
     return [
         (a, b, *rates[pair])

@@ -20,11 +20,11 @@ from ..net.vitals import looking
 from ..protocol.cluster import Crew
 from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both
-from ..protocol.failure_detector import Pace, Patience
 from ..protocol.link import Link
 from ..protocol.node_state import State
 from ..protocol.services import Parameters, Services
 from ..protocol.speculation import NO_DRAFTS, Drafts, Guesses
+from ..protocol.steps_in_flight import Pace, Patience
 from ..record.writer import Record
 from . import resume
 from .answering import Outcome, answer_all

@@ -18,9 +18,9 @@ from ..net.heartbeat import beating
 from ..net.plan import ready, receive_plan, receive_settings
 from ..net.shutdown import farewell
 from ..net.vitals import looking
-from ..protocol.failure_detector import Pace
 from ..protocol.journal import Journalled
 from ..protocol.link import Link
+from ..protocol.steps_in_flight import Pace
 from ..protocol.worker import Worker
 from . import fault_injection
 

@@ -36,7 +36,3 @@ def named(block: Block) -> str:
 def mask(layers: Iterable[int]) -> int:
     """Layers as the bits of a number."""
     return sum(1 << layer for layer in layers)
-
-
-def block(first: int, count: int) -> Block:
-    return range(first, first + count)

@@ -9,9 +9,9 @@ from typing import Any
 from ..common.errors import Unservable
 from ..common.layers import END_USER, Block
 from ..common.settings import Settings, flag
-from ..protocol.failure_detector import Pace
 from ..protocol.link import Link, Lost
 from ..protocol.placement import Placement
+from ..protocol.steps_in_flight import Pace
 from ..protocol.wire import Kind, Message, note, read_note
 from .handshake import Clock, Hello, next_message
 

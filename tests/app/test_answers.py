@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_one_bad import run
+from running import ask
 
 from jarvis_mpi.app import answers
 from jarvis_mpi.common.output import Unwritable, stream
@@ -62,12 +62,12 @@ def test_a_file_that_mpirun_could_not_write_is_noticed(written, free, lost, monk
 
 @pytest.mark.mpirun
 @pytest.mark.parametrize("how", [["--prompt", "abc"], ["--json", "--prompt", "abc"], ["--prompts", "FILE"]])
-def test_a_run_outlives_its_standard_output(how, folder, tmp_path):
+def test_a_run_outlives_its_standard_output(how, fussy_model, tmp_path):
     (tmp_path / "FILE").write_text("one\ntwo\n")
     words, log = [word.replace("FILE", str(tmp_path / "FILE")) for word in how], tmp_path / "run.h5"
     limited = ["--log", str(log), *words]
     with Path("/dev/full").open("w") as full:
-        done = run(folder, *limited, out=full, stdin=subprocess.DEVNULL)
+        done = ask(fussy_model, *limited, out=full, stdin=subprocess.DEVNULL)
     said = done.stderr.decode()
     assert done.returncode == 1, said
     assert said.count("standard output cannot be written") == 1
@@ -78,7 +78,9 @@ def test_a_run_outlives_its_standard_output(how, folder, tmp_path):
     assert all(question.answered for question in kept.questions)
     if "--json" in how:
         return
-    again = run(folder, "--resume", str(log), stdin=subprocess.DEVNULL, env={"PYTHONIOENCODING": "ascii"})
+    again = ask(
+        fussy_model, "--resume", str(log), stdin=subprocess.DEVNULL, env={"PYTHONIOENCODING": "ascii"}
+    )
     assert again.returncode == 0, again.stderr.decode()
     for each in kept.questions:
         assert (
@@ -87,10 +89,10 @@ def test_a_run_outlives_its_standard_output(how, folder, tmp_path):
 
 
 @pytest.mark.mpirun
-def test_a_reader_that_leaves_while_nodes_load_is_one_sentence(folder, tmp_path):
+def test_a_reader_that_leaves_while_nodes_load_is_one_sentence(fussy_model, tmp_path):
     ours, theirs = os.pipe()
     os.close(ours)
-    done = run(folder, "--json", "--prompt", "abc", out=theirs, stdin=subprocess.DEVNULL)
+    done = ask(fussy_model, "--json", "--prompt", "abc", out=theirs, stdin=subprocess.DEVNULL)
     os.close(theirs)
     said = done.stderr.decode()
     assert done.returncode == 1, said

@@ -1,6 +1,5 @@
 """Real mpirun, real weights: the chain says what one process says; what goes wrong is one sentence."""
 
-import atexit
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ from running import (
     GEMMA,
     MARK,
     PROMPT,
-    SESSIONS,
     assert_nothing_is_left,
     environments,
     mpirun,
@@ -32,9 +30,6 @@ from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record.reader import load
 
 pytestmark = pytest.mark.mpirun
-
-
-atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", params=["smollm2-135m-instruct", pytest.param(GEMMA, marks=needs_gemma)])

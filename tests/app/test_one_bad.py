@@ -1,33 +1,20 @@
 """Real mpirun: one bad prompt hurts only itself; what is said at the keyboard of what was cut, appended, refused."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
-from places import ROOT
-from running import MARK
+from running import ask
 
 pytestmark = pytest.mark.mpirun
 
 
-def run(folder, *words, ranks=2, cwd=ROOT, env=None, out=subprocess.PIPE, **how):
-    hosts = str(ROOT / "hostfiles/local")
-    limited = ["timeout", "-k", "5", "100", "mpirun", "-hostfile", hosts, "-n", str(ranks)]
-    return subprocess.run(
-        [*limited, sys.executable, "-m", "jarvis_mpi", "--model", str(folder), "--max-new-tokens", "4", *words],
-        stdout=out, stderr=subprocess.PIPE, cwd=cwd, timeout=130,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "PYTHONPATH": str(ROOT), **(env or {})}, **how,
-    )  # fmt: skip
-
-
-def test_bad_prompts_among_good_ones_lose_nothing(folder, tmp_path):
+def test_bad_prompts_among_good_ones_lose_nothing(fussy_model, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_bytes(
         b"\xef\xbb\xbfone\nnever\na <new> one\n" + b"x" * 3_000_000 + b'\n\xff\n{"prompt": "two"}\nthree'
     )
-    done = run(folder, "--prompts", str(file), "--streams", "2", "--log", str(tmp_path / "run.h5"))
+    done = ask(fussy_model, "--prompts", str(file), "--streams", "2", "--log", str(tmp_path / "run.h5"))
     said = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert done.returncode == 1, done.stderr.decode()
     assert "4 of 7 prompts could not be answered" in done.stderr.decode()
@@ -37,13 +24,13 @@ def test_bad_prompts_among_good_ones_lose_nothing(folder, tmp_path):
         "line 5 is not UTF-8 text: save the file ", "", "",
     ]  # fmt: skip
     assert [each["prompt"] for each in said if "text" in each] == ["one", "two", "three"]
-    again = run(folder, "--resume", str(tmp_path / "run.h5"))
+    again = ask(fussy_model, "--resume", str(tmp_path / "run.h5"))
     assert [json.loads(line) for line in again.stdout.decode().splitlines()] == said
 
 
-def test_a_template_that_raises_on_the_second_turn_loses_no_later_line(folder, tmp_path):
+def test_a_template_that_raises_on_the_second_turn_loses_no_later_line(fussy_model, tmp_path):
     typed = b"\xef\xbb\xbf/route\none\nraise\nand <new>\ntwo\n/reset\nraise"
-    done = run(folder, "--log", str(tmp_path / "run.h5"), input=typed)
+    done = ask(fussy_model, "--log", str(tmp_path / "run.h5"), input=typed)
     said = done.stderr.decode()
     assert done.returncode == 1, said
     assert "does not take this: roles must alternate: ask otherwise" in said
@@ -53,19 +40,19 @@ def test_a_template_that_raises_on_the_second_turn_loses_no_later_line(folder, t
     assert said.count("the answer is cut after 4 tokens: --max-new-tokens allows no more") == 3
 
 
-def test_a_prompt_that_cannot_be_asked_ends_the_run(folder, tmp_path):
-    done = run(folder, "--prompt", "never", "--log", str(tmp_path / "run.h5"), stdin=subprocess.DEVNULL)
+def test_a_prompt_that_cannot_be_asked_ends_the_ask(fussy_model, tmp_path):
+    done = ask(fussy_model, "--prompt", "never", "--log", str(tmp_path / "run.h5"), stdin=subprocess.DEVNULL)
     assert done.returncode != 0
     assert done.stdout == b""
     assert "the model's chat template does not take this: not that" in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
 
 
-def test_text_is_appended_and_the_record_goes_where_it_can(folder, tmp_path):
+def test_text_is_appended_and_the_record_goes_where_it_can(fussy_model, tmp_path):
     from jarvis_mpi.record.reader import load
 
-    done = run(
-        folder, "--prompt", "Sum it up:", "--copies", "9", "--top-k", "300",
+    done = ask(
+        fussy_model, "--prompt", "Sum it up:", "--copies", "9", "--top-k", "300",
         cwd="/proc", env={"XDG_STATE_HOME": str(tmp_path)}, input=b"some text\n",
     )  # fmt: skip
     said = done.stderr.decode()

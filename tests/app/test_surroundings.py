@@ -208,8 +208,6 @@ def test_a_records_folder_that_is_a_file_is_named(tmp_path):
 
 @pytest.mark.mpirun
 def test_a_study_that_is_refused_says_so(small, tmp_path):
-    if not shutil.which("mpirun"):
-        pytest.skip("there is no mpirun on the PATH: make test")
     words = ["timeout", "-k", "5", "60", "mpirun", "-n", "2", sys.executable, "-m", "jarvis_mpi", "study"]
     for _ in range(3):
         done = subprocess.run(

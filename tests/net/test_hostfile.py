@@ -21,7 +21,6 @@ from jarvis_mpi.testbed import on_host
 MPIRUN = ["timeout", "-k", "5", "20", "mpirun", "--do-not-launch", "--display", "map"]
 OWN = socket.gethostname().partition(".")[0]
 RANDOM = int(os.environ.get("JARVIS_HOSTFILES") or 150)
-mpirun_is_there = pytest.mark.skipif(not shutil.which("mpirun"), reason="there is no mpirun")
 
 # Only names of this machine's loopback, and some that nobody looks up.
 TAKEN = [
@@ -124,7 +123,6 @@ def mpiruns(path: Path) -> list[tuple[str, int]] | None:
 
 
 @pytest.mark.mpirun
-@mpirun_is_there
 @pytest.mark.parametrize("data", TAKEN)
 def test_what_mpirun_takes_gives_the_same_ranks_here(tmp_path, data):
     (tmp_path / "hosts").write_bytes(data)
@@ -132,7 +130,6 @@ def test_what_mpirun_takes_gives_the_same_ranks_here(tmp_path, data):
 
 
 @pytest.mark.mpirun
-@mpirun_is_there
 @pytest.mark.parametrize(("data", "sentence"), REFUSED)
 def test_what_mpirun_refuses_is_one_sentence_here(tmp_path, data, sentence):
     (tmp_path / "hosts").write_bytes(data)
@@ -168,7 +165,6 @@ def drawn(draw: random.Random) -> bytes:
 
 
 @pytest.mark.mpirun
-@mpirun_is_there
 def test_drawn_hostfiles_are_read_as_mpirun_reads_them(tmp_path):
     path, taken = tmp_path / "hosts", 0
     for seed in range(RANDOM):

@@ -17,11 +17,12 @@ from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol.cluster import Crew, Hop
-from jarvis_mpi.protocol.failure_detector import RESENDS, FailureDetector, Pace, Patience
+from jarvis_mpi.protocol.failure_detector import RESENDS, FailureDetector
 from jarvis_mpi.protocol.journal import Behind, Journalled
 from jarvis_mpi.protocol.node_state import Sign
 from jarvis_mpi.protocol.prompt_lookup import Lookup
 from jarvis_mpi.protocol.speculation import NO_DRAFTS, Guesses, NoDrafts, Times
+from jarvis_mpi.protocol.steps_in_flight import Pace, Patience
 from jarvis_mpi.protocol.wire import Kind, Message
 
 # -- guesses

@@ -14,10 +14,10 @@ from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Crew, Policy
 from jarvis_mpi.protocol.coordinator import Coordinator
 from jarvis_mpi.protocol.events import Token
-from jarvis_mpi.protocol.failure_detector import Pace, Patience
 from jarvis_mpi.protocol.journal import Journalled
 from jarvis_mpi.protocol.link import Lost
 from jarvis_mpi.protocol.services import Parameters, Services
+from jarvis_mpi.protocol.steps_in_flight import Pace, Patience
 from jarvis_mpi.protocol.worker import Worker
 
 from .model import SimDrafts, SimHead, SimStage, choose, put_patch

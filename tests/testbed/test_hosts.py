@@ -10,12 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import hosts
 import pytest
 from places import ROOT
 from running import PROMPT, tokens_of, words_for
-
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts
 
 COUNT = 3
 HOSTFILE = hosts.STATE / "hostfile"
@@ -91,6 +89,16 @@ def interrupt() -> None:
     for pid in hosts.processes(0):
         if Path(f"/proc/{pid}/comm").read_text().strip() == "prterun":
             os.kill(pid, signal.SIGINT)
+
+
+def ends_at_ctrl_c(run: subprocess.Popen) -> None:
+    """At once, without a traceback, and nothing of it is left."""
+    begun = time.monotonic()
+    interrupt()
+    said = ended(run)
+    assert time.monotonic() - begun < 15
+    assert run.returncode != 0
+    assert "Traceback" not in said
 
 
 def long_words(log: Path) -> list[str]:
@@ -208,12 +216,7 @@ def test_ctrl_c_while_mpi_starts_leaves_nothing_on_any_host(small, tmp_path, mon
     monkeypatch.setenv("JARVIS_SSH", ssh_that("jv3", "sleep 5", tmp_path))
     run = start(*words_for(small, tmp_path / "run.h5"))
     await_on(2, "libmpi.so")
-    begun = time.monotonic()
-    interrupt()
-    said = ended(run)
-    assert time.monotonic() - begun < 15
-    assert run.returncode != 0
-    assert "Traceback" not in said
+    ends_at_ctrl_c(run)
 
 
 def test_a_host_lost_while_mpi_starts_ends_the_run_at_once(small, tmp_path, monkeypatch):
@@ -279,12 +282,7 @@ def test_the_host_with_most_slots_comes_last_or_a_sentence_asks_for_it(small, sl
 def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
     run = start("--prompt", PROMPT, "--max-new-tokens", "2000", "--log", str(tmp_path / "run.h5"))
     run.stdout.read(20)
-    begun = time.monotonic()
-    interrupt()
-    said = ended(run)
-    assert time.monotonic() - begun < 15
-    assert run.returncode != 0
-    assert "Traceback" not in said
+    ends_at_ctrl_c(run)
 
 
 def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):

@@ -6,14 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import cluster
 import pytest
 from places import ROOT
 from running import mpirun, script
 
 from jarvis_mpi.record.reader import load
-
-sys.path.insert(0, str(ROOT / "tests" / "slurm"))
-import cluster
 
 
 @pytest.fixture(scope="module")

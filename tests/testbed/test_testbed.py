@@ -10,6 +10,7 @@ import time
 from itertools import combinations
 from pathlib import Path
 
+import hosts
 import pytest
 from places import ROOT
 from running import script
@@ -17,9 +18,6 @@ from running import script
 from jarvis_mpi.model import checkpoint
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.testbed import link_rates
-
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts
 
 COUNT = 5
 HOSTFILE = hosts.STATE / "hostfile"
