@@ -67,6 +67,7 @@ class RecordFile:
             append(self.datasets[name], np.array(list(rows), self.dtypes[name]))
         except (OSError, RuntimeError) as error:
             self.writes = False
+            UNFINISHED.append(self)
             self.screen.tell(f"the record {self.path} ends here, the run goes on: {reason(error)}")
 
     def close(self) -> None:
