@@ -1,5 +1,6 @@
-"""Texts made in a process of its own, each of which ends at its deadline whatever it does: a stranger's program may stay in one call
-of C for ever, or take all memory, and nothing inside this process could end it.
+"""Texts made in a process of its own, each of which ends at its limit whatever it does: a stranger's program may stay in one call
+of C for ever, or take all memory, and nothing inside this process could end it. The limit is of the processor's time: a machine that
+is busy elsewhere makes no program a bad one.
 
 The process is a fork: nothing is loaded again. It runs one function, once for each message that comes, and is gone when nobody is
 there any more to send one; it touches neither MPI nor the terminal.
@@ -22,11 +23,12 @@ from typing import Any, NoReturn
 from ..common.errors import Unservable
 
 LENGTH = struct.Struct("<Q")
-LATER_S = 2.0  # than its deadline the system ends the process, though nobody may be left that waits
+PATIENCE = 20  # seconds that are waited for each of the processor's
+LATER_S = 2.0  # than that the system ends the process, though nobody may be left that waits
 
 
 class Overdue(Exception):
-    """No text came in time."""
+    """The text took too long to make."""
 
 
 class Died(Exception):
@@ -41,10 +43,11 @@ class Aside:
         self.child = 0
 
     def text(self, of: Any, limit_s: float, room_bytes: int) -> str:
-        """`room_bytes`: memory for it, beyond what it has. Raises Unservable, Overdue, Died, or OSError where no process can be had."""
+        """`limit_s`: of the processor's time. `room_bytes`: memory for it, beyond what it has. Raises Unservable, Overdue, Died, or
+        OSError where no process can be had."""
         fresh = not self.child
         self.begin()
-        end = time.monotonic() + limit_s
+        end = time.monotonic() + PATIENCE * limit_s
         try:
             send(self.socket, json.dumps([of, limit_s, room_bytes]).encode(), end)
             kind, words = json.loads(receive(self.socket, end))
@@ -52,12 +55,12 @@ class Aside:
             self.end()
             raise Overdue from None
         except (OSError, EOFError):
-            self.end()
+            if self.end() == signal.SIGPROF:
+                raise Overdue from None
             if fresh:
                 raise Died from None
-            return self.text(
-                of, limit_s, room_bytes
-            )  # it may have been ended meanwhile, by whoever needs memory
+            # It may have been ended meanwhile, by whoever needs memory.
+            return self.text(of, limit_s, room_bytes)
         except BaseException:  # Ctrl-C: an answer that is under way would be taken for the next one's
             self.end()
             raise
@@ -83,15 +86,18 @@ class Aside:
             work(self.make, self.socket, there)
         there.close()
 
-    def end(self) -> None:
+    def end(self) -> int:
+        """Return the signal that ended the process; 0: there was none, or it ended by itself."""
         child, self.child = self.child, 0
         if child:
             self.socket.close()
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                return os.WTERMSIG(os.waitpid(child, 0)[1])
+        return 0
 
-    __del__ = end
+    def __del__(self) -> None:
+        self.end()
 
 
 def send(there: socket.socket, data: bytes, end: float = 0.0) -> None:
@@ -119,15 +125,18 @@ def work(make: Callable[[Any], str], parents: socket.socket, here: socket.socket
         gc.freeze()  # what is here is the parent's to tidy away
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is at the terminal means the parent
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
             of, limit_s, room_bytes = json.loads(receive(here))
-            signal.setitimer(signal.ITIMER_REAL, limit_s + LATER_S)
+            signal.setitimer(signal.ITIMER_PROF, limit_s)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit_s + LATER_S)
             bound(room_bytes)
             try:
                 said = ["made", make(of)]
             except Unservable as error:
                 said = ["refused", str(error)]
             send(here, json.dumps(said).encode())
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         os._exit(0)

@@ -32,7 +32,7 @@ Turns = list[dict[str, str]]  # of a conversation, each with its role and its co
 
 
 class Renderer:
-    """`render`, of a conversation's turns, bounded. `limit_s`: how long the next one may take; half of the last one's limit after one
+    """`render`, of a conversation's turns, bounded. `limit_s`: of the processor's time, for the next one; half of the last one's limit after one
     that was cut off."""
 
     def __init__(self, render: Callable[[Turns], str]):
@@ -57,7 +57,7 @@ def length(turns: Turns) -> int:
 
 
 def cut_off(limit_s: float) -> str:
-    return f"the model's chat template was cut off after {limit_s:g} s, it may loop for ever: {MEND}"
+    return f"the model's chat template was cut off after {limit_s:g} s of work, it may loop for ever: {MEND}"
 
 
 def bounded(render: Callable[[Turns], str], turns: Turns, limit_s: float = math.inf) -> str:

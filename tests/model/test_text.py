@@ -21,6 +21,7 @@ from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model.aside import Aside
 from jarvis_mpi.model.askable import askable, longest
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.tokenizer import Text, end_ids
@@ -83,14 +84,24 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
             caught.append(str(error))
 
     for limit in (0.4, 0.2):
-        begun = time.monotonic()
         thread = threading.Thread(target=ask)
         thread.start()
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
-        assert time.monotonic() - begun < limit + 0.3
         assert f"cut off after {limit:g} s" in caught[-1]
     assert text.tokenizer.decode(text.ids_of("else")) == "else"
+
+
+def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
+    """A stopped process uses no time of the processor's."""
+    aside = Aside(lambda of: of)
+    assert aside.text("first", 1.0, 1 << 28) == "first"
+    child = aside.child
+    os.kill(child, signal.SIGSTOP)
+    later = threading.Timer(0.5, os.kill, (child, signal.SIGCONT))
+    later.start()
+    assert aside.text("second", 0.05, 1 << 28) == "second"
+    assert aside.child == child
 
 
 IN_C = [  # each a single call that no line of Python comes between
@@ -114,12 +125,10 @@ def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(ha
     text = Text(texts.of_bytes(tmp_path, template))
     text.rendered.limit_s = 1.0
     assert text.tokenizer.decode(text.ids_of("one")) == "one"
-    begun = time.monotonic()
     with pytest.raises(
         Unservable, match=r"chat template (was cut off after 1 s|does not take this|wants too)"
     ):
         text.ids_of("hang here")
-    assert time.monotonic() - begun < 4
     text.rendered.limit_s = 4.0
     assert text.tokenizer.decode(text.ids_of("two")) == "two"
 
@@ -128,7 +137,7 @@ def test_a_template_that_takes_for_ever_to_be_compiled_is_cut_off(tmp_path):
     """jinja reckons with constants while it compiles, and takes no exception there for an error."""
     text = Text(texts.of_bytes(tmp_path, "{{ [1]|slice(2000000000)|list|length }}{{ messages[-1].content }}"))
     text.rendered.limit_s = 0.5
-    with pytest.raises(Unservable, match=r"was cut off after 0.5 s"):
+    with pytest.raises(Unservable, match=r"was cut off after 0.5 s of work"):
         text.ids_of("one")
 
 
@@ -165,7 +174,7 @@ def test_nothing_that_renders_outlives_the_process_it_renders_for(when):
     assert done.returncode == -signal.SIGKILL
     said, child = done.stdout.split()
     assert said == "x"
-    end = time.monotonic() + 6
+    end = time.monotonic() + 25  # 1 s of the processor's, at most 22 of the clock's
     while psutil.pid_exists(int(child)) and psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.1)
