@@ -4,18 +4,22 @@ Files, templates and numbers of strangers make libraries raise anything, a Rust 
 `guarded`, so that no exception of a library's own gets past it. Nothing is retried here.
 """
 
+import errno
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
-from .errors import Unservable
+from .errors import Shortage, Unservable
 
 Made = TypeVar("Made")
 RUST_PANIC = (
     "PanicException"  # of tokenizers and safetensors: a BaseException, and its class cannot be imported
 )
 LONGEST_REASON = 300  # characters
+NO_FILES = ("Too many open files",)
+NO_MEMORY = ("not enough memory", "allocate memory", "bad_alloc")  # in what torch and the system say
 
 
 @contextmanager
@@ -23,7 +27,7 @@ def guarded(what: str, advice: str = "") -> Iterator[None]:
     """Raises Unservable for whatever is raised inside: "`what`: the library's reason: `advice`".
 
     `what` names the thing and what cannot be done with it, `advice` what the reader can do. Unservable passes as it is,
-    and so do KeyboardInterrupt and SystemExit.
+    and so do KeyboardInterrupt and SystemExit. Raises Shortage where the machine had too little of something.
     """
     try:
         yield
@@ -32,7 +36,22 @@ def guarded(what: str, advice: str = "") -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
             raise
+        if lack := lacking(error):
+            raise Shortage(f"{what}: {lack}") from error
         raise Unservable(": ".join(filter(None, [what, reason(error), advice]))) from error
+
+
+def lacking(error: BaseException) -> str:
+    """What this machine or process had too little of, if that is why; and what to do."""
+    number, words = getattr(error, "errno", None), str(error)
+    if number in (errno.EMFILE, errno.ENFILE) or any(each in words for each in NO_FILES):
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"this process may have {most} files open and wants more: ulimit -n {max(1024, 2 * most)}"
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(each in words for each in NO_MEMORY):
+        return f"no memory was left for it ({reason(error)}): free some"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"{reason(error)}: free some room on that disk"
+    return ""
 
 
 def of_model(method: Callable[..., Made]) -> Callable[..., Made]:

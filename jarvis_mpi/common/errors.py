@@ -8,6 +8,10 @@ class Unservable(Exception):
     """The run cannot go on. Its text is the one sentence that the person at the terminal reads."""
 
 
+class Shortage(Unservable):
+    """This machine has too little of something at the moment: it says nothing of what was asked, and may pass."""
+
+
 class Unanswerable(Unservable):
     """The answer of that `sequence` cannot go on, and all others can."""
 

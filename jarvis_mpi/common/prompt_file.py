@@ -1,17 +1,25 @@
 """--prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import Unservable
 from .given_file import MARK, data_of
 from .settings import is_utf8
 
-if TYPE_CHECKING:
-    pass
+# What would change an answer, as other programs' requests call it. Names of other kinds (id, reference ...) are passed over.
+SHAPES = frozenset(
+    re.findall(
+        r"\w+",
+        "messages system max_tokens max_new_tokens max_completion_tokens max_length min_tokens n_predict temperature top_k top_p"
+        " min_p typical_p repetition_penalty frequency_penalty presence_penalty logit_bias seed stop stop_sequences n num_beams"
+        " do_sample tools response_format suffix echo logprobs",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
 def prompt_of(number: int, line: str) -> Asked:
     """Of a line of JSON."""
     try:
-        prompt = json.loads(line, object_pairs_hook=once)["prompt"]
+        said = json.loads(line, object_pairs_hook=once)
+        prompt = said["prompt"]
     except Twice:
         return Asked(number, "", f'line {number} names "prompt" twice: leave one of them')
     except (ValueError, RecursionError):
@@ -86,6 +95,11 @@ def prompt_of(number: int, line: str) -> Asked:
         return Asked(
             number, "", f"line {number} holds half a character, a lone \\ud800 to \\udfff: leave it out"
         )
+    if own := sorted(SHAPES & set(said)):
+        return Asked(
+            number, "", f"line {number} asks for {', '.join(own)} of its own, which no line can: leave it out, or give it to all"
+            f" lines as an option (python -m jarvis_mpi --help)"
+        )  # fmt: skip
     return Asked(number, prompt)
 
 

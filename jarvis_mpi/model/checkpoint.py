@@ -162,14 +162,30 @@ def layer_of(tensor: str) -> int | None:
 
 def check(folder: Path) -> None:
     """Raises Unservable unless `folder` has a config and whole safetensors files. What they lack shows when a part is filled."""
-    config = folder / "config.json"
+    config, adapter = folder / "config.json", folder / "adapter_config.json"
     if not config.is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        why = ": it is an adapter; merge it into its model first" if adapter else ""
+        why = (
+            ": it is an adapter; merge it into its model first" if adapter.is_file() else other_forms(folder)
+        )
         raise Unservable(f"{folder} is no model: it has no config.json{why}")
+    if adapter.is_file():
+        raise Unservable(
+            f"{folder} holds an adapter beside a model ({adapter.name}): merge it into the model (merge_and_unload of peft),"
+            f" or move {adapter.name} away to ask the model without it"
+        )
     json_object(config)
     for _ in headers(folder):
         pass
+
+
+def other_forms(folder: Path) -> str:
+    """What may have been meant by a folder without a config."""
+    if found := sorted(path.name for path in folder.glob("*.[gG][gG][uU][fF]")):
+        named = ", ".join(found[:5]) + (" ..." if len(found) > 5 else "")
+        return f", but {named}: give --model the file"
+    if found := sorted(path.parent.name for path in folder.glob("*/config.json")):
+        return f"; the folders in it that have one: {', '.join(found[:5])}"
+    return ""
 
 
 def headers(folder: Path) -> Iterator[tuple[Path, dict, int]]:

@@ -22,6 +22,13 @@ from .family import quiet
 from .gguf_header import Gguf, join, read, read_shards
 from .gguf_rope import TABLES, Rope
 
+# What general.type says (gguf.constants.GGUFType); a clip's file of old says nothing.
+NO_MODELS = {
+    "adapter": "an adapter (LoRA), which is to be merged into its model first (llama.cpp's llama-export-lora)",
+    "mmproj": "the part of a model that sees pictures or hears (mmproj), which is not served",
+    "imatrix": "a table of importances (imatrix), made to quantise a model",
+    "model": "the part of a model that sees pictures (clip), which is not served",
+}
 WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
@@ -86,8 +93,15 @@ def convert(file: Gguf, source: Path, folder: Path) -> None:
 
 def check_model(file: Gguf) -> None:
     """Raises Unservable for what is no model, or has other layers than it says: before anything of their size is made."""
-    if file.values.get("general.type", "model") != "model" or not file.tensors:
-        raise Unservable(f"{file.path} is no model, but {file.values.get('general.type', 'a vocabulary')}")
+    kind = file.values.get("general.type", "model")
+    if kind != "model" or file.values.get("general.architecture") == "clip":
+        raise Unservable(
+            f"{file.path} is no model, but {NO_MODELS.get(kind, kind)}: give --model the file of the model itself"
+        )
+    if not file.tensors:
+        raise Unservable(
+            f"{file.path} holds a vocabulary and no weights: give --model the file of the model itself"
+        )
     architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
         raise Unservable(

@@ -16,6 +16,7 @@ from ..common.errors import Unservable
 from .checkpoint import headers
 from .safetensors_header import FLOATS, pieces, tensors_in
 
+NAN, ZEROS = "NaN or infinity", "nothing but zeros"
 Wanted = Callable[[str], object]  # a tensor's name -> whether it is looked at
 # Of a floating point number, as an unsigned one: the bits that are all set in NaN and infinity, and no other.
 NO_NUMBER = {
@@ -26,15 +27,30 @@ NO_NUMBER = {
 
 def unsound(path: Path, wanted: Wanted = lambda name: True) -> Iterator[str]:
     """Tensors of a safetensors file that hold NaN or infinity; read in small pieces."""
-    last = ""
+    return (name for name, fault in faults(path, wanted) if fault == NAN)
+
+
+def faults(path: Path, wanted: Wanted = lambda name: True) -> Iterator[tuple[str, str]]:
+    """Tensors of a safetensors file that hold NaN or infinity (NAN), or nothing but zeros (ZEROS); read in small pieces."""
+    last, found, zero = "", "", False
     with path.open("rb") as file:
         for name, kind, at, length in pieces(path):
-            if name == last or kind not in NO_NUMBER or not wanted(name):
+            if kind not in NO_NUMBER or not wanted(name):
+                continue
+            if name != last:
+                if zero:
+                    yield last, ZEROS
+                last, found, zero = name, "", length > 0
+            elif found:
                 continue
             file.seek(at)
-            if has_no_number(file.read(length), kind):
-                last = name
-                yield name
+            data = file.read(length)
+            zero = zero and not np.frombuffer(data, np.uint8).any()
+            if not zero and has_no_number(data, kind):
+                found = NAN
+                yield name, NAN
+    if zero:
+        yield last, ZEROS
 
 
 def has_no_number(data: bytes, kind: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..common.boundary import guarded
 from ..common.cache_folder import Say, cache_folder, keep, only_one
-from ..common.errors import Unservable
+from ..common.errors import Shortage, Unservable
 from ..common.layers import Block
 from ..common.settings import is_utf8
 from .family import cache_argument, context_of, read_config
@@ -77,6 +77,8 @@ def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
     try:
         with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
             return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+    except Shortage:
+        raise
     except Unservable:
         return math.inf
     finally:
@@ -120,6 +122,8 @@ def twin_that_answers(config: Any) -> Any:
                 model = make_twin(config, groups)
                 said_by_whole(model, Asked(2, 2), 0)
                 return model
+        except Shortage:
+            raise
         except Unservable as error:
             failures.append(error)
     raise failures[0]
@@ -159,6 +163,8 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
             return next(
                 filter(None, (unlike_in(folder, said, min(count, depth), depth) for count in cuts)), ""
             )
+        except Shortage:  # no verdict: it may pass
+            raise
         except Unservable as error:  # which names the small model's folder
             why = str(error).replace(f"{folder}/config.json", "its config.json").replace(f"{folder}", SMALL)
             return why.removesuffix(": fetch it again")
@@ -203,7 +209,7 @@ def check(folder: Path, say: Say = lambda line: None) -> None:
             with contextlib.suppress(Unservable):  # no such folder can be made: a lock saves work, no more
                 stack.enter_context(only_one(path, WAIT_S))
             if (why := kept(path)) is None:
-                with guarded(f"{folder} is a model of kind {config.model_type!r} that cannot be cut"):
+                with guarded(f"{folder}, a model of kind {config.model_type!r}, cannot be tried"):
                     why = unlike(config, CUTS)
                 keep(path, json.dumps({"why": why}).encode())
     if why:

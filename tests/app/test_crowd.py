@@ -100,6 +100,10 @@ BAD = [
     (b'{"prompt": "\\ud800"}', "holds half a character"),
     (b'{"prompt": 3}', 'is no object with a text "prompt"'),
     (b'{"prompt": "a", "prompt": "b"}', 'names "prompt" twice'),
+    (
+        b'{"prompt": "a", "temperature": 2, "max_tokens": 3, "id": 7}',
+        "asks for max_tokens, temperature of its own",
+    ),
     (b"a\0b", "holds zero bytes"),
     ("\u3000".encode(), "the prompt is empty"),
     (b"{" + b'"a":{' * 5000, "is no JSON"),

@@ -56,6 +56,29 @@ def test_a_launchers_other_ranks_are_silent(monkeypatch):
     assert launcher.complains()
 
 
+@pytest.mark.parametrize("words", [["--help"], ["doctor", "--model", "none-of-that-name"]])
+def test_a_file_of_the_users_is_not_taken_for_pythons_or_a_librarys(words, tmp_path):
+    for name in (
+        "random",
+        "select",
+        "queue",
+        "numbers",
+        "tokenizers",
+        "torch",
+        "json",
+        "h5py",
+        "rich",
+        "mpi4py",
+    ):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the users file')")
+    done = subprocess.run(
+        [sys.executable, "-m", "jarvis_mpi", *words], cwd=tmp_path, capture_output=True, text=True, timeout=90
+    )
+    assert "Traceback" not in done.stderr
+    assert "the users file" not in done.stderr
+    assert "jarvis_mpi" in done.stdout + done.stderr or "none-of-that-name" in done.stdout
+
+
 @pytest.mark.parametrize("env", [{"FORCE_COLOR": "1"}, {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1"}, {}])
 def test_a_file_gets_plain_and_whole_lines(env, monkeypatch):
     for name, value in {**env, "COLUMNS": "12"}.items():

@@ -65,6 +65,23 @@ def test_a_file_becomes_the_model_that_it_was_made_of(family, tmp_path):
     assert same(converted(tmp_path / "a.gguf"), model)
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("adapter", "but an adapter .LoRA., which is to be merged"),
+        ("mmproj", "but .*sees pictures"),
+        ("imatrix", "but a table of importances"),
+        ("another", "but another"),
+    ],
+)
+def test_a_file_that_is_no_model_says_what_it_is_and_what_to_do(kind, named, tmp_path):
+    ggufs.write(tmp_path / "a.gguf", more=lambda writer: writer.add_string("general.type", kind))
+    with pytest.raises(
+        Unservable, match=f"a.gguf is no model, {named}.*: give --model the file of the model"
+    ):
+        converted(tmp_path / "a.gguf")
+
+
 def test_all_files_of_a_split_model_are_read_and_a_missing_one_is_named(tmp_path):
     model = ggufs.write(tmp_path / "a.gguf")
     parts = ggufs.split(tmp_path / "a.gguf", 3)

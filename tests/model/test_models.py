@@ -74,6 +74,23 @@ def test_strangers_beside_the_model_are_not_it(folder):
     assert safetensors_files.weight_files(folder) == [folder / "consolidated.safetensors"]
 
 
+def test_an_adapter_beside_the_model_is_not_passed_over(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(Unservable, match=r"holds an adapter beside a model .*merge_and_unload"):
+        checkpoint.check(folder)
+
+
+def test_a_folder_of_other_forms_is_named_with_what_lies_in_it(tmp_path):
+    for name in ("b.Q8_0.gguf", "a.GGUF"):
+        (tmp_path / name).touch()
+    with pytest.raises(Unservable, match=r"no config.json, but a.GGUF, b.Q8_0.gguf: give --model the file"):
+        checkpoint.check(tmp_path)
+    (tmp_path / "up" / "chat").mkdir(parents=True)
+    (tmp_path / "up" / "chat" / "config.json").write_text("{}")
+    with pytest.raises(Unservable, match=r"no config.json; the folders in it that have one: chat"):
+        checkpoint.check(tmp_path / "up")
+
+
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "x.bin", 7, None]
 )
@@ -296,6 +313,23 @@ def test_the_doctor_names_each_fault(folder, bytes_folder, capsys):
     for fault in ("the tensor model.layers.4.mlp.up_proj.weight holds NaN or infinity", "numbers.npy is damaged: its sha256",
                   "config.json cannot be used", "tokenizer", "4 things to mend"):  # fmt: skip
         assert fault in said
+
+
+def test_the_doctor_names_a_tensor_of_zeros_but_no_bias(folder, bytes_folder, capsys):
+    for path in bytes_folder.glob("tokenizer*"):
+        shutil.copy(path, folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.norm.weight", "model.layers.3.mlp.up_proj.weight"):
+        tensors[name].zero_()
+    tensors["model.layers.3.self_attn.q_proj.bias"] = torch.zeros(
+        len(tensors["model.layers.3.self_attn.q_proj.weight"])
+    )
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert doctor.main(["--model", str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert "the tensor model.norm.weight holds nothing but zeros" in said
+    assert "up_proj.weight holds nothing but zeros" in said
+    assert "2 things to mend" in said
 
 
 def test_the_doctor_as_a_command(folder):

@@ -52,6 +52,34 @@ def test_a_verdict_is_kept_and_not_found_twice(tmp_path, cache, monkeypatch):
             trial.check(folder)
 
 
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (MemoryError(), "no memory was left"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "no memory was left",
+        ),
+        (OSError(28, "No space left on device"), "free some room"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["Head", "make_twin", "said_by_cut"])
+def test_what_the_machine_lacks_is_no_fault_of_the_model_and_no_verdict(
+    place, error, named, tmp_path, monkeypatch
+):
+    def lacks(*_, **__):
+        raise error
+
+    folder = tiny.make("llama", tmp_path / "model")
+    with monkeypatch.context() as short:
+        short.setattr(trial, place, lacks)
+        with pytest.raises(Unservable, match=f"cannot be tried: .*{named}"):
+            trial.check(folder)
+    trial.check(folder)
+
+
 def test_another_config_and_another_version_are_tried_anew(tmp_path, monkeypatch):
     config = load_config(tiny.make("llama", tmp_path / "model"))
     before = trial.identity(config)
@@ -189,6 +217,6 @@ def test_a_sentence_names_the_model_and_not_the_small_one(wrong, tmp_path, monke
     folder = tiny.make("mistral", tmp_path / "model")
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
-    with pytest.raises(Unservable, match="a model of kind 'mistral' that cannot be cut") as raised:
+    with pytest.raises(Unservable, match="a model of kind 'mistral',? (that )?cannot be (cut|tried)") as raised:
         trial.check(folder)
     assert "/tmp" not in str(raised.value).replace(str(folder), "")
