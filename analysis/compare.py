@@ -15,7 +15,16 @@ from typing import Any
 import figure
 import numpy as np
 from figure import BLUE, CannotDraw, Drawn, Figure, name_of
-from load import Run
+from matplotlib.axes import Axes
+
+from jarvis_mpi.record.run import Run
+
+FIRST, MEDIAN, BYTES = 3, 5, 8  # columns
+PARTS = (
+    (MEDIAN, "time of a token (ms)"),
+    (FIRST, "time to the first token (s)"),
+    (BYTES, "sent a token (kB)"),
+)
 
 
 def more(parser: argparse.ArgumentParser) -> None:
@@ -41,68 +50,52 @@ def value(run: Run, by: str) -> Any:
 
 
 def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
-    rows = []
-    for run in runs:
-        later = run.tokens[run.follows] if run.follows.any() else run.tokens
-        hops = run.hops[np.isin(run.hops["step"], later["step"])]
-        low, middle, high = (1e3 * float(each) for each in np.percentile(later["total_s"], (10, 50, 90)))
-        rows.append((
-            name_of(run), value(run, words.by), len(run.tokens), float(run.tokens["total_s"][0]), low, middle, high,
-            len(later) / float(later["total_s"].sum()), float(hops["received_bytes"].sum()) / len(later), len(run.faults),
-        ))  # fmt: skip
+    rows = [row_of(run, words.by) for run in runs]
     values = list(dict.fromkeys(row[1] for row in rows))
     numeric = all(isinstance(each, int | float) for each in values)
     if numeric:
         values.sort()
     where = {each: each if numeric else number for number, each in enumerate(values)}
     made = Figure(figsize=(7.2, 2.6))
-    for axes, column, label in zip(
-        made.subplots(1, 3),
-        (5, 3, 8),
-        ("time of a token (ms)", "time to the first token (s)", "sent a token (kB)"),
-        strict=True,
-    ):
-        by_value = defaultdict(list)
-        scale = 1e-3 if column == 8 else 1.0
-        for row in rows:
-            by_value[row[1]].append(scale * row[column])
-            axes.plot(where[row[1]], scale * row[column], "o", color=BLUE, markersize=5, alpha=0.8)
-            if column == 5:
-                axes.plot([where[row[1]]] * 2, [row[4], row[6]], color=BLUE, linewidth=1, alpha=0.6)
-        if numeric:
-            axes.plot(
-                values,
-                [statistics.median(by_value[each]) for each in values],
-                color=BLUE,
-                linewidth=0.8,
-                alpha=0.6,
-            )
+    for axes, (column, label) in zip(made.subplots(1, 3), PARTS, strict=True):
+        draw_part(axes, rows, column, where, numeric)
         if numeric and len(values) > 6:
             axes.set_xlabel(words.by)
         else:
-            axes.set_xticks(
-                list(where.values()),
-                list(map(str, where)),
-                rotation=0 if numeric else 30,
-                ha="center" if numeric else "right",
-            )
+            turned: dict[str, Any] = {} if numeric else {"rotation": 30, "ha": "right"}
+            axes.set_xticks(list(where.values()), list(map(str, where)), **turned)
             axes.set_xlabel(words.by if words.by != "name" else "")
             axes.margins(x=0.15)
         axes.set(ylabel=label)
         axes.set_ylim(0)
     columns = (
-        "run",
-        words.by,
-        "tokens",
-        "first s",
-        "10 % ms",
-        "median ms",
-        "90 % ms",
-        "tokens/s",
-        "bytes",
-        "signs",
-    )
+        "run", words.by, "tokens", "first s", "10 % ms", "median ms", "90 % ms", "tokens/s", "bytes", "signs",
+    )  # fmt: skip
     return Drawn(made, columns, rows, columns, rows)
+
+
+def row_of(run: Run, by: str) -> tuple:
+    """A row of the CSV file."""
+    later = run.tokens[run.follows] if run.follows.any() else run.tokens
+    hops = run.hops[np.isin(run.hops["step"], later["step"])]
+    low, middle, high = (1e3 * float(each) for each in np.percentile(later["total_s"], (10, 50, 90)))
+    return (
+        name_of(run), value(run, by), len(run.tokens), float(run.tokens["total_s"][0]), low, middle, high,
+        len(later) / float(later["total_s"].sum()), float(hops["received_bytes"].sum()) / len(later), len(run.faults),
+    )  # fmt: skip
+
+
+def draw_part(axes: Axes, rows: list[tuple], column: int, where: dict[Any, float], numeric: bool) -> None:
+    """One column's values: a point each, of a token's time with its range; through numbers a line of medians."""
+    by_value, scale = defaultdict(list), 1e-3 if column == BYTES else 1.0
+    for row in rows:
+        by_value[row[1]].append(scale * row[column])
+        axes.plot(where[row[1]], scale * row[column], "o", color=BLUE, markersize=5, alpha=0.8)
+        if column == MEDIAN:
+            axes.plot([where[row[1]]] * 2, [row[4], row[6]], color=BLUE, linewidth=1, alpha=0.6)
+    if numeric:
+        medians = [statistics.median(by_value[each]) for each in where]
+        axes.plot(list(where), medians, color=BLUE, linewidth=0.8, alpha=0.6)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import script
-from load import Run, load
 from rich.table import Table
 from table import console
 
@@ -25,6 +24,8 @@ from matplotlib.figure import Figure
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.process_identity import lives
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.run import Run
 
 # Okabe and Ito, 2008: told apart by everybody.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (

@@ -10,7 +10,8 @@ import argparse
 import figure
 import numpy as np
 from figure import BLUE, GREEN, ORANGE, CannotDraw, Drawn, Figure
-from load import Run
+
+from jarvis_mpi.record.run import Run
 
 
 def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:

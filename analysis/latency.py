@@ -8,7 +8,8 @@ import argparse
 import figure
 import numpy as np
 from figure import COLOURS, SIGN_COLOURS, Drawn, Figure, named
-from load import Run
+
+from jarvis_mpi.record.run import Run
 
 
 def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:

@@ -4,8 +4,8 @@
     python analysis/load.py --mend RUN.h5         make one that was cut off by kill -9 a file for any HDF5 program
     python analysis/load.py --done RUN.h5         says nothing; the status is 0 if all is answered: for scripts
 
-In Python: `from load import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/records.md. Needs h5py
-and numpy, and this repository, but neither MPI nor torch.
+In Python: `from jarvis_mpi.record.reader import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/records.md. It
+needs h5py and numpy, but neither MPI nor torch.
 """
 
 import argparse
@@ -13,13 +13,9 @@ from pathlib import Path
 
 import script
 
-from jarvis_mpi.record.fault_costs import Fault
-from jarvis_mpi.record.questions import Question
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.repair import mend
-from jarvis_mpi.record.run import Run, Unreadable
-
-__all__ = ["Fault", "Question", "Run", "Unreadable", "load", "mend"]
+from jarvis_mpi.record.run import Run
 
 
 def summary(run: Run) -> str:

@@ -1,4 +1,6 @@
-"""What patches win back: python analysis/patches.py PATCHES.json [another model's.json] [--out FOLDER] [--formats png,pdf]
+"""What patches win back, lost block by lost block, and by the number of dead nodes.
+
+    python analysis/patches.py PATCHES.json [another model's.json] [--out FOLDER] [--formats png,pdf]
 
 Of benchmarks/patches.py's files. Top: nats a token lost by each lost block, skipped, a neighbour's block run once more, a gain a channel,
 patched (logarithmic). Middle: by the number of dead nodes, the mean and the range over their choices. Bottom: grades of the answers,

@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# Where jarvis_mpi is: in a checkout beside this folder; installed, this folder is in it.
+sys.path.insert(
+    0, next(str(each) for each in Path(__file__).resolve().parents[1:] if (each / "jarvis_mpi").is_dir())
+)
 
 from jarvis_mpi.common.boundary import guarded
 from jarvis_mpi.common.errors import Unservable

@@ -7,14 +7,14 @@
 A layer pass costs 2 x its parameters in operations a token, a score 2 x vocabulary x width a token that is foretold
 (of a lettered question: one). Passes are counted with shared states (jarvis_mpi/study/skip_cases.py). Attention's own products are left out:
 under 512 tokens they are a few percent. Every rank holds the whole model, so it must fit a machine's memory.
-What a machine multiplies is assumed (predict.py) or told by --gflop-s: for yours, time a small study.
+What a machine multiplies is assumed (costs.py) or told by --gflop-s: for yours, time a small study.
 """
 
 import argparse
 from typing import NamedTuple
 
 import script
-from predict import MACHINES, MODELS
+from costs import MACHINES, MODELS
 from rich.table import Table
 from table import console
 

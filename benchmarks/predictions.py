@@ -18,7 +18,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "hosts"), str(ROOT / "analysis")]
 import hosts  # noqa: E402
-from predict import Network, costs_of, predicted, with_slow  # noqa: E402
+from costs import costs_of, with_slow  # noqa: E402
+from prediction import Network, predicted  # noqa: E402
 
 from jarvis_mpi.record.reader import load  # noqa: E402
 

@@ -1,6 +1,7 @@
 """Which wing may import which, and which heavy library only which wing may name: one table, held against every import."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,11 @@ def test_each_wing_says_what_it_is_for():
         words = ast.get_docstring(ast.parse((PACKAGE / wing / "__init__.py").read_text()))
         assert words, wing
         assert words.splitlines()[0].endswith(".")
+
+
+def test_each_wing_and_the_scripts_of_analysis_are_in_the_wheel():
+    """The list in pyproject.toml is written by hand: a folder that it lacks would be left out without a word."""
+    config = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}
+    assert {*config["packages"]} == {".".join(each.parts) for each in folders} | {"jarvis_mpi.analysis"}
+    assert config["package-dir"] == {"jarvis_mpi.analysis": "analysis"}

@@ -6,9 +6,11 @@ import pytest
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "analysis"))
-import predict
-from load import load
-from predict import Costs, Network, predicted
+from costs import Costs, costs_of, with_slow
+from prediction import Network, more_trips, predicted
+
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.run import Unreadable
 
 COSTS = Costs(
     layers=18, layer_s=0.010, stage_s=0.001, row_s=0.002, head_s=0.020, hop_s=0.003, body_bytes=1000, told_bytes=100, run_bytes=0
@@ -34,7 +36,7 @@ def test_a_prompt_in_pieces_keeps_all_stages_busy():
 
 def test_a_slow_node_costs_its_own_layers_only():
     _, rate, _ = predicted(COSTS, Network(), 9, tokens=20)
-    _, slower, _ = predicted(predict.with_slow(COSTS, 9, 3, 3.0), Network(), 9, tokens=20)
+    _, slower, _ = predicted(with_slow(COSTS, 9, 3, 3.0), Network(), 9, tokens=20)
     assert 1 / slower == pytest.approx(1 / rate + 2 * (2 * 0.010 + 0.001))
 
 
@@ -48,14 +50,14 @@ def test_failures_cost_a_gap_each_until_nobody_is_left():
 
 
 def test_large_messages_take_tcps_round_trips():
-    assert [predict.more_trips(size) for size in (1000, 14000, 20000, 50000, 70000)] == [0, 0, 1, 2, 3]
+    assert [more_trips(size) for size in (1000, 14000, 20000, 50000, 70000)] == [0, 0, 1, 2, 3]
 
 
 def test_a_run_predicts_itself():
     run = load(ROOT / "tests" / "records" / "schema1.h5")
-    costs = predict.costs_of(run)
+    costs = costs_of(run)
     assert costs.layers == 30
     assert costs.body_bytes == pytest.approx(2 * 576, rel=0.05)
     assert costs.layer_s > 0
-    with pytest.raises(predict.Unreadable, match="is of a run with faults"):
-        predict.costs_of(load(ROOT / "tests" / "records" / "schema3.h5"))
+    with pytest.raises(Unreadable, match="is of a run with faults"):
+        costs_of(load(ROOT / "tests" / "records" / "schema3.h5"))

@@ -217,6 +217,8 @@ def test_a_sentence_names_the_model_and_not_the_small_one(wrong, tmp_path, monke
     folder = tiny.make("mistral", tmp_path / "model")
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
-    with pytest.raises(Unservable, match="a model of kind 'mistral',? (that )?cannot be (cut|tried)") as raised:
+    with pytest.raises(
+        Unservable, match=r"a model of kind 'mistral',? (that )?cannot be (cut|tried)"
+    ) as raised:
         trial.check(folder)
     assert "/tmp" not in str(raised.value).replace(str(folder), "")
