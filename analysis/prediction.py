@@ -12,7 +12,7 @@ from costs import Costs
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.node_state import Sign
 from jarvis_mpi.protocol.request import pieces
 
@@ -40,8 +40,8 @@ def more_trips(size: float) -> int:
 class Chain:
     """Stages and links, each busy until some moment."""
 
-    def __init__(self, costs: Costs, network: Network, crew: Crew):
-        self.costs, self.network, self.crew = costs, network, crew
+    def __init__(self, costs: Costs, network: Network, cluster: Cluster):
+        self.costs, self.network, self.cluster = costs, network, cluster
         self.free_at: dict[int, float] = {}
         self.link_free_at: dict[int, float] = {}
 
@@ -63,7 +63,7 @@ class Chain:
 
     def step(self, at: float, sizes: list[int]) -> float:
         """When the token is chosen whose rows leave in pieces of `sizes` from `at` on."""
-        route, home = self.crew.route(), at
+        route, home = self.cluster.route(), at
         arrivals = []  # when, which piece, how many hops are behind it
         for piece, rows in enumerate(sizes):
             is_here = route[0].node == END_USER
@@ -99,9 +99,9 @@ def predicted(
 ) -> tuple[float, float, str]:
     """-> seconds to the first token, tokens/s of the others, and how it ended ('' : whole). Raises Unservable."""
     placement = blocks.place(costs.layers, nodes - 1, split=split, end_user_layers=end_user_layers)
-    crew = Crew(placement, blocks.copies(placement, copies), Policy(("copy", "skip"), costs.layers // 3, frozenset(), copies),
+    cluster = Cluster(placement, blocks.copies(placement, copies), Policy(("copy", "skip"), costs.layers // 3, frozenset(), copies),
                 dict.fromkeys(placement, 1e6))  # fmt: skip
-    chain = Chain(costs, network, crew)
+    chain = Chain(costs, network, cluster)
     first_s = now = chain.step(0.0, pieces(prompt_rows, 256, nodes - 1))
     dice = dice or random.Random(0)
     deaths = [] if not failures_per_hour else [
@@ -111,15 +111,15 @@ def predicted(
         died = [node for at, node in deaths if at <= now]
         deaths = [(at, node) for at, node in deaths if at > now]
         for node in died:
-            before = chain.crew.route()
-            chain.crew = chain.crew.after(node, Sign.LOST)
+            before = chain.cluster.route()
+            chain.cluster = chain.cluster.after(node, Sign.LOST)
             try:
-                after = chain.crew.route()
+                after = chain.cluster.route()
             except Unservable as error:
                 return first_s, (number + 1) / (now - first_s) if now > first_s else 0.0, str(error)
             taken_over = [hop for hop in after if hop not in before]
             now += noticed_s + sum(chain.work_s(hop, prompt_rows + number) for hop in taken_over)
-            for wanted in chain.crew.wanted():
-                chain.crew = chain.crew.with_copy(*wanted)
+            for wanted in chain.cluster.wanted():
+                chain.cluster = chain.cluster.with_copy(*wanted)
         now = chain.step(now, [1])
     return first_s, (tokens - 1) / (now - first_s), ""

@@ -1,7 +1,7 @@
 """What patches win back: python benchmarks/patches.py PATCHES --model M --text HELD_OUT --fit-text F [--tasks ...] [--out FILE.json]
 
 On text that the fit has not seen, nats a token lost over the whole model (float32), as a run would go on, block by block, every
-route being crew.Crew's own:
+route being cluster.Cluster's own:
 
 1. each block of the split and every two neighbours lost: skipped, the neighbour's block run once more, a gain and a shift a channel,
    its patch;
@@ -33,7 +33,7 @@ from jarvis_mpi.model.activations import from_bytes
 from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol import placement
-from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.study import grading, patch_fitting, tasks
 from jarvis_mpi.study.corpus import windows_of
@@ -64,12 +64,12 @@ class Chain:
     def hops(self, dead: Sequence[int], how: str, copies: int = 0) -> tuple[Hop, ...]:
         """`how`: of HOW; every block is taken to have a gain."""
         known = self.told.patched if how == "patch" else frozenset(self.owned)
-        crew = Crew(
+        cluster = Cluster(
             self.placement, placement.copies(self.placement, copies),
             Policy(("copy", "skip") if how == "skip" else ("copy", "patch", "skip")),
             patches=known, patchers=frozenset(self.placement), states=dict.fromkeys(dead, State.GONE),
         )  # fmt: skip
-        return crew.route()
+        return cluster.route()
 
     def through(
         self, hops: Sequence[Hop], how: str, before: Sequence[At],

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 from jarvis_mpi.app.fault_injection import FaultyWorker, parse
 from jarvis_mpi.common.layers import END_USER
-from jarvis_mpi.protocol.cluster import Crew
+from jarvis_mpi.protocol.cluster import Cluster
 from jarvis_mpi.protocol.coordinator import Coordinator
 from jarvis_mpi.protocol.journal import Journalled
 from jarvis_mpi.protocol.link import Silence
 from jarvis_mpi.protocol.services import Parameters, Services
-from jarvis_mpi.protocol.speculation import NO_DRAFTS
+from jarvis_mpi.protocol.speculation import NO_PROPOSALS
 from jarvis_mpi.protocol.wire import Kind, Message
 
 JOURNAL_BYTES = 10**7
@@ -64,7 +64,7 @@ def chain(
     hears=None,
     copies=None,
     fault="",
-    drafts=NO_DRAFTS,
+    drafts=NO_PROPOSALS,
 ):
     """A Coordinator whose workers, node -> their stages, serve in threads; `copies`: block -> their holders."""
     queues = [queue.Queue() for _ in range(max(stages) + 1)]
@@ -95,7 +95,7 @@ def chain(
     services = Services(
         link, head, journalled(END_USER), choose, time.perf_counter, no_copies, hears or Deaf(), drafts=drafts
     )
-    yield Coordinator(services, Crew(holds, copies), Parameters(prefill_rows))
+    yield Coordinator(services, Cluster(holds, copies), Parameters(prefill_rows))
     for node in stages:
         link.send(node, Message(Kind.GOODBYE).pack())
     beats.set()

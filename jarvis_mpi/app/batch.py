@@ -73,9 +73,9 @@ class Crowd:
             self.talk.record.refused(asker.clock(), asker.step, asked.number, str(error))
             self.line(asked, error=str(error))
             return
-        self.take_off(asked, ids)
+        self.add_request(asked, ids)
 
-    def take_off(self, asked: Asked, ids: list[int]) -> None:
+    def add_request(self, asked: Asked, ids: list[int]) -> None:
         talk, asker = self.talk, self.talk.asker
         sequence, before = self.next_sequence, list[int]()
         question = self.before.popleft() if self.before else None
@@ -99,7 +99,7 @@ class Crowd:
         if coming.ended:
             self.end(sequence, coming.ended)
         else:
-            asker.take_off(sequence, [*ids, *before], coming.left, coming.end_ids)
+            asker.add_request(sequence, [*ids, *before], coming.left, coming.end_ids)
 
     def take(self, token: Token) -> None:
         self.talk.record.write(token)

@@ -83,11 +83,11 @@ def command(words: str, conversation: Conversation, screen: Shows) -> bool:
             screen.tell("a new conversation")
         case "/route":
             try:
-                screen.way(conversation.asker.crew)
+                screen.way(conversation.asker.cluster)
             except Unservable as error:  # for now: a node may be back before the next question
                 screen.tell(str(error))
         case "/stats":
-            screen.summary(conversation.asker.crew, conversation.record.path)
+            screen.summary(conversation.asker.cluster, conversation.record.path)
         case _:
             if words != "/help":
                 screen.tell(

@@ -23,7 +23,7 @@ from ..net.launcher import complains
 from ..net.ssh_keepalive import hold_on, tell_home
 from ..protocol.link import Lost, Silence
 from .startup_laps import aloud
-from .worker import PARTING_S
+from .worker import SHUTDOWN_S
 
 if TYPE_CHECKING:
     from ..net.mpi_link import MpiLink
@@ -140,9 +140,9 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
             say("the end user (node 0) died, and with it the run")
         return False
     if link.me != END_USER:
-        return shutdown.give_up(link, sentence, PARTING_S, time.monotonic)
+        return shutdown.give_up(link, sentence, SHUTDOWN_S, time.monotonic)
     say(sentence)
-    there = shutdown.part(link, (), PARTING_S, time.monotonic)
+    there = shutdown.part(link, (), SHUTDOWN_S, time.monotonic)
     shutdown.end_stand_ins(set(range(link.size)) - there.keys())
     shutdown.release(link, together := len(there) == link.size)
     return together

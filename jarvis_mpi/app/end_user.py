@@ -13,7 +13,7 @@ from ..net.shutdown import part, release
 from ..protocol.link import Link
 from .opening import find_model, open_run, print_done
 from .startup_laps import Laps
-from .worker import PARTING_S
+from .worker import SHUTDOWN_S
 
 
 def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int, bool]:
@@ -39,6 +39,6 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
 def part_at_once(link: Link) -> bool:
     """Before any work was handed out. -> whether all ranks part together."""
-    nodes = part(link, (), PARTING_S, time.monotonic)
+    nodes = part(link, (), SHUTDOWN_S, time.monotonic)
     release(link, together := len(nodes) == link.size)
     return together

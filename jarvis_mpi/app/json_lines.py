@@ -8,7 +8,7 @@ from typing import Any
 
 from ..common.layers import Block
 from ..common.messages import say
-from ..protocol.cluster import Crew, Hop
+from ..protocol.cluster import Cluster, Hop
 from ..protocol.events import Token
 from ..protocol.node_state import Sign
 from .answers import Answers
@@ -32,9 +32,9 @@ class Lines(Tells):
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> Iterator[Callable[[int], None]]:
         yield lambda node: self.line("loaded", node=node, host=self.hosts[node])
 
-    def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None:
-        self.crew = crew
-        self.line("started", model=model, dtype=dtype, start_s=seconds, route=route(crew))
+    def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None:
+        self.cluster = cluster
+        self.line("started", model=model, dtype=dtype, start_s=seconds, route=route(cluster))
 
     def ready_for_a_line(self) -> None:
         pass
@@ -61,10 +61,10 @@ class Lines(Tells):
     def tell(self, line: str) -> None:
         self.line("told", text=line)
 
-    def way(self, crew: Crew) -> None:
-        self.tell(route(crew))
+    def way(self, cluster: Cluster) -> None:
+        self.tell(route(cluster))
 
-    def summary(self, crew: Crew, record: Path) -> None:
+    def summary(self, cluster: Cluster, record: Path) -> None:
         if not self.tally.count:
             return
         names = ("node", "host", "layers", "is", "compute_ms", "wait_ms")
@@ -74,7 +74,8 @@ class Lines(Tells):
             first_token_s=self.tally.first_s,
             tokens_per_s=self.tally.tokens_per_s,
             nodes=[
-                dict(zip(names, row, strict=True)) for row in self.tally.rows(self.crew, crew, self.hosts)
+                dict(zip(names, row, strict=True))
+                for row in self.tally.rows(self.cluster, cluster, self.hosts)
             ],
             record=str(record),
         )

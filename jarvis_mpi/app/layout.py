@@ -12,8 +12,8 @@ from ..net.handshake import Hello, Roll
 from ..net.mpi_parameters import machines_without_daemon_at_home
 from ..net.plan import free_bytes
 from ..protocol import placement as blocks
-from ..protocol.cluster import Crew, Policy
-from ..protocol.expected_loss import NOTHING_KNOWN, Harm
+from ..protocol.cluster import Cluster, Policy
+from ..protocol.expected_loss import NO_LOSS_KNOWN, Harm
 from ..protocol.placement import Placement
 from ..record.study_file import costs_in
 
@@ -34,7 +34,7 @@ class Layout:
 
 def loss_known(settings: Settings, patches: Told | None, depth: int) -> Harm:
     """What --study and --patches say of each layer's worth. Raises Unservable."""
-    known = Harm(*patches.losses) if patches else NOTHING_KNOWN
+    known = Harm(*patches.losses) if patches else NO_LOSS_KNOWN
     if settings.study:
         known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
     return known
@@ -72,9 +72,9 @@ def laid_out(roll: Roll, mine: Hello, settings: Settings, harm: Harm, depth: int
     return Layout(hellos, free, placement, copies, Policy(ladder, most, never_skip, settings.copies, copied))
 
 
-def cluster_of(layout: Layout, patches: Told | None, layer_bytes: float) -> Crew:
+def cluster_of(layout: Layout, patches: Told | None, layer_bytes: float) -> Cluster:
     """The cluster as it starts, with nobody missing."""
-    return Crew(
+    return Cluster(
         layout.placement,
         layout.copies,
         layout.policy,

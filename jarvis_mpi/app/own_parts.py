@@ -14,7 +14,7 @@ from ..model.head import Head
 from ..model.stage import Stage
 from ..model.tokenizer import Text
 from ..protocol.journal import Journalled
-from ..protocol.prompt_lookup import Lookup
+from ..protocol.prompt_lookup import PromptLookup
 from ..protocol.speculation import Source
 from .startup import Start
 from .worker import copy_loader, journalled
@@ -53,6 +53,6 @@ def load_own(start: Start) -> OwnParts:
 def source_of(settings: Settings, text: Text) -> Source:
     """What guesses with --draft. Raises Unservable."""
     if settings.draft in ("", "text"):
-        return Lookup()
+        return PromptLookup()
     folder = checkpoint.locate(settings.draft, say, settings.start_timeout_s, whole=True)
     return DraftModel(folder, text, settings.draft, settings.dtype)

@@ -9,14 +9,14 @@ from typing import Any
 
 from ..common import process_identity
 from ..common.layers import END_USER, layers
-from ..protocol.cluster import Crew
+from ..protocol.cluster import Cluster
 from ..record.links_file import Links
 from . import resume
 from .startup import Start
 
 
 def run_attributes(
-    start: Start, cluster: Crew, start_s: Mapping[str, float], loaded: Mapping[int, Mapping[str, Any]]
+    start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """`start_s`: how long each part of the start took; `loaded`: what each worker said when it had its layers."""
     asked, model, layout, hosts = start.asked, start.model, start.layout, start.hosts

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from ..common.console import console
 from ..common.layers import Block, layers
-from ..protocol.cluster import Crew, Hop
-from ..protocol.events import Change, Hears, Token
+from ..protocol.cluster import Cluster, Hop
+from ..protocol.events import Change, RunObserver, Token
 from ..protocol.node_state import Sign, State
 from .answers import Answers
 from .conversation import Answer
@@ -24,20 +24,20 @@ from .summary import Tally
 from .terminal import launchers_stream
 
 
-class Shows(Hears, Protocol):
+class Shows(RunObserver, Protocol):
     """Who shows a run: a screen for people, or lines of JSON (lines.py)."""
 
     answer: Answers
 
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
-    def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None: ...
+    def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None: ...
     def ready_for_a_line(self) -> None: ...
     def said_before(self, text: str) -> None: ...
     def token(self, token: Token, piece: str) -> None: ...
     def answered(self, prompt: str, answer: Answer, held: str) -> None: ...
     def tell(self, line: str) -> None: ...
-    def way(self, crew: Crew) -> None: ...
-    def summary(self, crew: Crew, record: Path) -> None: ...
+    def way(self, cluster: Cluster) -> None: ...
+    def summary(self, cluster: Cluster, record: Path) -> None: ...
 
 
 CUT = {  # how an answer ended that had not come to its end
@@ -48,7 +48,7 @@ Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of
 
 
 class Tells:
-    """Of what enduser.Hears asks for: what is told in one line, and what the person need not know."""
+    """Of what enduser.RunObserver asks for: what is told in one line, and what the person need not know."""
 
     hosts: Mapping[int, str]
 
@@ -116,10 +116,10 @@ class Screen(Tells):
 
             yield ready
 
-    def started(self, crew: Crew, model: str, dtype: str, seconds: float) -> None:
-        self.crew = crew
-        self.console.print(f"{model}, {dtype}, ready in {seconds:.1f} s: {route(crew)}", markup=False)
-        if spares := [node for node in crew.spares() if crew.state(node) is State.WELL]:
+    def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None:
+        self.cluster = cluster
+        self.console.print(f"{model}, {dtype}, ready in {seconds:.1f} s: {route(cluster)}", markup=False)
+        if spares := [node for node in cluster.spares() if cluster.state(node) is State.WELL]:
             self.console.print(
                 f"more workers than layers: node {', '.join(map(str, spares))} waits as a spare"
             )
@@ -152,7 +152,7 @@ class Screen(Tells):
         if self.answers and (cut := CUT.get(answer.ended)):
             self.tell(cut.format(tokens=answer.tokens))
 
-    # -- what enduser.Hears asks for
+    # -- what enduser.RunObserver asks for
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP):
@@ -165,10 +165,10 @@ class Screen(Tells):
         """A line of its own, also where the answer stands on the same terminal."""
         self.console.print(f"\n[{line}]" if self.mixed and self.in_line else line, markup=False)
 
-    def way(self, crew: Crew) -> None:
-        self.tell(route(crew))
+    def way(self, cluster: Cluster) -> None:
+        self.tell(route(cluster))
 
-    def summary(self, crew: Crew, record: Path) -> None:
+    def summary(self, cluster: Cluster, record: Path) -> None:
         """tokens/s, time to first token, and where each node's time went (means of a token)."""
         tally = self.tally
         if not tally.count:
@@ -176,7 +176,7 @@ class Screen(Tells):
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("node", "host", "layers", "is", "compute ms", "wait ms"):
             table.add_column(name, justify="right" if name.endswith("ms") else "left")
-        for row in tally.rows(self.crew, crew, self.hosts):
+        for row in tally.rows(self.cluster, cluster, self.hosts):
             table.add_row(*row)
         self.console.print(table)
         speed = f", then {tally.tokens_per_s:.1f} tokens/s" if tally.tokens_per_s else ""
@@ -187,5 +187,5 @@ class Screen(Tells):
         )
 
 
-def route(crew: Crew) -> str:
-    return " > ".join(map(str, crew.route()))
+def route(cluster: Cluster) -> str:
+    return " > ".join(map(str, cluster.route()))

@@ -17,13 +17,13 @@ from ..model.sampler import Sampler
 from ..net.handshake import Hello, Roll
 from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
-from ..protocol.cluster import Crew
+from ..protocol.cluster import Cluster
 from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both
 from ..protocol.link import Link
 from ..protocol.node_state import State
 from ..protocol.services import Parameters, Services
-from ..protocol.speculation import NO_DRAFTS, Drafts, Guesses
+from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Drafts
 from ..protocol.steps_in_flight import Pace, Patience
 from ..record.writer import Record
 from . import resume
@@ -38,7 +38,7 @@ from .run_attributes import run_attributes
 from .screen import Screen, Shows
 from .startup import Start, start_run
 from .startup_laps import Laps
-from .worker import PARTING_S
+from .worker import SHUTDOWN_S
 
 SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
 
@@ -68,15 +68,15 @@ def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) 
     coordinator.compare_clocks()
     outcome = converse(start, coordinator, record, screen)
     silent = [
-        node for node in range(1, link.size) if coordinator.crew.state(node) in (State.SILENT, State.GONE)
+        node for node in range(1, link.size) if coordinator.cluster.state(node) in (State.SILENT, State.GONE)
     ]
-    peaks = part(link, silent, PARTING_S, time.monotonic)
+    peaks = part(link, silent, SHUTDOWN_S, time.monotonic)
     end_processes(start.layout.hellos, silent)
     record.ended(time.perf_counter(), coordinator.step, outcome.wrong, outcome.is_done, peaks)
     record.close()
     wrong = outcome.wrong
     try:
-        screen.summary(coordinator.crew, record.path)
+        screen.summary(coordinator.cluster, record.path)
         screen.answer.ended()
     except Unwritable as error:
         wrong = wrong or error.sentence
@@ -93,7 +93,7 @@ def screen_of(start: Start) -> Shows:
     return Screen(start.hosts, asked.is_chat, shows_answers)
 
 
-def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Crew:
+def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Cluster:
     """The cluster without the nodes that are missing, of whom the user is told. Raises Unservable if it is too small."""
     settings, patches = start.asked.settings, start.files.patches
     cluster = cluster_of(start.layout, patches, start.model.layer_bytes)
@@ -131,7 +131,7 @@ def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Show
 
 
 def coordinator_of(
-    link: Link, start: Start, cluster: Crew, own: OwnParts, loaded: Loaded, hears: Both
+    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, hears: Both
 ) -> Coordinator:
     settings = start.asked.settings
     services = Services(
@@ -152,10 +152,10 @@ def coordinator_of(
 def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
     settings = start.asked.settings
     if not settings.draft:
-        return NO_DRAFTS
+        return NO_PROPOSALS
     counts = start.layout.layer_counts
     row_s = sum(answer["pace"][1] * counts[node] for node, answer in loaded.items())
-    return Guesses(own.source, settings.draft_tokens, row_s, time.perf_counter)
+    return AdaptiveProposer(own.source, settings.draft_tokens, row_s, time.perf_counter)
 
 
 def converse(start: Start, coordinator: Coordinator, record: Record, screen: Shows) -> Outcome:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from ..common.layers import END_USER, layers
-from ..protocol.cluster import Crew
+from ..protocol.cluster import Cluster
 from ..protocol.events import Token
 
 
@@ -40,14 +40,14 @@ class Tally:
     def tokens_per_s(self) -> float | None:
         return self.later / self.later_s if self.later else None
 
-    def rows(self, held: Crew, crew: Crew, hosts: Mapping[int, str]) -> Iterator[list[str]]:
+    def rows(self, held: Cluster, cluster: Cluster, hosts: Mapping[int, str]) -> Iterator[list[str]]:
         """Of each node, as text: name, host, layers, state, milliseconds of compute and of waiting a token."""
         for node, blocks in sorted(held.holds.items()):
             yield [
                 "end user" if node == END_USER else str(node),
                 hosts[node],
                 ", ".join(map(layers, blocks)) or "spare",
-                crew.state(node).value,
+                cluster.state(node).value,
                 f"{1e3 * self.compute_s[node] / max(self.later, 1):.2f}",
                 f"{1e3 * self.wait_s[node] / max(self.later, 1):.2f}",
             ]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..model.stage import Stage
 
-PARTING_S = 30.0  # longest wait for the others at the end
+SHUTDOWN_S = 30.0  # longest wait for the others at the end
 
 
 def worker(link: Link, settings: Settings) -> tuple[int, bool]:
@@ -38,7 +38,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         if settings.resume:
             options = receive_settings(link, settings.start_timeout_s, time.monotonic)
             if options is None:
-                return 0, farewell(link, PARTING_S, time.monotonic)
+                return 0, farewell(link, SHUTDOWN_S, time.monotonic)
             settings = Settings.of(options)
             beats.beat_s = settings.beat_s
         folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
@@ -57,7 +57,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             import_family(load_config(folder))
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
         if plan is None:
-            return 0, farewell(link, PARTING_S, time.monotonic)
+            return 0, farewell(link, SHUTDOWN_S, time.monotonic)
         checkpoint.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))
         begun = time.monotonic()
         torch.set_num_threads(plan.threads)
@@ -90,7 +90,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         beats.say = made.beat
         given_up = made.serve(settings.idle_timeout_s)
-    return 0, not given_up and farewell(link, PARTING_S, time.monotonic)
+    return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
 def patches_here(settings: Settings) -> patch.Told | None:

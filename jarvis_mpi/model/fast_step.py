@@ -30,7 +30,7 @@ FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional", *CHANGING
 KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings"}
 
 
-class LeanStep:
+class FastStep:
     """See the module. `possible` only where every argument of every layer is understood."""
 
     def __init__(self, model, layers: nn.ModuleList):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from ..common.boundary import guarded, of_model
 from ..common.errors import Unservable
 from ..nn.batch_invariant import is_rotary
-from ..nn.norm import RowwiseNorm
+from ..nn.norm import BatchInvariantNorm
 from ..nn.quantisation import OUTPUT_LAYER
 from .activations import from_bytes, to_bytes
 from .family import context_of, cut_config, decoder_layers, load_config
@@ -86,7 +86,7 @@ class Head:
         norms = [
             module
             for module in self.model.base_model.children()
-            if isinstance(module, (RowwiseNorm, nn.LayerNorm))
+            if isinstance(module, (BatchInvariantNorm, nn.LayerNorm))
         ]
         given = self.around_gap(h)
         return next((norm for norm in norms if same(logits(self.model, norm(h)), given)), None)

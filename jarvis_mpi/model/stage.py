@@ -37,7 +37,7 @@ from .family import (
     load_config,
     of_block,
 )
-from .fast_step import LeanStep, positions
+from .fast_step import FastStep, positions
 from .not_a_number import refuse_unsound
 from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand
 
@@ -65,7 +65,7 @@ class Stage:
         self.build()
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
-        self.lean: LeanStep | None = None
+        self.lean: FastStep | None = None
         if not asleep:
             self.refuse_unsound()
             self.wake()
@@ -95,17 +95,17 @@ class Stage:
         if self.weights in FORMATS:
             quantise_beforehand(self.model, self.folder, self.rename, self.weights)
 
-    def wake(self) -> LeanStep:
+    def wake(self) -> FastStep:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
-        self.lean = self.lean_step()
+        self.lean = self.fast_step()
         return self.lean
 
     @of_model
-    def lean_step(self) -> LeanStep:
+    def fast_step(self) -> FastStep:
         if self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
-        return LeanStep(self.model, self.layers)
+        return FastStep(self.model, self.layers)
 
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
         """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
@@ -124,7 +124,7 @@ class Stage:
         )
 
     @torch.inference_mode()
-    def run_by_layers(self, lean: LeanStep, body: bytes | memoryview, start: int, cache) -> bytes:
+    def run_by_layers(self, lean: FastStep, body: bytes | memoryview, start: int, cache) -> bytes:
         h = from_bytes(body, self.width, self.dtype)
         if lean.can_run(h.shape[1]):
             return to_bytes(lean.run(h, start, cache))

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .linear import RowwiseLinear
-from .norm import RowwiseNorm
+from .linear import BatchInvariantLinear
+from .norm import BatchInvariantNorm
 
 BEFORE_ATTENTION, AFTER_ATTENTION = "input_layernorm", "post_attention_layernorm"
 BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
@@ -62,8 +62,10 @@ def shape_of(layer: Any) -> Shape | None:
 
 def is_made_of(name: str, part: nn.Module) -> bool:
     children = dict(part.named_children())
-    linears = {child for child, its in children.items() if isinstance(its, RowwiseLinear) and its.exact}
-    norms = {child for child, its in children.items() if isinstance(its, RowwiseNorm)}
+    linears = {
+        child for child, its in children.items() if isinstance(its, BatchInvariantLinear) and its.exact
+    }
+    norms = {child for child, its in children.items() if isinstance(its, BatchInvariantNorm)}
     return (
         not list(part.parameters(recurse=False))
         and linears == LINEARS.get(name, set())

@@ -16,8 +16,8 @@ from ..kernels import elementwise
 from ..kernels.attention import attention, scratch_bytes
 from ..kernels.rms_norm import rms_norm
 from .decoder_layer import AFTER_ATTENTION, AFTER_MLP, BEFORE_ATTENTION, BEFORE_MLP, Shape
-from .linear import DTYPES, ROWS_AT_ONCE, RowwiseLinear
-from .norm import RowwiseNorm
+from .linear import DTYPES, ROWS_AT_ONCE, BatchInvariantLinear
+from .norm import BatchInvariantNorm
 
 LINE = 17  # numbers: a kernel's address, and its arguments
 PER_ROW = -1  # in the place of S; -n: of n S
@@ -75,7 +75,9 @@ class Fused:
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
         asked, kept = shape.heads * shape.width, shape.key_heads * shape.width
         widths = {"hidden": shape.hidden, "x": shape.hidden, "q": asked, "k": kept, "v": kept, "seen": asked, "gate": shape.gate, "up": shape.gate}  # fmt: skip
-        scratch = max(module.scratch_bytes for module in layer.modules() if isinstance(module, RowwiseLinear))
+        scratch = max(
+            module.scratch_bytes for module in layer.modules() if isinstance(module, BatchInvariantLinear)
+        )
         row_bytes = {name: width * self.dtype.itemsize for name, width in widths.items()} | {
             "scratch": scratch
         }
@@ -83,7 +85,9 @@ class Fused:
 
     def write(self, layer: Any, told: Told) -> Place:
         """A layer's lines."""
-        norms = {name: module for name, module in layer.named_children() if isinstance(module, RowwiseNorm)}
+        norms = {
+            name: module for name, module in layer.named_children() if isinstance(module, BatchInvariantNorm)
+        }
         its, mlp, shape = layer.self_attn, layer.mlp, told.shape
         hidden, width, head_bytes = shape.hidden, shape.width, shape.width * self.dtype.itemsize
         add = elementwise.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden
@@ -130,7 +134,7 @@ class Fused:
     def room(self, name: str) -> int:
         return self.rooms[name].data_ptr()
 
-    def norm(self, module: RowwiseNorm | None, source: str, target: str, width: int) -> str:
+    def norm(self, module: BatchInvariantNorm | None, source: str, target: str, width: int) -> str:
         """-> where the result is."""
         if module is None:
             return source
@@ -139,7 +143,7 @@ class Fused:
         self.line(kernel, source, module.gains.data_ptr(), target, PER_ROW * (width // columns), columns)
         return target
 
-    def linear(self, module: RowwiseLinear, source: str, target: str) -> None:
+    def linear(self, module: BatchInvariantLinear, source: str, target: str) -> None:
         arguments = module.arguments(self.room(source), self.room("scratch"), self.room(target), PER_ROW)
         self.line(module.kernel(self.kind), *arguments)
 

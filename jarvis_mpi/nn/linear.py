@@ -19,7 +19,7 @@ FORESEEN_BYTES = 4096
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
-class RowwiseLinear(nn.Module):
+class BatchInvariantLinear(nn.Module):
     """[..., in] -> [..., out], of the same dtype; multiplied and added in float32."""
 
     kernel: Callable[[str], Compiled]  # for rows of a dtype
@@ -64,7 +64,7 @@ class RowwiseLinear(nn.Module):
         return (x, scratch, *self.addresses, self.bias.data_ptr(), y, rows, self.padded_outputs, self.columns)
 
 
-class FloatLinear(RowwiseLinear):
+class FloatLinear(BatchInvariantLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None):
         outputs, columns = weight.shape
         missing = -columns % LANES
@@ -76,7 +76,7 @@ class FloatLinear(RowwiseLinear):
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
 
-class QuantisedLinear(RowwiseLinear):
+class QuantisedLinear(BatchInvariantLinear):
     """`folder` is what quantised.kept gave for `weights`. Raises Unservable where that is damaged."""
 
     def __init__(self, weights: str, folder: Path, shape: Sequence[int], bias: Tensor | None):

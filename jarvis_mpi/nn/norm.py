@@ -10,7 +10,7 @@ from .linear import DTYPES
 TRIED_ROWS, NEAR = 4, 1e-5  # how alike ours must be to the family's own
 
 
-class RowwiseNorm(nn.Module):
+class BatchInvariantNorm(nn.Module):
     """[..., K] -> [..., K], of the same dtype, rounded once."""
 
     def __init__(self, gains: Tensor, epsilon: float):
@@ -26,7 +26,7 @@ class RowwiseNorm(nn.Module):
         return y
 
 
-def replacement(norm: nn.Module) -> RowwiseNorm | None:
+def replacement(norm: nn.Module) -> BatchInvariantNorm | None:
     """What does the same as a family's own, whose gains are its weights or one more than them; None where it does something else."""
     weight, epsilon = (
         getattr(norm, "weight", None),
@@ -38,5 +38,5 @@ def replacement(norm: nn.Module) -> RowwiseNorm | None:
     wanted, even = norm(x), x * (x.square().mean(-1, True) + epsilon).rsqrt()
     for gains in (weight.float(), 1 + weight.float()):
         if torch.allclose(even * gains, wanted, NEAR, NEAR):
-            return RowwiseNorm(gains, epsilon)
+            return BatchInvariantNorm(gains, epsilon)
     return None

@@ -1,7 +1,7 @@
 """Who is there, who does whose work, and which way a token goes. Every fault decision is made here.
 
 Rule 1: nothing outside this file decides which node runs a layer.
-Rule 2: this file knows no MPI, no clock, no tensor and no file: signs in, a new crew out.
+Rule 2: this file knows no MPI, no clock, no tensor and no file: signs in, a new cluster out.
 
 A node is named by its rank at launch, for ever: a shrink renumbers ranks, never nodes.
 """
@@ -43,7 +43,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Crew:
+class Cluster:
     """Who holds what and how everyone is."""
 
     holds: Mapping[int, tuple[Block, ...]]  # node -> its own blocks; a spare holds none
@@ -58,13 +58,13 @@ class Crew:
     def state(self, node: int) -> State:
         return self.states.get(node, State.WELL)
 
-    def after(self, node: int, sign: Sign) -> "Crew":
-        """The crew once `sign` was seen of `node`; itself if that changes nothing."""
+    def after(self, node: int, sign: Sign) -> "Cluster":
+        """The cluster once `sign` was seen of `node`; itself if that changes nothing."""
         state = TRANSITIONS.get((self.state(node), sign))
         return replace(self, states={**self.states, node: state}) if state else self
 
-    def with_copy(self, node: int, block: Block) -> "Crew":
-        """The crew once `node` has loaded a copy of `block`."""
+    def with_copy(self, node: int, block: Block) -> "Cluster":
+        """The cluster once `node` has loaded a copy of `block`."""
         there = self.copies.get(block, ())
         return self if node in there else replace(self, copies={**self.copies, block: (*there, node)})
 

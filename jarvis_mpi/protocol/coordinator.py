@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 from ..common.layers import END_USER
-from .cluster import Crew
+from .cluster import Cluster
 from .dispatch import Dispatch
 from .events import Token
 from .failure_detector import FailureDetector, Notice
 from .link import Lost, Silence
-from .maintenance import Upkeep
+from .maintenance import Maintenance
 from .node_state import Sign, State
 from .request import Request, Step
-from .route_changes import News
+from .route_changes import RouteChanges
 from .services import Parameters, Services
 from .verification import accept_tokens
 from .wire import APART, Beat, Kind, Message, note, read_note
@@ -34,14 +34,14 @@ CLOCK_TRIPS, CLOCK_TRIP_S = 5, 0.2  # to each worker at the start, and the longe
 class Coordinator:
     """Everything rank 0 needs to ask. `sequence` is the text that `generate` continues."""
 
-    def __init__(self, services: Services, crew: Crew, parameters: Parameters):
-        self.services, self.clock, self.crew = services, services.clock, crew
+    def __init__(self, services: Services, cluster: Cluster, parameters: Parameters):
+        self.services, self.clock, self.cluster = services, services.clock, cluster
         self.detector = FailureDetector(
-            crew.holds, parameters.patience, parameters.pace, self.clock(), parameters.row_s
+            cluster.holds, parameters.patience, parameters.pace, self.clock(), parameters.row_s
         )
         self.dispatch = Dispatch(services, self.detector, parameters.prefill_rows)
-        self.upkeep = Upkeep(services, self.dispatch.send, parameters.speak_s)
-        self.news = News(crew, parameters.harm)  # what was told last
+        self.upkeep = Maintenance(services, self.dispatch.send, parameters.speak_s)
+        self.news = RouteChanges(cluster, parameters.harm)  # what was told last
         self.sequence = self.step = 0  # the next step's number
 
     # -- requests
@@ -58,14 +58,14 @@ class Coordinator:
         `text` is all of the sequence so far: if it continues an earlier answer, only what is new is run. Where no
         more is `wanted`, a step is not waited for.
         """
-        self.take_off(self.sequence, text, max_new_tokens, end_ids)
+        self.add_request(self.sequence, text, max_new_tokens, end_ids)
         yield from self.tokens(wanted)
 
-    def take_off(self, sequence: int, text: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> None:
+    def add_request(self, sequence: int, text: Sequence[int], max_new_tokens: int, end_ids: Set[int]) -> None:
         """An answer begins, beside those that are in flight: `tokens` yields theirs and its own."""
         requests = self.dispatch.requests
         if sequence not in requests:
-            requests[sequence] = Request(sequence, self.news.of_another())
+            requests[sequence] = Request(sequence, self.news.for_another_sequence())
         request = requests[sequence]
         self.dispatch.withdraw(request)
         request.continue_with(text)
@@ -96,15 +96,15 @@ class Coordinator:
         self.services.drafts.over(sequence)
         for stage in self.services.stages.values():
             stage.forget(sequence)
-        for node in self.crew.holds:
-            if node != END_USER and self.crew.state(node) is not State.GONE:
+        for node in self.cluster.holds:
+            if node != END_USER and self.cluster.state(node) is not State.GONE:
                 self.dispatch.send(node, note(over=sequence))
 
     def _send_next_step(self, request: Request) -> None:
         drafts = self.services.drafts.of(request.sequence, request.ids, request.left - 1)
         step = Step(self.step, request.ran, len(request.ids) + len(drafts), drafts)
         self.step += 1
-        self.dispatch.send_step(request, step, self.crew.route())
+        self.dispatch.send_step(request, step, self.cluster.route())
 
     def _next_complete(self, wanted: Callable[[], bool]) -> Request | None:
         """Wait until all of a step has been everywhere, and mend routes where that is needed.
@@ -119,38 +119,40 @@ class Coordinator:
             notices, heard_all = self._hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
             for request in self._act_on(notices):
                 if request.step and request.step.awaited:
-                    dispatch.resend_step(request, request.step, self.crew.route())
-                self.crew = self.upkeep.order_copies(self.crew, self.step)  # while the others mend the step
+                    dispatch.resend_step(request, request.step, self.cluster.route())
+                self.cluster = self.upkeep.order_copies(
+                    self.cluster, self.step
+                )  # while the others mend the step
         request = dispatch.complete.popleft()
         assert request.step
         number, last = request.step.number, request.step.last_piece()
         for change in request.news.changes(number, last.runs, last.lacks):
             self.services.observer.change(self.clock(), change)
         self.news = request.news
-        self.crew = self.upkeep.order_copies(self.crew, number)
-        self.upkeep.drop_gone(self.crew, self.news.last_sign, number)
-        self.upkeep.speak(self.crew)
+        self.cluster = self.upkeep.order_copies(self.cluster, number)
+        self.upkeep.shrink_to_those_left(self.cluster, self.news.last_sign, number)
+        self.upkeep.speak(self.cluster)
         return request
 
     # -- while no step is under way
 
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
-        self.upkeep.speak(self.crew)
+        self.upkeep.speak(self.cluster)
         self.dispatch.break_off()
         heard_all = False
         while not heard_all:
             notices, heard_all = self._hear(0.0)
             self._act_on(notices)
-        self.crew = self.upkeep.order_copies(self.crew, self.step)
+        self.cluster = self.upkeep.order_copies(self.cluster, self.step)
 
     def compare_clocks(self) -> None:
         """At the start, while nobody works: the best of a few round trips to each worker."""
-        for node in self.crew.holds.keys() - {END_USER}:
+        for node in self.cluster.holds.keys() - {END_USER}:
             for _ in range(CLOCK_TRIPS):
                 self.upkeep.ask_clocks([node])
                 end = self.clock() + CLOCK_TRIP_S
-                while node in self.upkeep.asked_clock and self.clock() < end:
+                while node in self.upkeep.clocks_asked and self.clock() < end:
                     notices, _ = self._hear(max(0.0, end - self.clock()))
                     self._act_on(notices)
                 if self.clock() >= end:
@@ -165,7 +167,7 @@ class Coordinator:
         try:
             data = self.services.link.receive(wait_s)
         except Silence:
-            return self.detector.signs(self.crew, self.clock()), True
+            return self.detector.signs(self.cluster, self.clock()), True
         except Lost as error:
             return [Notice(node, Sign.LOST) for node in error.nodes], False
         return self._take_in(Message.unpack(data), len(data)), False
@@ -188,11 +190,11 @@ class Coordinator:
             request.ledger.behind(node, range(*fields["behind"]), fields["have"])
             return [Notice(node, Sign.MISSING, request.sequence)]
         if "pong" in fields:
-            self.upkeep.told_clock(node, fields)
+            self.upkeep.clock_answered(node, fields)
         if "loaded" in fields:
-            self.crew = self.upkeep.has_copy(self.crew, node, range(*fields["loaded"]), self.step)
+            self.cluster = self.upkeep.copy_loaded(self.cluster, node, range(*fields["loaded"]), self.step)
         if "cannot_load" in fields:
-            self.upkeep.cannot_copy(node, range(*fields["cannot_load"]))
+            self.upkeep.copy_refused(node, range(*fields["cannot_load"]))
         if "failed" in fields:  # and dies, of which MPI tells
             observer.words(self.clock(), self.step, node, fields["failed"])
         if "gives_up" in fields:
@@ -201,11 +203,11 @@ class Coordinator:
         return []
 
     def _act_on(self, notices: Sequence[Notice]) -> list[Request]:
-        """Change the crew by these signs. -> the requests whose step must be sent again."""
+        """Change the cluster by these signs. -> the requests whose step must be sent again."""
         missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
         for node, sign, sequence in notices:
-            before, self.crew = self.crew, self.crew.after(node, sign)
-            if self.crew is not before or sign is Sign.MISSING:
+            before, self.cluster = self.cluster, self.cluster.after(node, sign)
+            if self.cluster is not before or sign is Sign.MISSING:
                 step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)
                 self.news.seen(node, sign)
@@ -222,5 +224,5 @@ class Coordinator:
 
     def _is_ill(self, step: Step) -> bool:
         """Whether somebody on its way is not well, and there is a better one."""
-        ill = any(self.crew.state(hop.node) is not State.WELL for hop in step.route)
-        return ill and self.crew.route() != step.route
+        ill = any(self.cluster.state(hop.node) is not State.WELL for hop in step.route)
+        return ill and self.cluster.route() != step.route

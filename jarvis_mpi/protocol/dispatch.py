@@ -14,7 +14,7 @@ from .link import Lost
 from .request import Request, Step, pieces
 from .services import Services
 from .wire import Kind, Message, Run
-from .worker import run_own_hops
+from .worker import run_local_hops
 
 ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run again
 
@@ -101,7 +101,7 @@ class Dispatch:
         step.attempts += 1
         if step.attempts > ATTEMPTS:
             raise Unservable(f"step {step.number} left {ATTEMPTS} times and did not come home")
-        request.ledger.only_known()
+        request.ledger.forget_in_flight()
         self.send_step(request, step, route, again=True)
 
     def step_returned(self, message: Message, received_bytes: int) -> bool:
@@ -141,7 +141,7 @@ class Dispatch:
             vitals=services.vitals(),
         )  # fmt: skip
         try:
-            message = run_own_hops(arrival, services.stages, services.patch, message, services.clock)
+            message = run_local_hops(arrival, services.stages, services.patch, message, services.clock)
         except Behind as behind:
             request.ledger.behind(END_USER, behind.block, behind.have)
             return False

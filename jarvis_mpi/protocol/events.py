@@ -51,7 +51,7 @@ class Change:
         return f"node {self.node} {self.sign.value} at step {self.step}: {what}{inexact}"
 
 
-class Hears(Protocol):
+class RunObserver(Protocol):
     """Who is told of faults: the record and the screen."""
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None: ...

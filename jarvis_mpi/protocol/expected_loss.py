@@ -46,4 +46,4 @@ class Harm:
         return sorted(blocks, key=cost, reverse=True)[:count]
 
 
-NOTHING_KNOWN = Harm()
+NO_LOSS_KNOWN = Harm()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..common.layers import END_USER
-from .cluster import Crew
+from .cluster import Cluster
 from .node_state import Sign, State
 from .steps_in_flight import INFINITY, Pace, Patience, StepInFlight, StepsInFlight
 from .wire import Beat, Reached
@@ -76,7 +76,7 @@ class FailureDetector:
         due_at = min((at for at in silent_at if at > self.looked_at), default=now + self.patience.beat_s)
         return max(0.0, min(due_at, self.looked_at + self.patience.beat_s) - now)
 
-    def signs(self, crew: Crew, now: float) -> list[Notice]:
+    def signs(self, cluster: Cluster, now: float) -> list[Notice]:
         """What is to be noticed now, everything that arrived having been heard."""
         away_s = now - self.looked_at - self.patience.beat_s
         if away_s > self.patience.beat_s:  # the end user was busy or stopped itself: that is nobody's silence
@@ -87,12 +87,12 @@ class FailureDetector:
         signs = [
             Notice(node, sign)
             for node in self.liveness
-            if (sign := self._sign_of(node, crew.state(node), now))
+            if (sign := self._sign_of(node, cluster.state(node), now))
         ]
         return signs or [
             notice
             for sequence, step in self.steps.by_sequence.items()
-            for notice in self._missing(sequence, step, crew, now)
+            for notice in self._missing(sequence, step, cluster, now)
         ]
 
     def _sign_of(self, node: int, state: State, now: float) -> Sign | None:
@@ -125,7 +125,7 @@ class FailureDetector:
         seen.left_at = now
         return sign
 
-    def _missing(self, sequence: int, step: StepInFlight, crew: Crew, now: float) -> list[Notice]:
+    def _missing(self, sequence: int, step: StepInFlight, cluster: Cluster, now: float) -> list[Notice]:
         """Of a step that nobody works on, though all say that they could: it has been lost."""
         borne_s = self.patience.progress_s + self.steps.rows * self.row_s
         node = END_USER if now - step.overtaken_at > borne_s else None
@@ -139,11 +139,11 @@ class FailureDetector:
         if node == END_USER or step.resends <= RESENDS:
             return [again]
         seen = self.liveness[node]
-        if crew.state(node) is State.WELL:
+        if cluster.state(node) is State.WELL:
             self._leaving(seen, Sign.STALLED, now)
             seen.held_back_until = max(seen.held_back_until, now + HELD_BACK_S)
             return [Notice(node, Sign.STALLED), again]
-        if crew.state(node) is State.STALLED and now - step.sent_at > self.patience.stall_timeout_s:
+        if cluster.state(node) is State.STALLED and now - step.sent_at > self.patience.stall_timeout_s:
             return [Notice(node, Sign.STUCK), again]
         return [again]
 

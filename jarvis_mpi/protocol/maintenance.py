@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..common.layers import END_USER, Block
-from .cluster import Crew
+from .cluster import Cluster
 from .node_state import Sign, State
 from .services import Services
 from .wire import Message, note
@@ -12,7 +12,7 @@ from .wire import Message, note
 Send = Callable[[int, Message], None]
 
 
-class Upkeep:
+class Maintenance:
     """`send` takes what is for a worker; workers hear every `speak_s` that the run goes on."""
 
     def __init__(self, services: Services, send: Send, speak_s: float):
@@ -20,49 +20,49 @@ class Upkeep:
         self.hears, self.clock, self.send = services.observer, services.clock, send
         self.ordered: set[tuple[int, Block]] = set()
         self.unable: set[tuple[int, Block]] = set()  # that have said so
-        self.provided_for: Crew | None = None  # the crew for which copies were last ordered
+        self.copies_ordered_for: Cluster | None = None  # the cluster for which copies were last ordered
         self.members = tuple(self.link.nodes)  # of the communicator
         self.shrinking_to: list[int] = []
         self.attempts = 0  # to shrink it
         self.speak_s, self.spoke_at = speak_s, self.clock()
-        self.asked_clock: set[int] = set()  # and not heard yet
+        self.clocks_asked: set[int] = set()  # and not heard yet
 
-    def order_copies(self, crew: Crew, step: int) -> Crew:
-        """What is wanted and not ordered yet. -> the crew with the copies that are there at once."""
-        if crew is self.provided_for:
-            return crew
-        self.provided_for = crew
-        for node, block in crew.wanted(self.ordered, self.unable):
+    def order_copies(self, cluster: Cluster, step: int) -> Cluster:
+        """What is wanted and not ordered yet. -> the cluster with the copies that are there at once."""
+        if cluster is self.copies_ordered_for:
+            return cluster
+        self.copies_ordered_for = cluster
+        for node, block in cluster.wanted(self.ordered, self.unable):
             self.ordered.add((node, block))
             if node == END_USER:
                 self.stages[block] = self.load(block)
-                crew = self.has_copy(crew, node, block, step)
+                cluster = self.copy_loaded(cluster, node, block, step)
             else:
                 self.send(node, note(load=[block.start, block.stop]))
-        return crew
+        return cluster
 
-    def has_copy(self, crew: Crew, node: int, block: Block, step: int) -> Crew:
+    def copy_loaded(self, cluster: Cluster, node: int, block: Block, step: int) -> Cluster:
         self.ordered.discard((node, block))
         self.hears.copy(self.clock(), step, node, block)
-        return crew.with_copy(node, block)
+        return cluster.with_copy(node, block)
 
-    def cannot_copy(self, node: int, block: Block) -> None:
+    def copy_refused(self, node: int, block: Block) -> None:
         """Another is asked next."""
         self.ordered.discard((node, block))
         self.unable.add((node, block))
-        self.provided_for = None
+        self.copies_ordered_for = None
 
-    def drop_gone(self, crew: Crew, last_sign: Mapping[int, Sign], step: int) -> None:
+    def shrink_to_those_left(self, cluster: Cluster, last_sign: Mapping[int, Sign], step: int) -> None:
         """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
         if tuple(self.link.nodes) != self.members:
             self.members = tuple(self.link.nodes)
             self.hears.shrunk(self.clock(), step, self.members)
-        left = [node for node in crew.holds if crew.state(node) is not State.GONE]
+        left = [node for node in cluster.holds if cluster.state(node) is not State.GONE]
         dropped = set(self.members) - set(left)
         lost = [node for node in dropped if last_sign.get(node) is Sign.LOST]
         if not dropped or left == self.shrinking_to or len(lost) not in (0, len(dropped)):
             return  # of lost ones and given up ones together no MPI gets rid
-        if all(crew.state(node) is State.WELL for node in left):
+        if all(cluster.state(node) is State.WELL for node in left):
             self.shrinking_to = left
             self.attempts += 1
             order = note(shrink=left, attempt=self.attempts, certain=bool(lost))
@@ -70,20 +70,20 @@ class Upkeep:
                 self.send(node, order)
             self.link.shrink(self.attempts, left, bool(lost))
 
-    def speak(self, crew: Crew) -> None:
+    def speak(self, cluster: Cluster) -> None:
         """Ask all workers for their clocks now and then: one that has nothing to do, and hears nothing, would leave."""
         if self.clock() - self.spoke_at > self.speak_s:
             self.spoke_at = self.clock()
-            self.ask_clocks(node for node in crew.holds if crew.state(node) is not State.GONE)
+            self.ask_clocks(node for node in cluster.holds if cluster.state(node) is not State.GONE)
 
     def ask_clocks(self, nodes: Iterable[int]) -> None:
         for node in nodes:
             if node != END_USER:
-                self.asked_clock.add(node)
+                self.clocks_asked.add(node)
                 self.send(node, note(ping=self.clock()))
 
-    def told_clock(self, node: int, said: Mapping[str, Any]) -> None:
+    def clock_answered(self, node: int, said: Mapping[str, Any]) -> None:
         """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905, section 8)."""
         now, asked_at = self.clock(), said["pong"]
-        self.asked_clock.discard(node)
+        self.clocks_asked.discard(node)
         self.hears.offset(now, node, said["clock_s"] - (asked_at + now) / 2, (now - asked_at) / 2)

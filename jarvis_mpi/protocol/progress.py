@@ -46,8 +46,8 @@ class Ledger:
     def crop(self, end: int) -> None:
         """The positions from `end` on were drafts that were not taken."""
         self.known = {stage: min(have, end) for stage, have in self.known.items()}
-        self.only_known()
+        self.forget_in_flight()
 
-    def only_known(self) -> None:
+    def forget_in_flight(self) -> None:
         """What was under way may be lost."""
         self.expected = dict(self.known)

@@ -5,8 +5,8 @@ from collections.abc import Hashable, Sequence
 LONGEST, SHORTEST = 4, 1  # tokens that must have stood there before
 
 
-class Lookup:
-    """What followed the same tokens when they stood there last (Saxena, "Prompt Lookup Decoding", 2023)."""
+class PromptLookup:
+    """What followed the same tokens when they stood there last (Saxena, "Prompt PromptLookup Decoding", 2023)."""
 
     guess_s = 0.0
 

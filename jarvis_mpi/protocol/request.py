@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ..common.sequences import alike
 from .cluster import Hop
 from .progress import Ledger
-from .route_changes import News
+from .route_changes import RouteChanges
 from .wire import Message
 
 WORTHWHILE_ROWS = 96  # of a piece of the prompt: 32 rows cost nearly twice as much a row as 128
@@ -41,7 +41,7 @@ class Request:
     """One sequence that is asked for. `left`: how many more tokens are wanted."""
 
     sequence: int
-    news: News
+    news: RouteChanges
     ids: list[int] = field(default_factory=list)  # all of the text
     branch: int = 0  # how often some of it was taken back
     ran: int = 0  # positions of it that every stage has run, or has under way

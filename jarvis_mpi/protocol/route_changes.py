@@ -4,24 +4,24 @@ from collections.abc import Iterable
 from copy import copy
 
 from ..common.layers import Block, mask
-from .cluster import Crew
+from .cluster import Cluster
 from .events import Change
-from .expected_loss import NOTHING_KNOWN, Harm
+from .expected_loss import NO_LOSS_KNOWN, Harm
 from .node_state import Sign
 from .wire import Run
 
 
-class News:
+class RouteChanges:
     """Tells where a step of a sequence was run otherwise than the one before it."""
 
-    def __init__(self, crew: Crew, harm: Harm = NOTHING_KNOWN):
-        self.owners, self.harm = dict(crew.blocks()), harm
+    def __init__(self, cluster: Cluster, harm: Harm = NO_LOSS_KNOWN):
+        self.owners, self.harm = dict(cluster.blocks()), harm
         self.served: dict[Block, int | None] = dict(self.owners)
         self.patched: dict[Block, Run] = {}  # by which patch
         self.last_sign: dict[int, Sign] = {}
         self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
-    def of_another(self) -> "News":
+    def for_another_sequence(self) -> "RouteChanges":
         """Of another sequence, which goes on from what was told last: what it lacks is what is skipped now."""
         news = copy(self)
         news.served, news.patched = dict(self.served), dict(self.patched)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..common.layers import Block
-from .events import Hears
-from .expected_loss import NOTHING_KNOWN, Harm
+from .events import RunObserver
+from .expected_loss import NO_LOSS_KNOWN, Harm
 from .journal import Journalled
 from .link import Link
-from .speculation import NO_DRAFTS, Drafts
+from .speculation import NO_PROPOSALS, Drafts
 from .steps_in_flight import Pace, Patience
 from .wire import Vitals
 from .worker import Clock, Patch, Stages, no_patch
@@ -36,10 +36,10 @@ class Services:
     choose: Choose
     clock: Clock
     load: Callable[[Block], Journalled]  # makes the stage of a further copy
-    observer: Hears
+    observer: RunObserver
     vitals: Callable[[], Vitals] = Vitals
     patch: Patch = no_patch
-    drafts: Drafts = NO_DRAFTS
+    drafts: Drafts = NO_PROPOSALS
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ class Parameters:
     pace: Mapping[int, Pace] = field(default_factory=dict)  # node -> what it measured
     speak_s: float = 10.0  # workers hear that often that the run goes on
     row_s: float = 0.0  # how long a row may be on its way over the slowest link
-    harm: Harm = NOTHING_KNOWN
+    harm: Harm = NO_LOSS_KNOWN

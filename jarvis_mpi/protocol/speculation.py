@@ -38,7 +38,7 @@ class Drafts(Protocol):
         ...
 
 
-class NoDrafts:
+class NoProposals:
     def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         return ()
 
@@ -52,7 +52,7 @@ class NoDrafts:
         pass
 
 
-NO_DRAFTS = NoDrafts()
+NO_PROPOSALS = NoProposals()
 
 
 class Source(Protocol):
@@ -132,7 +132,7 @@ class Times:
         return step_s + drafts * draft_s
 
 
-class Guesses:
+class AdaptiveProposer:
     """Of `source`, `most` behind a token: as many as make the text come fastest, by what was seen lately."""
 
     def __init__(self, source: Source, most: int, row_s: float, clock: Clock):

@@ -77,7 +77,7 @@ class Worker:
         )  # fmt: skip
         try:
             ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
-            message = run_own_hops(first, self.stages, self.patch, message, self.clock)
+            message = run_local_hops(first, self.stages, self.patch, message, self.clock)
             answer, to = message, message.ahead[0].node if message.ahead else END_USER
         except Behind as behind:
             lacking = [behind.block.start, behind.block.stop]
@@ -137,7 +137,7 @@ class Worker:
             self.link.beat(Beat(self.link.me, busy_s, self.link.sending(), dict(self.reached)).pack())
 
 
-def run_own_hops(first: Run, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:
+def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:
     """The message after the hops ahead of it that are this node's; `first` says how it came here.
 
     Raises Behind if one of the stages lacks positions before those of the message.

@@ -9,17 +9,17 @@ from ..common.boundary import guarded
 from ..common.errors import Unservable
 from ..common.layers import block_of, layers
 from ..common.output import run
-from ..protocol.cluster import Crew, Hop, Policy
+from ..protocol.cluster import Cluster, Hop, Policy
 from ..protocol.node_state import Sign
 from .reader import load
 
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 
 
-def crew_at_start(said: Mapping[str, Any]) -> Crew:
+def crew_at_start(said: Mapping[str, Any]) -> Cluster:
     """From the attributes that a start left."""
     policy = said["policy"]
-    return Crew(
+    return Cluster(
         {int(node): tuple(map(block_of, held)) for node, held in said["placement"].items()},
         {block_of(block): tuple(nodes) for block, nodes in said["copies"].items()},
         Policy(
@@ -43,7 +43,7 @@ def replayed(path: Path) -> Iterator[str]:
             raise Unservable(
                 f"{path} was made by a version that did not record {lacking[0]}: it cannot be replayed"
             )
-    crew = crew_at_start(record.attributes)
+    cluster = crew_at_start(record.attributes)
     for event in record.events:
         when = f"{event.at_s:9.3f} s  step {event.step:4d}"
         match event.event:
@@ -52,10 +52,10 @@ def replayed(path: Path) -> Iterator[str]:
                     Hop(node, range(first, first + n), patch=bool(patch))
                     for node, first, n, *patch in event.said
                 )
-                verdict = "as decided" if crew.route() == taken else f"NOT what follows: {crew.route()}"
+                verdict = "as decided" if cluster.route() == taken else f"NOT what follows: {cluster.route()}"
                 yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"
             case "copy":
-                crew = crew.with_copy(event.node, event.block)
+                cluster = cluster.with_copy(event.node, event.block)
                 yield f"{when}  node {event.node} holds a copy of {layers(event.block)}"
             case "shrunk":
                 yield f"{when}  the communicator has nodes {event.text}"
@@ -64,20 +64,20 @@ def replayed(path: Path) -> Iterator[str]:
             case "answered":
                 yield f"{when}  the answer's end: {event.text if record.schema < 4 else event.said['ended']}"
             case "resumed":
-                crew = crew_at_start(event.said)
+                cluster = crew_at_start(event.said)
                 yield f"{when}  resumed by {len(event.said['hosts'])} nodes"
             case "done" | "ended":
-                yield f"{when}  {event.event}  {verdict_on_the_end(crew, event.said['sentence'])}"
+                yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.said['sentence'])}"
             case "told" | "words":
                 yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:
-                crew = crew.after(event.node, Sign[event.event])
+                cluster = cluster.after(event.node, Sign[event.event])
                 yield f"{when}  node {event.node}: {Sign[event.event].value}"
 
 
-def verdict_on_the_end(crew: Crew, sentence: str) -> str:
+def verdict_on_the_end(cluster: Cluster, sentence: str) -> str:
     try:
-        crew.route()
+        cluster.route()
         return sentence
     except Unservable as error:
         return f"{sentence}  {'as decided' if str(error) == sentence else f'NOT what follows: {error}'}"

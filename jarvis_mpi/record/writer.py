@@ -16,7 +16,7 @@ from .record_file import RecordFile, Tells, created, reopened
 
 
 class RecordedFaults:
-    """What protocol.events.Hears asks for: faults and what was decided, as events."""
+    """What protocol.events.RunObserver asks for: faults and what was decided, as events."""
 
     def __init__(self, file: RecordFile):
         self.file = file

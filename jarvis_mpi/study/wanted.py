@@ -49,7 +49,7 @@ def wanted_of(
     words = [word for word in asked.tasks.split(",") if word not in ("text", "none")]
     window = window_of(asked, text, context)
     prose_text = text_of("--text", asked.text) if asked.text else prose()
-    windows, calibration = foretold_of(asked, prose_text, text, window, context, say)
+    windows, calibration = predictions_of(asked, prose_text, text, window, context, say)
     foretold = windows if "text" in asked.tasks.split(",") else []
     questions, cut = questions_of(asked, ",".join(words), text, context, left_out) if words else ([], [])
     lines, prompts_ids = (
@@ -79,7 +79,7 @@ def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
     return int(window)
 
 
-def foretold_of(
+def predictions_of(
     asked: argparse.Namespace, prose_text: str, text: "Text", window: int, context: int, say: Say
 ) -> tuple[list[list[int]], list[int]]:
     """-> the text's windows, and one behind them for the rankings. Raises Unservable."""

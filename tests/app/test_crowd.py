@@ -159,7 +159,7 @@ def test_too_few_nodes_still_end_all(folder):
         def gone(*_):
             raise Unservable("too few nodes are left")
 
-        talk.asker.take_off = gone
+        talk.asker.add_request = gone
 
     with pytest.raises(Unservable, match="too few nodes"):
         asked(folder, GOOD, 2, spoil)

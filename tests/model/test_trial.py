@@ -124,9 +124,9 @@ def deaf_to_sinks(patch):
 
 
 def one_row_late(patch):
-    real = fast_step.LeanStep.row_of
+    real = fast_step.FastStep.row_of
     patch.setattr(
-        fast_step.LeanStep, "row_of", lambda self, start, count: real(self, start, count) + (start > 0)
+        fast_step.FastStep, "row_of", lambda self, start, count: real(self, start, count) + (start > 0)
     )
 
 

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from jarvis_mpi.kernels import elementwise
 from jarvis_mpi.model.activations import to_bytes
-from jarvis_mpi.model.fast_step import LeanStep
+from jarvis_mpi.model.fast_step import FastStep
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn.linear import DTYPES
 
@@ -137,7 +137,7 @@ def test_a_layer_that_is_a_little_different_is_not_fused(changed, tmp_path):
     stage = Stage(tiny.make("llama", tmp_path / "model"), range(1, 3), torch.float32)
     assert layers_of(stage) == [0, 1]
     changed(stage.layers[1])
-    stage.lean = LeanStep(stage.model, stage.layers)
+    stage.lean = FastStep(stage.model, stage.layers)
     assert layers_of(stage) == [0]
 
 

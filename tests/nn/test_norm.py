@@ -7,7 +7,7 @@ from torch import nn
 
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
-from jarvis_mpi.nn.norm import RowwiseNorm, replacement
+from jarvis_mpi.nn.norm import BatchInvariantNorm, replacement
 
 OURS = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3"}
 
@@ -17,7 +17,7 @@ def test_every_rms_norm_of_a_family_is_ours_and_no_other_norm(family, tmp_path):
     folder = tiny.make(family, tmp_path / "model")
     for part in (Stage(folder, range(0, 6), torch.bfloat16), Head(folder, torch.bfloat16)):
         norms = {type(module) for module in part.model.modules() if "Norm" in type(module).__name__}
-        assert norms == ({RowwiseNorm} if family in OURS else {nn.LayerNorm})
+        assert norms == ({BatchInvariantNorm} if family in OURS else {nn.LayerNorm})
 
 
 class Norm(nn.Module):

@@ -16,12 +16,12 @@ from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
-from jarvis_mpi.protocol.cluster import Crew, Hop
+from jarvis_mpi.protocol.cluster import Cluster, Hop
 from jarvis_mpi.protocol.failure_detector import RESENDS, FailureDetector
 from jarvis_mpi.protocol.journal import Behind, Journalled
 from jarvis_mpi.protocol.node_state import Sign
-from jarvis_mpi.protocol.prompt_lookup import Lookup
-from jarvis_mpi.protocol.speculation import NO_DRAFTS, Guesses, NoDrafts, Times
+from jarvis_mpi.protocol.prompt_lookup import PromptLookup
+from jarvis_mpi.protocol.speculation import NO_PROPOSALS, AdaptiveProposer, NoProposals, Times
 from jarvis_mpi.protocol.steps_in_flight import Pace, Patience
 from jarvis_mpi.protocol.wire import Kind, Message
 
@@ -29,7 +29,7 @@ from jarvis_mpi.protocol.wire import Kind, Message
 
 
 def test_what_followed_the_same_tokens_is_guessed():
-    lookup = Lookup()
+    lookup = PromptLookup()
     text = [1, 2, 3, 4, 5, 9, 2, 3]
     assert lookup.kind(0, text) == 2
     assert lookup.guess(0, text, 3) == [4, 5, 9]
@@ -40,7 +40,7 @@ def test_what_followed_the_same_tokens_is_guessed():
 
 
 def test_a_text_that_was_taken_back_is_looked_through_anew():
-    lookup = Lookup()
+    lookup = PromptLookup()
     assert lookup.guess(0, [1, 2, 3, 1, 2], 1) == [3]
     assert lookup.guess(0, [1, 2, 8, 1, 2], 1) == [8]
 
@@ -57,7 +57,7 @@ def test_seconds_of_a_step_are_as_they_were_lately_or_on_a_line():
 
 
 class Right:
-    """Guesses that are right so often."""
+    """AdaptiveProposer that are right so often."""
 
     guess_s = 0.0
 
@@ -83,7 +83,7 @@ class Right:
 )
 def test_as_many_travel_as_pay(share, row_s, least, most):
     """A step of 100 ms; each draft more takes `row_s`."""
-    guesses, dice, counts = Guesses(Right(), 8, row_s, lambda: 0.0), random.Random(1), []
+    guesses, dice, counts = AdaptiveProposer(Right(), 8, row_s, lambda: 0.0), random.Random(1), []
     for _ in range(300):
         drafted = len(guesses.of(0, [1], 100))
         right = next((n for n in range(drafted) if dice.random() > share), drafted)
@@ -102,7 +102,7 @@ def test_nothing_is_guessed_ahead_while_a_step_comes_home_or_guesses_do_not_pay(
             done.append(now[0])
             return True
 
-    guesses = Guesses(Slow(), 2, 0.001, lambda: now[0])
+    guesses = AdaptiveProposer(Slow(), 2, 0.001, lambda: now[0])
     assert guesses.of(0, [1], 9) == ()
     assert guesses.ahead()  # the prompt is on its way
     guesses.seen(0, 0, 0, 1.0)
@@ -175,7 +175,7 @@ def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
     """A first draft that took as long as two steps does not count for ever; drafts that always do cost no more than a twentieth."""
     tokens_s = []
     for draft_s in (0.02, 0.2):
-        guesses, dice, tokens, now = Guesses(Right(), 1, 0.01, lambda: 0.0), random.Random(1), 0, 0.0
+        guesses, dice, tokens, now = AdaptiveProposer(Right(), 1, 0.01, lambda: 0.0), random.Random(1), 0, 0.0
         for step in range(400):
             drafted = len(guesses.of(0, [1], 100))
             right = drafted and int(dice.random() < 0.6)
@@ -251,17 +251,17 @@ def test_a_stage_forgets_positions_beyond_its_window_too(family, tmp_path):
 
 
 def test_a_step_that_was_overtaken_on_the_same_way_is_missing():
-    crew = Crew({0: (range(1),), 1: (range(1, 2),), 2: (range(2, 3),)})
-    hops = tuple(Hop(node, block) for block, node in crew.blocks())
-    detector = FailureDetector(crew.holds, Patience(), {1: Pace(), 2: Pace()}, 0.0, 0.0)
+    cluster = Cluster({0: (range(1),), 1: (range(1, 2),), 2: (range(2, 3),)})
+    hops = tuple(Hop(node, block) for block, node in cluster.blocks())
+    detector = FailureDetector(cluster.holds, Patience(), {1: Pace(), 2: Pace()}, 0.0, 0.0)
     detector.steps.sent(0, hops, 1, 5, 0.0, more=False, again=False)
     detector.steps.sent(1, hops, 1, 7, 0.1, more=False, again=False)
     detector.step_returned(1, {1, 2}, 0.5, whole=True)
     for now in (0.6, 1.0, 1.4):
         detector.steps.sent(1, hops, 1, 8, now, more=False, again=False)
         detector.step_returned(1, {1, 2}, now, whole=True)
-        assert detector.signs(crew, now) == []
-    assert detector.signs(crew, 1.6) == [(0, Sign.MISSING, 0)]
+        assert detector.signs(cluster, now) == []
+    assert detector.signs(cluster, 1.6) == [(0, Sign.MISSING, 0)]
     for again in range(RESENDS + 1):  # however often: nobody on the way is to blame
         now = 2.0 + 2 * again
         detector.steps.sent(0, hops, 2 + again, 5, now, more=False, again=True)
@@ -269,14 +269,14 @@ def test_a_step_that_was_overtaken_on_the_same_way_is_missing():
         detector.step_returned(1, {1, 2}, now, whole=True)
         for node in (1, 2):
             detector.liveness[node].alive_at = now + 1.1
-        assert detector.signs(crew, now + 1.1) == [(0, Sign.MISSING, 0)]
+        assert detector.signs(cluster, now + 1.1) == [(0, Sign.MISSING, 0)]
 
 
 # -- whole chains
 
 
-class Sometimes(NoDrafts):
-    """Guesses that are right, wrong and right again; of any length."""
+class Sometimes(NoProposals):
+    """AdaptiveProposer that are right, wrong and right again; of any length."""
 
     def __init__(self, answer):
         self.answer, self.dice, self.right = answer, random.Random(3), 0
@@ -308,7 +308,7 @@ def test_the_text_is_the_one_without_drafts(family, temperature, tmp_path):
         ) as asker:
             return [token.id for token in asker.generate(prompt, 50, set())]
 
-    plain = said(NO_DRAFTS)
+    plain = said(NO_PROPOSALS)
     drafts = Sometimes([*prompt, *plain])
     assert said(drafts) == plain
     assert drafts.right > 10

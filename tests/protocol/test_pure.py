@@ -15,7 +15,7 @@ from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.net.plan import answers_that_fit
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.request import pieces
 from jarvis_mpi.protocol.wire import Kind, Message, Run, Vitals, note, read_note
 
@@ -89,10 +89,10 @@ def test_memory_gives_more_layers_to_whom_has_more():
 )
 def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split, data):
     free = {node: data.draw(st.floats(0, 1e12)) for node in range(1, workers + 1)}
-    crew = Crew(blocks.place(layers, workers, split=split, end_user_layers=kept, free_bytes=free))
-    assert [layer for hop in crew.route() for layer in hop.block] == list(range(layers))
-    assert all(hop.node == END_USER for hop in crew.route() if ("first" in kept and 0 in hop.block))
-    assert len(crew.spares()) == max(0, workers - (layers - len(blocks.kept_by_end_user(kept))))
+    cluster = Cluster(blocks.place(layers, workers, split=split, end_user_layers=kept, free_bytes=free))
+    assert [layer for hop in cluster.route() for layer in hop.block] == list(range(layers))
+    assert all(hop.node == END_USER for hop in cluster.route() if ("first" in kept and 0 in hop.block))
+    assert len(cluster.spares()) == max(0, workers - (layers - len(blocks.kept_by_end_user(kept))))
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_a_node_that_holds_several_blocks_has_its_copies_elsewhere():
 
 def test_a_node_that_cannot_load_a_copy_is_not_asked_again():
     holds = {0: (), **{node: (range(2 * node, 2 * node + 2),) for node in range(1, 5)}}
-    crew = Crew(holds, {}, Policy(("copy", "skip"), copies=1), dict.fromkeys(holds, 100.0))
-    first = {block: node for node, block in crew.wanted()}
+    cluster = Cluster(holds, {}, Policy(("copy", "skip"), copies=1), dict.fromkeys(holds, 100.0))
+    first = {block: node for node, block in cluster.wanted()}
     unable = {(node, block) for block, node in first.items()}
-    second = {block: node for node, block in crew.wanted((), unable)}
+    second = {block: node for node, block in cluster.wanted((), unable)}
     assert second.keys() == first.keys()
     assert all(second[block] != first[block] for block in first)
 

@@ -13,7 +13,7 @@ import sim
 from places import ROOT
 
 import jarvis_mpi
-from jarvis_mpi.protocol.cluster import Crew
+from jarvis_mpi.protocol.cluster import Cluster
 
 SEEDS = int(os.environ.get("JARVIS_SEEDS", "10000"))
 PART = 250
@@ -63,8 +63,8 @@ def test_stories_have_every_fault_and_every_answer_to_it():
 
 def test_a_wrong_story_is_reduced_to_its_fewest_faults_as_a_test(monkeypatch):
     """Planted: only the owner of a block runs it, never a copy."""
-    holder = Crew.holder
-    monkeypatch.setattr(Crew, "holder", lambda crew, *who: holder(replace(crew, copies={}), *who))
+    holder = Cluster.holder
+    monkeypatch.setattr(Cluster, "holder", lambda cluster, *who: holder(replace(cluster, copies={}), *who))
     seeds = (seed for seed in range(1000) if len(sim.more_of(sim.draw(seed)).faults) > 2)
     seed = next(seed for seed in seeds if "rule 2 or 10" in sim.tell(seed))
     script = sim.reduced(seed)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from jarvis_mpi.common.layers import Block, mask
-from jarvis_mpi.protocol.cluster import Crew
+from jarvis_mpi.protocol.cluster import Cluster
 from jarvis_mpi.protocol.placement import place
-from jarvis_mpi.protocol.speculation import NoDrafts
+from jarvis_mpi.protocol.speculation import NoProposals
 
 from .story import Story, turns
 
@@ -79,7 +79,7 @@ class SimStage:
         self.caches.pop(sequence, None)
 
 
-class SimDrafts(NoDrafts):
+class SimDrafts(NoProposals):
     """Knows what one machine says, and guesses it right so often."""
 
     def __init__(self, story: Story):
@@ -110,7 +110,7 @@ def choose(logits: tuple[int, ...], text: Sequence[int], sequence: int = 0) -> i
 def whole_texts(story: Story) -> list[list[int]]:
     """What one machine says: each sequence, prompts and answers."""
     head, texts = SimHead(), []
-    held = Crew(place(story.layers, story.workers, split="even", end_user_layers=story.kept)).blocks()
+    held = Cluster(place(story.layers, story.workers, split="even", end_user_layers=story.kept)).blocks()
     for part in turns(story):
         if part.anew or not texts:
             stages, ids, start = [SimStage(block) for block, _ in held], [], 0

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from jarvis_mpi.common.layers import mask
-from jarvis_mpi.protocol.cluster import Crew
+from jarvis_mpi.protocol.cluster import Cluster
 from jarvis_mpi.protocol.events import Token
 from jarvis_mpi.protocol.node_state import Sign
 
 from .model import ROW, Wrong, whole_texts
-from .run import Outcome, crew_of, play
+from .run import Outcome, cluster_of, play
 from .shrink import as_test, shrink
 from .story import Story, draw, more_of, turns
 from .world import LIMIT_S
@@ -140,7 +140,7 @@ def must_be_exact(outcome: Outcome) -> bool:
     hurt = {fault.node for fault in story.faults}
     untouched = all(
         owner not in hurt or set(outcome.copies.get(block, ())) - hurt
-        for block, owner in Crew(outcome.placement).blocks()
+        for block, owner in Cluster(outcome.placement).blocks()
     )
     if untouched:
         return True
@@ -152,15 +152,15 @@ def must_be_exact(outcome: Outcome) -> bool:
 def replay(outcome: Outcome) -> None:
     """Rule 8: the decisions follow from the signs in the log."""
     story = outcome.story
-    crew = crew_of(story, outcome.placement, outcome.copies)
+    cluster = cluster_of(story, outcome.placement, outcome.copies)
     for kind, *what in outcome.told.log:
         match kind:
             case "sign":
-                crew = crew.after(*what)
+                cluster = cluster.after(*what)
             case "copy":
-                crew = crew.with_copy(*what)
-            case "route" if crew.route() != what[0]:
-                raise Wrong(f"rule 8: {crew.route()} follows from the log, {what[0]} was taken")
+                cluster = cluster.with_copy(*what)
+            case "route" if cluster.route() != what[0]:
+                raise Wrong(f"rule 8: {cluster.route()} follows from the log, {what[0]} was taken")
 
 
 def comes_back(outcome: Outcome) -> None:

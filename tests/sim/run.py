@@ -11,7 +11,7 @@ from greenlet import greenlet
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.layers import END_USER, Block, mask
 from jarvis_mpi.protocol import placement as blocks
-from jarvis_mpi.protocol.cluster import Crew, Policy
+from jarvis_mpi.protocol.cluster import Cluster, Policy
 from jarvis_mpi.protocol.coordinator import Coordinator
 from jarvis_mpi.protocol.events import Token
 from jarvis_mpi.protocol.journal import Journalled
@@ -64,12 +64,12 @@ class Told:
 
 
 class Asker(Coordinator):
-    def take_off(self, sequence, *how):
+    def add_request(self, sequence, *how):
         if sequence not in self.dispatch.requests:
             gone = mask(layer for block, node in self.news.served.items() if node is None for layer in block)
             patched = mask(layer for block in self.news.patched for layer in block)
             self.services.observer.begun[sequence] = gone, patched
-        super().take_off(sequence, *how)
+        super().add_request(sequence, *how)
 
 
 @dataclass
@@ -85,11 +85,11 @@ class Outcome:
     copies: dict
 
 
-def crew_of(story: Story, placement, copies) -> Crew:
+def cluster_of(story: Story, placement, copies) -> Cluster:
     """With `patched`, patches of most blocks and some neighbours, on most nodes."""
     if not story.patched:
-        return Crew(placement, copies, Policy(story.ladder, story.max_skipped, copies=story.copies))
-    dice, held = random.Random(story.seed + 3), [block for block, _ in Crew(placement).blocks()]
+        return Cluster(placement, copies, Policy(story.ladder, story.max_skipped, copies=story.copies))
+    dice, held = random.Random(story.seed + 3), [block for block, _ in Cluster(placement).blocks()]
     patches = {block for block in held if dice.random() < 0.7}
     patches |= {range(a.start, b.stop) for a, b in pairwise(held) if dice.random() < 0.4}
     patchers = frozenset(node for node in placement if dice.random() < 0.8)
@@ -97,7 +97,7 @@ def crew_of(story: Story, placement, copies) -> Crew:
     ladder = [*story.ladder]
     ladder.insert(len(ladder) - 1 if place == -1 else place, "patch")
     policy = Policy(tuple(ladder), story.max_skipped, copies=story.copies)
-    return Crew(placement, copies, policy, patches=frozenset(patches), patchers=patchers)
+    return Cluster(placement, copies, policy, patches=frozenset(patches), patchers=patchers)
 
 
 class Nodes:
@@ -142,14 +142,14 @@ class Nodes:
 
     def coordinator(self, told: Told) -> Asker:
         story, user = self.story, self.nodes[END_USER]
-        crew = crew_of(story, self.placement, self.copies)
-        crew = replace(crew, room=dict.fromkeys(self.placement, story.room))
+        cluster = cluster_of(story, self.placement, self.copies)
+        cluster = replace(cluster, room=dict.fromkeys(self.placement, story.room))
         pace = {node: Pace(story.layer_s, story.layer_s) for node in self.placement}
         services = Services(
             user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), told,
             patch=put_patch, drafts=SimDrafts(story),
         )  # fmt: skip
-        return Asker(services, crew, Parameters(story.prefill_rows, self.patience, pace))
+        return Asker(services, cluster, Parameters(story.prefill_rows, self.patience, pace))
 
 
 def play(story: Story) -> Outcome:
@@ -211,7 +211,7 @@ def many_answers(asker: Coordinator, story: Story) -> Iterator[Token]:
         while waiting and len(left) < story.streams:
             sequence, turn = waiting.pop()
             left[sequence] = turn.tokens
-            asker.take_off(sequence, turn.asked, turn.tokens, set())
+            asker.add_request(sequence, turn.asked, turn.tokens, set())
 
     ask()
     for token in asker.tokens():

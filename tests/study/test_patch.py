@@ -16,7 +16,7 @@ from jarvis_mpi.model import activations, checkpoint, patch
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
-from jarvis_mpi.protocol.cluster import Crew, Hop, Policy
+from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.expected_loss import Harm
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.record import replay
@@ -167,7 +167,7 @@ DEAD = {2: State.GONE, 3: State.GONE}
     ],
 )  # fmt: skip
 def test_the_node_before_a_hole_patches_what_it_can(patches, patchers, ladder, expected):
-    crew = Crew(
+    cluster = Cluster(
         PLACEMENT,
         policy=Policy(ladder),
         patches=frozenset(patches),
@@ -175,17 +175,17 @@ def test_the_node_before_a_hole_patches_what_it_can(patches, patchers, ladder, e
         states=DEAD,
     )
     first, last = [Hop(0, range(0, 1)), Hop(1, range(1, 3))], [Hop(0, range(7, 8))]
-    assert list(crew.route()) == [*first, *expected, *last]
+    assert list(cluster.route()) == [*first, *expected, *last]
 
 
 def test_patched_layers_are_not_counted_as_skipped():
     policy = Policy(("patch", "skip"), 2, frozenset({3, 4}))
-    crew = Crew(
+    cluster = Cluster(
         PLACEMENT, policy=policy, patches=frozenset([range(3, 5)]), patchers=frozenset([1]), states=DEAD
     )
-    assert [hop.patch for hop in crew.route()] == [False, False, True, False]
+    assert [hop.patch for hop in cluster.route()] == [False, False, True, False]
     with pytest.raises(Unservable, match="--never-skip"):
-        Crew(PLACEMENT, policy=policy, states=DEAD).route()
+        Cluster(PLACEMENT, policy=policy, states=DEAD).route()
 
 
 def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
