@@ -95,13 +95,15 @@ def chain(
     services = Services(
         link, head, journalled(END_USER), choose, time.perf_counter, no_copies, hears or Deaf(), drafts=drafts
     )
-    yield Coordinator(services, Cluster(holds, copies), Parameters(prefill_rows))
-    for node in stages:
-        link.send(node, Message(Kind.GOODBYE).pack())
-    beats.set()
-    for thread in threads:
-        thread.join(timeout=30)
-        assert not thread.is_alive()
+    try:
+        yield Coordinator(services, Cluster(holds, copies), Parameters(prefill_rows))
+    finally:
+        for node in stages:
+            link.send(node, Message(Kind.GOODBYE).pack())
+        beats.set()
+        for thread in threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive()
 
 
 def beat_all(workers, stop):
