@@ -56,6 +56,13 @@ def test_a_launchers_other_ranks_are_silent(monkeypatch):
     assert launcher.complains()
 
 
+@pytest.mark.parametrize("path", ["jarvis_mpi", "jarvis_mpi/__main__.py"])
+def test_the_package_as_a_script_says_how_it_is_started(path):
+    done = python(path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("start it as a module")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["doctor", "--model", "none-of-that-name"]])
 def test_a_file_of_the_users_is_not_taken_for_pythons_or_a_librarys(words, tmp_path):
     for name in (
