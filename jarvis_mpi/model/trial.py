@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..common.boundary import guarded
 from ..common.cache_folder import Say, cache_folder, keep, only_one
 from ..common.errors import Shortage, Unservable
 from ..common.layers import Block
 from ..common.settings import is_utf8
-from .family import cache_argument, context_of, read_config
+from .family import cache_argument, context_of, read_config, rotary
 from .head import Head
 from .stage import Stage
 from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
@@ -126,6 +127,14 @@ def twin_that_answers(config: Any) -> Any:
             raise
         except Unservable as error:
             failures.append(error)
+    if unknown := {str(each.get("rope_type", "default")) for each in rotary(config)} - {
+        "default",
+        *ROPE_INIT_FUNCTIONS,
+    }:
+        raise Unservable(
+            f"a model of kind {config.model_type!r} has rotary tables of a kind that transformers does not know:"
+            f" {', '.join(sorted(unknown))} (rope_type in its config); update transformers"
+        )
     raise failures[0]
 
 

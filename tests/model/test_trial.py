@@ -80,6 +80,16 @@ def test_what_the_machine_lacks_is_no_fault_of_the_model_and_no_verdict(
     trial.check(folder)
 
 
+def test_rotary_tables_of_an_unknown_kind_are_named(tmp_path):
+    folder = tiny.make("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "rope_parameters": {"rope_type": "spiral", "factor": 2.0, "rope_theta": 1e4}})
+    )
+    with pytest.raises(Unservable, match=r"rotary tables of a kind that transformers does not know: spiral"):
+        trial.check(folder)
+
+
 def test_another_config_and_another_version_are_tried_anew(tmp_path, monkeypatch):
     config = load_config(tiny.make("llama", tmp_path / "model"))
     before = trial.identity(config)
