@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from jarvis_mpi.app.cli import COMMANDS
 from jarvis_mpi.common import options
 from jarvis_mpi.record import schema
 
@@ -17,7 +18,7 @@ MARKER = "<!-- From here on made by: python docs/make/generated.py -->\n"
 OPTIONS = """# All options
 
 What `python -m jarvis_mpi --help` lists. This page is made from the parser by `python docs/make/generated.py`, and a test holds that it is
-current. The other commands (`setup`, `doctor`, `stage-model`, `study`, `fit-patches`, `fit-draft`) have a `--help` each.
+current. The other commands ({commands}) have a `--help` each.
 
 {table}
 
@@ -39,7 +40,9 @@ def pages() -> dict[Path, str]:
         sys.exit(f"{records} has no line: {MARKER}")
     fields = re.sub("^#", "##", schema.markdown(), flags=re.MULTILINE)
     return {
-        DOCS / "options.md": OPTIONS.format(table=options.markdown()),
+        DOCS / "options.md": OPTIONS.format(
+            table=options.markdown(), commands=", ".join(f"`{word}`" for word in COMMANDS)
+        ),
         records: f"{by_hand}{MARKER}\n{fields}\n",
     }
 

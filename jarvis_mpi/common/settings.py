@@ -80,7 +80,7 @@ class Settings:
     )
     copies: int = knob(1, "further nodes that hold each block; a copy costs no memory until it is used")
     skip_layers: str = knob(
-        "", "layers left out from the start, counted from 1 as in the JARVIS paper: 5,6,10"
+        "", "layers left out from the start, counted from 1 as in the JARVIS poster: 5,6,10"
     )
     copied_blocks: int = knob(
         0,
