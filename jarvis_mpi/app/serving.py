@@ -105,7 +105,7 @@ def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Cluster:
             f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"
         )
     for node, sign in roll.missing.items():
-        cluster = cluster.after(node, sign)
+        cluster = cluster.with_event(node, sign)
         screen.tell(f"node {node} {sign.value} before the first token: it is done without")
     cluster.route()
     return cluster

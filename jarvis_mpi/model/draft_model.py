@@ -33,7 +33,7 @@ class Known:
 
 
 class DraftModel:
-    """See draft.Source. Its guesses are the likeliest tokens; they come sooner with fewer bits, and are hardly others."""
+    """See speculation.Source. Its guesses are the likeliest tokens; they come sooner with fewer bits, and are hardly others."""
 
     def __init__(self, folder: Path, text: Text, name: str, dtype: str, weights: str = "int8"):
         if Text(folder).tokenizer.get_vocab() != text.tokenizer.get_vocab():

@@ -206,7 +206,7 @@ class Coordinator:
         """Change the cluster by these signs. -> the requests whose step must be sent again."""
         missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
         for node, sign, sequence in notices:
-            before, self.cluster = self.cluster, self.cluster.after(node, sign)
+            before, self.cluster = self.cluster, self.cluster.with_event(node, sign)
             if self.cluster is not before or sign is Sign.MISSING:
                 step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)

@@ -32,7 +32,7 @@ class Maintenance:
         if cluster is self.copies_ordered_for:
             return cluster
         self.copies_ordered_for = cluster
-        for node, block in cluster.wanted(self.ordered, self.unable):
+        for node, block in cluster.copies_to_load(self.ordered, self.unable):
             self.ordered.add((node, block))
             if node == END_USER:
                 self.stages[block] = self.load(block)

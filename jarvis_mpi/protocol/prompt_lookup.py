@@ -6,7 +6,7 @@ LONGEST, SHORTEST = 4, 1  # tokens that must have stood there before
 
 
 class PromptLookup:
-    """What followed the same tokens when they stood there last (Saxena, "Prompt PromptLookup Decoding", 2023)."""
+    """What followed the same tokens when they stood there last (Saxena, "Prompt Lookup Decoding", 2023)."""
 
     guess_s = 0.0
 

@@ -57,7 +57,7 @@ def test_seconds_of_a_step_are_as_they_were_lately_or_on_a_line():
 
 
 class Right:
-    """AdaptiveProposer that are right so often."""
+    """A source that guesses as many tokens as it may."""
 
     guess_s = 0.0
 
@@ -276,7 +276,7 @@ def test_a_step_that_was_overtaken_on_the_same_way_is_missing():
 
 
 class Sometimes(NoProposals):
-    """AdaptiveProposer that are right, wrong and right again; of any length."""
+    """Guesses that are right, wrong and right again; of any length."""
 
     def __init__(self, answer):
         self.answer, self.dice, self.right = answer, random.Random(3), 0

@@ -209,9 +209,9 @@ def test_a_node_that_holds_several_blocks_has_its_copies_elsewhere():
 def test_a_node_that_cannot_load_a_copy_is_not_asked_again():
     holds = {0: (), **{node: (range(2 * node, 2 * node + 2),) for node in range(1, 5)}}
     cluster = Cluster(holds, {}, Policy(("copy", "skip"), copies=1), dict.fromkeys(holds, 100.0))
-    first = {block: node for node, block in cluster.wanted()}
+    first = {block: node for node, block in cluster.copies_to_load()}
     unable = {(node, block) for block, node in first.items()}
-    second = {block: node for node, block in cluster.wanted((), unable)}
+    second = {block: node for node, block in cluster.copies_to_load((), unable)}
     assert second.keys() == first.keys()
     assert all(second[block] != first[block] for block in first)
 

@@ -156,7 +156,7 @@ def replay(outcome: Outcome) -> None:
     for kind, *what in outcome.told.log:
         match kind:
             case "sign":
-                cluster = cluster.after(*what)
+                cluster = cluster.with_event(*what)
             case "copy":
                 cluster = cluster.with_copy(*what)
             case "route" if cluster.route() != what[0]:
