@@ -69,7 +69,7 @@ class Coordinator:
         request = requests[sequence]
         self.dispatch.withdraw(request)
         request.continue_with(text)
-        request.left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
+        request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
         self._send_next_step(request)
 
     def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
@@ -101,7 +101,7 @@ class Coordinator:
                 self.dispatch.send(node, note(over=sequence))
 
     def _send_next_step(self, request: Request) -> None:
-        drafts = self.services.drafts.of(request.sequence, request.ids, request.left - 1)
+        drafts = self.services.drafts.of(request.sequence, request.ids, request.tokens_left - 1)
         step = Step(self.step, request.ran, len(request.ids) + len(drafts), drafts)
         self.step += 1
         self.dispatch.send_step(request, step, self.cluster.route())

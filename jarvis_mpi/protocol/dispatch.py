@@ -118,7 +118,7 @@ class Dispatch:
         end = step.unsent.pop(0)
         drafted = len(step.drafts) if end == step.end else 0
         hops = request.ledger.hops(step.route, end - 1 - drafted)
-        request.ledger.left(hops, end)
+        request.ledger.sent(hops, end)
         self.detector.steps.sent(request.sequence, hops, step.epoch, end, services.clock(), more, again)
         start, begun = hops[0].since, services.clock()
         ids = [*request.ids[start : end - drafted], *step.drafts[:drafted]]
@@ -151,7 +151,7 @@ class Dispatch:
             return True
         step.awaited.discard(message.end)
         step.returned.append(message)
-        request.ledger.came_home(step.route, message.end)
+        request.ledger.returned(step.route, message.end)
         nodes = {hop.node for hop in step.route}
         self.detector.step_returned(request.sequence, nodes, step.since, not step.awaited)
         if not step.awaited:

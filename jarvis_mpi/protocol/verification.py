@@ -25,8 +25,8 @@ def accept_tokens(services: Services, request: Request, step: Step) -> tuple[lis
         ))  # fmt: skip
         request.chosen_at = now
         request.ids.append(token)
-        request.left -= 1
-        ended = token in request.end_ids or not request.left
+        request.tokens_left -= 1
+        ended = token in request.end_ids or not request.tokens_left
         if ended or row == len(step.drafts) or token != step.drafts[row]:
             break
     request.ran = len(request.ids) - 1
