@@ -131,11 +131,11 @@ def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Show
 
 
 def coordinator_of(
-    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, hears: Both
+    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, observer: Both
 ) -> Coordinator:
     settings = start.asked.settings
     services = Services(
-        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, hears,
+        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, observer,
         vitals=looking(time.perf_counter), patch=own.patches, drafts=drafts_of(start, own, loaded),
     )  # fmt: skip
     parameters = Parameters(

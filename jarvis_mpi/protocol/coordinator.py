@@ -40,8 +40,8 @@ class Coordinator:
             cluster.holds, parameters.patience, parameters.pace, self.clock(), parameters.row_s
         )
         self.dispatch = Dispatch(services, self.detector, parameters.prefill_rows)
-        self.upkeep = Maintenance(services, self.dispatch.send, parameters.speak_s)
-        self.news = RouteChanges(cluster, parameters.harm)  # what was told last
+        self.maintenance = Maintenance(services, self.dispatch.send, parameters.speak_s)
+        self.route_changes = RouteChanges(cluster, parameters.harm)  # what was told last
         self.sequence = self.step = 0  # the next step's number
 
     # -- requests
@@ -65,7 +65,7 @@ class Coordinator:
         """An answer begins, beside those that are in flight: `tokens` yields theirs and its own."""
         requests = self.dispatch.requests
         if sequence not in requests:
-            requests[sequence] = Request(sequence, self.news.for_another_sequence())
+            requests[sequence] = Request(sequence, self.route_changes.for_another_sequence())
         request = requests[sequence]
         self.dispatch.withdraw(request)
         request.continue_with(text)
@@ -120,39 +120,39 @@ class Coordinator:
             for request in self._act_on(notices):
                 if request.step and request.step.awaited:
                     dispatch.resend_step(request, request.step, self.cluster.route())
-                self.cluster = self.upkeep.order_copies(
+                self.cluster = self.maintenance.order_copies(
                     self.cluster, self.step
                 )  # while the others mend the step
         request = dispatch.complete.popleft()
         assert request.step
         number, last = request.step.number, request.step.last_piece()
-        for change in request.news.changes(number, last.runs, last.lacks):
+        for change in request.route_changes.changes(number, last.runs, last.lacks):
             self.services.observer.change(self.clock(), change)
-        self.news = request.news
-        self.cluster = self.upkeep.order_copies(self.cluster, number)
-        self.upkeep.shrink_to_those_left(self.cluster, self.news.last_sign, number)
-        self.upkeep.speak(self.cluster)
+        self.route_changes = request.route_changes
+        self.cluster = self.maintenance.order_copies(self.cluster, number)
+        self.maintenance.shrink_to_those_left(self.cluster, self.route_changes.last_sign, number)
+        self.maintenance.speak(self.cluster)
         return request
 
     # -- while no step is under way
 
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
-        self.upkeep.speak(self.cluster)
+        self.maintenance.speak(self.cluster)
         self.dispatch.break_off()
         heard_all = False
         while not heard_all:
             notices, heard_all = self._hear(0.0)
             self._act_on(notices)
-        self.cluster = self.upkeep.order_copies(self.cluster, self.step)
+        self.cluster = self.maintenance.order_copies(self.cluster, self.step)
 
     def compare_clocks(self) -> None:
         """At the start, while nobody works: the best of a few round trips to each worker."""
         for node in self.cluster.holds.keys() - {END_USER}:
             for _ in range(CLOCK_TRIPS):
-                self.upkeep.ask_clocks([node])
+                self.maintenance.ask_clocks([node])
                 end = self.clock() + CLOCK_TRIP_S
-                while node in self.upkeep.clocks_asked and self.clock() < end:
+                while node in self.maintenance.clocks_asked and self.clock() < end:
                     notices, _ = self._hear(max(0.0, end - self.clock()))
                     self._act_on(notices)
                 if self.clock() >= end:
@@ -190,11 +190,13 @@ class Coordinator:
             request.ledger.behind(node, range(*fields["behind"]), fields["have"])
             return [Notice(node, Sign.MISSING, request.sequence)]
         if "pong" in fields:
-            self.upkeep.clock_answered(node, fields)
+            self.maintenance.clock_answered(node, fields)
         if "loaded" in fields:
-            self.cluster = self.upkeep.copy_loaded(self.cluster, node, range(*fields["loaded"]), self.step)
+            self.cluster = self.maintenance.copy_loaded(
+                self.cluster, node, range(*fields["loaded"]), self.step
+            )
         if "cannot_load" in fields:
-            self.upkeep.copy_refused(node, range(*fields["cannot_load"]))
+            self.maintenance.copy_refused(node, range(*fields["cannot_load"]))
         if "failed" in fields:  # and dies, of which MPI tells
             observer.words(self.clock(), self.step, node, fields["failed"])
         if "gives_up" in fields:
@@ -210,7 +212,7 @@ class Coordinator:
             if self.cluster is not before or sign is Sign.MISSING:
                 step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)
-                self.news.seen(node, sign)
+                self.route_changes.sign_seen(node, sign)
             if sign is Sign.GIVEN_UP:  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
         if not notices:

@@ -17,7 +17,7 @@ class Maintenance:
 
     def __init__(self, services: Services, send: Send, speak_s: float):
         self.link, self.stages, self.load = services.link, services.stages, services.load
-        self.hears, self.clock, self.send = services.observer, services.clock, send
+        self.observer, self.clock, self.send = services.observer, services.clock, send
         self.ordered: set[tuple[int, Block]] = set()
         self.unable: set[tuple[int, Block]] = set()  # that have said so
         self.copies_ordered_for: Cluster | None = None  # the cluster for which copies were last ordered
@@ -43,7 +43,7 @@ class Maintenance:
 
     def copy_loaded(self, cluster: Cluster, node: int, block: Block, step: int) -> Cluster:
         self.ordered.discard((node, block))
-        self.hears.copy(self.clock(), step, node, block)
+        self.observer.copy(self.clock(), step, node, block)
         return cluster.with_copy(node, block)
 
     def copy_refused(self, node: int, block: Block) -> None:
@@ -56,7 +56,7 @@ class Maintenance:
         """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
         if tuple(self.link.nodes) != self.members:
             self.members = tuple(self.link.nodes)
-            self.hears.shrunk(self.clock(), step, self.members)
+            self.observer.shrunk(self.clock(), step, self.members)
         left = [node for node in cluster.holds if cluster.state(node) is not State.GONE]
         dropped = set(self.members) - set(left)
         lost = [node for node in dropped if last_sign.get(node) is Sign.LOST]
@@ -86,4 +86,4 @@ class Maintenance:
         """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905, section 8)."""
         now, asked_at = self.clock(), said["pong"]
         self.clocks_asked.discard(node)
-        self.hears.offset(now, node, said["clock_s"] - (asked_at + now) / 2, (now - asked_at) / 2)
+        self.observer.offset(now, node, said["clock_s"] - (asked_at + now) / 2, (now - asked_at) / 2)

@@ -41,7 +41,7 @@ class Request:
     """One sequence that is asked for. `tokens_left`: how many more tokens it may have."""
 
     sequence: int
-    news: RouteChanges
+    route_changes: RouteChanges
     ids: list[int] = field(default_factory=list)  # all of the text
     branch: int = 0  # how often some of it was taken back
     ran: int = 0  # positions of it that every stage has run, or has under way

@@ -23,12 +23,14 @@ class RouteChanges:
 
     def for_another_sequence(self) -> "RouteChanges":
         """Of another sequence, which goes on from what was told last: what it lacks is what is skipped now."""
-        news = copy(self)
-        news.served, news.patched = dict(self.served), dict(self.patched)
-        news.ever_missing = {layer for block, node in self.served.items() if node is None for layer in block}
-        return news
+        changes = copy(self)
+        changes.served, changes.patched = dict(self.served), dict(self.patched)
+        changes.ever_missing = {
+            layer for block, node in self.served.items() if node is None for layer in block
+        }
+        return changes
 
-    def seen(self, node: int, sign: Sign) -> None:
+    def sign_seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign
 
     def changes(self, step: int, runs: Iterable[Run], lacks: int) -> list[Change]:

@@ -152,7 +152,7 @@ def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, c
                 block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True
             )
             message = replace(message, ahead=tuple(rest), runs=(*message.runs, run), body=body)
-            first = own(first, hop.block)
+            first = next_arrival(first, hop.block)
             continue
         body, new = stages[hop.block].run(message, since)
         journal = stages[hop.block].journals[message.sequence]
@@ -163,10 +163,10 @@ def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, c
             message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs,
             lacks=journal.lacks, body=body,
         )  # fmt: skip
-        first = own(first, hop.block)
+        first = next_arrival(first, hop.block)
     return message
 
 
-def own(run: Run, block: Block) -> Run:
+def next_arrival(run: Run, block: Block) -> Run:
     """From one own hop, that of `block`, to the next nothing travels."""
     return Run(run.node, block, 0, 0.0, 0.0, 0.0, 0, vitals=run.vitals)

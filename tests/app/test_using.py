@@ -54,7 +54,7 @@ class Signs(Deaf):
         self.signs.append((node, sign))
 
 
-def chained(folder: Path, left_out=frozenset(), hears=None):
+def chained(folder: Path, left_out=frozenset(), observer=None):
     placement = blocks.place(tiny.LAYERS, 3, split="even", end_user_layers="first,last")
     placement = blocks.without(placement, left_out)
     stages = {
@@ -62,13 +62,13 @@ def chained(folder: Path, left_out=frozenset(), hears=None):
         for node, held in placement.items()
     }
     choose = lambda logits, text, sequence: int(logits.argmax())  # noqa: E731
-    return chain(Head(folder, torch.float32), stages, choose, hears=hears)
+    return chain(Head(folder, torch.float32), stages, choose, observer=observer)
 
 
 @pytest.mark.parametrize("broken_off", [False, True])
 def test_a_text_goes_on_where_it_was_left_and_only_what_is_new_is_run(folder, broken_off):
     heard = Signs()
-    with chained(folder, hears=heard) as enduser:
+    with chained(folder, observer=heard) as enduser:
         text = [5, 8, 13]
         for more in ([], [21, 34], [55, 1, 2, 3]):
             before, text = len(text) if more else 0, [*text, *more]

@@ -90,7 +90,7 @@ def test_a_copy_takes_over_in_the_middle_of_the_text(folder, whole):
         Head(folder, torch.float32),
         stages,
         lambda logits, text, sequence: int(logits.argmax()),
-        hears=told,
+        observer=told,
         copies={taken: (1,)},
         fault="mute 2 @ 12",
     ) as enduser:

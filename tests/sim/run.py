@@ -66,8 +66,10 @@ class Told:
 class Asker(Coordinator):
     def add_request(self, sequence, *how):
         if sequence not in self.dispatch.requests:
-            gone = mask(layer for block, node in self.news.served.items() if node is None for layer in block)
-            patched = mask(layer for block in self.news.patched for layer in block)
+            gone = mask(
+                layer for block, node in self.route_changes.served.items() if node is None for layer in block
+            )
+            patched = mask(layer for block in self.route_changes.patched for layer in block)
             self.services.observer.begun[sequence] = gone, patched
         super().add_request(sequence, *how)
 
