@@ -23,7 +23,7 @@ from ..protocol.events import Both
 from ..protocol.link import Link
 from ..protocol.node_state import State
 from ..protocol.services import Parameters, Services
-from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Drafts
+from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Proposer
 from ..protocol.steps_in_flight import Pace, Patience
 from ..record.writer import Record
 from . import resume
@@ -149,7 +149,7 @@ def coordinator_of(
     return Coordinator(services, cluster, parameters)
 
 
-def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
+def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Proposer:
     settings = start.asked.settings
     if not settings.draft:
         return NO_PROPOSALS

@@ -93,7 +93,7 @@ class Coordinator:
     def over(self, sequence: int) -> None:
         """It ends here: it is forgotten everywhere, and what is under way of it is late."""
         self.dispatch.drop(sequence)
-        self.services.drafts.over(sequence)
+        self.services.drafts.finished(sequence)
         for stage in self.services.stages.values():
             stage.forget(sequence)
         for node in self.cluster.holds:
@@ -101,7 +101,7 @@ class Coordinator:
                 self.dispatch.send(node, note(over=sequence))
 
     def _send_next_step(self, request: Request) -> None:
-        drafts = self.services.drafts.of(request.sequence, request.ids, request.tokens_left - 1)
+        drafts = self.services.drafts.propose(request.sequence, request.ids, request.tokens_left - 1)
         step = Step(self.step, request.ran, len(request.ids) + len(drafts), drafts)
         self.step += 1
         self.dispatch.send_step(request, step, self.cluster.route())
@@ -115,7 +115,7 @@ class Coordinator:
         while not (dispatch.complete and heard_all):
             if not dispatch.complete and not (wanted() and dispatch.is_busy()):
                 return None
-            at_once = dispatch.complete or self.services.drafts.ahead()
+            at_once = dispatch.complete or self.services.drafts.propose_ahead()
             notices, heard_all = self._hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
             for request in self._act_on(notices):
                 if request.step and request.step.awaited:

@@ -44,9 +44,9 @@ class PromptLookup:
             coming += coming[: most - len(coming)]
         return coming
 
-    def ahead(self, most: int) -> bool:
+    def propose_ahead(self, most: int) -> bool:
         return False
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         self.ends.pop(sequence, None)
         self.done.pop(sequence, None)

@@ -9,7 +9,7 @@ from .events import RunObserver
 from .expected_loss import NO_LOSS_KNOWN, Harm
 from .journal import Journalled
 from .link import Link
-from .speculation import NO_PROPOSALS, Drafts
+from .speculation import NO_PROPOSALS, Proposer
 from .steps_in_flight import Pace, Patience
 from .wire import Vitals
 from .worker import Clock, Patch, Stages, no_patch
@@ -39,7 +39,7 @@ class Services:
     observer: RunObserver
     vitals: Callable[[], Vitals] = Vitals
     patch: Patch = no_patch
-    drafts: Drafts = NO_PROPOSALS
+    drafts: Proposer = NO_PROPOSALS
 
 
 @dataclass(frozen=True)

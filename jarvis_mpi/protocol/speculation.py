@@ -18,37 +18,37 @@ SURPRISE = 4.0  # times the usual time: a fault's, not a step's
 TRIALS = 0.03  # of the time, for guesses that did not seem to pay: they may by now
 
 
-class Drafts(Protocol):
+class Proposer(Protocol):
     """Who guesses."""
 
-    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         """What may follow `ids`, `most` tokens at the most."""
         ...
 
-    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+    def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         """A step with so many drafts came home after that time, and so many were right."""
         ...
 
-    def ahead(self) -> bool:
+    def propose_ahead(self) -> bool:
         """Guess on while the others work. -> whether there was anything to do."""
         ...
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         """It does not go on."""
         ...
 
 
 class NoProposals:
-    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         return ()
 
-    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+    def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         pass
 
-    def ahead(self) -> bool:
+    def propose_ahead(self) -> bool:
         return False
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         pass
 
 
@@ -61,7 +61,7 @@ class Source(Protocol):
     guess_s: float  # that one guess takes
 
     def follow(self, sequence: int, ids: Sequence[int]) -> None:
-        """The text so far; `ahead` may work on it."""
+        """The text so far; `propose_ahead` may work on it."""
         ...
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
@@ -69,8 +69,8 @@ class Source(Protocol):
         ...
 
     def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]: ...
-    def ahead(self, most: int) -> bool: ...
-    def over(self, sequence: int) -> None: ...
+    def propose_ahead(self, most: int) -> bool: ...
+    def finished(self, sequence: int) -> None: ...
 
 
 class Rate:
@@ -144,7 +144,7 @@ class AdaptiveProposer:
         self.expected: dict[int, float] = {}  # sequence -> when its step should come home
         self.times, self.guess_s, self.pays = Times(row_s), source.guess_s, True
 
-    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         self.source.follow(sequence, ids)
         kind = self.source.kind(sequence, ids) if most > 0 else None
         tokens = self.guessed(kind, sequence, ids, most) if kind is not None and self.times.known else ()
@@ -180,7 +180,7 @@ class AdaptiveProposer:
                 best, best_rate = count, rate
         return best
 
-    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+    def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         first = sequence not in self.begun
         self.begun.add(sequence)
         self.expected.pop(sequence, None)
@@ -190,15 +190,15 @@ class AdaptiveProposer:
         if not first:  # its prompt took more
             self.times.add(drafted, seconds)
 
-    def ahead(self) -> bool:
+    def propose_ahead(self) -> bool:
         """Not where a step would come home meanwhile, and wait."""
         ends_at = self.clock() + self.source.guess_s
         if not self.pays or any(ends_at > at for at in self.expected.values()):
             return False
-        return self.source.ahead(self.most)
+        return self.source.propose_ahead(self.most)
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         self.expected.pop(sequence, None)
         self.under_way.pop(sequence, None)
         self.begun.discard(sequence)
-        self.source.over(sequence)
+        self.source.finished(sequence)

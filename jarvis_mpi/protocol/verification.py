@@ -32,6 +32,6 @@ def accept_tokens(services: Services, request: Request, step: Step) -> tuple[lis
     request.ran = len(request.ids) - 1
     if step.drafts:
         request.ledger.crop(request.ran)
-    services.drafts.seen(request.sequence, asked - 1, len(tokens) - 1, home_at - step.sent_at)
+    services.drafts.observe(request.sequence, asked - 1, len(tokens) - 1, home_at - step.sent_at)
     request.step = None
     return tokens, ended

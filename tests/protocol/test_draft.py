@@ -70,10 +70,10 @@ class Right:
     def guess(self, sequence, ids, most):
         return [0] * most
 
-    def ahead(self, most):
+    def propose_ahead(self, most):
         return False
 
-    def over(self, sequence):
+    def finished(self, sequence):
         pass
 
 
@@ -85,9 +85,9 @@ def test_as_many_travel_as_pay(share, row_s, least, most):
     """A step of 100 ms; each draft more takes `row_s`."""
     guesses, dice, counts = AdaptiveProposer(Right(), 8, row_s, lambda: 0.0), random.Random(1), []
     for _ in range(300):
-        drafted = len(guesses.of(0, [1], 100))
+        drafted = len(guesses.propose(0, [1], 100))
         right = next((n for n in range(drafted) if dice.random() > share), drafted)
-        guesses.seen(0, drafted, right, 0.1 + row_s * drafted)
+        guesses.observe(0, drafted, right, 0.1 + row_s * drafted)
         counts.append(drafted)
     assert least <= sum(counts[100:]) / 200 <= most
 
@@ -98,32 +98,32 @@ def test_nothing_is_guessed_ahead_while_a_step_comes_home_or_guesses_do_not_pay(
     class Slow(Right):
         guess_s = 0.03
 
-        def ahead(self, most):
+        def propose_ahead(self, most):
             done.append(now[0])
             return True
 
     guesses = AdaptiveProposer(Slow(), 2, 0.001, lambda: now[0])
-    assert guesses.of(0, [1], 9) == ()
-    assert guesses.ahead()  # the prompt is on its way
-    guesses.seen(0, 0, 0, 1.0)
-    assert guesses.of(0, [1], 9) == ()
-    guesses.seen(0, 0, 0, 0.1)
+    assert guesses.propose(0, [1], 9) == ()
+    assert guesses.propose_ahead()  # the prompt is on its way
+    guesses.observe(0, 0, 0, 1.0)
+    assert guesses.propose(0, [1], 9) == ()
+    guesses.observe(0, 0, 0, 0.1)
     for right in (1, 2, 2, 2):
-        drafted = len(guesses.of(0, [1], 9))
+        drafted = len(guesses.propose(0, [1], 9))
         left = now[0]
-        assert guesses.ahead()
+        assert guesses.propose_ahead()
         now[0] = left + 0.05
-        assert guesses.ahead()
+        assert guesses.propose_ahead()
         now[0] = left + 0.08  # it would come home in 20 ms
-        assert not guesses.ahead()
+        assert not guesses.propose_ahead()
         now[0] = left + 0.1
-        guesses.seen(0, drafted, min(right, drafted), 0.1)
+        guesses.observe(0, drafted, min(right, drafted), 0.1)
     for _ in range(300):
-        if not (drafted := len(guesses.of(0, [1], 9))):
+        if not (drafted := len(guesses.propose(0, [1], 9))):
             break
-        guesses.seen(0, drafted, 0, 0.1 + 0.05 * drafted)
+        guesses.observe(0, drafted, 0, 0.1 + 0.05 * drafted)
     assert not drafted
-    assert not guesses.ahead()
+    assert not guesses.propose_ahead()
 
 
 def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
@@ -139,9 +139,9 @@ def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
     prompt = tuple(text.ids_of("why is the sky blue?"))
     source.follow(0, prompt)
     assert source.known[0].ran == ()
-    assert source.ahead(4)
+    assert source.propose_ahead(4)
     assert source.known[0].ran == prompt
-    while source.ahead(4):
+    while source.propose_ahead(4):
         pass
     known = dict(source.known[0].coming)
     assert 1 < len(known) <= AHEAD * 4
@@ -167,8 +167,8 @@ def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
     monkeypatch.setattr(draft_model, "SURE", 1.0)
     other = (*other, 7)
     assert list(source.guess(0, other, 3)) == greedy(other, 1)  # more would have to be waited for
-    source.over(0)
-    assert not source.ahead(4)
+    source.finished(0)
+    assert not source.propose_ahead(4)
 
 
 def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
@@ -177,10 +177,10 @@ def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
     for draft_s in (0.02, 0.2):
         guesses, dice, tokens, now = AdaptiveProposer(Right(), 1, 0.01, lambda: 0.0), random.Random(1), 0, 0.0
         for step in range(400):
-            drafted = len(guesses.of(0, [1], 100))
+            drafted = len(guesses.propose(0, [1], 100))
             right = drafted and int(dice.random() < 0.6)
             seconds = 0.2 + drafted * (0.2 if step < 20 else draft_s)
-            guesses.seen(0, drafted, right, seconds)
+            guesses.observe(0, drafted, right, seconds)
             tokens, now = tokens + 1 + right, now + seconds
         tokens_s.append(tokens / now)
     assert tokens_s[0] > 1.25 / 0.2
@@ -281,11 +281,11 @@ class Sometimes(NoProposals):
     def __init__(self, answer):
         self.answer, self.dice, self.right = answer, random.Random(3), 0
 
-    def of(self, sequence, ids, most):
+    def propose(self, sequence, ids, most):
         coming = self.answer[len(ids) :][: min(most, self.dice.randint(0, 6))]
         return [token if self.dice.random() < 0.7 else (token + 1) % 97 for token in coming]
 
-    def seen(self, sequence, drafted, right, seconds):
+    def observe(self, sequence, drafted, right, seconds):
         self.right += right
 
 

@@ -86,7 +86,7 @@ class SimDrafts(NoProposals):
         self.dice, self.right = random.Random(story.seed + 5), story.guessed
         self.texts = whole_texts(story) if self.right else []
 
-    def of(self, sequence: int, ids, most: int):
+    def propose(self, sequence: int, ids, most: int):
         if not self.right:
             return ()
         coming = self.texts[sequence][len(ids) :][: min(most, self.dice.choice((0, 1, 2, 5)))]
