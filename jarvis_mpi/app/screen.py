@@ -64,7 +64,7 @@ class Tells:
             self.told[change.block] = news
             self.tell(str(change))
 
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+    def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:

@@ -126,7 +126,7 @@ def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Show
     for node, sign in roll.missing.items():
         record.sign(time.perf_counter(), step, node, sign)
     for node, last in roll.words.items():
-        Both(record, screen).words(time.perf_counter(), step, node, last)
+        Both(record, screen).last_words(time.perf_counter(), step, node, last)
     return record, step
 
 

@@ -74,7 +74,7 @@ class Coordinator:
 
     def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
         """Yield what comes of all requests in flight, until none is under way; see `generate`. Raises Unanswerable of one
-        of them, which is then to be told that it is `over`; asked again, it yields what comes of the others.
+        of them, for which the caller then calls `forget_sequence`; called again, it yields what comes of the others.
 
         The next token's activation is sent before a token is yielded: it travels while that one is shown.
         """
@@ -85,12 +85,12 @@ class Coordinator:
                 self._send_next_step(request)
             yield from tokens
 
-    def begin_anew(self) -> None:
+    def start_sequence(self) -> None:
         """What comes next is another text, a new sequence."""
-        self.over(self.sequence)
+        self.forget_sequence(self.sequence)
         self.sequence += 1
 
-    def over(self, sequence: int) -> None:
+    def forget_sequence(self, sequence: int) -> None:
         """It ends here: it is forgotten everywhere, and what is under way of it is late."""
         self.dispatch.drop(sequence)
         self.services.drafts.finished(sequence)
@@ -198,9 +198,9 @@ class Coordinator:
         if "cannot_load" in fields:
             self.maintenance.copy_refused(node, range(*fields["cannot_load"]))
         if "failed" in fields:  # and dies, of which MPI tells
-            observer.words(self.clock(), self.step, node, fields["failed"])
+            observer.last_words(self.clock(), self.step, node, fields["failed"])
         if "gives_up" in fields:
-            observer.words(self.clock(), self.step, node, fields["gives_up"])
+            observer.last_words(self.clock(), self.step, node, fields["gives_up"])
             return [Notice(node, Sign.LOST)]
         return []
 

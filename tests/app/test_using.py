@@ -89,7 +89,7 @@ def test_another_text_begins_with_empty_caches(folder):
     with chained(folder) as enduser:
         for text in ([5, 8, 13], [7], [5, 8, 13, 2]):
             assert [token.id for token in enduser.generate(text, 9, set())] == greedy(folder, text, 9)
-            enduser.begin_anew()
+            enduser.start_sequence()
             assert not any(stage.journals for stage in enduser.services.stages.values())
 
 

@@ -53,7 +53,7 @@ class Told:
     def copy(self, at_s, step, node, block):
         self.log.append(("copy", node, block))
 
-    def words(self, at_s, step, node, words):
+    def last_words(self, at_s, step, node, words):
         pass
 
     def shrunk(self, at_s, step, nodes):
@@ -194,7 +194,7 @@ def answers(asker: Coordinator, story: Story) -> Iterator[Token]:
             asker.services.link.sleep(0.25)
             asker.rest()
         if turn.anew:
-            asker.begin_anew()
+            asker.start_sequence()
             text = []
         text += turn.asked
         whole = len(text) + turn.tokens
@@ -221,5 +221,5 @@ def many_answers(asker: Coordinator, story: Story) -> Iterator[Token]:
         left[token.sequence] -= 1
         if not left[token.sequence]:
             del left[token.sequence]
-            asker.over(token.sequence)
+            asker.forget_sequence(token.sequence)
             ask()
