@@ -144,7 +144,7 @@ def coordinator_of(
         pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * own.head.width * start.model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        harm=start.losses,
+        expected_loss=start.losses,
     )
     return Coordinator(services, cluster, parameters)
 

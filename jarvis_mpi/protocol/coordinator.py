@@ -41,7 +41,7 @@ class Coordinator:
         )
         self.dispatch = Dispatch(services, self.detector, parameters.prefill_rows)
         self.maintenance = Maintenance(services, self.dispatch.send, parameters.speak_s)
-        self.route_changes = RouteChanges(cluster, parameters.harm)  # what was told last
+        self.route_changes = RouteChanges(cluster, parameters.expected_loss)  # what was told last
         self.sequence = self.step = 0  # the next step's number
 
     # -- requests

@@ -6,7 +6,7 @@ from copy import copy
 from ..common.layers import Block, mask
 from .cluster import Cluster
 from .events import Change
-from .expected_loss import NO_LOSS_KNOWN, Harm
+from .expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from .node_state import Sign
 from .wire import Run
 
@@ -14,8 +14,8 @@ from .wire import Run
 class RouteChanges:
     """Tells where a step of a sequence was run otherwise than the one before it."""
 
-    def __init__(self, cluster: Cluster, harm: Harm = NO_LOSS_KNOWN):
-        self.owners, self.harm = dict(cluster.blocks()), harm
+    def __init__(self, cluster: Cluster, expected_loss: ExpectedLoss = NO_LOSS_KNOWN):
+        self.owners, self.expected_loss = dict(cluster.blocks()), expected_loss
         self.served: dict[Block, int | None] = dict(self.owners)
         self.patched: dict[Block, Run] = {}  # by which patch
         self.last_sign: dict[int, Sign] = {}
@@ -59,7 +59,7 @@ class RouteChanges:
             node = owner if before is None or to == owner else before
             inexact = any(layer < block.stop for layer in self.ever_missing)
             sign = self.last_sign.get(node, Sign.LOST)
-            loss = self.harm.words(block, span) if to is None else ""
+            loss = self.expected_loss.sentence(block, span) if to is None else ""
             by = patched[block].node if span else None
             changes.append(Change(step, block, node, sign, to, inexact, by, loss))
         self.patched = patched
