@@ -39,7 +39,7 @@ def test_what_followed_the_same_tokens_is_guessed():
     assert lookup.guess(0, [6, 6, 6], 4) == [6, 6, 6, 6]
 
 
-def test_a_text_that_was_taken_back_is_looked_through_anew():
+def test_a_text_that_was_taken_back_is_looked_through_again():
     lookup = PromptLookup()
     assert lookup.guess(0, [1, 2, 3, 1, 2], 1) == [3]
     assert lookup.guess(0, [1, 2, 8, 1, 2], 1) == [8]
@@ -190,7 +190,7 @@ def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
 # -- caches and journals
 
 
-def test_a_text_taken_back_is_run_anew_from_there():
+def test_a_text_taken_back_is_run_again_from_there():
     """What a stage was sure of on another branch of the text does not count on this one."""
 
     class Echo:
@@ -296,7 +296,7 @@ def test_the_text_is_the_one_without_drafts(family, temperature, tmp_path):
     prompt = [1, 5, 9, 17, 33, 2 + 40, 60, 11, 12, 13, 14]
     choose = Sampler(Settings(prompt="x", temperature=temperature, seed=5)).choose
 
-    def said(drafts):
+    def ids_with(drafts):
         with chain(
             Head(folder, torch.float32),
             {
@@ -308,9 +308,9 @@ def test_the_text_is_the_one_without_drafts(family, temperature, tmp_path):
         ) as asker:
             return [token.id for token in asker.generate(prompt, 50, set())]
 
-    plain = said(NO_PROPOSALS)
+    plain = ids_with(NO_PROPOSALS)
     drafts = Sometimes([*prompt, *plain])
-    assert said(drafts) == plain
+    assert ids_with(drafts) == plain
     assert drafts.right > 10
     if not temperature:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

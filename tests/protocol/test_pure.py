@@ -87,16 +87,16 @@ def test_memory_gives_more_layers_to_whom_has_more():
     st.sampled_from(["even", "memory"]),
     st.data(),
 )
-def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split, data):
+def test_a_route_runs_every_layer_once_and_in_order(layers, workers, edges, split, data):
     free = {node: data.draw(st.floats(0, 1e12)) for node in range(1, workers + 1)}
-    cluster = Cluster(blocks.place(layers, workers, split=split, end_user_layers=kept, free_bytes=free))
+    cluster = Cluster(blocks.place(layers, workers, split=split, end_user_layers=edges, free_bytes=free))
     assert [layer for hop in cluster.route() for layer in hop.block] == list(range(layers))
-    assert all(hop.node == END_USER for hop in cluster.route() if ("first" in kept and 0 in hop.block))
-    assert len(cluster.spares()) == max(0, workers - (layers - len(blocks.kept_by_end_user(kept))))
+    assert all(hop.node == END_USER for hop in cluster.route() if ("first" in edges and 0 in hop.block))
+    assert len(cluster.spares()) == max(0, workers - (layers - len(blocks.edge_layers(edges))))
 
 
 @pytest.mark.parametrize(
-    ("split", "kept", "sentence"),
+    ("split", "edges", "sentence"),
     [
         ("2,2", "first,last", "2 workers and 4 layers, but there are 3 workers for 16"),
         ("2,x", "none", "is not 'even', 'memory' or layer counts"),
@@ -105,9 +105,9 @@ def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split
         ("even", "none,first", "is not one of"),
     ],
 )
-def test_a_split_that_does_not_add_up_is_one_sentence(split, kept, sentence):
+def test_a_split_that_does_not_add_up_is_one_sentence(split, edges, sentence):
     with pytest.raises(Unservable, match=sentence):
-        blocks.place(18, 3, split=split, end_user_layers=kept)
+        blocks.place(18, 3, split=split, end_user_layers=edges)
 
 
 def test_no_worker_and_no_layer_for_one_are_sentences():

@@ -28,7 +28,7 @@ LOAD_S = 0.2
 
 
 @dataclass
-class Told:
+class HeardOfFaults:
     """Who is told of faults."""
 
     signs: list = field(default_factory=list)
@@ -79,7 +79,7 @@ class Outcome:
     story: Story
     placement: dict
     tokens: list
-    told: Told
+    heard: HeardOfFaults
     ended: str
     seconds: float
     gaps: list
@@ -107,7 +107,9 @@ class Nodes:
 
     def __init__(self, story: Story, world: World, dice: random.Random):
         self.story, self.world, self.dice, self.patience = story, world, dice, Patience()
-        self.placement = blocks.place(story.layers, story.workers, split="even", end_user_layers=story.kept)
+        self.placement = blocks.place(
+            story.layers, story.workers, split="even", end_user_layers=story.end_user_layers
+        )
         self.copies = blocks.copies(self.placement, story.copies)
         self.nodes: list[SimNode] = []
         self.nodes += [SimNode(world, node, self.nodes, story, dice) for node in range(story.workers + 1)]
@@ -142,13 +144,13 @@ class Nodes:
             self.failures.append(error)
             raise
 
-    def coordinator(self, told: Told) -> Asker:
+    def coordinator(self, heard: HeardOfFaults) -> Asker:
         story, user = self.story, self.nodes[END_USER]
         cluster = cluster_of(story, self.placement, self.copies)
         cluster = replace(cluster, room=dict.fromkeys(self.placement, story.room))
         pace = {node: Pace(story.layer_s, story.layer_s) for node in self.placement}
         services = Services(
-            user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), told,
+            user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), heard,
             patch=put_patch, drafts=SimDrafts(story),
         )  # fmt: skip
         return Asker(services, cluster, Parameters(story.prefill_rows, self.patience, pace))
@@ -162,12 +164,12 @@ def play(story: Story) -> Outcome:
         nodes.start_worker(node)
     for fault in story.faults:
         world.at(fault.at_s, partial(nodes.nodes[fault.node].suffer, fault))
-    outcome = Outcome(story, nodes.placement, [], Told(), "text", 0.0, [], nodes.made, nodes.copies)
+    outcome = Outcome(story, nodes.placement, [], HeardOfFaults(), "text", 0.0, [], nodes.made, nodes.copies)
 
     def asking() -> None:
         try:
             last = world.now
-            for token in answers(nodes.coordinator(outcome.told), story):
+            for token in answers(nodes.coordinator(outcome.heard), story):
                 outcome.tokens.append(token)
                 outcome.gaps.append(world.now - last)
                 last = world.now
@@ -193,7 +195,7 @@ def answers(asker: Coordinator, story: Story) -> Iterator[Token]:
         while asker.clock() < end:
             asker.services.link.sleep(0.25)
             asker.rest()
-        if turn.anew:
+        if turn.new_text:
             asker.start_sequence()
             text = []
         text += turn.asked
