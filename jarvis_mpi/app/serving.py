@@ -106,7 +106,7 @@ def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Cluster:
         )
     for node, sign in roll.missing.items():
         cluster = cluster.with_event(node, sign)
-        screen.tell(f"node {node} {sign.value} before the first token: it is done without")
+        screen.tell(f"node {node} {sign.value} before the first token: it is bypassed")
     cluster.route()
     return cluster
 

@@ -1,6 +1,6 @@
 """The roll call: nodes report, are compared, and nobody is waited for without a deadline.
 
-Who is missing is done without.
+Who is missing is bypassed.
 """
 
 import importlib.metadata
