@@ -12,7 +12,6 @@ And a step may carry drafts behind its token, guesses of the tokens to come: one
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from typing import Any
 
 from ..common.layers import END_USER
 from .cluster import Cluster
@@ -22,11 +21,12 @@ from .failure_detector import FailureDetector, Notice
 from .link import Lost, Silence
 from .maintenance import Maintenance
 from .node_state import Sign, State
+from .notes import CopyLoaded, CopyRefused, Failed, ForgetSequence, GivesUp, Note, Pong, StageBehind, read
 from .request import Request, Step
 from .route_changes import RouteChanges
 from .services import Parameters, Services
 from .verification import accept_tokens
-from .wire import APART, Beat, Kind, Message, note, read_note
+from .wire import APART, Beat, Kind, Message
 
 CLOCK_TRIPS, CLOCK_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 
@@ -98,7 +98,7 @@ class Coordinator:
             stage.forget(sequence)
         for node in self.cluster.holds:
             if node != END_USER and self.cluster.state(node) is not State.GONE:
-                self.dispatch.send(node, note(over=sequence))
+                self.dispatch.send(node, ForgetSequence(sequence))
 
     def _send_next_step(self, request: Request) -> None:
         drafts = self.services.drafts.propose(request.sequence, request.ids, request.tokens_left - 1)
@@ -178,30 +178,32 @@ class Coordinator:
             case Kind.BEAT:
                 self.detector.heard(Beat.of(message), self.clock())
             case Kind.NOTE:
-                return self._read(read_note(message))
+                return self._take_note(
+                    read(message, StageBehind, Pong, CopyLoaded, CopyRefused, Failed, GivesUp)
+                )
             case Kind.STEP if not self.dispatch.step_returned(message, received_bytes):
                 return [Notice(END_USER, Sign.MISSING, message.sequence)]
         return []
 
-    def _read(self, fields: dict[str, Any]) -> list[Notice]:
-        """A worker's note."""
-        node, observer = fields["node"], self.services.observer
-        if "behind" in fields and (request := self.dispatch.of_epoch(fields["sequence"], fields["epoch"])):
-            request.ledger.behind(node, range(*fields["behind"]), fields["have"])
-            return [Notice(node, Sign.MISSING, request.sequence)]
-        if "pong" in fields:
-            self.maintenance.clock_answered(node, fields)
-        if "loaded" in fields:
-            self.cluster = self.maintenance.copy_loaded(
-                self.cluster, node, range(*fields["loaded"]), self.step
-            )
-        if "cannot_load" in fields:
-            self.maintenance.copy_refused(node, range(*fields["cannot_load"]))
-        if "failed" in fields:  # and dies, of which MPI tells
-            observer.last_words(self.clock(), self.step, node, fields["failed"])
-        if "gives_up" in fields:
-            observer.last_words(self.clock(), self.step, node, fields["gives_up"])
-            return [Notice(node, Sign.LOST)]
+    def _take_note(self, note: Note | None) -> list[Notice]:
+        """A worker's; None is one that came too late, of the start or the end."""
+        last_words = self.services.observer.last_words
+        match note:
+            case StageBehind(node, sequence, epoch, block, have):
+                if request := self.dispatch.of_epoch(sequence, epoch):
+                    request.ledger.behind(node, block, have)
+                    return [Notice(node, Sign.MISSING, sequence)]
+            case Pong():
+                self.maintenance.clock_answered(note)
+            case CopyLoaded(node, block):
+                self.cluster = self.maintenance.copy_loaded(self.cluster, node, block, self.step)
+            case CopyRefused(node, block):
+                self.maintenance.copy_refused(node, block)
+            case Failed(node, traceback):  # and dies, of which MPI tells
+                last_words(self.clock(), self.step, node, traceback)
+            case GivesUp(node=node, sentence=sentence):
+                last_words(self.clock(), self.step, node, sentence)
+                return [Notice(node, Sign.LOST)]
         return []
 
     def _act_on(self, notices: Sequence[Notice]) -> list[Request]:

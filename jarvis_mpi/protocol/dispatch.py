@@ -11,6 +11,7 @@ from .cluster import Hop
 from .failure_detector import FailureDetector
 from .journal import Behind
 from .link import Lost
+from .notes import Sendable
 from .request import Request, Step, pieces
 from .services import Services
 from .wire import Kind, Message, Run
@@ -27,7 +28,7 @@ class Dispatch:
         self.epoch, self.route = 0, tuple[Hop, ...]()  # of the newest departure
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
-    def send(self, node: int, message: Message) -> None:
+    def send(self, node: int, message: Sendable) -> None:
         try:
             self.services.link.send(node, message.pack())
         except Lost as lost:

@@ -1,15 +1,14 @@
 """Between two steps: what lets the next fault find a copy again, the communicator without the lost nodes, the clocks."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from ..common.layers import END_USER, Block
 from .cluster import Cluster
 from .node_state import Sign, State
+from .notes import LoadCopy, Ping, Pong, Sendable, Shrink
 from .services import Services
-from .wire import Message, note
 
-Send = Callable[[int, Message], None]
+Send = Callable[[int, Sendable], None]
 
 
 class Maintenance:
@@ -38,7 +37,7 @@ class Maintenance:
                 self.stages[block] = self.load(block)
                 cluster = self.copy_loaded(cluster, node, block, step)
             else:
-                self.send(node, note(load=[block.start, block.stop]))
+                self.send(node, LoadCopy(block))
         return cluster
 
     def copy_loaded(self, cluster: Cluster, node: int, block: Block, step: int) -> Cluster:
@@ -65,7 +64,7 @@ class Maintenance:
         if all(cluster.state(node) is State.WELL for node in left):
             self.shrinking_to = left
             self.attempts += 1
-            order = note(shrink=left, attempt=self.attempts, certain=bool(lost))
+            order = Shrink(left, self.attempts, bool(lost))
             for node in left[1:]:
                 self.send(node, order)
             self.link.shrink(self.attempts, left, bool(lost))
@@ -80,10 +79,10 @@ class Maintenance:
         for node in nodes:
             if node != END_USER:
                 self.clocks_asked.add(node)
-                self.send(node, note(ping=self.clock()))
+                self.send(node, Ping(self.clock()))
 
-    def clock_answered(self, node: int, said: Mapping[str, Any]) -> None:
+    def clock_answered(self, pong: Pong) -> None:
         """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905, section 8)."""
-        now, asked_at = self.clock(), said["pong"]
-        self.clocks_asked.discard(node)
-        self.observer.offset(now, node, said["clock_s"] - (asked_at + now) / 2, (now - asked_at) / 2)
+        now, asked_at = self.clock(), pong.asked_at
+        self.clocks_asked.discard(pong.node)
+        self.observer.offset(now, pong.node, pong.clock_s - (asked_at + now) / 2, (now - asked_at) / 2)

@@ -33,7 +33,7 @@ TOGETHER, APART = b"together", b"apart"
 
 class Kind(IntEnum):
     STEP = 0  # run this activation and pass it on
-    NOTE = 1  # JSON: hello, plan, ready, failed
+    NOTE = 1  # JSON: see notes.py
     GOODBYE = 2  # the run is over: leave; its body tells how it ended
     BEAT = 3  # a worker lives; its body is a Beat
 

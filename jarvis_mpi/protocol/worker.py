@@ -8,7 +8,20 @@ from ..common.errors import Unservable
 from ..common.layers import END_USER, Block, named
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence
-from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals, note, read_note
+from .notes import (
+    CopyLoaded,
+    CopyRefused,
+    ForgetSequence,
+    LoadCopy,
+    Note,
+    Ping,
+    Pong,
+    Sendable,
+    Shrink,
+    StageBehind,
+    read,
+)
+from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -58,7 +71,7 @@ class Worker:
                 case Kind.STEP:
                     self.step(message, len(data))
                 case Kind.NOTE:
-                    self.obey(read_note(message))
+                    self.obey(read(message, Ping, ForgetSequence, Shrink, LoadCopy))
                 case Kind.GOODBYE:
                     return message.body == APART
 
@@ -78,12 +91,10 @@ class Worker:
         try:
             ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
             message = run_local_hops(first, self.stages, self.patch, message, self.clock)
-            answer, to = message, message.ahead[0].node if message.ahead else END_USER
+            answer: Sendable = message
+            to = message.ahead[0].node if message.ahead else END_USER
         except Behind as behind:
-            lacking = [behind.block.start, behind.block.stop]
-            answer = note(
-                node=self.link.me, sequence=sequence, epoch=message.epoch, behind=lacking, have=behind.have
-            )
+            answer = StageBehind(self.link.me, sequence, message.epoch, behind.block, behind.have)
             to, ran_to = END_USER, 0
         done_at = self.clock()
         self.reached[sequence] = Reached(message.epoch, message.end, ran_to)
@@ -93,7 +104,7 @@ class Worker:
         self.sent_s = self.free_at - done_at
         self.passed_on[sequence] = message.step, done_at
 
-    def pass_on(self, node: int, message: Message) -> None:
+    def pass_on(self, node: int, message: Sendable) -> None:
         """A send that stays stuck is left to go on by itself, and one to a dead node is dropped: the end user sees to it."""
         try:
             self.link.send(node, message.pack())
@@ -103,22 +114,22 @@ class Worker:
             if END_USER in lost.nodes:
                 raise
 
-    def obey(self, order: dict) -> None:
-        """The end user wants this node to forget a sequence, take part in a shrink, hold a copy or tell its clock."""
-        if "ping" in order:
-            self.pass_on(END_USER, note(node=self.link.me, pong=order["ping"], clock_s=self.clock()))
-        if "over" in order:
-            self.forget(order["over"])
-        if "shrink" in order:
-            self.link.shrink(order["attempt"], order["shrink"], order["certain"])
-        if "load" in order:
-            block = range(*order["load"])
-            try:
-                if block not in self.stages:
-                    self.stages[block] = self.load(block)
-                self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
-            except Unservable:  # its tensors are not here
-                self.pass_on(END_USER, note(node=self.link.me, cannot_load=order["load"]))
+    def obey(self, order: Note | None) -> None:
+        """What the end user wants of this node."""
+        match order:
+            case Ping(sent_at):
+                self.pass_on(END_USER, Pong(self.link.me, sent_at, self.clock()))
+            case ForgetSequence(sequence):
+                self.forget(sequence)
+            case Shrink(members, attempt, certain):
+                self.link.shrink(attempt, members, certain)
+            case LoadCopy(block):
+                try:
+                    if block not in self.stages:
+                        self.stages[block] = self.load(block)
+                    self.pass_on(END_USER, CopyLoaded(self.link.me, block))
+                except Unservable:  # its tensors are not here
+                    self.pass_on(END_USER, CopyRefused(self.link.me, block))
 
     def forget(self, sequence: int) -> None:
         """It does not go on: what is on its way of it comes too late."""

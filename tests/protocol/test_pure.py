@@ -25,6 +25,7 @@ PURE = [
     "protocol.placement",
     "protocol.wire",
     "protocol.link",
+    "protocol.notes",
     "common.settings",
     "protocol.journal",
     "protocol.progress",

@@ -100,7 +100,7 @@ BROKEN = {
     "drafts that were wrong stay in the caches": ("protocol/journal", "if end < journal.end:", "if False:", "rule"),
     "drafts of an older step are sure": ("protocol/journal", "journal.sure = message.end - message.drafted", "journal.sure = message.end", "rule 2"),
     "all of a round is taken": ("protocol/verification", " or token != step.drafts[row]", "", "rule 2"),
-    "a worker keeps the caches of another text": ("protocol/worker", "self.forget(order[\"over\"])", "pass", "keeps more than"),
+    "a worker keeps the caches of another text": ("protocol/worker", "self.forget(sequence)", "pass", "keeps more than"),
     "what is late begins a text again": ("protocol/worker", "sequence in self.over or ", "", ""),
     "a patch that is not announced": ("protocol/route_changes", "by = patched[block].node if span else None", "by = None", "rule 1"),
     "a decision that is not in the log": ("protocol/coordinator", "self.services.observer.sign(self.clock(), step, node, sign)", "pass", "rule 8"),
