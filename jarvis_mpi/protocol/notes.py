@@ -7,7 +7,7 @@ A reader names the kinds that concern it, and is given one of them or None.
 import json
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from ..common.layers import Block
 from .steps_in_flight import Pace
@@ -32,9 +32,10 @@ class Note:
 
 
 Sendable = Message | Note
+SomeNote = TypeVar("SomeNote", bound=Note)
 
 
-def read(message: Message, *kinds: type[Note]) -> Note | None:
+def read(message: Message, *kinds: type[SomeNote]) -> SomeNote | None:
     """None: it is a note of another kind. Raises ValueError where it is no JSON, and what `of` raises."""
     payload = read_note(message)
     return next((kind.of(payload) for kind in kinds if kind.MARK in payload), None)
@@ -155,3 +156,12 @@ class GivesUp(Note):
     node: int
     host: str
     sentence: str = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class Farewell(Note):
+    """The node's answer to the end user's goodbye; `peak_bytes`: its largest resident memory."""
+
+    MARK = "peak_bytes"
+    node: int
+    peak_bytes: int

@@ -9,6 +9,7 @@ from jarvis_mpi.protocol.notes import (
     CopyLoaded,
     CopyRefused,
     Failed,
+    Farewell,
     ForgetSequence,
     GivesUp,
     LoadCopy,
@@ -34,6 +35,7 @@ NOTES = {
     '{"node": 2, "cannot_load": [4, 6]}': CopyRefused(2, range(4, 6)),
     '{"node": 2, "failed": "Traceback \\u2026"}': Failed(2, "Traceback …"),
     '{"node": 2, "host": "pi2", "gives_up": "no room"}': GivesUp(2, "pi2", "no room"),
+    '{"node": 2, "peak_bytes": 77000000}': Farewell(2, 77000000),
 }
 KINDS = tuple(type(note) for note in NOTES.values())
 
