@@ -102,6 +102,16 @@ class Shrink(Note):
 
 
 @dataclass(frozen=True)
+class Ready(Note):
+    """The node has loaded its block in `loaded_s`, and measured its `pace`."""
+
+    MARK = "loaded_s"
+    node: int
+    loaded_s: float
+    pace: Pace
+
+
+@dataclass(frozen=True)
 class Pong(Note):
     """The answer to a Ping that was sent at `asked_at`, by the end user's clock; `clock_s`: by the node's."""
 
