@@ -16,7 +16,7 @@ from .steps_in_flight import INFINITY, Pace, Patience, StepInFlight, StepsInFlig
 from .wire import Beat, Reached
 
 RESENDS = 2  # of one step to a node that says it never got it, before it is held to be out of reach
-HELD_BACK_S = 10.0  # a node out of another's reach is not used again for so long
+HELD_BACK_S = 10.0  # a node out of another's reach is not used again before that
 
 
 @dataclass

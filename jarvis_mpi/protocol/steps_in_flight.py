@@ -37,7 +37,7 @@ class Pace(NamedTuple):
         return self._replace(one_s=one_s, row_s=one_s * self.row_s / self.one_s)
 
     def step_s(self, hop: Hop, rows: int) -> float:
-        """How long the node of `hop` should work on so many rows."""
+        """How long the node of `hop` should work on `rows` rows."""
         layers = 0 if hop.patch else len(hop.block)
         expected_s = layers * (self.one_s + (rows - 1) * self.row_s)
         return expected_s + layers * self.first_s * (rows > 1 and hop.since == 0)
@@ -111,7 +111,7 @@ class StepsInFlight:
                 step.moved_at = now
 
     def postpone(self, seconds: float, now: float) -> None:
-        """Nobody could have been heard for so long."""
+        """Nobody could have been heard for these `seconds`."""
         for step in self.by_sequence.values():
             step.moved_at = min(now, step.moved_at + seconds)
 
