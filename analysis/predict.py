@@ -5,7 +5,7 @@
     python analysis/predict.py --model gemma-2b,gemma-7b --machine pi4,pi5,srn --nodes 9      (no run: see ASSUMED)
 
 A discrete-event model: stages and links are each busy with one message at a time; splits, copies, routes and the cutting of
-a prompt are the program's own pure modules (protocol/placement.py, protocol/cluster.py, enduser.pieces). What it takes from the run: seconds
+a prompt are the program's own pure modules (protocol/placement.py, protocol/cluster.py, request.pieces). What it takes from the run: seconds
 a layer and a stage for one row and for each further row, the head's, bytes a message, and what a hop costs beyond them
 (sending, waking, Python), all of them medians. Assumed: links that carry one message after the other at their rate, node
 failures that MPI tells of (Poisson), a run of its own per node.

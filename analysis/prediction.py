@@ -112,14 +112,14 @@ def predicted(
         deaths = [(at, node) for at, node in deaths if at > now]
         for node in died:
             before = chain.cluster.route()
-            chain.cluster = chain.cluster.after(node, Sign.LOST)
+            chain.cluster = chain.cluster.with_event(node, Sign.LOST)
             try:
                 after = chain.cluster.route()
             except Unservable as error:
                 return first_s, (number + 1) / (now - first_s) if now > first_s else 0.0, str(error)
             taken_over = [hop for hop in after if hop not in before]
             now += noticed_s + sum(chain.work_s(hop, prompt_rows + number) for hop in taken_over)
-            for wanted in chain.cluster.wanted():
-                chain.cluster = chain.cluster.with_copy(*wanted)
+            for copy in chain.cluster.copies_to_load():
+                chain.cluster = chain.cluster.with_copy(*copy)
         now = chain.step(now, [1])
     return first_s, (tokens - 1) / (now - first_s), ""

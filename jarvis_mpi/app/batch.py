@@ -108,12 +108,12 @@ class Crowd:
             piece = coming.add(token.id)
         self.talk.screen.token(token, piece)
         if coming.ended:
-            self.talk.asker.over(token.sequence)
+            self.talk.asker.forget_sequence(token.sequence)
             self.end(token.sequence, coming.ended)
 
     def spoilt(self, sequence: int, why: str) -> None:
         self.failed += 1
-        self.talk.asker.over(sequence)
+        self.talk.asker.forget_sequence(sequence)
         self.end(sequence, why)
 
     def end(self, sequence: int, ended: str) -> None:

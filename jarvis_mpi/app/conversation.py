@@ -84,7 +84,7 @@ class Conversation:
         if self.ids:
             self.ids = []
             self.text.begin_anew()
-            self.asker.begin_anew()
+            self.asker.start_sequence()
 
     def ids_with(self, prompt: str) -> list[int]:
         """All of it with `prompt` at its end. Raises Unservable if that cannot be asked."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..common.errors import Unservable
 from ..protocol.journal import Runs
+from ..protocol.notes import Sendable
 from ..protocol.steps_in_flight import Pace
 from ..protocol.wire import Message
 from ..protocol.worker import Worker
@@ -118,7 +119,7 @@ class FaultyWorker(Worker):
                         journalled.stage = slowed(journalled.stage, order.times)
         super().step(message, received_bytes)
 
-    def pass_on(self, node: int, message: Message) -> None:
+    def pass_on(self, node: int, message: Sendable) -> None:
         if self.clock() >= self.muted_until:
             super().pass_on(node, message)
 

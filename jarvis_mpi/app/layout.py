@@ -13,7 +13,7 @@ from ..net.mpi_parameters import machines_without_daemon_at_home
 from ..net.plan import free_bytes
 from ..protocol import placement as blocks
 from ..protocol.cluster import Cluster, Policy
-from ..protocol.expected_loss import NO_LOSS_KNOWN, Harm
+from ..protocol.expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from ..protocol.placement import Placement
 from ..record.study_file import costs_in
 
@@ -32,18 +32,18 @@ class Layout:
         return {node: sum(map(len, self.placement[node])) for node in self.hellos}
 
 
-def loss_known(settings: Settings, patches: Told | None, depth: int) -> Harm:
+def loss_known(settings: Settings, patches: Told | None, depth: int) -> ExpectedLoss:
     """What --study and --patches say of each layer's worth. Raises Unservable."""
-    known = Harm(*patches.losses) if patches else NO_LOSS_KNOWN
+    known = ExpectedLoss(*patches.losses) if patches else NO_LOSS_KNOWN
     if settings.study:
-        known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
+        known = ExpectedLoss({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
     return known
 
 
-def laid_out(roll: Roll, mine: Hello, settings: Settings, harm: Harm, depth: int) -> Layout:
+def laid_out(roll: Roll, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int) -> Layout:
     """Gather the nodes, and place the model's `depth` layers on those that are there. Raises Unservable."""
     never_skip = (
-        harm.never_skip()
+        expected_loss.never_skip()
         if settings.never_skip == "auto"
         else blocks.layers_named(settings.never_skip, depth)
     )
@@ -65,7 +65,7 @@ def laid_out(roll: Roll, mine: Hello, settings: Settings, harm: Harm, depth: int
     copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}
     copied = None
     if settings.copied_blocks and copies:
-        copied = frozenset(harm.worst(copies, settings.copied_blocks))
+        copied = frozenset(expected_loss.worst(copies, settings.copied_blocks))
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped

@@ -10,13 +10,14 @@ from typing import Any
 from ..common import process_identity
 from ..common.layers import END_USER, layers
 from ..protocol.cluster import Cluster
+from ..protocol.notes import Ready
 from ..record.links_file import Links
 from . import resume
 from .startup import Start
 
 
 def run_attributes(
-    start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Mapping[str, Any]]
+    start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Ready]
 ) -> dict[str, Any]:
     """`start_s`: how long each part of the start took; `loaded`: what each worker said when it had its layers."""
     asked, model, layout, hosts = start.asked, start.model, start.layout, start.hosts
@@ -45,7 +46,7 @@ def run_attributes(
         "links": links_between(hosts, asked.link_rates),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "start": start_s,
-        "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
+        "loaded_s": {node: ready.loaded_s for node, ready in loaded.items()},
         "writer": process_identity.named(os.getpid()),
     }
 

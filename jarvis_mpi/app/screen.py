@@ -48,7 +48,7 @@ Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of
 
 
 class Tells:
-    """Of what enduser.RunObserver asks for: what is told in one line, and what the person need not know."""
+    """Of what events.RunObserver asks for: what is told in one line, and what the person need not know."""
 
     hosts: Mapping[int, str]
 
@@ -64,7 +64,7 @@ class Tells:
             self.told[change.block] = news
             self.tell(str(change))
 
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+    def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
@@ -152,7 +152,7 @@ class Screen(Tells):
         if self.answers and (cut := CUT.get(answer.ended)):
             self.tell(cut.format(tokens=answer.tokens))
 
-    # -- what enduser.RunObserver asks for
+    # -- what events.RunObserver asks for
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP):

@@ -22,9 +22,10 @@ from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both
 from ..protocol.link import Link
 from ..protocol.node_state import State
+from ..protocol.notes import Ready
 from ..protocol.services import Parameters, Services
-from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Drafts
-from ..protocol.steps_in_flight import Pace, Patience
+from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Proposer
+from ..protocol.steps_in_flight import Patience
 from ..record.writer import Record
 from . import resume
 from .answering import Outcome, answer_all
@@ -42,7 +43,7 @@ from .worker import SHUTDOWN_S
 
 SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
 
-Loaded = Mapping[int, Mapping[str, Any]]  # what each worker said when it had its layers
+Loaded = Mapping[int, Ready]  # what each worker said when it had its layers
 
 
 def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
@@ -105,8 +106,8 @@ def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Cluster:
             f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"
         )
     for node, sign in roll.missing.items():
-        cluster = cluster.after(node, sign)
-        screen.tell(f"node {node} {sign.value} before the first token: it is done without")
+        cluster = cluster.with_event(node, sign)
+        screen.tell(f"node {node} {sign.value} before the first token: it is bypassed")
     cluster.route()
     return cluster
 
@@ -126,35 +127,35 @@ def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Show
     for node, sign in roll.missing.items():
         record.sign(time.perf_counter(), step, node, sign)
     for node, last in roll.words.items():
-        Both(record, screen).words(time.perf_counter(), step, node, last)
+        Both(record, screen).last_words(time.perf_counter(), step, node, last)
     return record, step
 
 
 def coordinator_of(
-    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, hears: Both
+    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, observer: Both
 ) -> Coordinator:
     settings = start.asked.settings
     services = Services(
-        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, hears,
+        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, observer,
         vitals=looking(time.perf_counter), patch=own.patches, drafts=drafts_of(start, own, loaded),
     )  # fmt: skip
     parameters = Parameters(
         start.capacity.prefill_rows,
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
-        pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
+        pace={node: ready.pace for node, ready in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * own.head.width * start.model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        harm=start.losses,
+        expected_loss=start.losses,
     )
     return Coordinator(services, cluster, parameters)
 
 
-def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
+def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Proposer:
     settings = start.asked.settings
     if not settings.draft:
         return NO_PROPOSALS
     counts = start.layout.layer_counts
-    row_s = sum(answer["pace"][1] * counts[node] for node, answer in loaded.items())
+    row_s = sum(ready.pace.row_s * counts[node] for node, ready in loaded.items())
     return AdaptiveProposer(own.source, settings.draft_tokens, row_s, time.perf_counter)
 
 

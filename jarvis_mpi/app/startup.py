@@ -11,7 +11,7 @@ from ..common.messages import say
 from ..model.tokenizer import Text
 from ..net.handshake import Hello, Roll
 from ..net.plan import hand_out, threads_for, told_of_wishes
-from ..protocol.expected_loss import Harm
+from ..protocol.expected_loss import ExpectedLoss
 from .capacity import Capacity, capacity_of
 from .layout import Layout, laid_out, loss_known
 from .opening import Asked, ModelFiles
@@ -27,7 +27,7 @@ class Start:
     files: ModelFiles
     model: ServedModel
     text: Text
-    losses: Harm  # what is known of each layer's worth
+    losses: ExpectedLoss  # what is known of each layer's worth
     layout: Layout
     capacity: Capacity
     threads: int  # of rank 0

@@ -33,7 +33,7 @@ class Known:
 
 
 class DraftModel:
-    """See draft.Source. Its guesses are the likeliest tokens; they come sooner with fewer bits, and are hardly others."""
+    """See speculation.Source. Its guesses are the likeliest tokens; they come sooner with fewer bits, and are hardly others."""
 
     def __init__(self, folder: Path, text: Text, name: str, dtype: str, weights: str = "int8"):
         if Text(folder).tokenizer.get_vocab() != text.tokenizer.get_vocab():
@@ -50,7 +50,7 @@ class DraftModel:
             begun = time.perf_counter()
             self.guess(-1, (0,), 1)
             self.guess_s = time.perf_counter() - begun
-            self.over(-1)
+            self.finished(-1)
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
         return "model" if len(ids) < self.context else None
@@ -74,7 +74,7 @@ class DraftModel:
             end, chance = (*end, token), chance * share
         return end[len(text) :]
 
-    def ahead(self, most: int) -> bool:
+    def propose_ahead(self, most: int) -> bool:
         """Look behind the likeliest text that it has not looked behind, of the sequence of which least is known: first the prompt itself,
         then what the chain may say to the drafts under way, be they right or wrong.
         """
@@ -108,6 +108,6 @@ class DraftModel:
         shares, tokens = self.head.logits(body).softmax(-1).topk(CHOICES)
         known.coming[text] = list(zip(tokens.tolist(), shares.tolist(), strict=True))
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         self.known.pop(sequence, None)
         self.stage.forget(sequence)

@@ -16,7 +16,7 @@ from .reader import load
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 
 
-def crew_at_start(said: Mapping[str, Any]) -> Cluster:
+def cluster_at_start(said: Mapping[str, Any]) -> Cluster:
     """From the attributes that a start left."""
     policy = said["policy"]
     return Cluster(
@@ -43,7 +43,7 @@ def replayed(path: Path) -> Iterator[str]:
             raise Unservable(
                 f"{path} was made by a version that did not record {lacking[0]}: it cannot be replayed"
             )
-    cluster = crew_at_start(record.attributes)
+    cluster = cluster_at_start(record.attributes)
     for event in record.events:
         when = f"{event.at_s:9.3f} s  step {event.step:4d}"
         match event.event:
@@ -64,14 +64,14 @@ def replayed(path: Path) -> Iterator[str]:
             case "answered":
                 yield f"{when}  the answer's end: {event.text if record.schema < 4 else event.said['ended']}"
             case "resumed":
-                cluster = crew_at_start(event.said)
+                cluster = cluster_at_start(event.said)
                 yield f"{when}  resumed by {len(event.said['hosts'])} nodes"
             case "done" | "ended":
                 yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.said['sentence'])}"
             case "told" | "words":
                 yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:
-                cluster = cluster.after(event.node, Sign[event.event])
+                cluster = cluster.with_event(event.node, Sign[event.event])
                 yield f"{when}  node {event.node}: {Sign[event.event].value}"
 
 

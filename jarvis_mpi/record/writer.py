@@ -34,7 +34,7 @@ class RecordedFaults:
     def change(self, at_s: float, change: Change) -> None:
         self.file.add_event(at_s, change.step, change.node, "told", change.block, str(change))
 
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+    def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.file.add_event(at_s, step, node, "words", text=words)
 
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
-from jarvis_mpi.protocol.expected_loss import Harm
+from jarvis_mpi.protocol.expected_loss import ExpectedLoss
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import load
@@ -125,7 +125,7 @@ def test_a_file_of_patches_comes_back_as_it_went(tmp_path):
     path = kept(tmp_path / "p.safetensors", folder, full | low)
     told = patch.read(path)
     assert told.patched == {range(1, 3), range(1, 5)}
-    assert Harm(*told.losses).words(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
+    assert ExpectedLoss(*told.losses).sentence(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
     x = torch.randn(1, 5, 32)
     put = patch.Patches(path, torch.float32)
     for hole, its in (full | low).items():
@@ -190,13 +190,13 @@ def test_patched_layers_are_not_counted_as_skipped():
 
 def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
     singles = {frozenset({layer}): cost for layer, cost in enumerate((7.5, 0.2, 1.5, 0.9))}
-    harm = Harm({**singles, frozenset({1, 2}): 2.0, frozenset({3}): 0.9}, {range(1, 3): 0.1})
-    assert harm.never_skip() == {0, 2}
-    assert harm.worst([range(1, 3), range(3, 4)], 1) == [range(3, 4)]  # the other one has a patch
+    expected_loss = ExpectedLoss({**singles, frozenset({1, 2}): 2.0, frozenset({3}): 0.9}, {range(1, 3): 0.1})
+    assert expected_loss.never_skip() == {0, 2}
+    assert expected_loss.worst([range(1, 3), range(3, 4)], 1) == [range(3, 4)]  # the other one has a patch
     with pytest.raises(Unservable, match="what layers 4-5 are worth is not known: say --study FILE"):
-        harm.worst([range(4, 6)], 1)
+        expected_loss.worst([range(4, 6)], 1)
     with pytest.raises(Unservable, match="--never-skip auto needs a study of every single layer"):
-        Harm().never_skip()
+        ExpectedLoss().never_skip()
 
 
 # -- real runs

@@ -77,7 +77,7 @@ def test_a_job_survives_a_kill_and_resumes_by_itself_when_a_node_is_lost(slurm, 
     said = (tmp_path / "run.txt").read_text()
     run = load(log)
     assert run.ended == "done", said
-    assert "node jn3 does not answer: done without" in said
+    assert "node jn3 does not answer: bypassed" in said
     assert [len(start["hosts"]) for start in run.starts] == [5, 4]
     assert [fault.sign for fault in run.faults][:1] == ["LOST"]
     assert "node 2 lost at step 10: layers 8-14 from the copy on node 1" in said
