@@ -28,10 +28,10 @@ AHEAD_BYTES = (12288, 2048) if WIDE else (2048, 12288)  # the usual one first
 
 
 @functools.cache
-def told() -> bool:
+def prefetch_rows() -> bool:
     """Whether float_product does well to ask for long rows."""
     choices = (1, 0) if WIDE else (0, 1)
-    return bool(fastest("told", choices, lambda told: float_product("BF16", bool(told), "BF16"), 2.0))
+    return bool(fastest("prefetch", choices, lambda choice: float_product("BF16", bool(choice), "BF16"), 2.0))
 
 
 @functools.cache
@@ -55,8 +55,8 @@ def fastest(
         except Unservable:  # another rank is still at it
             return choices[0]
         with contextlib.suppress(OSError, ValueError):
-            if (kept := int(path.read_text())) in choices:
-                return kept
+            if (cached := int(path.read_text())) in choices:
+                return cached
         outputs = int(WEIGHTS_BYTES / COLUMNS / bytes_a_weight) // LANES * LANES
         usual_s, other_s = seconds([kernel(choice) for choice in choices], outputs)
         chosen = choices[usual_s > BETTER * other_s]
@@ -75,8 +75,8 @@ def seconds(kernels: list[Compiled], outputs: int) -> list[float]:
     rooms = [each.data_ptr() for each in (x, scratch, weights, scales, bias, y)]
     times: list[list[float]] = [[] for _ in kernels]
     for _ in range(ROUNDS):
-        for kernel, its in zip(kernels, times, strict=True):
+        for kernel, measured in zip(kernels, times, strict=True):
             begun = time.perf_counter()
             kernel((*rooms, 1, outputs, COLUMNS), 1)
-            its.append(time.perf_counter() - begun)
-    return [statistics.median(its) for its in times]
+            measured.append(time.perf_counter() - begun)
+    return [statistics.median(measured) for measured in times]

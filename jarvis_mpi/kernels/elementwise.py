@@ -55,11 +55,11 @@ def rotary(dtype: str, tables: str, width: int) -> Code:
     begin, end = share(code, rows * key_heads)
     with code.loop(begin, end, 1) as each:
         row, head = each.now // key_heads, each.now % key_heads
-        there = head * head_bytes + row * row_bytes
-        turned(k + each.now * row_bytes, row, keys + there)
+        offset = head * head_bytes + row * row_bytes
+        turned(k + each.now * row_bytes, row, keys + offset)
         for at in range(0, row_bytes, lanes * size):
             part = code.load(v + each.now * row_bytes + at, vector(LOADED_AS[dtype], lanes))
-            code.store(part, values + there + at)
+            code.store(part, values + offset + at)
     return code
 
 

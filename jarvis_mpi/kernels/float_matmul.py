@@ -38,10 +38,10 @@ def float_scratch_bytes(columns: int) -> int:
 
 
 @kernel
-def float_product(stored: str, told: bool, dtype: str) -> Code:
+def float_product(stored: str, prefetch: bool, dtype: str) -> Code:
     """W [N, K] as `stored`; K is a multiple of LANES. There are no scales.
 
-    `told`: the processor is told what will be read of W.
+    `prefetch`: the processor is told what will be read of W.
     """
     code = Code(9)
     x, floats, weights, _, bias, y, rows, outputs, columns = code.arguments
@@ -50,8 +50,8 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
     begin, end = share(code, rows)
     with code.loop(begin, end, 1) as row, code.loop(zero, columns, LANES) as along:
         numbers = loaded(code, dtype, x + (row.now * columns + along.now) * BYTES[dtype])
-        there = place(code, row.now, rows, along.now // LANES, columns // LANES)
-        code.store(numbers, floats + there * (4 * LANES))
+        slot = place(code, row.now, rows, along.now // LANES, columns // LANES)
+        code.store(numbers, floats + slot * (4 * LANES))
     code.call("GOMP_barrier", gives=VOID)
 
     def tile(output: Value, outputs_here: int, row: Value, rows_here: int) -> None:
@@ -60,7 +60,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
         next_tile = weights + (output + outputs_here) * columns * BYTES[stored]
         step_bytes = LANES * outputs_here * BYTES[stored]
         with code.loop(zero, columns, LANES, *sums) as along:
-            if told and rows_here < TILE_ROWS:
+            if prefetch and rows_here < TILE_ROWS:
                 for at in range(0, step_bytes, LINE_BYTES):
                     code.prefetch(next_tile + along.now * (step_bytes // LANES) + at)
             here = [
@@ -69,8 +69,8 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
             w = [loaded(code, stored, *here[n : n + sides]) for n in range(0, outputs_here, sides)]
             parts = columns // LANES
             for s in range(rows_here):
-                there = place_in_tile(row, s, rows_here, along.now // LANES, parts)
-                numbers = beside([code.load(floats + there * (4 * LANES), FLOATS)] * sides)
+                slot = place_in_tile(row, s, rows_here, along.now // LANES, parts)
+                numbers = beside([code.load(floats + slot * (4 * LANES), FLOATS)] * sides)
                 for n, some in enumerate(w):
                     at = s * len(w) + n
                     along.values[at] = code.multiply_add(some, numbers, along.values[at])

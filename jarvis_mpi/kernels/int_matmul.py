@@ -88,17 +88,17 @@ def quantise_rows(product: Product) -> None:
             loaded(code, product.dtype, product.x + (here + at) * BYTES[product.dtype])
             for at in range(0, size, LANES)
         ]
-        there = place(code, row.now, product.rows, block.now, blocks)
+        slot = place(code, row.now, product.rows, block.now, blocks)
         scale, whole = rounded(code, parts, layout.largest)
         for at, part in enumerate(whole):
             small = part.to(vector(layout.x_kind), "trunc")
-            code.store(small, product.numbers + (there * size + at * LANES) * layout.x_bytes)
-        code.store(scale, product.x_scales + there * 4)
+            code.store(small, product.numbers + (slot * size + at * LANES) * layout.x_bytes)
+        code.store(scale, product.x_scales + slot * 4)
         if product.bits == 4:
             total = code.call(
                 f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32
             )
-            code.store(scale * total.to(FLOAT, "sitofp"), product.x_sums + there * 4)
+            code.store(scale * total.to(FLOAT, "sitofp"), product.x_sums + slot * 4)
 
 
 def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Value]]:
@@ -165,21 +165,21 @@ def tile(product: Product, group: Value, groups_here: int, row: Value, rows_here
     sums = [code.constant(vector(FLOAT, lanes), 0.0)] * rows_here
     with code.loop(product.zero, product.blocks, 1, *sums) as along:
         here = [(group + n) * product.blocks + along.now for n in range(groups_here)]
-        there = [place_in_tile(row, s, rows_here, along.now, product.blocks) for s in range(rows_here)]
+        slots = [place_in_tile(row, s, rows_here, along.now, product.blocks) for s in range(rows_here)]
         stream = WeightStream(product, here, steps)
         if rows_here < TILE_ROWS:
             stream.prefetch()
-        products = block_sums(stream, there)
+        products = block_sums(stream, slots)
         scales = stream.scales()
         for s in range(rows_here):
-            both = scales * in_all_lanes(product.x_scales + there[s] * 4)
+            both = scales * in_all_lanes(product.x_scales + slots[s] * 4)
             of_steps = [lane_sums(part, lanes) for part in products[s].parts(steps)]
             whole = sum(of_steps[1:], start=of_steps[0]).to(scales.kind, "sitofp")
             along.values[s] = code.multiply_add(whole, both, along.values[s])
         if product.bits == 4:
             minima = stream.minima()
             for s in range(rows_here):
-                x_sum = in_all_lanes(product.x_sums + there[s] * 4)
+                x_sum = in_all_lanes(product.x_sums + slots[s] * 4)
                 along.values[s] = code.multiply_add(minima, x_sum, along.values[s])
     for s, total in enumerate(along.results):
         outputs = total + code.load(product.bias + group * (LANES * 4), vector(FLOAT, lanes))

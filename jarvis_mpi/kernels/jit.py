@@ -16,7 +16,7 @@ from ..common.cache_folder import cache_folder, keep
 from . import cpu
 from .builder import Code
 
-IN_ITS_PLACE = "define void @entry(i64* %arguments) { ret void }"  # of a function whose machine code is there
+EMPTY_MODULE = "define void @entry(i64* %arguments) { ret void }"  # of a function whose machine code is there
 
 OPENMP = ctypes.CDLL(torch._C.__file__)  # whichever torch was built with: found among what this depends on
 OPENMP.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
@@ -40,10 +40,10 @@ class Compiled:
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         machine = binding.Target.from_default_triple().create_target_machine(*processor(), opt=3)
-        kept = Kept(hashlib.sha256(f"{identity()} {name}".encode()).hexdigest())
-        module = binding.parse_assembly(IN_ITS_PLACE) if kept.code else optimised(write().text(), machine)
+        cached = CachedCode(hashlib.sha256(f"{identity()} {name}".encode()).hexdigest())
+        module = binding.parse_assembly(EMPTY_MODULE) if cached.code else optimised(write().text(), machine)
         self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
-        self.engine.set_object_cache(kept.write, kept.read)
+        self.engine.set_object_cache(cached.write, cached.read)
         self.engine.finalize_object()
         self.address = self.engine.get_function_address("entry")
 
@@ -82,7 +82,7 @@ def sources() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-class Kept:
+class CachedCode:
     """Machine code in the cache folder, behind its digest: what a lost power supply has left of a file is not run."""
 
     def __init__(self, name: str):

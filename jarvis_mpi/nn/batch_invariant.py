@@ -74,10 +74,10 @@ def family_attention(
     ], None
 
 
-def scale_and_cap(query: Tensor, told: Mapping[str, Any]) -> tuple[float, float]:
+def scale_and_cap(query: Tensor, options: Mapping[str, Any]) -> tuple[float, float]:
     """Of the scores, as a family's attention tells the function that it calls. A cap of 0: none."""
-    scale = told.get("scaling")
-    return query.shape[-1] ** -0.5 if scale is None else scale, told.get("softcap") or 0.0
+    scale = options.get("scaling")
+    return query.shape[-1] ** -0.5 if scale is None else scale, options.get("softcap") or 0.0
 
 
 def first_seen(mask: Tensor) -> Tensor:
@@ -87,10 +87,10 @@ def first_seen(mask: Tensor) -> Tensor:
 
 def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
     """[1, 1, S, kept + S], to be added to the scores: each new row sees those before it, and no more than its window."""
-    kept = min(start, window - 1) if window else start
-    seen = torch.ones(count, kept + count, dtype=torch.bool).tril(kept)
+    cached = min(start, window - 1) if window else start
+    seen = torch.ones(count, cached + count, dtype=torch.bool).tril(cached)
     if window:
-        seen = seen.triu(kept - window + 1)
+        seen = seen.triu(cached - window + 1)
     return added(seen, dtype)[None, None]
 
 

@@ -63,12 +63,12 @@ class GrowingLayer(DynamicLayer):
             self.lazy_initialization(*like)
             self.buffers = [states[:, :, :0] for states in like]
         spare = min(self.begin, SPARE_ROWS)
-        first, kept = self.begin - spare, self.end - self.begin + spare
-        capacity = max(FIRST_ROWS, 2 * (kept + rows))
+        first, copied = self.begin - spare, self.end - self.begin + spare
+        capacity = max(FIRST_ROWS, 2 * (copied + rows))
         grown = [states.new_empty((*states.shape[:2], capacity, states.shape[3])) for states in like]
         for new, old in zip(grown, self.buffers, strict=True):
-            new[:, :, :kept] = old[:, :, first : self.end]
-        self.buffers, self.begin, self.end, self.capacity = grown, spare, kept, capacity
+            new[:, :, :copied] = old[:, :, first : self.end]
+        self.buffers, self.begin, self.end, self.capacity = grown, spare, copied, capacity
         self.keys, self.values = (buffer[:, :, :0] for buffer in grown)  # no view of what was before
         self.head_bytes = grown[0].stride(1) * grown[0].itemsize
 

@@ -71,8 +71,8 @@ class FloatLinear(BatchInvariantLinear):
         super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
         self.addresses = self.weight.data_ptr(), 0
-        told = self.columns * weight.itemsize < FORESEEN_BYTES or autotune.told()
-        self.kernel = partial(float_product, DTYPES[weight.dtype], told)
+        prefetch = self.columns * weight.itemsize < FORESEEN_BYTES or autotune.prefetch_rows()
+        self.kernel = partial(float_product, DTYPES[weight.dtype], prefetch)
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..common import kept_folder
+from ..common import sealed_folder
 from ..common.boundary import guarded
 from ..common.cache_folder import cache_folder, only_one
 from ..common.errors import Unservable
@@ -54,17 +54,17 @@ LAYOUT = 5  # of the folder: another where what is in it changes
 
 
 def mapped(folder: Path, weights: str, shape: Sequence[int]) -> list[Tensor]:
-    """The numbers (bytes) and the scales (16 bits each) that `kept` left in `folder` of a weight [out, in].
+    """The numbers (bytes) and the scales (16 bits each) that `quantised_folder` left in `folder` of a weight [out, in].
 
     Raises Unservable where they are damaged, or of another weight: the kernel would read past their end.
     """
     with guarded(f"the quantised weights in {folder} are damaged", "delete it"):
-        kept_folder.sizes_right(folder)
+        sealed_folder.sizes_right(folder)
         arrays = [np.load(folder / name, mmap_mode="r") for name in FILES]
-        for array, (its_shape, number) in zip(arrays, layout(FORMATS[weights], shape), strict=True):
-            if array.shape != its_shape or array.dtype != number or not array.flags.c_contiguous:
+        for array, (expected_shape, dtype) in zip(arrays, layout(FORMATS[weights], shape), strict=True):
+            if array.shape != expected_shape or array.dtype != dtype or not array.flags.c_contiguous:
                 raise ValueError(
-                    f"it holds {list(array.shape)} of {array.dtype}, not {list(its_shape)} of {np.dtype(number)}"
+                    f"it holds {list(array.shape)} of {array.dtype}, not {list(expected_shape)} of {np.dtype(dtype)}"
                 )
     return [tensor_of(array) for array in arrays]
 
@@ -86,7 +86,7 @@ def tensor_of(mapped: np.memmap) -> Tensor:
         return torch.from_numpy(mapped)
 
 
-def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[], Tensor]) -> Path:
+def quantised_folder(weights: str, identity: str, shape: Sequence[int], weight: Callable[[], Tensor]) -> Path:
     """The folder of a weight [out, in] quantised; made, whole or not at all, where it is not there yet.
 
     `identity` tells the weight from all others that were ever quantised on this host. Raises Unservable where the folder
@@ -105,7 +105,7 @@ def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[],
                 try:
                     scratch.mkdir()
                     write(scratch, FORMATS[weights], shape, weight)
-                    kept_folder.seal(scratch, FILES, weights=weights, identity=identity)
+                    sealed_folder.seal(scratch, FILES, weights=weights, identity=identity)
                     scratch.rename(folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)

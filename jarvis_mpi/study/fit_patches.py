@@ -230,7 +230,7 @@ def fit_all(asked: argparse.Namespace) -> None:
             for part in (each.down, each.bias, each.first):
                 sign.update(part.numpy().tobytes())
         with guarded(f"--out {asked.out} cannot be written"):
-            patch.write(asked.out, made, patch.Told(fingerprint, sign.hexdigest()[:16], told))
+            patch.write(asked.out, made, patch.PatchInfo(fingerprint, sign.hexdigest()[:16], told))
         asked.is_written = True
         left = "" if said["patched"] is None else f", {said['patched']:.3f} with its patch"
         say(

@@ -232,7 +232,7 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
         patch.Patch(torch.ones(8, 2), torch.ones(2, 8), *torch.ones(3, 8)),
     ]
     said = {hole: {"skipped": 0.9, "patched": 0.1, "how": "x"} for hole in holes}
-    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.Told("f", "d", said))
+    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.PatchInfo("f", "d", said))
     good = (tmp_path / "good").read_bytes()
     size = int.from_bytes(good[:8], "little")
     header = json.loads(good[8 : 8 + size])

@@ -114,7 +114,7 @@ def made(width: int, holes: list[range], seed: int = 3) -> dict:
 
 def kept(path: Path, folder: Path, patches: dict, **losses: float) -> Path:
     said = {hole: {"skipped": 0.9, "patched": 0.12, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(checkpoint.fingerprint(folder), "d1", said))
+    patch.write(path, patches, patch.PatchInfo(checkpoint.fingerprint(folder), "d1", said))
     return path
 
 
@@ -329,7 +329,7 @@ def test_copies_of_the_worst_blocks_alone(small, tmp_path):
     patches = made(32, [range(1, 2), range(2, 3), range(3, 4), range(4, 5)])
     path, folder = tmp_path / "p.safetensors", checkpoint.fingerprint(small)
     said = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(folder, "d1", said))
+    patch.write(path, patches, patch.PatchInfo(folder, "d1", said))
     log = tmp_path / "run.h5"
     words = words_for(small, log, "--patches", str(path), "--copied-blocks", "1", "--ignore-eos")
     done = mpirun(5, *words, "--max-new-tokens", "40", "--fault", "kill 1 @ 3; kill 4 @ 6")
