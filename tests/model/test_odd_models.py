@@ -33,7 +33,7 @@ def test_masks_of_older_releases_are_not_looked_at(tmp_path):
     save_file(load_file(path) | masks | {"transformer.masked_bias": torch.tensor(float("nan"))}, path)
     Stage(folder, range(tiny.LAYERS), torch.float32).check_against_family()
     Head(folder, torch.float32)
-    assert list(integrity.no_numbers(folder)) == []
+    assert list(integrity.bad_tensors(folder)) == []
 
 
 def test_alibi_of_falcon_is_compared_with_the_attention_that_it_uses(tmp_path):
