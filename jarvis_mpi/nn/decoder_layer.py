@@ -1,4 +1,4 @@
-"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and their like)."""
+"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and similar)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from .norm import BatchInvariantNorm
 
 BEFORE_ATTENTION, AFTER_ATTENTION = "input_layernorm", "post_attention_layernorm"
 BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
-# What a layer, its attention and its MLP are made of. All linear layers and others must be there.
+# The parts of a layer, its attention and its MLP. All linear layers and others are required.
 LINEARS = {
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "mlp": {"gate_proj", "up_proj", "down_proj"},
@@ -25,7 +25,7 @@ ACTIVATIONS = {"silu": nn.functional.silu, "gelu_tanh": lambda x: nn.functional.
 
 
 class Shape(NamedTuple):
-    """Of a layer, in numbers of a row."""
+    """A layer's widths, in numbers of a row."""
 
     hidden: int
     heads: int
@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(layer: Any) -> Shape | None:
-    """None where it is of another form: has more or less than such layers have."""
+    """Return the layer's shape; None where it is of another form, with more or fewer parts."""
     parts = [("", layer), *((name, part) for name, part in layer.named_children() if name in LINEARS)]
     if not all(is_made_of(name, part) for name, part in parts):
         return None

@@ -1,8 +1,8 @@
-"""A block's layers in one call, where they are of the usual form (decoder_layer.py).
+"""Run a block's layers in one call, where they are of the usual form (decoder_layer.py).
 
-In Python a layer is some 40 calls, each of which finds the processor's caches swept by the weights: together they took a fifth of a large layer's
-time, and most of a small one's. Here the kernels of all layers stand in a table that machine code goes through. The form is not taken on trust:
-model/fusion.py compares each layer with what the family's own forward gives.
+In Python a layer takes some 40 calls, and each finds the processor's caches swept by the weights: together they took a fifth of a large layer's
+time, and most of a small one's. Here a table holds the kernels of all layers, and machine code goes through it. The form is checked:
+model/fusion.py compares each layer with the family's own forward.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ KEYS, VALUES, FIRSTS, SCRATCH, POSITIONS, KEY_HEADS, VALUE_HEADS = 2, 3, 5, 6, 8
 
 
 class LayerSpec(NamedTuple):
-    """Of a layer: its shape, and what the family tells its attention, and this the function that it calls."""
+    """A layer's shape, the options of its attention and the dtype of its rotary tables."""
 
     shape: Shape
     scale: float
@@ -36,7 +36,7 @@ class LayerSpec(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where in the table a layer's arguments are that change with each call, and what they are computed from."""
+    """Where the table holds the arguments of a layer that change with each call, and what they are computed from."""
 
     rotary: int
     attention: int
@@ -45,14 +45,14 @@ class Place(NamedTuple):
 
 
 class Fused:
-    """Layers of the usual form, as a table of kernels and their arguments. ROWS_AT_ONCE rows at the most."""
+    """Layers of the usual form as a table of kernels and their arguments. A call takes ROWS_AT_ONCE rows at the most."""
 
     def __init__(self, layers: Sequence[nn.Module], specs: Sequence[LayerSpec], dtype: torch.dtype):
         self.dtype, self.kind = dtype, DTYPES[dtype]
-        # Kept: the table is of addresses of their memory.
+        # Held, because the table has addresses of their memory.
         self.modules = [module for layer in layers for module in layer.modules()]
         sizes = [self.room_bytes(layer, spec.shape) for layer, spec in zip(layers, specs, strict=True)]
-        # Memory for each result on the way, which the layers share.
+        # Memory for each intermediate result; the layers share it.
         self.rooms = {
             name: torch.zeros(max(size[name] for size in sizes), dtype=torch.uint8) for name in sizes[0]
         }
@@ -69,7 +69,7 @@ class Fused:
         self.each_row = -self.table[self.per_row]
         self.count = 0
         self.sequence = elementwise.sequence()
-        self.page: list[Any] = []  # kept: the tables are addresses
+        self.page: list[Any] = []  # held, because `tables` has addresses of it
         self.tables: list[tuple[int, int, int]] = []  # of each layer: cosines, sines, and a row's bytes
 
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
@@ -84,7 +84,7 @@ class Fused:
         return {name: ROWS_AT_ONCE * size for name, size in row_bytes.items()}
 
     def write(self, layer: Any, spec: LayerSpec) -> Place:
-        """A layer's lines."""
+        """Append a layer's lines to the table."""
         norms = {
             name: module for name, module in layer.named_children() if isinstance(module, BatchInvariantNorm)
         }
@@ -92,7 +92,7 @@ class Fused:
         hidden, width, head_bytes = shape.hidden, shape.width, shape.width * self.dtype.itemsize
         add = elementwise.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden
         after, before = AFTER_ATTENTION, BEFORE_MLP
-        if not norms.keys() & {BEFORE_MLP, AFTER_MLP}:  # Llama's, of that name, comes before the MLP
+        if not norms.keys() & {BEFORE_MLP, AFTER_MLP}:  # Llama's norm of that name comes before the MLP
             after, before = "", AFTER_ATTENTION
 
         x = self.norm(norms.get(BEFORE_ATTENTION), "hidden", "x", hidden)
@@ -127,7 +127,7 @@ class Fused:
         return place
 
     def line(self, kernel: Any, *arguments: str | int) -> None:
-        """Rooms by their names."""
+        """Append a line; a name stands for the address of the room of that name."""
         numbers = [self.room(each) if isinstance(each, str) else each for each in arguments]
         self.lines.append([kernel.address, *numbers])
 
@@ -135,7 +135,7 @@ class Fused:
         return self.rooms[name].data_ptr()
 
     def norm(self, module: BatchInvariantNorm | None, source: str, target: str, width: int) -> str:
-        """-> where the result is."""
+        """Append a norm, if there is one; return the name of the room with the result."""
         if module is None:
             return source
         columns = len(module.gains)
@@ -148,18 +148,18 @@ class Fused:
         self.line(module.kernel(self.kind), *arguments)
 
     def rows_of(self, name: str, count: int) -> Tensor:
-        """Results on the way of the last layer, [count, width]."""
+        """Return an intermediate result of the last layer, [count, width]."""
         return self.rooms[name].view(self.dtype).view(ROWS_AT_ONCE, -1)[:count]
 
     def turn_page(self, page: Sequence[dict[str, Any]]) -> None:
-        """Each layer's arguments for the positions from now on: of these, its cosines and sines [1, R, width]."""
+        """Set each layer's arguments for the coming positions: its cosines and sines [1, R, width] are used."""
         self.page = [arguments["position_embeddings"] for arguments in page]
         self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
     def run(self, body: bytes | memoryview, row: int, caches: Sequence[Any]) -> bytes:
-        """S rows, the first of which is the page's `row` -> S rows. `caches`: a cache.GrowingLayer for each layer.
+        """Run S rows, the first of which is the page's `row` -> S rows. `caches`: a GrowingLayer for each layer.
 
-        For a single row torch and numpy are hardly asked: their code is no longer in the processor's caches either.
+        A single row makes few calls of torch and numpy: their code is no longer in the processor's caches either.
         """
         size, numbers = len(body), self.numbers
         count, rest = divmod(size, self.row_bytes)
