@@ -83,7 +83,7 @@ class Conversation:
     def begin_anew(self) -> None:
         if self.ids:
             self.ids = []
-            self.text.begin_anew()
+            self.text.begin_conversation()
             self.asker.start_sequence()
 
     def ids_with(self, prompt: str) -> list[int]:
@@ -95,7 +95,7 @@ class Conversation:
         for question in questions:
             if question.sequence != self.asker.sequence:
                 self.ids = []
-                self.text.begin_anew()
+                self.text.begin_conversation()
             self.ids = [*question.ids, *question.tokens]
             if question.tokens and self.is_closed(question.ended):
                 self.ids.pop()

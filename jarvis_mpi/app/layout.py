@@ -7,7 +7,7 @@ from pathlib import Path
 from ..common.layers import Block
 from ..common.messages import say
 from ..common.settings import Settings
-from ..model.patch import Told
+from ..model.patch import PatchInfo
 from ..net.handshake import Hello, Roll
 from ..net.mpi_parameters import machines_without_daemon_at_home
 from ..net.plan import free_bytes
@@ -32,7 +32,7 @@ class Layout:
         return {node: sum(map(len, self.placement[node])) for node in self.hellos}
 
 
-def loss_known(settings: Settings, patches: Told | None, depth: int) -> ExpectedLoss:
+def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> ExpectedLoss:
     """What --study and --patches say of each layer's worth. Raises Unservable."""
     known = ExpectedLoss(*patches.losses) if patches else NO_LOSS_KNOWN
     if settings.study:
@@ -72,7 +72,7 @@ def laid_out(roll: Roll, mine: Hello, settings: Settings, expected_loss: Expecte
     return Layout(hellos, free, placement, copies, Policy(ladder, most, never_skip, settings.copies, copied))
 
 
-def cluster_of(layout: Layout, patches: Told | None, layer_bytes: float) -> Cluster:
+def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) -> Cluster:
     """The cluster as it starts, with nobody missing."""
     return Cluster(
         layout.placement,

@@ -66,7 +66,7 @@ class ModelFiles:
 
     folder: Path
     fingerprint: str
-    patches: patch.Told | None
+    patches: patch.PatchInfo | None
 
 
 def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:

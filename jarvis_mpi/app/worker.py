@@ -93,7 +93,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
     return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
-def patches_here(settings: Settings) -> patch.Told | None:
+def patches_here(settings: Settings) -> patch.PatchInfo | None:
     """None where this host has no such file: the end user says so, and who has one puts the patches."""
     try:
         return patch.read(Path(settings.patches)) if settings.patches else None

@@ -70,8 +70,8 @@ def reason(error: BaseException) -> str:
     """The first line that an exception has to say, with the one behind it that a colon promises (a config's field and its value);
     with its kind, where the words alone would say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
-    words = printable(said[:LONGEST_REASON]).rstrip(" .:")
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    words = printable(text[:LONGEST_REASON]).rstrip(" .:")
     if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
         return f"{type(error).__name__} {words}".strip()
     return words

@@ -38,7 +38,7 @@ def keep(path: Path, data: bytes) -> None:
         scratch.rename(path)
 
 
-def is_kept(path: Path) -> bool:
+def is_cached(path: Path) -> bool:
     """Whether `keep` has left it; no, where the folder is another user's."""
     try:
         return path.is_file()

@@ -30,12 +30,12 @@ def check(value: Any, form: Any, where: str) -> Any:
         case dict():
             if not isinstance(value, dict):
                 raise wrong(value, where)
-            for key, its in form.items():
+            for key, inner in form.items():
                 if key is str:
                     for name, each in value.items():
-                        check(each, its, f"{where}[{name[:LONGEST]!r}]")
+                        check(each, inner, f"{where}[{name[:LONGEST]!r}]")
                 elif (name := key.removesuffix("?")) in value:
-                    check(value[name], its, f"{where}[{name!r}]")
+                    check(value[name], inner, f"{where}[{name!r}]")
                 elif name == key:
                     raise ValueError(f"{where} has no {name}")
         case _:

@@ -24,8 +24,8 @@ LONGEST_CLAIM = 4096  # bytes
 claims: dict[Path, str] = {}  # of this process
 
 
-def check_path(path: Path, anew: bool = True) -> None:
-    """Raises Unservable where no file can be written (`anew`: none is there): better before the work than after."""
+def check_path(path: Path, must_be_new: bool = True) -> None:
+    """Raises Unservable where no file can be written (`must_be_new`: none is there): better before the work than after."""
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder: name a file in it")
@@ -35,7 +35,7 @@ def check_path(path: Path, anew: bool = True) -> None:
             put(part, " " * ROOM)
         finally:
             part.unlink(missing_ok=True)
-        if anew and os.path.lexists(path):
+        if must_be_new and os.path.lexists(path):
             raise FileExistsError(0, "there is a file of that name already")
 
 
@@ -44,8 +44,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-        raise NotADirectoryError(0, f"{there} is no folder") from None
+        existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        raise NotADirectoryError(0, f"{existing} is no folder") from None
 
 
 @contextmanager
@@ -101,12 +101,12 @@ def claim(path: Path) -> None:
                 claims[path] = mine
                 return
             except FileExistsError:
-                its = claimant(place)
-                if its is None:  # a file of the user's
+                owner = claimant(place)
+                if owner is None:  # a file of the user's
                     return
-                if process_identity.lives(its):
+                if process_identity.lives(owner):
                     raise Unservable(
-                        f"--log {path} cannot be written: process {its['pid']} is about to write it ({place}):"
+                        f"--log {path} cannot be written: process {owner['pid']} is about to write it ({place}):"
                         " name another file"
                     ) from None
                 place.unlink()  # of one that was killed

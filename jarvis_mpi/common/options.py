@@ -33,17 +33,17 @@ def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Sett
 
     Raises Unservable, or SystemExit after --help.
     """
-    said = said_in(parser(), words)
+    given = given_options(parser(), words)
     # A shell leaves ~ alone behind --option=.
-    said |= {name: os.path.expanduser(said[name]) for name in PATHS if name in said}  # noqa: PTH111 (no error without a home)
-    kept = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
-    return Settings.of({**kept, **said})
+    given |= {name: os.path.expanduser(given[name]) for name in PATHS if name in given}  # noqa: PTH111 (no error without a home)
+    inherited = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
+    return Settings.of({**inherited, **given})
 
 
-def said_in(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+def given_options(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
     """The options that stand there, without those that have their default. Raises Unservable, or SystemExit after --help."""
-    unsaid = argparse.Namespace(**{action.dest: None for action in made._actions})
-    return {name: value for name, value in vars(made.parse_args(words, unsaid)).items() if value is not None}
+    absent = argparse.Namespace(**{action.dest: None for action in made._actions})
+    return {name: value for name, value in vars(made.parse_args(words, absent)).items() if value is not None}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -72,12 +72,12 @@ def spoken() -> Iterator[None]:
     """Standard output is as this file's head says, and all of it is written at the end; what standard error does not take
     is dropped. Raises Unwritable."""
     for name in ("stdout", "stderr"):
-        there = getattr(sys, name)
-        if there is None:  # closed; its number is not to become that of a file which is written
+        current = getattr(sys, name)
+        if current is None:  # closed; its number is not to become that of a file which is written
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-        elif there is getattr(sys, f"__{name}__") and isinstance(there, io.TextIOWrapper):
+        elif current is getattr(sys, f"__{name}__") and isinstance(current, io.TextIOWrapper):
             needed = name == "stdout"
-            setattr(sys, name, stream(there.fileno(), at_once=there.write_through, needed=needed))
+            setattr(sys, name, stream(current.fileno(), at_once=current.write_through, needed=needed))
     try:
         yield
     finally:

@@ -27,14 +27,14 @@ def bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
         TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     if not sys.stderr.isatty():
-        yield Told(total, name).advance
+        yield PlainLines(total, name).advance
         return
     with Progress(*columns, console=console(sys.stderr)) as progress:
         task = progress.add_task("", total=total)
         yield lambda count: progress.advance(task, count)
 
 
-class Told:
+class PlainLines:
     """Plain lines."""
 
     def __init__(self, total: int, name: str) -> None:

@@ -53,10 +53,10 @@ def is_list(data: bytes) -> bool:
     if data.lstrip()[:1] != b"[":
         return False
     try:
-        said = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(said, list) and any(isinstance(each, dict) for each in said)
+    return isinstance(content, list) and any(isinstance(each, dict) for each in content)
 
 
 def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
@@ -81,8 +81,8 @@ def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
 def prompt_of(number: int, line: str) -> Asked:
     """Of a line of JSON."""
     try:
-        said = json.loads(line, object_pairs_hook=once)
-        prompt = said["prompt"]
+        entry = json.loads(line, object_pairs_hook=once)
+        prompt = entry["prompt"]
     except Twice:
         return Asked(number, "", f'line {number} names "prompt" twice: leave one of them')
     except (ValueError, RecursionError):
@@ -95,7 +95,7 @@ def prompt_of(number: int, line: str) -> Asked:
         return Asked(
             number, "", f"line {number} holds half a character, a lone \\ud800 to \\udfff: leave it out"
         )
-    if own := sorted(SHAPES & set(said)):
+    if own := sorted(SHAPES & set(entry)):
         return Asked(
             number, "", f"line {number} asks for {', '.join(own)} of its own, which no line can: leave it out, or give it to all"
             f" lines as an option (python -m jarvis_mpi --help)"

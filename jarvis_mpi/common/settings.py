@@ -235,8 +235,8 @@ def is_utf8(words: str) -> bool:
 
 def short(value: Any) -> str:
     """As Python writes it, or its beginning."""
-    said = repr(value)
-    return said if len(said) <= LONGEST_SHOWN else f"{said[:LONGEST_SHOWN]}..."
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def flag(name: str) -> str:

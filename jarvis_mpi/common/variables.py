@@ -16,33 +16,33 @@ class Wrong(ValueError):
 def number(names: Sequence[str], default: int) -> int:
     """What the first of `names` that is set says; `default` where none is. Raises Wrong."""
     for name in names:
-        if (said := os.environ.get(name)) is not None:
-            if not (said.isascii() and said.isdecimal() and len(said) < 10):
-                raise wrong(name, said, "no number, as a launcher gives")
-            return int(said)
+        if (text := os.environ.get(name)) is not None:
+            if not (text.isascii() and text.isdecimal() and len(text) < 10):
+                raise wrong(name, text, "no number, as a launcher gives")
+            return int(text)
     return default
 
 
 def seconds(name: str) -> float:
     """0 where it is not set. Raises Wrong."""
-    said = os.environ.get(name, "0")
+    text = os.environ.get(name, "0")
     try:
-        value = float(said)
+        value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise wrong(name, said, "no number of seconds")
+        raise wrong(name, text, "no number of seconds")
     return value
 
 
 def ssh() -> list[str]:
     """Raises Wrong."""
-    said = os.environ.get(SSH, "")
+    text = os.environ.get(SSH, "")
     try:
-        return shlex.split(said) or ["ssh"]
+        return shlex.split(text) or ["ssh"]
     except ValueError as error:
         raise Wrong(
-            f"the variable {SSH} is {said[:LONGEST]!r}, which is no command ({error}): close its quotes"
+            f"the variable {SSH} is {text[:LONGEST]!r}, which is no command ({error}): close its quotes"
         ) from None
 
 
@@ -53,5 +53,5 @@ def not_started(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
-def wrong(name: str, said: str, what: str) -> Wrong:
-    return Wrong(f"the variable {name} is {said[:LONGEST]!r}, which is {what}: unset {name}")
+def wrong(name: str, text: str, what: str) -> Wrong:
+    return Wrong(f"the variable {name} is {text[:LONGEST]!r}, which is {what}: unset {name}")

@@ -71,7 +71,7 @@ class Aside:
     def begin(self) -> None:
         if self.child:
             return
-        self.socket, there = socket.socketpair()
+        self.socket, childs_end = socket.socketpair()
         try:
             with (
                 warnings.catch_warnings()
@@ -80,11 +80,11 @@ class Aside:
                 self.child = os.fork()
         except OSError:
             self.socket.close()
-            there.close()
+            childs_end.close()
             raise
         if not self.child:
-            work(self.make, self.socket, there)
-        there.close()
+            work(self.make, self.socket, childs_end)
+        childs_end.close()
 
     def end(self) -> int:
         """Return the signal that ended the process; 0: there was none, or it ended by itself."""
@@ -100,17 +100,17 @@ class Aside:
         self.end()
 
 
-def send(there: socket.socket, data: bytes, end: float = 0.0) -> None:
-    there.settimeout(max(0.001, end - time.monotonic()) if end else None)
-    there.sendall(LENGTH.pack(len(data)) + data)
+def send(connection: socket.socket, data: bytes, end: float = 0.0) -> None:
+    connection.settimeout(max(0.001, end - time.monotonic()) if end else None)
+    connection.sendall(LENGTH.pack(len(data)) + data)
 
 
-def receive(there: socket.socket, end: float = 0.0) -> bytes:
+def receive(connection: socket.socket, end: float = 0.0) -> bytes:
     """Raises EOFError where nobody is there, and TimeoutError at `end`."""
     came, wanted = bytearray(), LENGTH.size
     while len(came) < wanted:
-        there.settimeout(max(0.001, end - time.monotonic()) if end else None)
-        if not (more := there.recv(1 << 16)):
+        connection.settimeout(max(0.001, end - time.monotonic()) if end else None)
+        if not (more := connection.recv(1 << 16)):
             raise EOFError
         came += more
         if len(came) >= LENGTH.size:
@@ -132,10 +132,10 @@ def work(make: Callable[[Any], str], parents: socket.socket, here: socket.socket
             signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit_s + LATER_S)
             bound(room_bytes)
             try:
-                said = ["made", make(of)]
+                reply = ["made", make(of)]
             except Unservable as error:
-                said = ["refused", str(error)]
-            send(here, json.dumps(said).encode())
+                reply = ["refused", str(error)]
+            send(here, json.dumps(reply).encode())
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:

@@ -146,8 +146,8 @@ def check_layers(folder: Path, layers: Iterable[int]) -> None:
     names = delivered(folder)
     if names is None:
         return
-    there = {layer_of(name) for name in names}
-    if lacking := sorted(set(layers) - there):
+    present = {layer_of(name) for name in names}
+    if lacking := sorted(set(layers) - present):
         raise Unservable(
             f"{folder} was delivered without layer {', '.join(map(str, lacking))}:"
             " python -m jarvis_mpi stage-model with this run's --split and --copies"

@@ -58,8 +58,8 @@ class Pieces:
             return False
 
     def text(self, ids: Sequence[int]) -> str:
-        said = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return str(said)
+        decoded = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(decoded)
 
 
 def may_be_tidied(words: str) -> bool:

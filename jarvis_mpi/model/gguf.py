@@ -108,14 +108,14 @@ def check_model(file: Gguf) -> None:
             f"{file.path} does not say what kind of model it is (general.architecture): fetch another"
         )
     count = file.values.get(f"{architecture}.block_count")
-    there = {
+    present = {
         int(name.split(".")[1])
         for name in names(file)
         if name.startswith("blk.") and name.split(".")[1].isdecimal()
     }
-    if type(count) is not int or there != set(range(count)):
+    if type(count) is not int or present != set(range(count)):
         raise Unservable(
-            f"{file.path} says that it has {count} layers (block_count), and holds {len(there)}: fetch it again"
+            f"{file.path} says that it has {count} layers (block_count), and holds {len(present)}: fetch it again"
         )
 
 

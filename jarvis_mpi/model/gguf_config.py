@@ -32,8 +32,8 @@ def corrected(config, file: Gguf):
         if key.startswith(f"{architecture}.")
     }
     mapping: Any = GGUF_CONFIG_MAPPING
-    told = mapping.get(config.model_type.removesuffix("_text"), {})
-    read = {key for key, name in told.items() if name is not None}
+    names = mapping.get(config.model_type.removesuffix("_text"), {})
+    read = {key for key, name in names.items() if name is not None}
     if own.get("expert_count"):
         raise Unservable(
             f"{file.path} is a mixture of experts ({architecture}.expert_count), which is not served"
@@ -70,9 +70,9 @@ def corrected(config, file: Gguf):
 
 def remade(config, changes: dict[str, Any]):
     """As if the config had been written with `changes`: what follows from them follows again."""
-    said = config.to_dict()
-    said.pop("layer_types", None)
-    return type(config).from_dict(said | changes)
+    fields = config.to_dict()
+    fields.pop("layer_types", None)
+    return type(config).from_dict(fields | changes)
 
 
 def shown(value: Any) -> str:
@@ -103,9 +103,9 @@ def same_as_key(config, value: Any, changes: dict[str, Any]) -> bool:
 
 def attribute(*names: str) -> Callable[[Any, Any, dict[str, Any]], bool]:
     def put(config, value: Any, changes: dict[str, Any]) -> bool:
-        there = [name for name in names if hasattr(config, name)]
-        changes.update(dict.fromkeys(there, value))
-        return bool(there) or not value
+        present = [name for name in names if hasattr(config, name)]
+        changes.update(dict.fromkeys(present, value))
+        return bool(present) or not value
 
     return put
 

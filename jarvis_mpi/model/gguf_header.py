@@ -148,14 +148,14 @@ def tensor_of(path: Path, reading: Reading) -> GgufTensor:
     shape = tuple(reading.number("Q") for _ in range(dimensions))
     kind, offset = reading.number("I"), reading.number("Q")
     try:
-        values, its_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError):
         raise Unservable(
             f"{path} holds {name} in a form that is not known here (ggml type {kind}): fetch the model in another"
         ) from None
     if not prod(shape) or shape[0] % values:
         raise damaged(path, f"the tensor {name} of {list(shape)} numbers has no whole blocks of {values}")
-    return GgufTensor(name, shape, kind, offset, prod(shape) // values * its_bytes)
+    return GgufTensor(name, shape, kind, offset, prod(shape) // values * block_bytes)
 
 
 def check_places(made: Gguf, size: int) -> None:
@@ -180,10 +180,10 @@ def up(at: int, alignment: int) -> int:
 
 def shards(path: Path) -> list[Path]:
     """All files of a model of which `path` is one, in order. Raises Unservable where one is missing."""
-    told = SHARD.fullmatch(path.name)
-    if not told:
+    matched = SHARD.fullmatch(path.name)
+    if not matched:
         return [path]
-    name, _, total = told.groups()
+    name, _, total = matched.groups()
     others = {
         int(found[2]): other
         for other in path.parent.iterdir()
@@ -202,10 +202,10 @@ def read_shards(path: Path) -> list[Gguf]:
     files = [read(shard) for shard in shards(path)]
     count = files[0].values.get("split.count", 1)
     for number, file in enumerate(files):
-        told = file.values.get("split.count", 1), file.values.get("split.no", 0)
-        if told != (max(1, count), number) and told != (0, 0):
+        split = file.values.get("split.count", 1), file.values.get("split.no", 0)
+        if split != (max(1, count), number) and split != (0, 0):
             raise Unservable(
-                f"{file.path} says that it is part {told[1]} of {told[0]} (counted from 0): name the first of files that are"
+                f"{file.path} says that it is part {split[1]} of {split[0]} (counted from 0): name the first of files that are"
                 " called NAME-00001-of-0000N.gguf, as they came, or join them with llama-gguf-split --merge"
             )
     if count not in (0, len(files)):

@@ -33,13 +33,13 @@ CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 def correct(tokenizer: Any, file: Gguf) -> None:
     """Mend `tokenizer`, which transformers read from `file`. Raises Unservable where that cannot be done."""
-    split_as_told(tokenizer, file)
-    begin_as_told(tokenizer, file)
+    split_as_declared(tokenizer, file)
+    begin_as_declared(tokenizer, file)
     if file.values.get("tokenizer.ggml.model") == "gpt2":
         keep_whole(tokenizer, file)
 
 
-def split_as_told(tokenizer: Any, file: Gguf) -> None:
+def split_as_declared(tokenizer: Any, file: Gguf) -> None:
     """Split text as the file's tokenizer.ggml.pre says, where transformers takes GPT-2's way for what it does not know."""
     pre = file.values.get("tokenizer.ggml.pre")
     if file.values.get("tokenizer.ggml.model") != "gpt2" or pre is None or pre in (*AS_GPT2, *SPLITS):
@@ -53,7 +53,7 @@ def split_as_told(tokenizer: Any, file: Gguf) -> None:
     )
 
 
-def begin_as_told(tokenizer: Any, file: Gguf) -> None:
+def begin_as_declared(tokenizer: Any, file: Gguf) -> None:
     """No space before a text's first word, where the file says so: transformers reads that, and puts one there in any case."""
     if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
         return

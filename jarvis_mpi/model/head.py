@@ -61,8 +61,8 @@ class Head:
                 contextlib.suppress(Unservable),
                 guarded(f"a model of kind {self.model.config.model_type!r} cannot be cut"),
             ):
-                told = self.around_gap(torch.zeros(1, rows, self.width, dtype=self.dtype))
-                if told.shape[:2] == (1, rows):
+                result = self.around_gap(torch.zeros(1, rows, self.width, dtype=self.dtype))
+                if result.shape[:2] == (1, rows):
                     return
         raise Unservable(
             f"a model of kind {self.model.config.model_type!r} cannot be cut: its forward does more with a layer's output than hand it on"
@@ -112,8 +112,8 @@ class Head:
     def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Tensor:
         """S rows -> [R, V], of those from `first` to before `end`, in float32."""
         h = from_bytes(body, self.width, self.dtype)[:, first:end]
-        told = self.around_gap(h) if self.norm is None else logits(self.model, self.norm(h))
-        return told[0].float()
+        result = self.around_gap(h) if self.norm is None else logits(self.model, self.norm(h))
+        return result[0].float()
 
     def around_gap(self, h: Tensor) -> Tensor:  # [1, R, D] -> [1, R, V]
         self.gap.answer = h
@@ -126,10 +126,10 @@ class Head:
 def logits(model: Any, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
     """Of rows behind the final norm: [..., D] -> [..., V], or those of `tokens`."""
     output = model.get_output_embeddings()
-    told = output(rows) if tokens is None else rows @ output.weight[tokens].T
+    values = output(rows) if tokens is None else rows @ output.weight[tokens].T
     scale = getattr(model.config, "logits_scaling", None) or 1.0
     cap = getattr(model.config, "final_logit_softcapping", None)
-    return cap * torch.tanh(told / scale / cap) if cap else told / scale
+    return cap * torch.tanh(values / scale / cap) if cap else values / scale
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -145,8 +145,8 @@ class Gap(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor | tuple[Tensor]:
         self.seen = hidden_states
-        told = hidden_states if self.answer is None else self.answer
-        return (told,) if self.gives_tuple else told
+        result = hidden_states if self.answer is None else self.answer
+        return (result,) if self.gives_tuple else result
 
 
 class Nothing(nn.Module):

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..common import kept_folder
+from ..common import sealed_folder
 from ..common.boundary import guarded
 from ..common.cache_folder import cache_folder, writable
 from ..common.errors import Unservable
@@ -32,8 +32,8 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
     """A line for each thing to mend."""
     try:
         folder = checkpoint.locate(model, tell, timeout_s)
-        if (folder / kept_folder.SEAL).is_file():
-            yield from kept_folder.damage(folder, reading)
+        if (folder / sealed_folder.SEAL).is_file():
+            yield from sealed_folder.damage(folder, reading)
         yield from bad_tensors(folder)
     except Unservable as error:
         yield str(error)
@@ -72,10 +72,10 @@ def names_of_the_model(folder: Path) -> set[str] | None:
 
 def quantised_of(folder: Path) -> Iterator[str]:
     """Damage of what was quantised of this model before."""
-    for its in sorted((cache_folder() / "quantised").glob(f"*/{kept_folder.SEAL}")):
-        said = kept_folder.sealed(its.parent)
-        if said is None or str(said.get("identity", "")).startswith(f"{folder.resolve()}/"):
-            yield from kept_folder.damage(its.parent, reading)
+    for seal in sorted((cache_folder() / "quantised").glob(f"*/{sealed_folder.SEAL}")):
+        manifest = sealed_folder.sealed(seal.parent)
+        if manifest is None or str(manifest.get("identity", "")).startswith(f"{folder.resolve()}/"):
+            yield from sealed_folder.damage(seal.parent, reading)
 
 
 def unreadable(folder: Path) -> Iterator[str]:

@@ -190,7 +190,7 @@ class Finder(MetaPathFinder):
     def change(self, module: ModuleType) -> None:
         """What a release of transformers has not under that name stays as it is."""
         for name, changed in (
-            ("define_import_structure", kept),
+            ("define_import_structure", cached_structure),
             ("_is_package_available", self.without_packages),
             *((name, self.no) for name in FOR_PICTURES),
         ):
@@ -209,7 +209,7 @@ class Finder(MetaPathFinder):
         return lambda: not (self.light or whole_process) and real()
 
 
-def kept(look_through: Callable[..., dict]) -> Callable[..., dict]:
+def cached_structure(look_through: Callable[..., dict]) -> Callable[..., dict]:
     """The same for all families together, from a file where there is one for this state of the sources."""
 
     def define_import_structure(sources: Any, prefix: str | None = None) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..common.cache_folder import cache_folder, is_kept, keep
+from ..common.cache_folder import cache_folder, is_cached, keep
 from ..common.errors import Unservable
 from .checkpoint import headers
 from .safetensors_header import FLOATS, pieces, tensors_in
@@ -68,7 +68,7 @@ def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
         file, names = path.stat(), sorted(filter(wanted, tensors_in(header)))
         identity = f"{path.resolve()} {file.st_size} {file.st_mtime_ns} {data_at} {names}"
         noted = cache_folder() / "sound" / hashlib.sha256(identity.encode()).hexdigest()[:16]
-        if is_kept(noted):
+        if is_cached(noted):
             continue
         for name in unsound(path, wanted):
             raise Unservable(

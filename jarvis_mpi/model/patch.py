@@ -50,7 +50,7 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Told:
+class PatchInfo:
     """What the file says of itself."""
 
     fingerprint: str  # of the model, see models.fingerprint
@@ -61,18 +61,18 @@ class Told:
 
     @property
     def patched(self) -> frozenset[Block]:
-        return frozenset(hole for hole, said in self.holes.items() if said["patched"] is not None)
+        return frozenset(hole for hole, cost in self.holes.items() if cost["patched"] is not None)
 
     @property
     def losses(self) -> tuple[dict[Case, float], dict[Block, float]]:
         """Nats a token lost by skipping each hole, and by patching it."""
         return (
-            {frozenset(hole): said["skipped"] for hole, said in self.holes.items()},
+            {frozenset(hole): cost["skipped"] for hole, cost in self.holes.items()},
             {hole: self.holes[hole]["patched"] for hole in self.patched},
         )
 
 
-def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
+def write(path: Path, patches: dict[Block, Patch], info: PatchInfo) -> None:
     """Matrices in bfloat16, vectors in float32."""
     import torch
     from safetensors.torch import save_file
@@ -83,38 +83,42 @@ def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
         for name, tensor in vars(patch).items()
         if tensor is not None
     }
-    holes = {layers(hole): said for hole, said in told.holes.items()}
-    said = {
+    holes = {layers(hole): cost for hole, cost in info.holes.items()}
+    metadata = {
         "format": FORMAT,
-        "fingerprint": told.fingerprint,
-        "digest": told.digest,
+        "fingerprint": info.fingerprint,
+        "digest": info.digest,
         "holes": json.dumps(holes),
     }
     part = path.with_name(f"{path.name}.part")
-    save_file(tensors, part, said)
+    save_file(tensors, part, metadata)
     part.replace(path)
 
 
-def read(path: Path) -> Told:
+def read(path: Path) -> PatchInfo:
     """Raises Unservable."""
     from safetensors import safe_open
 
     with guarded(f"--patches {path} cannot be read"), safe_open(regular(path), "pt") as file:
-        said = file.metadata() or {}
+        metadata = file.metadata() or {}
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    if said.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise Unservable(f"--patches {path} holds no patches: make it by python -m jarvis_mpi fit-patches")
     with guarded(f"--patches {path} is damaged", "make it anew by python -m jarvis_mpi fit-patches"):
-        check(said, {"fingerprint": str, "digest": str, "holes": str}, "its metadata")
+        check(metadata, {"fingerprint": str, "digest": str, "holes": str}, "its metadata")
         holes = parsed(
-            said["holes"], {str: {"skipped": NUMBER, "patched": (*NUMBER, NONE), "how": str}}, "its metadata"
+            metadata["holes"],
+            {str: {"skipped": NUMBER, "patched": (*NUMBER, NONE), "how": str}},
+            "its metadata",
         )
-        told = Told(said["fingerprint"], said["digest"], {block_of(name): of for name, of in holes.items()})
-        for hole, of in told.holes.items():
+        info = PatchInfo(
+            metadata["fingerprint"], metadata["digest"], {block_of(name): of for name, of in holes.items()}
+        )
+        for hole, of in info.holes.items():
             if not 0 <= hole.start < hole.stop or not number(of["skipped"]) or not number(of["patched"] or 0):
                 raise ValueError(f"it cannot be that the hole {layers(hole)} costs {of}")
-        check_shapes(told.patched, shapes)
-    return told
+        check_shapes(info.patched, shapes)
+    return info
 
 
 def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> None:
@@ -143,14 +147,14 @@ class Patches:
 
         from .activations import from_bytes, to_bytes
 
-        its = self.hold(hole)
+        patch = self.hold(hole)
         with torch.inference_mode():
-            return to_bytes(its(from_bytes(body, len(its.mean), self.dtype), start))
+            return to_bytes(patch(from_bytes(body, len(patch.mean), self.dtype), start))
 
-    def prepare(self, told: Told, blocks: Iterable[Block]) -> None:
+    def prepare(self, info: PatchInfo, blocks: Iterable[Block]) -> None:
         """Read those of the holes that may open behind `blocks`."""
         ends = {block.stop for block in blocks}
-        for hole in told.patched:
+        for hole in info.patched:
             if hole.start in ends:
                 self.hold(hole)
 
@@ -161,12 +165,12 @@ class Patches:
 
             what = f"--patches {self.path}: the patch of {layers(hole)} cannot be read"
             with guarded(what), safe_open(regular(self.path), "pt") as file:
-                there: dict[str, Any] = {
+                tensors: dict[str, Any] = {
                     name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
                     for name in PARTS
                     for key in [f"{layers(hole)}.{name}"]
                 }
-                if not all(part.isfinite().all() for part in there.values() if part is not None):
+                if not all(part.isfinite().all() for part in tensors.values() if part is not None):
                     raise ValueError("a number in it is none")
-            self.held[hole] = Patch(**there)
+            self.held[hole] = Patch(**tensors)
         return self.held[hole]

@@ -19,14 +19,14 @@ def json_object(path: Path) -> dict[str, Any]:
             raise Unservable(
                 f"{path} has over {MOST_JSON // 10**6} MB, too much for what it is: fetch it again"
             )
-        said = json.loads(path.read_bytes().decode())
+        content = json.loads(path.read_bytes().decode())
     except OSError as error:
         raise Unservable(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise Unservable(f"{path} is no JSON: fetch it again") from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise Unservable(f"{path} is no JSON object: fetch it again")
-    return said
+    return content
 
 
 def index_of(folder: Path) -> Path | None:

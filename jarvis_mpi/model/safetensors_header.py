@@ -94,13 +94,13 @@ def end_of_data(path: Path, header: dict[str, dict]) -> int:
     """Where the last tensor ends; raises Unservable where two overlap, or bytes between them are nobody's."""
     end = 0
     for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
-        begin, its_end = header[name]["data_offsets"]
+        begin, tensor_end = header[name]["data_offsets"]
         if begin != end:
             raise Unservable(
                 f"{path} is damaged: {name} begins at byte {begin} of the data, the one before it ends at {end};"
                 " fetch it again"
             )
-        end = its_end
+        end = tensor_end
     return end
 
 

@@ -65,7 +65,7 @@ class Stage:
         self.build()
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
-        self.lean: FastStep | None = None
+        self.fast_step: FastStep | None = None
         if not asleep:
             self.refuse_unsound()
             self.wake()
@@ -98,36 +98,36 @@ class Stage:
     def wake(self) -> FastStep:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
-        self.lean = self.fast_step()
-        return self.lean
+        self.fast_step = self.make_fast_step()
+        return self.fast_step
 
     @of_model
-    def fast_step(self) -> FastStep:
+    def make_fast_step(self) -> FastStep:
         if self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
         return FastStep(self.model, self.layers)
 
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
         """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
-        lean = self.lean or self.wake()
+        fast_step = self.fast_step or self.wake()
         if start == 0:
             self.caches[sequence] = new_cache(self.model.config)
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
-        if not lean.parts:
-            return self.run_by_layers(lean, body, start, cache)
+        if not fast_step.parts:
+            return self.run_by_layers(fast_step, body, start, cache)
         assert len(body), "no rows"
         rows, piece = memoryview(body), ROWS_AT_ONCE * self.row_bytes
         return b"".join(
-            lean.run_parts(rows[at : at + piece], start + at // self.row_bytes, cache)
+            fast_step.run_parts(rows[at : at + piece], start + at // self.row_bytes, cache)
             for at in range(0, len(rows), piece)
         )
 
     @torch.inference_mode()
-    def run_by_layers(self, lean: FastStep, body: bytes | memoryview, start: int, cache) -> bytes:
+    def run_by_layers(self, fast_step: FastStep, body: bytes | memoryview, start: int, cache) -> bytes:
         h = from_bytes(body, self.width, self.dtype)
-        if lean.can_run(h.shape[1]):
-            return to_bytes(lean.run(h, start, cache))
+        if fast_step.can_run(h.shape[1]):
+            return to_bytes(fast_step.run(h, start, cache))
         return to_bytes(self.run_by_family(h, start, cache))
 
     def run_by_family(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]

@@ -43,7 +43,7 @@ class Text:
         self.rendered = chat_template.Renderer(self.render)
         self.longest = 0  # token, in characters
 
-    def begin_anew(self) -> None:
+    def begin_conversation(self) -> None:
         """Another conversation."""
         self.asked = []
 

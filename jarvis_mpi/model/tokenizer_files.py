@@ -56,22 +56,22 @@ def only_sentencepiece(folder: Path) -> Path | None:
 
 def check_readable(path: Path) -> None:
     """Raises Unservable where a SentencePiece model alone cannot be read here."""
-    if lacking := [package for module, package in NEEDED.items() if not there(module)]:
+    if lacking := [package for module, package in NEEDED.items() if not is_installed(module)]:
         raise Unservable(
             f"{path} is a SentencePiece model, and without a tokenizer.json beside it"
             f" {' and '.join(lacking)} must be installed to read it: pip install {' '.join(lacking)},"
             " or put the model's tokenizer.json beside it"
         )
     config = path.with_name(CONFIG)
-    said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if not isinstance(said, dict) or not said.get("tokenizer_class"):
+    content = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if not isinstance(content, dict) or not content.get("tokenizer_class"):
         raise Unservable(
             f"{path} stands alone: {CONFIG}, which says how a text begins (tokenizer_class, add_bos_token),"
             " must be beside it"
         )
 
 
-def there(module: str) -> bool:
+def is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it

@@ -40,7 +40,7 @@ class Asked(NamedTuple):
     answer: int
 
 
-class Said(NamedTuple):
+class Reference(NamedTuple):
     """What the whole model says."""
 
     prompt: list[int]
@@ -60,7 +60,7 @@ def questions(context: int) -> list[Asked]:
 
 
 @torch.inference_mode()
-def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
+def reference_of(model: Any, asked: Asked, seed: int) -> Reference:
     """The logits of the family's own forward, in one piece and without a cache, of a random text.
 
     `generate` itself would import torch's compiler: seconds. tests/families.py holds the cut against it.
@@ -69,14 +69,14 @@ def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
     ids = torch.randint(3, model.config.vocab_size, (1, asked.prompt + asked.answer), generator=among)
     logits = model(ids[:, :-1], use_cache=False).logits[0, asked.prompt - 1 :].float()
     prompt, answer = ids[0].tensor_split([asked.prompt])
-    return Said(prompt.tolist(), answer.tolist(), logits)
+    return Reference(prompt.tolist(), answer.tolist(), logits)
 
 
-def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
+def noise_of(model: Any, reference: Reference, asked: Asked, seed: int) -> float:
     """How far what the whole model says is from what it says in float64; infinity where its code knows no such numbers."""
     try:
         with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
-            return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+            return apart(reference.logits, reference_of(model.double(), asked, seed).logits)
     except Shortage:
         raise
     except Unservable:
@@ -86,14 +86,16 @@ def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
 
 
 @torch.inference_mode()
-def sees_what_comes_after(model: Any, said: Said) -> bool:
+def sees_what_comes_after(model: Any, reference: Reference) -> bool:
     """Whether what is said behind the first tokens changes with those that come later: then the model is an encoder."""
-    few = len(said.prompt)
-    short, long = (torch.tensor([ids]) for ids in (said.prompt, said.prompt + said.answer))
+    few = len(reference.prompt)
+    short, long = (torch.tensor([ids]) for ids in (reference.prompt, reference.prompt + reference.answer))
     return apart(model(long).logits[0, :few], model(short).logits[0]) > NEAR
 
 
-def said_by_cut(head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+def logits_of_cut(
+    head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]
+) -> Tensor:
     """The logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
     rows, start, logits = list(prompt), 0, list[Tensor]()
     for token in answer:
@@ -120,7 +122,7 @@ def twin_that_answers(config: Any) -> Any:
         try:
             with guarded(f"a model of kind {config.model_type!r} cannot be tried"):
                 model = make_twin(config, groups)
-                said_by_whole(model, Asked(2, 2), 0)
+                reference_of(model, Asked(2, 2), 0)
                 return model
         except Shortage:
             raise
@@ -129,15 +131,15 @@ def twin_that_answers(config: Any) -> Any:
     raise failures[0]
 
 
-def answers_of(model: Any) -> list[Said]:
+def answers_of(model: Any) -> list[Reference]:
     """What the whole twin says, with weights so strong that layers matter, and so weak that no rounding grows large."""
     asked = questions(context_of(model.config))
     for strength in STRENGTHS:
         draw(model, strength)
-        said = [said_by_whole(model, each, seed) for seed, each in enumerate(asked)]
-        if noise_of(model, said[0], asked[0], 0) < NOISE:
+        references = [reference_of(model, each, seed) for seed, each in enumerate(asked)]
+        if noise_of(model, references[0], asked[0], 0) < NOISE:
             break
-    return said
+    return references
 
 
 def unlike(config: Any, cuts: Sequence[int]) -> str:
@@ -148,8 +150,8 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
     model = twin_that_answers(config)
     if why := uncuttable(model):
         return why
-    said = answers_of(model)
-    if sees_what_comes_after(model, said[0]):
+    references = answers_of(model)
+    if sees_what_comes_after(model, references[0]):
         return "each token sees those after it, as in an encoder (is_decoder in its config)"
     depth = model.config.num_hidden_layers
     with TemporaryDirectory() as name:
@@ -161,7 +163,7 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
         model.save_pretrained(folder)
         try:
             return next(
-                filter(None, (unlike_in(folder, said, min(count, depth), depth) for count in cuts)), ""
+                filter(None, (unlike_in(folder, references, min(count, depth), depth) for count in cuts)), ""
             )
         except Shortage:  # no verdict: it may pass
             raise
@@ -170,12 +172,12 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
             return why.removesuffix(": fetch it again")
 
 
-def unlike_in(folder: Path, said: Sequence[Said], count: int, depth: int) -> str:
-    """How the twin in `folder`, cut into `count` stages, differs from what the whole one `said`; '' if it does not."""
+def unlike_in(folder: Path, references: Sequence[Reference], count: int, depth: int) -> str:
+    """How the twin in `folder`, cut into `count` stages, differs from the whole one's `references`; '' if it does not."""
     head = Head(folder, torch.float32)
     stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, count)]
-    for prompt, answer, logits in said:
-        off = apart(said_by_cut(head, stages, prompt, answer), logits)
+    for prompt, answer, logits in references:
+        off = apart(logits_of_cut(head, stages, prompt, answer), logits)
         if not off < NEAR:
             return (
                 f"{SMALL} says something else in {count} stages than in one piece"
@@ -203,12 +205,12 @@ def check(folder: Path, say: Say = lambda line: None) -> None:
     """
     config = read_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
-    if (why := kept(path)) is None:
+    if (why := cached_verdict(path)) is None:
         say("first use of this model: a cut of it is compared with the whole, in small")
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(Unservable):  # no such folder can be made: a lock saves work, no more
                 stack.enter_context(only_one(path, WAIT_S))
-            if (why := kept(path)) is None:
+            if (why := cached_verdict(path)) is None:
                 with guarded(f"{folder}, a model of kind {config.model_type!r}, cannot be tried"):
                     why = unlike(config, CUTS)
                 keep(path, json.dumps({"why": why}).encode())
@@ -216,7 +218,7 @@ def check(folder: Path, say: Say = lambda line: None) -> None:
         raise Unservable(f"{folder} is a model of kind {config.model_type!r} that cannot be cut: {why}")
 
 
-def kept(path: Path) -> str | None:
+def cached_verdict(path: Path) -> str | None:
     """An earlier verdict."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         why = json.loads(path.read_text())["why"]
@@ -226,9 +228,9 @@ def kept(path: Path) -> str | None:
 
 def identity(config: Any) -> str:
     """A digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
-    told = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
+    values = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    digest = sha256(json.dumps([told, versions], sort_keys=True, default=str).encode())
+    digest = sha256(json.dumps([values, versions], sort_keys=True, default=str).encode())
     for wing in ("kernels", "nn", "model", "common"):
         for path in sorted((Path(__file__).parent.parent / wing).glob("*.py")):
             digest.update(path.read_bytes())

@@ -16,10 +16,10 @@ def untried(version_of: Callable[[str], str] = importlib.metadata.version) -> li
             version = version_of(name)
         except importlib.metadata.PackageNotFoundError:  # a source tree on the path says nothing of itself
             continue
-        there, oldest, newest = map(numbers, (version, first, last))
+        installed, oldest, newest = map(numbers, (version, first, last))
         # Of the last one's line each release counts: 2.14.1 is no newer than 2.14.
-        newer = there[: len(newest)] > newest
-        if newer or there < oldest:
+        newer = installed[: len(newest)] > newest
+        if newer or installed < oldest:
             sentences.append(
                 f"{name} {version} is {'newer' if newer else 'older'} than what this version was tried with"
                 f" ({first} to {last}): if an answer looks wrong, install one of those"

@@ -32,7 +32,7 @@ def twin_config(config: Any, groups: int) -> Any:
     """
     if groups == AS_THE_MODEL and config.hidden_size > MOST_WIDTH:
         raise ValueError(f"a small model of its making cannot be made, and it is {config.hidden_size} wide")
-    few = cut_config(config, layers_kept(config))
+    few = cut_config(config, layers_of_twin(config))
     native = few.attribute_map
     small = shrunk(few.to_dict(), groups == AS_THE_MODEL)
     known = {native.get(name, name): value for name, value in widths(few, groups).items()}
@@ -40,7 +40,7 @@ def twin_config(config: Any, groups: int) -> Any:
     return type(config)(**small)
 
 
-def layers_kept(config: Any) -> list[int]:
+def layers_of_twin(config: Any) -> list[int]:
     """Of which layers the twin's are made: the first of each kind, the first and the last ones."""
     depth = config.num_hidden_layers
     lists = [getattr(config, name) for name in per_layer(config)]
@@ -56,10 +56,10 @@ def widths(config: Any, groups: int) -> dict[str, Any]:
     if groups == AS_THE_MODEL:
         return lengths
     heads = config.num_attention_heads
-    kept = key_heads(config)
+    kv_heads = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    group = min(heads // kept, 2)
-    few = min(kept, groups)
+    group = min(heads // kv_heads, 2)
+    few = min(kv_heads, groups)
     ratio = config.hidden_size / (heads * width)
     hidden = few * group * width * ratio
     return {

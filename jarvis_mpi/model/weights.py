@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from ..common.errors import Unservable
 from ..nn import norm
 from ..nn.linear import DTYPES, FloatLinear, QuantisedLinear
-from ..nn.quantisation import FORMATS, kept, tensor_of
+from ..nn.quantisation import FORMATS, quantised_folder, tensor_of
 from .checkpoint import headers
 from .safetensors_header import tensors_in
 
@@ -81,8 +81,10 @@ class Stored(NamedTuple):
         file = self.path.stat()
         identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor}"
         if turned:
-            return kept(weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T)
-        return kept(weights, identity, self.tensor["shape"], self.mapped)
+            return quantised_folder(
+                weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T
+            )
+        return quantised_folder(weights, identity, self.tensor["shape"], self.mapped)
 
 
 def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:

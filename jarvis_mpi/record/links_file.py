@@ -40,7 +40,7 @@ def stamp(path: Path) -> Stamp:
 
 def usable(path: Path) -> Stamp:
     """Raises Unservable where no file can be written, or one is there that no doctor has written."""
-    new_file.check_path(path, anew=False)
+    new_file.check_path(path, must_be_new=False)
     with guarded(f"--log {path} is not what doctor writes", "name another file"):
         if found := stamp(path):
             if not path.is_file():

@@ -25,16 +25,16 @@ def askable_in(
     """
     from ..model.askable import askable
 
-    found, its_ids = [], []
+    found, prompt_ids = [], []
     for line in read(path):
         try:
             if line.wrong:
                 raise Unservable(line.wrong)
             check(line.prompt)
-            its_ids.append(askable(text, (), line.prompt, context))
+            prompt_ids.append(askable(text, (), line.prompt, context))
         except Unservable as error:
             place = "" if line.wrong else f"line {line.number}: "
             left_out(f"--prompts {path}", f"{place}{error}")
             continue
         found.append(line.prompt)
-    return found, its_ids
+    return found, prompt_ids

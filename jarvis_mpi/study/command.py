@@ -140,15 +140,15 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
     use_threads(asked.threads)
     text, dtype = Text(folder, config.vocab_size), dtype_of(config, asked.dtype)
     try:
-        wanted, items, said = wanted_of(asked, text, config, speak, left_out)
+        wanted, items, attributes = wanted_of(asked, text, config, speak, left_out)
     finally:
         left_out.tell_more()
     if me == 0:
-        said |= {
+        attributes |= {
             "model": asked.model, "fingerprint": checkpoint.fingerprint(folder), "dtype": str(dtype),
             "depth": config.num_hidden_layers,
         }  # fmt: skip
-        file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)
+        file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, attributes)
         shared, alone = skip_cases.passes(wanted.cases, config.num_hidden_layers)
         speak(
             f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"

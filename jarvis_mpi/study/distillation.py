@@ -38,13 +38,13 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
         some = order[first : first + AT_ONCE]
         width = max(len(asked[at]) for at in some)
         ids = torch.tensor([[0] * (width - len(asked[at])) + asked[at] for at in some])
-        there = torch.tensor([[0] * (width - len(asked[at])) + [1] * len(asked[at]) for at in some])
+        attention_mask = torch.tensor([[0] * (width - len(asked[at])) + [1] * len(asked[at]) for at in some])
         room = context_of(model.config) - width
-        said = model.generate(
-            input_ids=ids, attention_mask=there, max_new_tokens=min(tokens, room), do_sample=False, pad_token_id=0,
+        generated = model.generate(
+            input_ids=ids, attention_mask=attention_mask, max_new_tokens=min(tokens, room), do_sample=False, pad_token_id=0,
             eos_token_id=sorted(text.end_ids), repetition_penalty=1.0,
         )[:, width:].tolist()  # fmt: skip
-        for at, answer in zip(some, said, strict=True):
+        for at, answer in zip(some, generated, strict=True):
             end = next((end for end, token in enumerate(answer, 1) if token in text.end_ids), len(answer))
             found[at] = Lesson([*asked[at], *answer[:end]], len(asked[at]))
         tick(len(some))
@@ -77,24 +77,24 @@ def batches(lessons: Sequence[Lesson], most: int) -> Iterator[list[Lesson]]:
 
 class Batch(NamedTuple):
     ids: Tensor  # [L, S], padded behind, where nobody looks
-    told: Tensor  # [L, S] whether the next token is the answer's
+    is_answer: Tensor  # [L, S] whether the next token is the answer's
 
 
 def together(lessons: Sequence[Lesson]) -> Batch:
     width = max(len(lesson.ids) for lesson in lessons)
-    ids, told = (
+    ids, is_answer = (
         torch.zeros(len(lessons), width, dtype=torch.long),
         torch.zeros(len(lessons), width, dtype=torch.bool),
     )
     for at, lesson in enumerate(lessons):
         ids[at, : len(lesson.ids)] = torch.tensor(lesson.ids)
-        told[at, lesson.begin - 1 : len(lesson.ids) - 1] = True
-    return Batch(ids, told)
+        is_answer[at, lesson.begin - 1 : len(lesson.ids) - 1] = True
+    return Batch(ids, is_answer)
 
 
 def states(model: Any, batch: Batch) -> Tensor:
     """-> [N, D], before the output layer, where the next token is the answer's."""
-    return model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state[batch.told]
+    return model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state[batch.is_answer]
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def right(pupil: Any, lessons: Sequence[Lesson]) -> float:
     found = total = 0
     for lesson_batch in batches(lessons, BATCH_TOKENS):
         batch = together(lesson_batch)
-        wanted = batch.ids[:, 1:][batch.told[:, :-1]]
+        wanted = batch.ids[:, 1:][batch.is_answer[:, :-1]]
         for rows, tokens in zip(states(pupil, batch).split(ROWS), wanted.split(ROWS), strict=True):
             found += int((logits(pupil, rows).argmax(-1) == tokens).sum())
         total += len(wanted)

@@ -31,7 +31,7 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
                 with contextlib.suppress(Lost):  # as the next message's wait will tell
                     link.send(node, note(unit=list(busy[node])).pack())
             try:
-                said = read_note(Message.unpack(link.receive(UNIT_S)))
+                result = read_note(Message.unpack(link.receive(UNIT_S)))
             except Lost as lost:
                 for node in set(lost.nodes) & busy.keys():  # another does its work
                     waiting.append(busy.pop(node))
@@ -43,8 +43,8 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
                 raise Unservable(
                     f"no worker has answered for {UNIT_S:g} s: the same command goes on from the file"
                 ) from None
-            file.write(busy.pop(said["node"]), said["came"])
-            idle.append(said["node"])
+            file.write(busy.pop(result["node"]), result["came"])
+            idle.append(result["node"])
             tick(1)
         for node in idle:
             with contextlib.suppress(Lost):

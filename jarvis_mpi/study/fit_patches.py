@@ -136,19 +136,19 @@ class Fitting:
                     made = now.patch(units)
                     tried.append((self.loss(hole, made), f"distilled {step} steps", made, 1.0))
 
-            patch_fitting.distil(
+            patch_fitting.train(
                 self.whole, self.lesson(hole), units, full.scaled(by), hole.stop, steps, rate, each
             )
             best = min(tried, key=lambda each: each[0])
         self.tick(1)
         better = best[0] < skipped
-        said = {
+        cost = {
             "skipped": round(skipped, 4),
             "patched": round(best[0], 4) if better else None,
             "how": best[1] if better else "skipping is better",
             "took_s": round(time.monotonic() - begun, 1),
         }
-        return (best[2] if better else None), said
+        return (best[2] if better else None), cost
 
 
 def chained(first: "patch.Patch", second: "patch.Patch") -> Any:
@@ -218,23 +218,23 @@ def fit_all(asked: argparse.Namespace) -> None:
             whole, train, choose, [*singles, *unions], asked.steps * patch_fitting.AT_ONCE, tick
         )
     made: dict[Block, patch.Patch] = {}
-    told: dict[Block, dict[str, Any]] = {}
+    costs: dict[Block, dict[str, Any]] = {}
     fingerprint = checkpoint.fingerprint(folder)
 
-    def keep(hole: Block, new: "patch.Patch | None", said: dict[str, Any]) -> None:
-        told[hole] = said
+    def keep(hole: Block, new: "patch.Patch | None", cost: dict[str, Any]) -> None:
+        costs[hole] = cost
         if new:
             made[hole] = new
-        sign = hashlib.sha256()
+        digest = hashlib.sha256()
         for each in made.values():
             for part in (each.down, each.bias, each.first):
-                sign.update(part.numpy().tobytes())
+                digest.update(part.numpy().tobytes())
         with guarded(f"--out {asked.out} cannot be written"):
-            patch.write(asked.out, made, patch.Told(fingerprint, sign.hexdigest()[:16], told))
+            patch.write(asked.out, made, patch.PatchInfo(fingerprint, digest.hexdigest()[:16], costs))
         asked.is_written = True
-        left = "" if said["patched"] is None else f", {said['patched']:.3f} with its patch"
+        left = "" if cost["patched"] is None else f", {cost['patched']:.3f} with its patch"
         say(
-            f"{named(hole)}: {said['skipped']:.3f} nats a token lost{left} ({said['how']}, {said['took_s']:.0f} s)"
+            f"{named(hole)}: {cost['skipped']:.3f} nats a token lost{left} ({cost['how']}, {cost['took_s']:.0f} s)"
         )
 
     with bar(len(singles) + len(unions), "holes") as tick:
@@ -242,16 +242,16 @@ def fit_all(asked: argparse.Namespace) -> None:
         for hole in singles:
             keep(hole, *fitting.fitted(hole, asked.rank, asked.steps, asked.rate))
         for (a, b), union in zip(neighbours, unions, strict=True):
-            new, said = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
+            new, cost = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
             if a in made and b in made:
                 composed = fitting.loss(union, chained(made[a], made[b]))
-                if said["patched"] is None or composed <= said["patched"]:
+                if cost["patched"] is None or composed <= cost["patched"]:
                     new = None
-                    said |= {"patched": None, "composed": round(composed, 4),
+                    cost |= {"patched": None, "composed": round(composed, 4),
                              "how": f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"}  # fmt: skip
-            keep(union, new, said)
-    lost = sum(told[hole]["skipped"] for hole in singles)
-    left = sum(told[hole]["skipped"] if hole not in made else told[hole]["patched"] for hole in singles)
+            keep(union, new, cost)
+    lost = sum(costs[hole]["skipped"] for hole in singles)
+    left = sum(costs[hole]["skipped"] if hole not in made else costs[hole]["patched"] for hole in singles)
     say(
         f"{asked.out}: {len(made)} patches, {asked.out.stat().st_size / 1e6:.1f} MB; of {lost:.2f} nats lost by one block or another"
         f" {left:.2f} are left"

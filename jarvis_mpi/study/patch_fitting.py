@@ -126,11 +126,11 @@ class Lesson(NamedTuple):
 
 def likely(whole: Whole, final: Tensor) -> Tensor:
     with torch.no_grad():
-        told = [whole.logits(rows).topk(LIKELY).indices for rows in final.flatten(0, 1).split(ROWS)]
-    return torch.cat(told).view(*final.shape[:2], LIKELY)
+        tokens = [whole.logits(rows).topk(LIKELY).indices for rows in final.flatten(0, 1).split(ROWS)]
+    return torch.cat(tokens).view(*final.shape[:2], LIKELY)
 
 
-def distil(
+def train(
     whole: Whole, lesson: Lesson, units: Units, start: Fit, b: int, steps: int, rate: float,
     each: Callable[[int, Fit], None],
 ) -> None:  # fmt: skip

@@ -110,11 +110,11 @@ class Scorer:
             ids.append(token)
         for stage in self.layers:
             stage.forget(0)
-        said = ids[len(prompt) :]
-        if not said:
-            return said, None
+        generated = ids[len(prompt) :]
+        if not generated:
+            return generated, None
         body = self.states_of(ids)[-1][(len(prompt) - 1) * self.row :]
-        return said, nats(self.head, body, ids[len(prompt) - 1 :]) / len(said)
+        return generated, nats(self.head, body, ids[len(prompt) - 1 :]) / len(generated)
 
     def run_choices(self, layer: int, bodies: list[bytes]) -> list[bytes]:
         """What all choices begin with is run once; each goes on from a copy of its keys and values."""
@@ -133,8 +133,8 @@ class Scorer:
         import torch
 
         if not any(after) and len(before) == question.context * self.row:  # letters: all foretold by one row
-            told = torch.log_softmax(self.head.logits(before[-self.row :]), -1)
-            return tuple(-told[ids[-1]].item() for ids in question.ids)
+            log_probabilities = torch.log_softmax(self.head.logits(before[-self.row :]), -1)
+            return tuple(-log_probabilities[ids[-1]].item() for ids in question.ids)
         start = (question.context - 1) * self.row
         return tuple(
             nats(self.head, (before + tail)[start:], ids[question.context - 1 :])

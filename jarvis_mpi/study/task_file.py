@@ -143,8 +143,8 @@ def letter(answer: str) -> int:
 
 def bigbench(path: Path, leave_out: LeaveOut) -> list[Row]:
     """Of BIG-bench's task.json, with its own defaults for what it does not say; `question` is all that is shown. Raises Unservable."""
-    said = json_form.check(object_of(text_of("its file", path)), BIGBENCH, "the task")
-    before, between = said.get("example_input_prefix", "\nQ: "), said.get("example_output_prefix", "\nA: ")
+    task = json_form.check(object_of(text_of("its file", path)), BIGBENCH, "the task")
+    before, between = task.get("example_input_prefix", "\nQ: "), task.get("example_output_prefix", "\nA: ")
 
     def made(example: Any) -> Row:
         scores = list(json_form.check(example, EXAMPLE, "it")["target_scores"].values())
@@ -152,11 +152,11 @@ def bigbench(path: Path, leave_out: LeaveOut) -> list[Row]:
             raise ValueError("a score in its target_scores is no number")
         if len(scores) > 1 and max(scores) == min(scores):
             raise ValueError("its target_scores prefer no choice")
-        shown = f"{said.get('task_prefix', '')}{before}{example['input']}{between}".strip()
+        shown = f"{task.get('task_prefix', '')}{before}{example['input']}{between}".strip()
         right = scores.index(max(scores)) if scores else 0
         return Row("", "", shown, tuple(example["target_scores"]), right)
 
-    return rows_of(path, "example", iter(enumerate(said["examples"], 1)), made, leave_out)
+    return rows_of(path, "example", iter(enumerate(task["examples"], 1)), made, leave_out)
 
 
 def check_row(row: Row) -> None:

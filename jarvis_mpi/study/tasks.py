@@ -75,15 +75,15 @@ def questions(
     """
     found: list[Question] = []
     wrong: list[str] = []
-    say = left_out or (lambda what, said: wrong.append(f"{what}: {said}"))
+    say = left_out or (lambda what, sentence: wrong.append(f"{what}: {sentence}"))
     for task in tasks_of(words):
         what, bad = f"--tasks {task.word}", list[str]()
         try:
             with guarded(f"it cannot be read as {task.form}"):
-                its = list(questions_of(task, shots, shots_from, bad.append))
-                if not its and not bad:
+                asked_of_task = list(questions_of(task, shots, shots_from, bad.append))
+                if not asked_of_task and not bad:
                     raise Unservable("it holds no question that can be asked")
-            found += sample(its, limit)
+            found += sample(asked_of_task, limit)
         except Unservable as error:
             bad.append(str(error))
         for sentence in bad:
@@ -116,8 +116,8 @@ def questions_of(
             except Unservable as error:
                 leave_out(str(error))
                 shown[row.subject] = None
-        if (its := shown[row.subject]) is not None:
-            yield asked(task.name, task.form, row, its)
+        if (examples_shown := shown[row.subject]) is not None:
+            yield asked(task.name, task.form, row, examples_shown)
 
 
 def usable(rows: Iterable[Row], form: str, leave_out: Callable[[str], None]) -> list[Row]:

@@ -16,7 +16,7 @@ from ..common.settings import flag, is_utf8, refuse_beyond
 
 USAGE = 2  # exit status
 LONGEST = 300  # characters of what is said
-SAID = 5  # sentences of one kind; the others are counted
+MOST_SHOWN = 5  # sentences of one kind; the others are counted
 
 Refuse = Callable[[str, str], None]  # is given a thing, and what of it is left out
 
@@ -81,7 +81,7 @@ class LeftOut:
 
     def __call__(self, what: str, sentence: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
-        if self.counts[what] <= SAID:
+        if self.counts[what] <= MOST_SHOWN:
             self.say(f"{what}: {sentence}")
 
     @property
@@ -91,5 +91,5 @@ class LeftOut:
     def tell_more(self) -> None:
         """Of what was only counted. Once, when all is read."""
         for what, count in self.counts.items():
-            if count > SAID:
-                self.say(f"{what}: {count - SAID} more are left out")
+            if count > MOST_SHOWN:
+                self.say(f"{what}: {count - MOST_SHOWN} more are left out")

@@ -29,8 +29,8 @@ class Worker:
             return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
         if unit.kind == Kind.TEXT:
             cases = [case for case in wanted.cases if study_file.first_of(case, scorer.depth) == unit.at]
-            told = scorer.windows_nats(unit.number, unit.at, cases)
-            return [[sorted(case), [nats]] for case, nats in told]
+            costs = scorer.windows_nats(unit.number, unit.at, cases)
+            return [[sorted(case), [nats]] for case, nats in costs]
         of_choices = scorer.choices_nats(wanted.questions[unit.number], wanted.cases)
         return [[sorted(case), list(nats)] for case, nats in of_choices]
 
@@ -45,6 +45,6 @@ class Worker:
             return body
 
         most = min(self.wanted.answer_tokens, self.wanted.context - len(prompt))
-        said, told = scorer.answer(prompt, through, most, self.text.end_ids)
-        words = self.text.decode(said)
-        return {"ids": said, "text": words, "nats": told}
+        ids, cost = scorer.answer(prompt, through, most, self.text.end_ids)
+        words = self.text.decode(ids)
+        return {"ids": ids, "text": words, "nats": cost}

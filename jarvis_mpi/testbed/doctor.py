@@ -13,7 +13,7 @@ from typing import Any
 
 from ..common.errors import Unservable
 from ..common.layers import END_USER
-from ..common.options import PLAN, Parser, add_options, preparing, said_in
+from ..common.options import PLAN, Parser, add_options, given_options, preparing
 from ..common.settings import Settings, flag
 from ..model import checkpoint, safetensors_files
 from ..net import hostfile
@@ -196,7 +196,7 @@ def parser() -> Parser:
 
 def main(words: Sequence[str]) -> int:
     try:
-        said = said_in(parser(), words)
+        said = given_options(parser(), words)
         settings = Settings.of(said).checked()
         if "hostfile" in said:
             own = {name: said[name] for name in ("measure", "file") if name in said}

@@ -32,7 +32,7 @@ def layers_of(placement: blocks.Placement, copied: dict[Block, tuple[int, ...]],
 
 
 def main(words: Sequence[str]) -> int:
-    from ..common.options import preparing, said_in
+    from ..common.options import given_options, preparing
     from ..common.settings import Settings
 
     parser = preparing("stage-model", "Each node gets the tensors that it runs, and a run finds them there.")
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         "--hostfile", type=Path, required=True, help="as mpirun's: rank 0, which is here, first"
     )
     try:
-        options = said_in(parser, words)
+        options = given_options(parser, words)
         hosts, said = hostfile.ranks(options["hostfile"]), Settings.of(options).checked()
         if said.split == "memory":
             raise Unservable(

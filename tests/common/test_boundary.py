@@ -37,10 +37,10 @@ def raises(error):
 def sentence_of(call) -> str:
     with pytest.raises(Unservable) as raised:
         call()
-    said = str(raised.value)
-    assert said
-    assert "\n" not in said
-    return said
+    sentence = str(raised.value)
+    assert sentence
+    assert "\n" not in sentence
+    return sentence
 
 
 @pytest.mark.parametrize("words", ["\ud800 no", "\x1b[2J gone", "a\0b"])
@@ -60,36 +60,36 @@ def folder(tmp_path_factory):
 class TestEachBoundary:
     def test_loading_a_tokenizer(self, error, folder, monkeypatch):
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", raises(error))
-        said = sentence_of(lambda: Text(folder))
-        assert said.startswith(f"{folder} has no tokenizer that can be used: ")
-        assert said.endswith(
+        sentence = sentence_of(lambda: Text(folder))
+        assert sentence.startswith(f"{folder} has no tokenizer that can be used: ")
+        assert sentence.endswith(
             "free some" if isinstance(error, MemoryError) else "fetch its tokenizer files again"
         )
 
     def test_rendering_a_template(self, error, folder, monkeypatch):
         text = Text(folder)
         monkeypatch.setattr(chat_template_utils, "_compile_jinja_template", raises(error))
-        said = sentence_of(lambda: askable(text, (), "abc", 100))
-        assert said.startswith("the model's chat template does not take this: ")
+        sentence = sentence_of(lambda: askable(text, (), "abc", 100))
+        assert sentence.startswith("the model's chat template does not take this: ")
 
     def test_encoding(self, error, folder, monkeypatch):
         text = Text(folder)
         monkeypatch.setattr(type(text.tokenizer), "__call__", raises(error))
-        said = sentence_of(lambda: askable(text, (), "abc", 100))
-        assert said.startswith("the tokenizer cannot take this text: ")
+        sentence = sentence_of(lambda: askable(text, (), "abc", 100))
+        assert sentence.startswith("the tokenizer cannot take this text: ")
 
     def test_decoding(self, error, folder, monkeypatch):
         text = Text(folder)
         piece = text.pieces()
         monkeypatch.setattr(type(text.tokenizer), "decode", raises(error))
-        said = sentence_of(lambda: piece(5))
-        assert said.startswith("the tokenizer cannot make text of token 5: ")
+        sentence = sentence_of(lambda: piece(5))
+        assert sentence.startswith("the tokenizer cannot make text of token 5: ")
 
     def test_drawing(self, error, monkeypatch):
         sampler = Sampler(Settings(temperature=1.0))
         monkeypatch.setattr(torch, "multinomial", raises(error))
-        said = sentence_of(lambda: sampler.choose(torch.randn(9), [1], 0))
-        assert said.startswith("no token can be drawn: ")
+        sentence = sentence_of(lambda: sampler.choose(torch.randn(9), [1], 0))
+        assert sentence.startswith("no token can be drawn: ")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])

@@ -27,11 +27,11 @@ def test_it_is_measured_once(times):
     assert chosen({**times, "other": 5.0}) == 9
 
 
-def test_what_is_no_choice_is_measured_anew(times, tmp_path):
+def test_what_is_no_choice_is_measured_again(times, tmp_path):
     assert chosen({**times, "other": 0.5}) == 9
     (path,) = (path for path in (tmp_path / "kernels").iterdir() if path.suffix != ".lock")
-    for said in ("", "8", "half a"):
-        path.write_text(said)
+    for content in ("", "8", "half a"):
+        path.write_text(content)
         assert chosen(times) == 7
         assert path.read_text() == "7"
         path.unlink()

@@ -17,7 +17,7 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from jarvis_mpi.common import kept_folder
+from jarvis_mpi.common import sealed_folder
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, download, gguf
 from jarvis_mpi.model.gguf_header import read, read_shards
@@ -156,8 +156,8 @@ def test_linear_yarn_and_longrope_are_honoured(tmp_path):
     )  # fmt: skip
     folder = converted(tmp_path / "c.gguf")
     assert same(folder, model)
-    said = json.loads((folder / "config.json").read_text())["rope_parameters"]
-    assert np.allclose(said["long_factor"], long)
+    parameters = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    assert np.allclose(parameters["long_factor"], long)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_capital_endings_other_names_and_links_are_one_model(cache, tmp_path, mo
     assert len(found) == len(times) == 1
     made = found.pop()
     assert made.name.endswith(f"-{download.CONVERTER}")
-    assert kept_folder.sealed(made)["converter"] == download.CONVERTER
+    assert sealed_folder.sealed(made)["converter"] == download.CONVERTER
     # What an older version left is not used, and what was damaged since is made anew.
     (made / "model.safetensors").write_bytes(b"short")
     assert checkpoint.locate(str(tmp_path / "a.gguf")) == made
@@ -274,12 +274,12 @@ def test_a_whole_conversion_with_capitals(cache, tmp_path):
     ggufs.write(tmp_path / "A.GGUF")
     made = checkpoint.locate(str(tmp_path / "A.GGUF"))
     assert sorted(path.suffix for path in cache.iterdir() if path.is_file()) == [".lock"]
-    assert list(kept_folder.damage(made, lambda path: None)) == []
+    assert list(sealed_folder.damage(made, lambda path: None)) == []
 
 
 def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypatch):
     ggufs.write(tmp_path / "a.gguf")
-    times, said = [], []
+    times, reasons = [], []
 
     def convert(source, into):
         times.append(source)
@@ -289,7 +289,7 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     def ask():
         with pytest.raises(Unservable) as error:
             checkpoint.locate(str(tmp_path / "a.gguf"))
-        said.append(str(error.value))
+        reasons.append(str(error.value))
 
     quick(monkeypatch, convert)
     threads = [threading.Thread(target=ask) for _ in range(3)]
@@ -298,11 +298,11 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     for thread in threads:
         thread.join(20)
     assert len(times) == 1
-    assert len(said) == 3
-    assert len(set(said)) == 1
-    assert "No space left on device" in said[0]
-    assert "JARVIS_CACHE" in said[0]
-    assert "transformers" not in said[0]
+    assert len(reasons) == 3
+    assert len(set(reasons)) == 1
+    assert "No space left on device" in reasons[0]
+    assert "JARVIS_CACHE" in reasons[0]
+    assert "transformers" not in reasons[0]
     monkeypatch.setattr(download, "BEGUN", time.time() + 1)  # another run tries again
     ask()
     assert len(times) == 2

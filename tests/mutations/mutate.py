@@ -95,9 +95,9 @@ def swapped(draw: random.Random, good: Any, strange: Iterable[Any] = STRANGE) ->
             case "gone":
                 del inside[key]
             case "other":
-                there, name = draw.choice(places)
-                if there is not inside or name != key:
-                    inside[key] = copy.deepcopy(there[name])
+                source, name = draw.choice(places)
+                if source is not inside or name != key:
+                    inside[key] = copy.deepcopy(source[name])
             case "near" if isinstance(inside[key], int | float):
                 inside[key] = (
                     inside[key] + draw.choice((-1, 1, 8)) if draw.random() < 0.5 else inside[key] * 2
@@ -139,10 +139,10 @@ def in_a_child(batch: list[int], one: Callable[[int], None]) -> list[str]:
             child_tries(batch, one, write)
         os.close(write)
         with os.fdopen(read) as pipe:
-            said = [json.loads(line) for line in pipe]
+            results = [json.loads(line) for line in pipe]
         _, status = os.waitpid(child, 0)
-        wrong += [f"{number}: {fault}" for number, fault in said if fault]
-        done = len(said)
+        wrong += [f"{number}: {fault}" for number, fault in results if fault]
+        done = len(results)
         if status:  # it crashed or hung in the one after the last it told of
             wrong.append(
                 f"{batch[done]}: "

@@ -80,12 +80,12 @@ def same_or_a_sentence(folder: Path) -> None:
     quiet()
     warnings.simplefilter("ignore")
     try:
-        said = ours(folder)
+        generated = ours(folder)
     except Unservable as error:
         sentence = str(error)
     else:
         tokens, margin = theirs(folder)
-        assert said == tokens or margin < 0.05, f"{said} are not {tokens} (margin {margin})"
+        assert generated == tokens or margin < 0.05, f"{generated} are not {tokens} (margin {margin})"
         return
     assert sentence.strip()
     assert "\n" not in sentence

@@ -35,7 +35,7 @@ from jarvis_mpi.study.tasks import Question, questions, wilson
 @given(st.integers(2, 9).flatmap(lambda depth: st.tuples(
     st.just(depth), st.lists(st.frozensets(st.integers(0, depth - 1), max_size=depth - 1), min_size=1, max_size=30, unique=True),
 )))  # fmt: skip
-def test_every_case_runs_its_own_layers_in_order(drawn):
+def test_every_case_runs_the_remaining_layers_in_order(drawn):
     depth, cases = drawn
     walked = dict(skip_cases.walk(cases, depth, 0, (), lambda layer, ran: (*ran, layer)))
     assert walked == {case: tuple(layer for layer in range(depth) if layer not in case) for case in cases}
@@ -49,7 +49,7 @@ def test_all_pairs_cost_what_can_be_reckoned(depth):
     assert alone == math.comb(depth, 2) * (depth - 2)
 
 
-def test_cases_are_named_and_each_is_there_once():
+def test_cases_are_named_and_each_occurs_once():
     cases = skip_cases.named("singles,pairs,blocks-3,0+2+5", 6)
     assert cases[0] == frozenset()
     assert len(cases) == len(set(cases)) == 1 + 6 + 15 + 4 + 1
@@ -178,7 +178,7 @@ def test_the_same_file_comes_from_any_number_of_ranks(by_one, roomy, everything,
 
 
 @pytest.mark.mpirun
-def test_all_is_there(by_one):
+def test_all_is_written(by_one):
     found = held(by_one)
     assert found["cases"][0] == b""
     assert not np.isnan(np.array(found["nats"])).any()
@@ -215,12 +215,12 @@ def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(by_one, room
 def test_an_answer_is_what_a_run_says(by_one, roomy, tmp_path):
     found = held(by_one)
     for case, skipped in (b"", ""), (b"3", "4"):
-        said = json.loads(found["answers"][found["cases"].index(case)][0])
+        answer = json.loads(found["answers"][found["cases"].index(case)][0])
         log = tmp_path / f"run{skipped}.h5"
         left_out = ["--skip-layers", skipped] if skipped else []
         run = mpirun(3, *words_for(roomy, log, *left_out, "--dtype", "float32"))
         assert run.returncode == 0, run.stderr
-        assert load(log).tokens["token"].tolist()[: len(said["ids"])] == said["ids"]
+        assert load(log).tokens["token"].tolist()[: len(answer["ids"])] == answer["ids"]
 
 
 def test_a_question_reads_the_same_from_every_form(asked):
@@ -263,26 +263,26 @@ def test_choices_cost_what_transformers_says_they_do(small, asked):
             cases = skip_cases.named("0+2,1", 6)
             found = dict(scorer.choices_nats(cut, cases))
             assert set(found) == set(cases)
-            for ids, told in zip(cut.ids, found[frozenset()], strict=True):
+            for ids, cost in zip(cut.ids, found[frozenset()], strict=True):
                 assert text.tokenizer.decode(ids).endswith(question.choices[cut.ids.index(ids)])
                 with torch.inference_mode():
                     log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
                 wanted = -sum(log_p[at - 1, ids[at]].item() for at in range(cut.context, len(ids)))
-                assert told == pytest.approx(wanted, rel=1e-4)
+                assert cost == pytest.approx(wanted, rel=1e-4)
             for case in cases[1:]:  # each alone
-                kept = [layer for layer in range(6) if layer not in case]
-                for ids, told in zip(cut.ids, found[case], strict=True):
+                remaining = [layer for layer in range(6) if layer not in case]
+                for ids, cost in zip(cut.ids, found[case], strict=True):
                     body = scorer.head.embed(ids, 0)
-                    for layer in kept:
+                    for layer in remaining:
                         body = scorer.run(layer, body)
                     wanted = nats_of(
                         scorer.head, body[(cut.context - 1) * scorer.row :], ids[cut.context - 1 :]
                     )
-                    assert told == pytest.approx(wanted, rel=1e-4)
+                    assert cost == pytest.approx(wanted, rel=1e-4)
 
 
 @given(st.integers(0, 50), st.integers(1, 50))
-def test_an_interval_holds_its_share_and_narrows(right, of):
+def test_an_interval_holds_the_share_and_narrows(right, of):
     right = min(right, of)
     low, high = wilson(right, of)
     assert 0 <= low <= right / of + 1e-12 <= high + 2e-12 <= 1 + 3e-12

@@ -30,19 +30,19 @@ def seal(folder: Path, names: Iterable[str], **more: Any) -> None:
 def sealed(folder: Path) -> dict[str, Any] | None:
     """What its seal says; None where it has none that can be read."""
     try:
-        said = json.loads((folder / SEAL).read_bytes())
-        files = said["files"].values()
+        manifest = json.loads((folder / SEAL).read_bytes())
+        files = manifest["files"].values()
         fine = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return said if fine else None
+    return manifest if fine else None
 
 
 def sizes_right(folder: Path) -> None:
     """Raises Unservable unless the folder is sealed, and its files have the sizes that the seal says."""
-    if (said := sealed(folder)) is None:
+    if (manifest := sealed(folder)) is None:
         raise Unservable(f"{folder} is damaged: it has no whole {SEAL}; delete it, and it is made anew")
-    for name, file in said["files"].items():
+    for name, file in manifest["files"].items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if found != file["bytes"]:
             raise Unservable(
