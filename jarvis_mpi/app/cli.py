@@ -18,9 +18,9 @@ from ..common.messages import say
 from ..common.options import parse
 from ..model.light_imports import leave_out_for_good
 from ..net import shutdown
-from ..net.launch_agents import ABSENT, Come, crowded, end_run
+from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
 from ..net.launcher import complains
-from ..net.ssh_keepalive import hold_on, tell_home
+from ..net.ssh_keepalive import end_without_keepalive, report_phase
 from ..protocol.link import Lost, Silence
 from .startup_laps import aloud
 from .worker import SHUTDOWN_S
@@ -76,7 +76,7 @@ def run(words: list[str]) -> NoReturn:
     """One rank of a run."""
     try:
         speaks = complains()
-        hold_on()
+        end_without_keepalive()
     except variables.Wrong as error:
         say(str(error))
         sys.exit(USAGE)
@@ -95,14 +95,14 @@ def run(words: list[str]) -> NoReturn:
         aloud.begin(f"looking for {settings.model}")
     from ..net.mpi_link import MpiLink
 
-    tell_home(Come.STARTING)
+    report_phase(StartPhase.IN_MPI_INIT)
     try:
         link = MpiLink(settings.start_timeout_s, speaks)
     except Unservable as error:
         if speaks:
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
-    tell_home(Come.JOINED)
+    report_phase(StartPhase.JOINED)
     if ABSENT in os.environ:  # launch.rank could not start it where it belongs, and said why
         time.sleep(SETTLED_S)
         shutdown.die(link, "", by_signal=True)
@@ -142,7 +142,7 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
     if link.me != END_USER:
         return shutdown.give_up(link, sentence, SHUTDOWN_S, time.monotonic)
     say(sentence)
-    there = shutdown.part(link, (), SHUTDOWN_S, time.monotonic)
-    shutdown.end_stand_ins(set(range(link.size)) - there.keys())
-    shutdown.release(link, together := len(there) == link.size)
+    peaks = shutdown.part(link, (), SHUTDOWN_S, time.monotonic)
+    shutdown.end_stand_ins(set(range(link.size)) - peaks.keys())
+    shutdown.release(link, together := len(peaks) == link.size)
     return together

@@ -21,7 +21,7 @@ from ..common.cache_folder import Say
 from ..common.errors import Unservable
 from ..common.settings import DEFAULT_MODEL, DTYPES
 from ..model import checkpoint
-from ..net.launcher import connected, size_told
+from ..net.launcher import connected, launch_size
 from ..protocol.link import Lost, Silence
 from ..record.study_file import StudyFile
 from . import skip_cases, tasks
@@ -98,7 +98,7 @@ def main(words: Sequence[str]) -> int:
     from ..common.messages import say
 
     try:
-        link = connected() if size_told() > 1 else None
+        link = connected() if launch_size() > 1 else None
     except (Unservable, variables.Wrong) as error:
         say(str(error))
         return 1

@@ -103,15 +103,15 @@ def await_note(link: Link, timeout_s: float, clock: Clock, name: str) -> Any:
 
 
 def main() -> None:
-    from ..net.launch_agents import Come
-    from ..net.ssh_keepalive import hold_on, tell_home
+    from ..net.launch_agents import StartPhase
+    from ..net.ssh_keepalive import end_without_keepalive, report_phase
 
-    hold_on()
+    end_without_keepalive()
     from ..net.mpi_link import MpiLink
 
-    tell_home(Come.STARTING)
+    report_phase(StartPhase.IN_MPI_INIT)
     link = MpiLink(60.0, True)
-    tell_home(Come.JOINED)
+    report_phase(StartPhase.JOINED)
     if link.me == 0:
         print(json.dumps([list(found) for found in measure(link, time.perf_counter)]), flush=True)
     else:

@@ -48,7 +48,7 @@ def test_a_rank_that_nobody_launched_complains(name, words):
 
 def test_a_launchers_other_ranks_are_silent(monkeypatch):
     monkeypatch.setenv("PMIX_RANK", "2")
-    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_LIFELINE"):
+    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_SSH_KEEPALIVE"):
         with monkeypatch.context() as other:
             other.setenv(name, "1")
             assert not launcher.complains()

@@ -59,14 +59,14 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     monkeypatch.setenv(launch_agents.HOST, "jv1")
     code = "import os, sys; print(repr((sys.argv[1:], dict(os.environ), os.getcwd())))"
     script, home = launch_agents.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
-    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
-    arguments, environment, folder = eval(said.stdout)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    arguments, environment, folder = eval(done.stdout)
     assert home == {"127.0.0.1:4242"}
     assert arguments == ["a b", "it's"]
     assert folder == str(tmp_path)
     assert environment["PMIX_SERVER_URI41"] == "prterun-a-1@0.0;tcp4://127.0.0.1:23456"
     assert environment["LETTER"] == 'it\'s "two\nlines" $HOME'
-    assert environment[launch_agents.LIFELINE] == "75.0"
+    assert environment[launch_agents.SSH_KEEPALIVE] == "75.0"
     assert environment["PATH"] == "/nowhere/bin:/usr/bin:/bin"
     assert not {"TMPDIR", launch_agents.HOST} & environment.keys()
-    assert said.stderr.encode() == launch_agents.MARKS[launch_agents.Come.BEGUN]
+    assert done.stderr.encode() == launch_agents.MARKS[launch_agents.StartPhase.SHELL_ANSWERED]
