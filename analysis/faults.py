@@ -46,7 +46,7 @@ def rows_of(run: Run, name: str) -> list[tuple]:
     return [
         (
             name, fault.node, fault.sign, fault.step, fault.noticed_s, *parts_ms(fault), 1e3 * fault.gap_s, usual_ms,
-            fault.recomputed, " / ".join(fault.told),
+            fault.recomputed, " / ".join(fault.announcements),
         )
         for fault in run.faults
     ]  # fmt: skip

@@ -133,7 +133,9 @@ def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answ
     Raises Unservable where the file of prompts is no longer what it was.
     """
     failed, were = 0, [question.prompt for question in run.questions]
-    refused = {event.said["line"]: event.said["error"] for event in run.events if event.event == "refused"}
+    refused = {
+        event.payload["line"]: event.payload["error"] for event in run.events if event.event == "refused"
+    }
     if asked and [each.prompt for each in asked if each.number not in refused][: len(were)] != were:
         raise Unservable(
             f"--prompts {settings.prompts} has other prompts than the run in {run.path} had: ask them without --resume"

@@ -44,7 +44,7 @@ def piped(typed: bytes, ranks: int, *words: str) -> subprocess.CompletedProcess:
 
 def events(log: Path, name: str) -> list[str]:
     return [
-        event.said["ended"] if name == "answered" else event.text
+        event.payload["ended"] if name == "answered" else event.text
         for event in load(log).events
         if event.event == name
     ]

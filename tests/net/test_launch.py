@@ -46,7 +46,7 @@ def test_a_start_that_succeeds_says_nothing(sentence):
         (["--give-up-s"], 75.0),
     ],
 )
-def test_a_host_is_borne_longer_than_the_run_waits_for_its_node(words, silence_s):
+def test_a_silent_host_is_lost_after_the_node_was_given_up(words, silence_s):
     assert launch_agents.silence_s(["python", "-m", "jarvis_mpi", *words]) == silence_s
 
 
