@@ -25,7 +25,7 @@ class Dispatch:
         self.services, self.detector, self.prefill_rows = services, detector, prefill_rows
         self.requests: dict[int, Request] = {}  # sequence -> its request
         self.complete: deque[Request] = deque()  # those whose step has returned whole
-        self.epoch, self.route = 0, tuple[Hop, ...]()  # of the newest departure
+        self.epoch, self.route = 0, tuple[Hop, ...]()  # of what was sent last
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
     def send(self, node: int, message: Sendable) -> None:

@@ -1,4 +1,4 @@
-"""What the person is told of faults: said of what was really run, not of what was meant to be."""
+"""What the person is told of faults: it follows from what was really run, not from what was planned."""
 
 from collections.abc import Iterable
 from copy import copy
@@ -36,7 +36,7 @@ class RouteChanges:
     def changes(self, step: int, runs: Iterable[Run], lacks: int) -> list[Change]:
         """What is new in how `step` was run, and in what the stages' positions so far lack (see wire.Message).
 
-        A stage may have run positions over a hole that was mended before the step came home by another way: the
+        A stage may have run positions over a hole that was mended before the step returned by another way: the
         text so far is whole, but what that stage says from now on is not what it would have been.
         """
         runs = list(runs)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 Clock = Callable[[], float]
 
-FORGET = 0.95  # what was seen counts so much less with every step
+FORGET = 0.95  # the weight that an observation has left after a step
 PRIOR_RIGHT, PRIOR_TRIED = 1.0, 2.0  # guesses, before any was seen: about half are right
 RECOVER = 0.02  # of what is known goes when nothing was tried: the text may have changed
 LATELY, TRIED_ENOUGH = 0.2, 3  # the weight of what was seen last; times
@@ -26,7 +26,7 @@ class Proposer(Protocol):
         ...
 
     def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
-        """A step with so many drafts came home after that time, and so many were right."""
+        """A step with `drafted` drafts returned after `seconds`, and `right` of them were right."""
         ...
 
     def propose_ahead(self) -> bool:
@@ -93,7 +93,7 @@ class Rate:
 
 
 class Times:
-    """Seconds of a step with so many drafts: as it was lately; of a count that was hardly tried, by a line through the others.
+    """Seconds of a step, by its number of drafts: as it was lately; of a number that was hardly tried, by a line through the others.
 
     A line alone would not do: where a message outgrows a packet, or what a connection sends without being answered, the time jumps.
     """
@@ -120,7 +120,7 @@ class Times:
         """-> a step without drafts, and each draft more, by least squares."""
         count, x, y, xx, xy = self.sums
         spread = xx - x * x / count
-        # The slope that was told at first weighs as much as one draft tried.
+        # The slope that was given at first weighs as much as one draft tried.
         slope = max(0.0, (xy - x * y / count + self.prior_s) / (spread + 1.0))
         return max((y - slope * x) / count, 1e-9), slope
 
@@ -141,7 +141,7 @@ class AdaptiveProposer:
         self.rates: dict[Hashable, Rate] = {}
         self.under_way: dict[int, Hashable] = {}  # sequence -> the kind of its guesses
         self.begun: set[int] = set()  # sequences
-        self.expected: dict[int, float] = {}  # sequence -> when its step should come home
+        self.expected: dict[int, float] = {}  # sequence -> when its step should return
         self.times, self.guess_s, self.pays = Times(row_s), source.guess_s, True
 
     def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
@@ -191,7 +191,7 @@ class AdaptiveProposer:
             self.times.add(drafted, seconds)
 
     def propose_ahead(self) -> bool:
-        """Not where a step would come home meanwhile, and wait."""
+        """Not where a step would return meanwhile, and wait."""
         ends_at = self.clock() + self.source.guess_s
         if not self.pays or any(ends_at > at for at in self.expected.values()):
             return False

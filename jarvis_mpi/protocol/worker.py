@@ -82,7 +82,7 @@ class Worker:
             return  # late or doubled: it changes nothing
         self.epochs[sequence], self.busy_since = message.epoch, self.clock()
         step, at = self.passed_on.get(sequence, (message.step, 0.0))
-        if message.step > step:  # the one before came home, from us too
+        if message.step > step:  # the one before has returned, from us too
             self.heard_of_at = max(self.heard_of_at, at)
         first = Run(
             self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes,
@@ -141,7 +141,7 @@ class Worker:
             stage.forget(sequence)
 
     def beat(self) -> None:
-        """Show the end user that this node lives, unless its work has just come home. From any thread."""
+        """Show the end user that this node lives, unless its work has just returned. From any thread."""
         now, since = self.clock(), self.busy_since
         if now - self.heard_of_at >= self.beat_s:
             busy_s = now - since if since is not None else 0.0

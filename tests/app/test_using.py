@@ -68,12 +68,12 @@ def chained(folder: Path, left_out=frozenset(), observer=None):
 @pytest.mark.parametrize("broken_off", [False, True])
 def test_a_text_goes_on_where_it_was_left_and_only_what_is_new_is_run(folder, broken_off):
     heard = Signs()
-    with chained(folder, observer=heard) as enduser:
+    with chained(folder, observer=heard) as coordinator:
         text = [5, 8, 13]
         for more in ([], [21, 34], [55, 1, 2, 3]):
             before, text = len(text) if more else 0, [*text, *more]
             expected, tokens = greedy(folder, text, 9), []
-            for token in enduser.generate(text, 20 if broken_off else 9, set()):
+            for token in coordinator.generate(text, 20 if broken_off else 9, set()):
                 tokens.append(token)
                 if len(tokens) == 9:
                     break
@@ -86,11 +86,11 @@ def test_a_text_goes_on_where_it_was_left_and_only_what_is_new_is_run(folder, br
 
 
 def test_another_text_begins_with_empty_caches(folder):
-    with chained(folder) as enduser:
+    with chained(folder) as coordinator:
         for text in ([5, 8, 13], [7], [5, 8, 13, 2]):
-            assert [token.id for token in enduser.generate(text, 9, set())] == greedy(folder, text, 9)
-            enduser.start_sequence()
-            assert not any(stage.journals for stage in enduser.services.stages.values())
+            assert [token.id for token in coordinator.generate(text, 9, set())] == greedy(folder, text, 9)
+            coordinator.start_sequence()
+            assert not any(stage.journals for stage in coordinator.services.stages.values())
 
 
 def test_layers_left_out_from_the_start_are_those_of_a_smaller_model(folder):
@@ -100,8 +100,8 @@ def test_layers_left_out_from_the_start_are_those_of_a_smaller_model(folder):
         layer for number, layer in enumerate(model.model.layers) if number not in left_out
     )
     ids = [5, 8, 13]
-    with chained(folder, left_out) as enduser, torch.inference_mode():
-        tokens = [token.id for token in enduser.generate(ids, 12, set())]
+    with chained(folder, left_out) as coordinator, torch.inference_mode():
+        tokens = [token.id for token in coordinator.generate(ids, 12, set())]
         for _ in range(12):
             ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     assert tokens == ids[3:]

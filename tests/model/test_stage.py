@@ -55,8 +55,8 @@ def ask(folder, placement, dtype=torch.float32, prefill_rows=128):
     stages = {
         node: {block: Stage(folder, block, dtype) for block in held} for node, held in placement.items()
     }
-    with chain(Head(folder, dtype), stages, choose, prefill_rows=prefill_rows) as enduser:
-        return [token.id for token in enduser.generate(PROMPT, TOKENS, set())], seen
+    with chain(Head(folder, dtype), stages, choose, prefill_rows=prefill_rows) as coordinator:
+        return [token.id for token in coordinator.generate(PROMPT, TOKENS, set())], seen
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, tiny.LAYERS])
@@ -93,8 +93,8 @@ def test_a_copy_takes_over_in_the_middle_of_the_text(folder, whole):
         observer=announced,
         copies={taken: (1,)},
         fault="mute 2 @ 12",
-    ) as enduser:
-        tokens = [token.id for token in enduser.generate(PROMPT, TOKENS, set())]
+    ) as coordinator:
+        tokens = [token.id for token in coordinator.generate(PROMPT, TOKENS, set())]
     assert tokens == whole[0]
     assert announced.lines == [f"node 2 silent at step 12: {named(taken)} from the copy on node 1"]
 
