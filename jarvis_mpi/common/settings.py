@@ -1,4 +1,4 @@
-"""Every knob: its default, its unit, its reason. The command line is made from this, the record keeps all of it."""
+"""Every option of a run: its default, unit and reason. The command line is made from this, and the record stores all of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ def knob(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
-OR_ZERO = ("repetition_penalty",)  # which has a meaning of its own
-# What a number has to lie between; None: no end.
+OR_ZERO = ("repetition_penalty",)  # options whose 0 has a meaning of its own
+# The least and the largest value of a number; None: no limit.
 LIMITS: dict[str, tuple[float, float | None]] = {
     "threads": (0, None),
     "prefill_rows": (1, None),
@@ -50,7 +50,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run does. Every rank reads the same command line."""
+    """The options of a run. Every rank reads the same command line."""
 
     prompt: str | None = knob(
         None,
@@ -178,7 +178,7 @@ class Settings:
     idle_timeout_s: float = knob(3600.0, "a worker that has nothing to do for so long leaves")
 
     def checked(self, words_alone: bool = False) -> "Settings":
-        """These settings, if each value can be used; otherwise raises Unservable. `words_alone`: a record has others beside them."""
+        """Return these settings if each value can be used; otherwise raises Unservable. `words_alone`: a record has others beside them."""
         refuse_beyond(self, LIMITS)
         if self.silence_s < 3 * self.beat_s and not words_alone:
             raise Unservable(
@@ -204,7 +204,7 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Settings":
-        """From what as_dict gave, through JSON too, and by an older version: what it did not know has its default."""
+        """Make settings from as_dict's result, also through JSON, and of an older version: options that it lacks get their defaults."""
         names = {each.name for each in fields(cls)}
         known = {name: value for name, value in options.items() if name in names}
         return cls(**{**known, "stop": tuple(known.get("stop", ()))})
@@ -214,7 +214,7 @@ class Settings:
 
 
 def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]) -> None:
-    """Raises Unservable where a number is not within its limits; None: it was not said."""
+    """Raises Unservable where a number is not within its limits; None: it was not given."""
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if value is None or (value == 0 and name in OR_ZERO):
@@ -226,7 +226,7 @@ def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]
 
 
 def is_utf8(words: str) -> bool:
-    """A command line's other bytes come as what cannot be encoded."""
+    """Return whether words can be encoded: bytes of a command line that are no UTF-8 arrive as characters that cannot."""
     try:
         return bool(words.encode()) or True
     except UnicodeEncodeError:
@@ -234,7 +234,7 @@ def is_utf8(words: str) -> bool:
 
 
 def short(value: Any) -> str:
-    """As Python writes it, or its beginning."""
+    """Return a value as Python writes it, or the beginning of that."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
@@ -243,11 +243,15 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-MAY_BE_EMPTY = ("--prompt", "--fault", "--skip-layers")  # no order, no layer; a prompt has its own sentence
+MAY_BE_EMPTY = (
+    "--prompt",
+    "--fault",
+    "--skip-layers",
+)  # no order, no layer; an empty prompt has its own error
 
 
 def refuse_empty(words: Sequence[str]) -> None:
-    """Raises Unservable where an option has an empty value, as of a shell's variable that is not set."""
+    """Raises Unservable where an option has an empty value, such as a shell's variable that is not set."""
     for option, value in pairwise([*words, "-"]):
         name, equals, rest = option.partition("=")
         if name.startswith("--") and (value if not equals else rest) == "" and name not in MAY_BE_EMPTY:
