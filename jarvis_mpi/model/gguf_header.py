@@ -1,8 +1,8 @@
-"""What a GGUF file says of itself, checked whole before a library reads it; and split files joined to one.
+"""Read and check the whole header of a GGUF file before a library reads it; join split files.
 
 The format: magic, version, counts of tensors and of metadata; metadata as key, type, value; for each tensor its name, shape,
 type and place; then, aligned, the tensors' bytes (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Whatever
-a damaged or hostile file claims, reading it costs no more than what is there.
+a damaged or hostile file claims, reading it costs no more than its real size.
 """
 
 import re
@@ -53,7 +53,7 @@ class Gguf:
 
 
 class Reading:
-    """A file, read from its beginning. Raises Unservable where it ends too soon."""
+    """A file that is read from its beginning. Raises Unservable where it ends too soon."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int):
         self.path, self.file, self.left = path, file, size
@@ -102,7 +102,7 @@ def damaged(path: Path, why: str) -> Unservable:
 
 
 def read(path: Path) -> Gguf:
-    """Raises Unservable, naming what is wrong."""
+    """Read the header of one file. Raises Unservable, naming what is wrong."""
     try:
         size = regular(path).stat().st_size
         with path.open("rb") as file:
@@ -179,7 +179,7 @@ def up(at: int, alignment: int) -> int:
 
 
 def shards(path: Path) -> list[Path]:
-    """All files of a model of which `path` is one, in order. Raises Unservable where one is missing."""
+    """Return all files of the model that `path` belongs to, in order. Raises Unservable where one is missing."""
     matched = SHARD.fullmatch(path.name)
     if not matched:
         return [path]
@@ -198,7 +198,7 @@ def shards(path: Path) -> list[Path]:
 
 
 def read_shards(path: Path) -> list[Gguf]:
-    """Each file of a model, checked to be a part of one whole. Raises Unservable."""
+    """Read the header of each file of a model, and check that they are parts of one whole. Raises Unservable."""
     files = [read(shard) for shard in shards(path)]
     count = files[0].values.get("split.count", 1)
     for number, file in enumerate(files):
@@ -220,7 +220,7 @@ def read_shards(path: Path) -> list[Gguf]:
 
 
 def join(files: Sequence[Gguf], path: Path) -> None:
-    """One file of several, with the first one's metadata."""
+    """Join several files into one, with the metadata of the first."""
     first = files[0]
     raw = [data for key, data in first.raw.items() if not key.startswith("split.")]
     tensors = [(file, tensor) for file in files for tensor in file.tensors]

@@ -1,4 +1,4 @@
-"""How a GGUF file says that positions rotate -> a config's rope_parameters, and the check that the same comes of them."""
+"""Translate a GGUF file's rotary embedding to a config's rope_parameters, and check that the model rotates so."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +10,15 @@ from .gguf_header import Gguf, damaged
 
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 TABLES = (FREQUENCIES, LONG, SHORT)  # tensors that are no weights
-NEAR = 1e-4  # relative: of float32 numbers that were computed in two ways
+NEAR = 1e-4  # relative difference of float32 numbers that were computed in two ways
 SCALING = "rope.scaling."
-# Keys under it -> where they go; None: they say nothing of the arithmetic.
+# Keys under it -> their names in rope_parameters; None: no part of the arithmetic.
 YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "finetuned": None, "type": None, "factor": "factor",
         "original_context_length": "original_max_position_embeddings"}  # fmt: skip
 
 
 class Rope:
-    """`own`: the metadata of the file's architecture, without its name."""
+    """A GGUF file's rotary embedding. `own`: the metadata of the file's architecture, without its name."""
 
     def __init__(self, file: Gguf, own: dict[str, Any], config):
         self.file, self.own, self.config = file, own, config
@@ -49,7 +49,7 @@ class Rope:
         )
 
     def changes(self, head_dim: int | None) -> dict[str, Any]:
-        """Of the config. Raises Unservable where it cannot say what the file says."""
+        """Return the changes to the config. Raises Unservable where a config cannot express the file's rotation."""
         has_none = getattr(self.config, "rope_parameters", None) is None
         if has_none:
             if self.tables or self.kind not in ("none", ""):
@@ -130,7 +130,7 @@ class Rope:
         return parameters
 
     def llama3(self, factors: np.ndarray) -> dict[str, Any]:
-        """The scaling of Llama 3.1 to 3.3 of which such factors come."""
+        """Return the scaling of Llama 3.1 to 3.3 that gives `factors`. Raises Unservable where none does."""
         self.factors = factors
         if len(factors) != self.rotating // 2:
             raise damaged(
@@ -148,11 +148,11 @@ class Rope:
         )
 
     def lengths(self) -> np.ndarray:
-        """Of the waves, in positions."""
+        """Return the wavelengths, in positions."""
         return 2 * np.pi * self.base ** (np.arange(0, self.rotating, 2) / self.rotating)
 
     def fitting(self, factors: np.ndarray) -> Iterator[tuple[float, float, float, int]]:
-        """What may have made `factors`: the usual numbers, then those that fit the factors between none and all."""
+        """Yield parameters that may have made `factors`: the usual ones, then those that fit the partly scaled factors."""
         most = round(float(factors.max()), 4)
         stated = self.scaling.get("original_context_length")
         for original in ([stated] if type(stated) is int else []) + [2**power for power in range(8, 22)]:
@@ -167,7 +167,7 @@ class Rope:
                 yield most, 1.0, round(1 - 1 / intercept, 4), round(-slope / intercept)
 
     def check(self, model) -> None:
-        """Raises Unservable unless `model` rotates as the file says; the longer kinds are transformers' to reckon."""
+        """Raises Unservable unless `model` rotates as the file says; yarn and longrope are left to transformers."""
         parameters = getattr(model.config, "rope_parameters", None)
         if not parameters:
             return

@@ -1,12 +1,12 @@
-"""Patches: a small linear map in the place of a block that nobody is left to run.
+"""Patches: a small linear map in the place of a block that no node is left to run.
 
     y = x + (x - m) A + b        x, y [S, D] before and after the hole, A [D, D] or its two factors [D, R] [R, D], m and b [D]
 
-A text's first position, every later one's attention sink, is unlike all others: there y = x + f, f [D].
+A text's first position, the attention sink of every later one, is unlike all others: there y = x + f, f [D].
 
-One file holds those of all holes (fit-patches makes it): safetensors, its metadata says of which model they are, and what
-each hole costs with and without its patch. It is memory-mapped, and a patch read when it is used for the first time, or
-before by the node whose hole it would be.
+One safetensors file holds the patches of all holes (fit-patches makes it). Its metadata names the model, and each hole's
+cost with and without its patch. It is memory-mapped. A patch is read at its first use, or earlier by the node whose hole
+it would fill.
 """
 
 import json
@@ -32,7 +32,7 @@ NUMBER, NONE = (int, float), type(None)
 
 @dataclass(frozen=True)
 class Patch:
-    """Of one hole: a full-rank one has no `up`, and its `down` is A."""
+    """The patch of one hole: a full-rank one has no `up`, and its `down` is A."""
 
     down: "Tensor"  # [D, D] or [D, R]
     up: "Tensor | None"  # [R, D]
@@ -41,7 +41,7 @@ class Patch:
     first: "Tensor"  # f
 
     def __call__(self, x: "Tensor", start: int = 0) -> "Tensor":  # [..., S, D] -> [..., S, D]
-        """`start`: the position of the first row."""
+        """Apply the patch. `start`: the position of the first row."""
         moved = (x - self.mean) @ self.down
         y = x + (moved if self.up is None else moved @ self.up) + self.bias
         if start == 0:
@@ -51,12 +51,12 @@ class Patch:
 
 @dataclass(frozen=True)
 class PatchInfo:
-    """What the file says of itself."""
+    """The metadata of a file of patches."""
 
-    fingerprint: str  # of the model, see models.fingerprint
+    fingerprint: str  # of the model, see checkpoint.fingerprint
     digest: str  # of the patches
-    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or two
-    # neighbours' patches one after the other are; how: in words
+    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or the
+    # patches of two neighbours one after the other are; how: in words
     holes: dict[Block, dict[str, Any]]
 
     @property
@@ -65,7 +65,7 @@ class PatchInfo:
 
     @property
     def losses(self) -> tuple[dict[Case, float], dict[Block, float]]:
-        """Nats a token lost by skipping each hole, and by patching it."""
+        """Return the nats a token lost by skipping each hole, and by patching it."""
         return (
             {frozenset(hole): cost["skipped"] for hole, cost in self.holes.items()},
             {hole: self.holes[hole]["patched"] for hole in self.patched},
@@ -73,7 +73,7 @@ class PatchInfo:
 
 
 def write(path: Path, patches: dict[Block, Patch], info: PatchInfo) -> None:
-    """Matrices in bfloat16, vectors in float32."""
+    """Write a file of patches: matrices in bfloat16, vectors in float32."""
     import torch
     from safetensors.torch import save_file
 
@@ -96,7 +96,7 @@ def write(path: Path, patches: dict[Block, Patch], info: PatchInfo) -> None:
 
 
 def read(path: Path) -> PatchInfo:
-    """Raises Unservable."""
+    """Read the metadata of a file of patches and check the tensors' shapes. Raises Unservable."""
     from safetensors import safe_open
 
     with guarded(f"--patches {path} cannot be read"), safe_open(regular(path), "pt") as file:
@@ -122,7 +122,7 @@ def read(path: Path) -> PatchInfo:
 
 
 def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> None:
-    """That every patch is there, and all are of one width. Raises ValueError."""
+    """Check that no patch is missing, and all have one width. Raises ValueError."""
     width = None
     for hole in sorted(patched, key=lambda hole: hole.start):
         down, up, *vectors = (shapes.get(f"{layers(hole)}.{name}") for name in PARTS)
@@ -136,7 +136,7 @@ def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> N
 
 
 class Patches:
-    """Those of a file, on activations as they travel: S rows in `dtype`, from position `start` on."""
+    """The patches of a file, applied to activations as they travel: S rows in `dtype`, from position `start` on."""
 
     def __init__(self, path: Path, dtype: "torch.dtype"):
         self.path, self.dtype = path, dtype
@@ -152,14 +152,14 @@ class Patches:
             return to_bytes(patch(from_bytes(body, len(patch.mean), self.dtype), start))
 
     def prepare(self, info: PatchInfo, blocks: Iterable[Block]) -> None:
-        """Read those of the holes that may open behind `blocks`."""
+        """Read the patches of the holes that may open behind `blocks`."""
         ends = {block.stop for block in blocks}
         for hole in info.patched:
             if hole.start in ends:
                 self.hold(hole)
 
     def hold(self, hole: Block) -> Patch:
-        """Read it, once."""
+        """Return the patch of `hole`; it is read once."""
         if hole not in self.held:
             from safetensors import safe_open
 

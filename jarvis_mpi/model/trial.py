@@ -1,4 +1,4 @@
-"""Does a cut of a model say what the whole model says? Tried on a twin of it, before a weight is read."""
+"""Compare a cut of a model with the whole, on a small twin, before a weight is read."""
 
 import contextlib
 import importlib.metadata
@@ -31,8 +31,8 @@ CUTS = (1, 3)  # numbers of stages, at a model's first use
 MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
 # Of a config.
 SAYS_NOTHING = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
-NEAR = 1e-4  # of the largest logit: what rounding makes in float32
-NOISE = NEAR / 10  # what it may make within the whole model, lest it hides a difference
+NEAR = 1e-4  # of the largest logit: the rounding of float32
+NOISE = NEAR / 10  # the rounding within the whole model, at the most: more could hide a difference
 
 
 class Asked(NamedTuple):
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What the whole model says."""
+    """The whole model's answer."""
 
     prompt: list[int]
     answer: list[int]
@@ -49,7 +49,8 @@ class Reference(NamedTuple):
 
 
 def questions(context: int) -> list[Asked]:
-    """Short; past a window with the answer, and with the prompt; past the first border of rotary tables, if the model takes so many."""
+    """Return the lengths to try: short; past a window with the answer, and with the prompt; past the first border of rotary tables, where the
+    model takes such texts."""
     asked = [
         Asked(WINDOW - 3, WINDOW + 3),
         Asked(3 * WINDOW - 1, 5),
@@ -61,7 +62,7 @@ def questions(context: int) -> list[Asked]:
 
 @torch.inference_mode()
 def reference_of(model: Any, asked: Asked, seed: int) -> Reference:
-    """The logits of the family's own forward, in one piece and without a cache, of a random text.
+    """Run a random text through the family's own forward, in one piece and without a cache.
 
     `generate` itself would import torch's compiler: seconds. tests/families.py holds the cut against it.
     """
@@ -73,7 +74,7 @@ def reference_of(model: Any, asked: Asked, seed: int) -> Reference:
 
 
 def noise_of(model: Any, reference: Reference, asked: Asked, seed: int) -> float:
-    """How far what the whole model says is from what it says in float64; infinity where its code knows no such numbers."""
+    """Return how far the whole model's logits are from those in float64; infinity where its code cannot run in float64."""
     try:
         with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
             return apart(reference.logits, reference_of(model.double(), asked, seed).logits)
@@ -87,7 +88,7 @@ def noise_of(model: Any, reference: Reference, asked: Asked, seed: int) -> float
 
 @torch.inference_mode()
 def sees_what_comes_after(model: Any, reference: Reference) -> bool:
-    """Whether what is said behind the first tokens changes with those that come later: then the model is an encoder."""
+    """Return whether the logits of the first tokens change with later ones: then the model is an encoder."""
     few = len(reference.prompt)
     short, long = (torch.tensor([ids]) for ids in (reference.prompt, reference.prompt + reference.answer))
     return apart(model(long).logits[0, :few], model(short).logits[0]) > NEAR
@@ -96,7 +97,7 @@ def sees_what_comes_after(model: Any, reference: Reference) -> bool:
 def logits_of_cut(
     head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]
 ) -> Tensor:
-    """The logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
+    """Return the logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
     rows, start, logits = list(prompt), 0, list[Tensor]()
     for token in answer:
         body = head.embed(rows, start)
@@ -116,7 +117,7 @@ def blocks_of(depth: int, count: int) -> list[Block]:
 
 
 def twin_that_answers(config: Any) -> Any:
-    """A twin of `config` whose forward works. Raises Unservable where none can be made."""
+    """Make a twin of `config` whose forward works. Raises Unservable where none can be made."""
     failures = []
     for groups in GROUPS:
         try:
@@ -132,7 +133,7 @@ def twin_that_answers(config: Any) -> Any:
 
 
 def answers_of(model: Any) -> list[Reference]:
-    """What the whole twin says, with weights so strong that layers matter, and so weak that no rounding grows large."""
+    """Return the whole twin's answers, with weights strong enough that layers matter, and weak enough that rounding stays small."""
     asked = questions(context_of(model.config))
     for strength in STRENGTHS:
         draw(model, strength)
@@ -143,9 +144,9 @@ def answers_of(model: Any) -> list[Reference]:
 
 
 def unlike(config: Any, cuts: Sequence[int]) -> str:
-    """Why a model of this config is refused: what of it cannot be cut, or in how many stages its twin says something else.
+    """Return why a model of this config is refused: what of it cannot be cut, or in how many stages its twin answers otherwise.
 
-    '' where every cut says what the whole says. Raises Unservable where no twin can be made.
+    '' where every cut answers as the whole does. Raises Unservable where no twin can be made.
     """
     model = twin_that_answers(config)
     if why := uncuttable(model):
@@ -173,7 +174,7 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
 
 
 def unlike_in(folder: Path, references: Sequence[Reference], count: int, depth: int) -> str:
-    """How the twin in `folder`, cut into `count` stages, differs from the whole one's `references`; '' if it does not."""
+    """Return how the twin in `folder`, cut into `count` stages, differs from the whole one's `references`; '' if it does not."""
     head = Head(folder, torch.float32)
     stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, count)]
     for prompt, answer, logits in references:
@@ -187,7 +188,7 @@ def unlike_in(folder: Path, references: Sequence[Reference], count: int, depth: 
 
 
 def uncuttable(model: Any) -> str:
-    """What a model of this family is or lacks, so that it is not served."""
+    """Return why models of this family are not served; '' where they are."""
     mixing = [type(module).__name__ for module in model.modules() if MIXTURE.search(type(module).__name__)]
     if mixing:
         return f"it is a mixture of experts ({mixing[0]}), and mixtures are not served yet"
@@ -199,9 +200,9 @@ def uncuttable(model: Any) -> str:
 
 
 def check(folder: Path, say: Say = lambda line: None) -> None:
-    """Raises Unservable where a cut of the model in `folder` would not say what the whole says; no weight is read.
+    """Raises Unservable where a cut of the model in `folder` would not answer as the whole does; no weight is read.
 
-    Tried once for each config and state of the software: the verdict is kept in the cache folder.
+    It is tried once for each config and state of the software: the verdict stays in the cache folder.
     """
     config = read_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
@@ -219,7 +220,7 @@ def check(folder: Path, say: Say = lambda line: None) -> None:
 
 
 def cached_verdict(path: Path) -> str | None:
-    """An earlier verdict."""
+    """Return an earlier verdict; None where there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         why = json.loads(path.read_text())["why"]
         return why if isinstance(why, str) else None
@@ -227,7 +228,7 @@ def cached_verdict(path: Path) -> str | None:
 
 
 def identity(config: Any) -> str:
-    """A digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
+    """Return a digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
     values = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     digest = sha256(json.dumps([values, versions], sort_keys=True, default=str).encode())

@@ -1,4 +1,4 @@
-"""Of a file of prompts, those that can be asked."""
+"""Read the prompts of a file that can be asked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +19,9 @@ def askable_in(
     left_out: "Refuse",
     check: Callable[[str], None] = lambda prompt: None,
 ) -> tuple[list[str], list[list[int]]]:
-    """Those of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
+    """Return the prompts of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
 
-    `left_out` is given the others; `check` raises Unservable for what else cannot be taken.
+    `left_out` is called with the others; `check` raises Unservable for prompts that are refused for another reason.
     """
     from ..model.askable import askable
 

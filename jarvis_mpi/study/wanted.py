@@ -24,7 +24,7 @@ CALIBRATION = 512  # tokens behind the text's, for layer_ranking.py
 
 
 class Wanted(NamedTuple):
-    """All that the study scores; the same on every rank. Texts are token ids but for `prompts`."""
+    """All that the study scores; the same on every rank. Texts are token ids, except `prompts`."""
 
     cases: list[Case]
     windows: list[list[int]]
@@ -39,9 +39,9 @@ class Wanted(NamedTuple):
 def wanted_of(
     asked: argparse.Namespace, text: "Text", config: Any, say: Say, left_out: Refuse
 ) -> tuple[Wanted, list[Item], dict[str, Any]]:
-    """-> what is to be scored, its rows in the file, and what tells one study from another. Raises Unservable.
+    """Return what is to be scored, its rows in the file, and the attributes that identify the study. Raises Unservable.
 
-    `left_out` is given what cannot be scored beside what can.
+    `left_out` is called with the items that cannot be scored.
     """
     from ..model.family import context_of
 
@@ -69,8 +69,8 @@ def wanted_of(
 
 
 def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
-    """Tokens of a window. Raises Unservable."""
-    least = len(text.encode("")) + 2  # one token foretells another
+    """Return the tokens of a window. Raises Unservable."""
+    least = len(text.encode("")) + 2  # one token predicts another
     window = min(WINDOW, context) if asked.window is None else asked.window
     if not least <= window <= context:
         raise Unservable(
@@ -82,7 +82,7 @@ def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
 def predictions_of(
     asked: argparse.Namespace, prose_text: str, text: "Text", window: int, context: int, say: Say
 ) -> tuple[list[list[int]], list[int]]:
-    """-> the text's windows, and one behind them for the rankings. Raises Unservable."""
+    """Return the text's windows, and one behind them for the rankings. Raises Unservable."""
     behind = min(CALIBRATION, context)
     try:
         windows = windows_of(prose_text, text, asked.tokens, window, say)
@@ -97,7 +97,7 @@ def predictions_of(
 def questions_of(
     asked: argparse.Namespace, words: str, text: "Text", context: int, left_out: Refuse
 ) -> tuple[list[tasks.Question], list[Encoded]]:
-    """Those that can be scored."""
+    """Return the questions that can be scored, and their ids."""
     questions, cut = [], []
     for question in tasks.questions(words, asked.shots, asked.shots_from, asked.limit, left_out):
         try:
@@ -111,7 +111,7 @@ def questions_of(
 
 
 def encoded_for(question: tasks.Question, text: "Text", context: int, shots: str) -> Encoded:
-    """Raises Unservable if a model that takes `context` positions cannot score it."""
+    """Encode a question. Raises Unservable if a model that takes `context` positions cannot score it."""
     advice = "say fewer shots, or leave it out"
     longest = question.context + max(question.choices, key=len)
     if len(longest) > context and (fewest := text.fewest_tokens(longest)) > context:
@@ -123,7 +123,7 @@ def encoded_for(question: tasks.Question, text: "Text", context: int, shots: str
         if len(ids) <= question_ids.context:
             raise Unservable(f"its choice {choice[:20]!r} adds no token to the question")
     if not question_ids.context or not question_ids.shared:
-        raise Unservable("it has no token before its choices, from which they could be foretold")
+        raise Unservable("it has no token before its choices, from which they could be predicted")
     return question_ids
 
 

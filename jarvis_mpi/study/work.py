@@ -1,4 +1,4 @@
-"""One rank's work on a study."""
+"""Do one rank's work on a study."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Does a unit. What comes out can be told as JSON."""
+    """Does units of a study. A result can be sent as JSON."""
 
     def __init__(self, scorer: Scorer, text: "Text", wanted: Wanted):
         self.scorer, self.text, self.wanted = scorer, text, wanted
@@ -35,7 +35,7 @@ class Worker:
         return [[sorted(case), list(nats)] for case, nats in of_choices]
 
     def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
-        """Greedy, and what a token of it costs the whole model; see grading.py."""
+        """Generate a greedy answer, and return it with its cost for the whole model; see grading.py."""
         scorer = self.scorer
         stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
 

@@ -1,4 +1,4 @@
-"""Whatever a library raises where a user's data goes into it becomes one sentence: injected into each."""
+"""Whatever a library raises on a user's data becomes one sentence: errors are injected into each boundary."""
 
 import jinja2
 import pytest
@@ -17,7 +17,7 @@ from jarvis_mpi.model.tokenizer import Text
 
 
 class PanicException(BaseException):
-    """As pyo3 has it: no Exception."""
+    """pyo3's exception, which is no Exception."""
 
 
 RAISED = [
@@ -99,7 +99,7 @@ def test_who_ends_the_run_is_not_held_up(error):
 
 
 def test_a_real_panic_of_rust_is_a_sentence():
-    """tokenizers' own, not ours."""
+    """A panic of tokenizers' own, not an injected one."""
     with pytest.raises(Unservable) as raised, guarded("a tokenizer"):
         raise PanicException("index out of bounds")
     assert str(raised.value) == "a tokenizer: index out of bounds"

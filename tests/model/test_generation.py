@@ -1,4 +1,4 @@
-"""What a model's own files have `generate` do to a greedy text is done here too, or refused by name."""
+"""Options in a model's own files that change a greedy text under `generate` are followed, or refused by name."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def greedy(folder: Path, settings: Settings, count: int) -> list[int]:
     return ids[len(PROMPT) :]
 
 
-# What changes no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of what is given back; `eos_token_id` is
+# Options that change no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of the return value; `eos_token_id` is
 # in text.end_ids. forced_bos_token_id concerns texts of one token.
 HARMLESS = set(
     """max_length max_new_tokens early_stopping do_sample use_mtp use_cache cache_config max_cache_len temperature top_k
@@ -123,7 +123,7 @@ def test_an_explicit_penalty_of_1_switches_the_models_own_off(folder, penalty):
     assert lines == []
     resumed = followed(
         Settings.of(settings.as_dict()), folder, lines.append
-    )  # as a record's are, when it is resumed
+    )  # the settings of a resumed record
     assert resumed == settings
     assert greedy(folder, settings, 24) == greedy(folder, Settings(), 24)
 

@@ -1,4 +1,4 @@
-"""Imports: what transformers finds in its own sources is looked for once; afterwards all is as it was."""
+"""Imports: transformers' own sources are searched once; afterwards everything is restored."""
 
 import gc
 import os
@@ -36,7 +36,7 @@ def test_what_is_cached_is_what_was_found(folder):
     assert cached_structure(look_through)(FAMILIES, "models") == found
     again = cached_structure(lambda *_: pytest.fail("looked through twice"))
     assert again(FAMILIES, "models") == found
-    own = FAMILIES / "__init__.py"  # what the folder itself asks with, later
+    own = FAMILIES / "__init__.py"  # the argument of the folder's own later call
     assert cached_structure(look_through)(own) == look_through(FAMILIES)
     assert again(own) == look_through(FAMILIES)
 
@@ -107,7 +107,7 @@ with light_imports():
 
 
 def starts(folder, inside="pass", afterwards="", path=()):
-    """A process of its own that imports as a rank does. -> what it says."""
+    """Run a process that imports as a rank does; return its output."""
     code = textwrap.dedent(STARTS).format(inside=inside) + textwrap.dedent(afterwards)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *sys.path])}
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_a_rank_starts_without_torchs_compiler(tmp_path):
 
 
 def test_a_neighbour_that_is_imported_meanwhile_gets_the_real_thing(tmp_path):
-    """As a plugin of another package would be; and torch is whole afterwards."""
+    """The neighbour is like a plugin of another package; torch is whole afterwards."""
     folder = planted(tmp_path, "neighbour", NEIGHBOUR)
     afterwards = """
     import torch
@@ -154,6 +154,6 @@ def test_torch_compiles_afterwards(tmp_path):
     "name", ["torchvision", "PIL", "torchaudio", "peft", "kernels", "flash_attn", "scipy"]
 )
 def test_a_neighbour_that_cannot_be_imported_is_left_alone(name, tmp_path):
-    """torchvision for CUDA beside a torch for the CPU is such a one."""
+    """One example is torchvision for CUDA beside a torch for the CPU."""
     folder = planted(tmp_path, name, "raise RuntimeError('operator torchvision::nms does not exist')")
     starts(tmp_path, path=[folder])

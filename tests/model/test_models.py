@@ -108,7 +108,7 @@ def test_a_tensor_that_only_the_index_has_is_named(folder):
     index = folder / "split" / "model.safetensors.index.json"
     names = json.loads(index.read_text())["weight_map"]
     change(index, weight_map={**names, "lm_head.rotary.inv_freq": next(iter(names.values()))})
-    everything(folder / "split")  # which no part of the model asks for
+    everything(folder / "split")  # no part of the model needs it
     shard = folder / "split" / names["model.layers.1.mlp.up_proj.weight"]
     tensors = load_file(shard)
     del tensors["model.layers.1.mlp.up_proj.weight"]
@@ -119,7 +119,7 @@ def test_a_tensor_that_only_the_index_has_is_named(folder):
 
 
 def test_names_with_one_prefix_more_than_the_familys(folder):
-    """As wrappers for training save them."""
+    """Names as wrappers for training save them."""
     path = folder / "model.safetensors"
     save_file({f"model.{name}": tensor for name, tensor in load_file(path).items()}, path)
     everything(folder)
@@ -159,7 +159,7 @@ def test_what_a_config_says_of_further_outputs_changes_nothing(folder):
 
 
 def test_a_part_of_a_model_in_the_hubs_cache_is_fetched(folder, monkeypatch):
-    """As after a look at its config alone; the hub's cache says that it is there."""
+    """The hub's cache lists the model after a look at its config alone."""
     (folder / "model.safetensors").rename(folder / "elsewhere")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     assert checkpoint.in_hubs_cache("owner/name") is None
@@ -232,7 +232,7 @@ def test_auto_is_what_the_files_hold_where_the_config_is_silent(folder):
     assert dtype_of(load_config(folder), "auto") == torch.float32
 
 
-# -- numbers that are none
+# -- NaN and infinity
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -244,7 +244,7 @@ def test_auto_is_what_the_files_hold_where_the_config_is_silent(folder):
 def test_a_layer_with_a_number_that_is_none_names_it_in_loading(folder, name, value, weights):
     put(folder, f"model.layers.3.{name}", value)
     Stage(folder, range(0, 3), torch.float32, weights=weights).warm_up([2], lambda: 0.0)
-    for _ in range(2):  # what was found is not noted as sound
+    for _ in range(2):  # a damaged file is not noted as sound
         with pytest.raises(
             Unservable, match=rf"layers 2-4 cannot be used: the tensor model.layers.3.{name} in"
         ):
@@ -344,6 +344,6 @@ def test_the_doctor_as_a_command(folder):
 
 
 def test_a_model_that_prefers_no_token_is_refused():
-    """As where a file's last page was lost, and with it the final norm."""
+    """A file's last page was lost, and with it the final norm."""
     with pytest.raises(Unservable, match="every token the same chance at token 2: M is damaged"):
         Sampler(Settings(model="M")).choose(torch.zeros(9), [1, 2], 0)

@@ -1,4 +1,4 @@
-"""Checkpoints as they are found: with what older releases kept in the files, and templates that were made for something else."""
+"""Odd checkpoints: with tensors of older releases, and templates that were made for something else."""
 
 import json
 from pathlib import Path
@@ -144,7 +144,7 @@ def test_a_reason_that_a_colon_promises_is_given():
 
 @pytest.mark.parametrize("refuses", ["mkdir", "is_file"])
 def test_a_model_is_tried_and_built_without_a_cache_folder(refuses, tmp_path, monkeypatch):
-    """A parent that is no folder, and one of another user's, in which nothing can be looked for."""
+    """A parent that is no folder, and a folder of another user, which cannot be read."""
     folder, cache = tiny.make("llama", tmp_path / "model"), tmp_path / "cache"
     cache.write_text("")
     monkeypatch.setenv("JARVIS_CACHE", str(cache))
@@ -177,7 +177,7 @@ def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_
 
 
 def test_a_layer_that_changes_nothing_is_served(tmp_path):
-    """As in a pruned model, or one that was made deeper by layers that are yet to be trained."""
+    """Such layers are in a pruned model, or in one that was made deeper by untrained layers."""
     folder = tiny.make("llama", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     last = f"model.layers.{tiny.LAYERS - 1}."

@@ -1,4 +1,4 @@
-"""A model cut in pieces says what the whole model says: every family, every cut, past every window."""
+"""A model cut in pieces gives the whole model's answer: every family, every cut, past every window."""
 
 import json
 
@@ -32,7 +32,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """The whole model's greedy answer, computed without any cache: ids, and the logits of each step."""
+    """Return the whole model's greedy answer, computed without any cache: ids, and the logits of each step."""
     return answer_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 
@@ -64,7 +64,7 @@ def test_any_number_of_stages_gives_the_whole_models_tokens_and_logits(folder, w
     placement = blocks.place(tiny.LAYERS, workers, split="even", end_user_layers="none")
     tokens, logits = ask(folder, placement)
     assert tokens == whole[0]
-    assert len(set(tokens)) > 3  # a text that says something: a repeated token would hide a lot
+    assert len(set(tokens)) > 3  # a repeated token would hide errors
     assert max((a - b).abs().max() for a, b in zip(logits, whole[1], strict=True)) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Text: what strangers' tokenizers, templates and prompts bring about is a sentence, or the right text."""
+"""Text: strangers' tokenizers, templates and prompts give the right text, or one sentence."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
 
 
 def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
-    """A stopped process uses no time of the processor's."""
+    """A stopped process uses no processor time."""
     aside = Aside(lambda of: of)
     assert aside.text("first", 1.0, 1 << 28) == "first"
     child = aside.child
@@ -104,7 +104,7 @@ def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
     assert aside.child == child
 
 
-IN_C = [  # each a single call that no line of Python comes between
+IN_C = [  # each a single call, with no line of Python in between
     "{{ messages|length|round(999999999, 'ceil') }}",
     "{{ 'a'|center(4000000000) }}",
     "{{ '%4000000000d' % 1 }}",
@@ -134,7 +134,7 @@ def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(fa
 
 
 def test_a_template_that_takes_for_ever_to_be_compiled_is_cut_off(tmp_path):
-    """jinja reckons with constants while it compiles, and takes no exception there for an error."""
+    """jinja computes constants while it compiles, and ignores exceptions there."""
     text = Text(texts.of_bytes(tmp_path, "{{ [1]|slice(2000000000)|list|length }}{{ messages[-1].content }}"))
     text.rendered.limit_s = 0.5
     with pytest.raises(Unservable, match=r"was cut off after 0.5 s of work"):
@@ -174,7 +174,7 @@ def test_nothing_that_renders_outlives_the_process_it_renders_for(when):
     assert done.returncode == -signal.SIGKILL
     rendered, child = done.stdout.split()
     assert rendered == "x"
-    end = time.monotonic() + 25  # 1 s of the processor's, at most 22 of the clock's
+    end = time.monotonic() + 25  # 1 s of processor time, at most 22 s of the clock
     while psutil.pid_exists(int(child)) and psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -286,7 +286,7 @@ def test_a_sentencepiece_model_without_a_word_on_how_texts_begin_is_refused(tmp_
         Text(tmp_path)
 
 
-# -- tokens that nobody knows
+# -- unknown tokens
 
 
 def test_a_token_beyond_the_embedding_is_that_prompts_error(tmp_path):
@@ -322,7 +322,7 @@ def test_half_a_character_of_bytes_then_a_word(tmp_path):
         ([hello, *whole, *whole, world], "hello世世 world"),
     ):
         assert "".join(map(text.pieces(), ids)) == words == text.tokenizer.decode(ids)
-    # What was shown stays, where all bytes of the run become unreadable together.
+    # Shown text stays, where all bytes of the run become unreadable together.
     assert "".join(map(text.pieces(), [hello, *whole, *half, world])) == "hello世\ufffd world"
 
 
@@ -350,7 +350,7 @@ def test_pieces_of_any_tokens_are_the_decoded_text_but_for_a_half_at_the_end(mak
 
 
 def test_a_tokenizer_that_tidies_spaces_away(tmp_path):
-    """The pieces say what decode says, with what was held back at the end."""
+    """The pieces, with the text held back at the end, are decode's text."""
     text, draw, tidied = Text(texts.tidying(tmp_path)), random.Random(5), 0
     for _ in range(500):
         ids = draw.choices(range(len(text.tokenizer)), k=draw.randrange(1, 12))
@@ -387,7 +387,7 @@ def streamed(folder, ids, *stop):
         ("<|end|>\n<|start|>", "one<|end|>\ntwo<|end|>\n<|start|>three", "one\ntwo", "stop"),
         ("<|end|><|end|>", "one<|end|>two<|end|><|end|>", "onetwo", "stop"),
         ("e<|end|>", "one two<|end|> one<|end|>", "one two on", "stop"),
-        ("end", "one<|end|>two end", "onetwo ", "stop"),  # what is not shown does not stop
+        ("end", "one<|end|>two end", "onetwo ", "stop"),  # hidden tokens do not stop
         ("netw", "one<|end|>two", "o", "stop"),
         ("<|end|>x", "one<|end|>", "one", ""),
     ],

@@ -1,4 +1,4 @@
-"""What of a model cannot be honoured is refused before a weight is read; a trial that is deaf would be worse than none."""
+"""trial: models that cannot be cut are refused before a weight is read; each fault of a cut must be noticed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Releases of torch and transformers outside of what was tried: a sentence, and the run goes on."""
+"""Releases of torch and transformers that were not tried: one sentence, and the run continues."""
 
 import importlib.metadata
 import tomllib

@@ -41,7 +41,7 @@ def test_files(folders, tmp_path):
             file.write_bytes(mutate.as_json(mutate.swapped(draw, json.loads(data))))
         else:
             file.write_bytes(mutate.damaged(draw, data, draw.choice((len(data), 128, 128))))
-        if name != sealed_folder.SEAL and draw.random() < 0.5:  # who damages it writes its digests too
+        if name != sealed_folder.SEAL and draw.random() < 0.5:  # the seal is renewed over the damage
             sealed_folder.seal(folder, FILES)
         damage = list(sealed_folder.damage(folder, lambda path: None))
         try:

@@ -1,4 +1,4 @@
-"""Damaged and hostile records, studies, links, patches and hostfiles: what is read of them, or one sentence."""
+"""Damaged and hostile records, studies, links, patches and hostfiles: they are read, or give one sentence."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.run import Run
 
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
-MEMORY = 2 << 30  # bytes that a reading may ask for beyond what is there
+MEMORY = 2 << 30  # bytes that a reading may allocate beyond what is in use
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _beside_the_tests(monkeypatch):
 
 
 def sentence_or(read: Callable[[], object]) -> None:
-    """All is well, or it is a sentence; and no more memory than MEMORY."""
+    """Call `read`, which must succeed or raise one sentence, with no more memory than MEMORY."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     sentence = ""
@@ -51,7 +51,7 @@ def sentence_or(read: Callable[[], object]) -> None:
 
 
 def use(run: Run) -> None:
-    """What is asked of a record by figures and by --resume."""
+    """Read of a record what figures and --resume read."""
     _ = run.ended, run.length_s, run.follows, run.faults, run.on_one_clock(run.hops), run.resumed_steps
     _ = [question.tokens for question in run.questions]
     for name in ("settings", "hosts", "placement", "writer"):
@@ -73,7 +73,7 @@ def read_record(path: Path) -> None:
 
 
 def record(folder: Path, name: str = "run.h5") -> Path:
-    """A record of this schema: an answer, a fault, another start."""
+    """Write a record of this schema: an answer, a fault, another start."""
     from jarvis_mpi.protocol.cluster import Hop
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.node_state import Sign
@@ -192,7 +192,7 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path):
         results = analysis.read(path)
         with contextlib.suppress(
             Unservable, KeyError, ValueError
-        ):  # that scripts turn into a sentence, in one place
+        ):  # scripts turn these into a sentence, in one place
             _ = results.tasks, results.graded, results.rankings, results.costs
 
     def one(number: int) -> None:
@@ -274,11 +274,11 @@ def test_damaged_hostfiles_are_read_or_one_sentence(tmp_path):
     survives(numbers(), one)
 
 
-# -- files made to do harm
+# -- hostile files
 
 
 def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object], str]]:
-    """What is done to `tokens` of a good record -> what is said."""
+    """Return each name -> a change to `tokens` of a good record, and the expected sentence."""
     secret = folder / "secret"
     secret.write_bytes(b"secret" * 4096)
     with h5py.File(folder / "other.h5", "w") as other, h5py.File(RECORDS[-1]) as good:
@@ -366,7 +366,7 @@ def test_a_file_is_written_by_one_at_a_time_and_read_meanwhile(tmp_path):
 
 
 def as_lists(data: bytes) -> bytes:
-    """All types of texts made lists of an unknown kind, by one bit each, on which HDF5 2.0 crashes when it reads them."""
+    """Turn all types of texts into lists of an unknown kind, by one bit each; HDF5 2.0 crashes when it reads them."""
     kind = bytes.fromhex("19010100100000001000000001000000")
     assert kind in data
     return data.replace(kind, b"\x19\x0b" + kind[2:])

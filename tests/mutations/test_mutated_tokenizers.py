@@ -1,4 +1,4 @@
-"""Damaged tokenizer folders: the ids and the text that transformers gives with the same files, or a sentence."""
+"""Damaged tokenizer folders: transformers' ids and text with the same files, or a sentence."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
 
 
 def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> Path:
-    """A copy of one of the folders, one of whose files is damaged."""
+    """Copy one of the folders and damage one of its files."""
     large = checkpoint.locate("smollm2-135m-instruct") if number % LARGE_EVERY == LARGE_EVERY - 1 else None
     bad.mkdir()
     for file in (large or draw.choice(folders)).iterdir():
@@ -73,7 +73,7 @@ def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> P
 
 
 def ours(folder: Path, ids_of: dict[str, list[int]], decoded: dict[str, str]) -> None:
-    """Fills in what can be said of each prompt."""
+    """Fill in the ids and the text of each prompt that can be encoded."""
     text = Text(folder, VOCABULARY)
     text.rendered.limit_s = 2.0
     if folder.name.endswith("large"):
@@ -116,7 +116,7 @@ def assert_as_transformers(folder: Path, ids_of: dict[str, list[int]], decoded: 
 
 
 def odd(tokenizer, ids: list[int]) -> bool:
-    """Of a decoder whose words of some tokens are not the beginning of its words of more: what was shown stays."""
+    """Return whether the decoder's text of some tokens is no beginning of its text of more: then shown text stays."""
     prefixes = [
         tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd") for end in range(len(ids) + 1)
     ]

@@ -1,4 +1,4 @@
-"""Attention for each position by itself: what torch gives in double precision."""
+"""Attention for each position by itself: the result of torch in double precision."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A block's layers in one call: which layers, and that they give what the family's own forward gives."""
+"""A block's layers in one call: which layers, and with the result of the family's own forward."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ FUSED = {
 }  # fmt: skip
 # More rows than go together, several windows, a few.
 STEPS = [70, *[1] * (2 * tiny.WINDOW), 3, tiny.WINDOW + 2, 1]
-# Of what is said: 4-bit weights round what is multiplied to 8 bits.
+# Relative differences: beside 4-bit weights the rows are rounded to 8 bits.
 NEAR = {"auto": 1e-5, "int8": 1e-3, "int4": 0.05}
 
 
@@ -51,7 +51,7 @@ def outputs_of(stage: Stage) -> torch.Tensor:
 def test_what_the_familys_own_forward_gives(family, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
     folder = tiny.make(family, tmp_path / "model", **tiny.WHOLE_BLOCKS)
-    apart = {}  # dtype, whether fused -> how far from what their forward gives in float32
+    apart = {}  # dtype, whether fused -> the distance from their forward in float32
     for dtype in (torch.float32, torch.bfloat16):
         fused, theirs = (Stage(folder, range(tiny.LAYERS), dtype, weights=weights) for _ in range(2))
         assert layers_of(fused) == FUSED.get(family, [])

@@ -1,4 +1,4 @@
-"""RMSNorm in one call: what the family's own gives, and the same for any rows beside it."""
+"""RMSNorm in one call: the result of the family's own, and the same beside any other rows."""
 
 import pytest
 import tiny

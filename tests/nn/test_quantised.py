@@ -1,4 +1,4 @@
-"""8- and 4-bit weights: what a layer says, alone and beside other rows, what is kept on disk, and what a run with them says."""
+"""8- and 4-bit weights: a layer's results, alone and beside other rows, the files on disk, and a run's tokens."""
 
 import os
 from functools import partial
@@ -35,7 +35,7 @@ def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> 
 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
-    """8 bits: the nearest of -128 to 127 times a step; 4 bits: of 16 values from least to largest of each block."""
+    """Round weights. 8 bits: to the nearest of -128 to 127 times a step; 4 bits: to 16 values from least to largest of each block."""
     padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % kind.block))
     blocks = padded.unflatten(1, (-1, kind.block))
     least, fewest, most = torch.zeros(1), -128, 127
@@ -48,7 +48,7 @@ def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
 
 
 def rounded_rows(x: torch.Tensor, kind: Format) -> torch.Tensor:
-    """Each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
+    """Round each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
     padded = nn.functional.pad(x.float(), (0, -x.shape[-1] % kind.block))
     blocks = padded.unflatten(-1, (-1, kind.block))
     step = blocks.abs().amax(-1, True).clamp(min=1e-30) / (32767 if kind.bits == 8 else 127)
@@ -86,7 +86,7 @@ def test_what_a_row_gives_does_not_depend_on_the_others_bit_for_bit(kind):
     assert torch.equal(made(torch.zeros(1, 1, 64)), torch.zeros(1, 1, 300))
 
 
-# What an older processor, and one of another kind, is given: all of them can run here.
+# The instructions of an older processor, and of another kind: this one can run both.
 FORMS = [Instructions(x86=False, dots=False)]
 if cpu.INSTRUCTIONS.x86:
     FORMS += [Instructions(x86=True, dots=False)]
@@ -152,7 +152,7 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
         assert QuantisedLinear in kinds
         assert nn.Linear not in kinds
     whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
-    whole.fast_step.parts = []  # which would not see what stands in a layer's place
+    whole.fast_step.parts = []  # fused layers would not call the replaced modules
     for parent in list(whole.model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is FloatLinear:
@@ -168,7 +168,7 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
 def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_again(tmp_path, cache):
     folder = tiny.make("llama", tmp_path / "model")
     asleep = Stage(folder, range(2, 4), torch.float32, asleep=True, weights="int4")
-    assert not list(cache.glob("*/numbers.npy"))  # in a run it must not take seconds
+    assert not list(cache.glob("*/numbers.npy"))  # not yet: a copy that sleeps reads nothing
     asleep.quantise_beforehand()
     made = {path: path.stat().st_mtime_ns for path in cache.glob("*/numbers.npy")}
     assert len(made) == 2 * 7

@@ -1,4 +1,4 @@
-"""A draft model made of some of a model's layers: what it learns from, what it learns, and what a run does with it."""
+"""A draft model made of some of a model's layers: its lessons, its training, and a run with it."""
 
 import pytest
 import tiny

@@ -1,4 +1,4 @@
-"""Patches: what is fitted, kept in a file, and put in a lost block's place by a real run."""
+"""Patches: fitted, saved in a file, and put in a lost block's place by a real run."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ WIDTH = 16
 
 @pytest.fixture
 def linear():
-    """States before and after a block that is linear: one channel is huge, and so is each text's first position."""
+    """Return states before and after a linear block: one channel is huge, and so is each text's first position."""
     torch.manual_seed(0)
     x = torch.randn(40, 20, WIDTH) @ torch.randn(WIDTH, WIDTH)
     x[..., 3] *= 300
@@ -203,7 +203,7 @@ def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
 
 
 def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[range], since: int) -> list[int]:
-    """What one process says: all layers until step `since`, then the patches of `gone` in their place."""
+    """Return the tokens of one process: all layers until step `since`, then the patches of `gone` in their place."""
     blocks = [range(0, 1), range(1, 2), range(2, 3), range(3, 4), range(4, 5), range(5, 6)]
     head, put = Head(folder, torch.float32), patch.Patches(path, torch.float32)
     stages = {block: Stage(folder, block, torch.float32) for block in blocks}
@@ -249,7 +249,7 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
     lines = list(replay.replayed(log))
     assert any("patch" in line for line in lines)
     assert not any("NOT" in line for line in lines)
-    # One process with the patches says the same; without them it would not.
+    # One process with the patches gives the same; without them it would not.
     tokens, ids = tokens_of(log), Text(small).ids_of("abc")
     steps = run.tokens["step"].tolist()
     first, second = (next(at for at, step in enumerate(steps) if step >= wanted) for wanted in (3, 5))
@@ -323,7 +323,7 @@ def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, reason):
     assert_refused(reason, small, tmp_path / "p", *words)
 
 
-# -- what a study tells a run
+# -- a study's costs in a run
 
 
 @pytest.mark.mpirun

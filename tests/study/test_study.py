@@ -1,4 +1,4 @@
-"""The skip study: cases that share states are what each alone would be; any number of ranks, any interruption: one file."""
+"""The skip study: cases that share states give the results of each alone; any number of ranks, any interruption: one file."""
 
 import csv
 import json
@@ -93,7 +93,7 @@ def held(log) -> dict:
 
 @pytest.fixture(scope="module")
 def roomy(bytes_folder, tmp_path_factory):
-    """Takes a question with all its options, letter by letter."""
+    """Make a model that takes a question with all its options, letter by letter."""
     folder = tiny.make("llama", tmp_path_factory.mktemp("roomy"), vocab_size=300, max_position_embeddings=512)
     for file in bytes_folder.glob("token*"):
         shutil.copy(file, folder)
@@ -102,7 +102,7 @@ def roomy(bytes_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """The same three questions in every form that people have them in, and a BIG-bench task."""
+    """Write the same three questions in every supported form, and a BIG-bench task."""
     folder = tmp_path_factory.mktemp("asked")
     rows = [
         (f"What is {n} and one,\n roughly?", [str(n), str(n + 1), f"{n} or so", "1"], 1) for n in (2, 5, 11)
@@ -131,7 +131,7 @@ def asked(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def everything(asked):
-    """Words for a study of all that there is."""
+    """Return the command line of a study of everything."""
     prompts = asked / "prompts.txt"
     prompts.write_text("abc\n\nhello there\n")
     of = f"text,mmlu:{asked / 'csv'},bigbench:{asked / 'animals' / 'task.json'}"
@@ -149,7 +149,7 @@ def everything(asked):
 
 @pytest.fixture(scope="module")
 def by_one(roomy, everything, tmp_path_factory):
-    """That study, by one rank."""
+    """Return that study, made by one rank."""
     log = tmp_path_factory.mktemp("study") / "one.h5"
     done = studied(roomy, log, *everything)
     assert done.returncode == 0, done.stderr
@@ -189,7 +189,7 @@ def test_all_is_written(by_one):
     assert {len(row) for row in answers} == {2}
     assert all(len(cell["ids"]) <= 8 for row in answers for cell in row)
     own, others = answers[0][0]["nats"], [row[0]["nats"] for row in answers[1:] if row[0]["nats"]]
-    assert own <= min(others)  # greedy: the whole model likes its own answer best
+    assert own <= min(others)  # greedy: the whole model finds its own answer likeliest
 
 
 @pytest.mark.mpirun
@@ -250,7 +250,7 @@ def test_a_question_reads_the_same_from_every_form(asked):
 
 
 def test_choices_cost_what_transformers_says_they_do(small, asked):
-    """Context and choice in one go, all layers: the share of a choice's tokens of -log p."""
+    """The reference runs context and choice in one go, through all layers: -log p of a choice's tokens."""
     model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
     text, scorer = Text(small), Scorer(small, torch.float32)
     for words in (
@@ -298,7 +298,7 @@ def answered(text="It is so.", nats=0.5, repetition=0.0, agrees=0) -> Answer:
     (answered(), "functioning"),
     (answered(nats=1.4), "functioning"),
     (answered(nats=1.6), "degraded"),
-    (answered(nats=3.2), "critical"),  # as unlikely as somebody else's prose
+    (answered(nats=3.2), "critical"),  # as unlikely as prose of another writer
     (answered(repetition=0.3), "degraded"),
     (answered(repetition=0.6), "critical"),
     (answered(text=" \n", nats=math.nan), "critical"),

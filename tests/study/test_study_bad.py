@@ -1,4 +1,4 @@
-"""A skip study of what is partly bad: each bad thing is named and left out, all that is good is scored, and the status is 1."""
+"""A skip study of partly bad input: each bad item is named and left out, all good ones are scored, and the status is 1."""
 
 import json
 
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def studied(model, tmp_path, capsys):
-    """-> status, what is said, and the file."""
+    """Return a function that runs a study: -> status, output, and the file."""
 
     def run(*words, log=tmp_path / "study.h5"):
         some = ["--model", str(model), "--cases", "1", "--log", str(log), "--tokens", "60"]

@@ -1,4 +1,4 @@
-"""What is measured once a host: the faster of two, unless it is by chance."""
+"""autotune: the faster of two choices, measured once a host; a small difference counts as chance."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from jarvis_mpi.kernels import autotune
 
 @pytest.fixture
 def times(tmp_path, monkeypatch):
-    """What each choice takes, as if measured."""
+    """Set the seconds of each choice, as if measured."""
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
     monkeypatch.setattr(autotune, "seconds", lambda kernels, _outputs: list(kernels))
     return {"usual": 1.0, "other": 1.0}

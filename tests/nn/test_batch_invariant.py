@@ -1,4 +1,4 @@
-"""What a position gives is the same, bit for bit, whatever else its message holds: prompts, drafts, a copy's catching up."""
+"""A position's result is the same, bit for bit, whatever other rows its message holds: prompts, drafts, a copy's catching up."""
 
 import pytest
 import tiny
@@ -16,7 +16,7 @@ PIECES = [POSITIONS, 40, 33, 9, 2]
 
 def in_bfloat16(family: str, folder):
     """A tiny model whose file holds 16 bits."""
-    tiny.make(family, folder, **tiny.WHOLE_BLOCKS)  # so that what may run in one call does
+    tiny.make(family, folder, **tiny.WHOLE_BLOCKS)  # so that layers can be fused
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = AutoConfig.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What a processor has; machine code is made once and kept, and what is not whole is made anew."""
+"""cpu and jit: a processor's features; machine code is made once and cached, and made again where the file is not whole."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def kernel_folder(tmp_path, monkeypatch):
 
 
 def doubled() -> list[float]:
-    """By a kernel that is made anew."""
+    """Return numbers doubled by a kernel, written and compiled or from the cache."""
 
     def write() -> Code:
         code = Code(2)
