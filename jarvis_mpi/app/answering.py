@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from ..common.errors import Unservable
 from ..common.output import Unwritable
-from .batch import Crowd
+from .batch import Batch
 from .chat import chat
 from .conversation import Conversation
 from .keyboard import Keyboard
@@ -35,7 +35,7 @@ def answer_all(
 
 def answer_prompts(conversation: Conversation, asked: Asked, at_once: int, screen: Shows) -> Outcome:
     before = asked.before.questions if asked.before else ()
-    failed = Crowd(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
+    failed = Batch(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
     return Outcome(f"{failed} of {len(asked.prompts)} prompts could not be answered" if failed else "", True)
 
 

@@ -31,17 +31,17 @@ class Answers:
     def write(self, text: str) -> int:
         if not self.lost:
             self.written += len(text.encode("utf-8", "backslashreplace"))
-            with self.told():
+            with self.reporting_loss():
                 self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         if not self.lost:
-            with self.told():
+            with self.reporting_loss():
                 self.stream.flush()
 
     @contextlib.contextmanager
-    def told(self):
+    def reporting_loss(self):
         """Raises Unwritable where the reader has left."""
         try:
             yield

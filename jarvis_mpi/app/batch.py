@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .answers import Answers
 
 
-class Crowd:
+class Batch:
     """The prompts that are asked, `at_once` of them at a time at the most; each is a sequence of its own.
 
     A line of JSON for each, in order, as soon as those before it are answered. `failed`: how many could not be.

@@ -44,8 +44,8 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
                 failed += not command(line.strip(), conversation, screen)
             case str(line) if line.strip():
                 interrupts = 0
-                said = line.removeprefix("/") if line.startswith("//") else line
-                answer = ask(said, conversation, screen)
+                question = line.removeprefix("/") if line.startswith("//") else line
+                answer = ask(question, conversation, screen)
                 failed += answer is None
                 if answer and answer.ended == "interrupted":
                     keyboard.acted()
@@ -53,18 +53,18 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
         screen.ready_for_a_line()
 
 
-def ask(said: str, conversation: Conversation, screen: Shows) -> Answer | None:
+def ask(question: str, conversation: Conversation, screen: Shows) -> Answer | None:
     """None if it could not be answered: the chat goes on. Raises Unservable if too few nodes are left."""
     try:
-        asked = conversation.ids_with(said)
+        asked = conversation.ids_with(question)
     except Unservable as error:
         screen.tell(f"{error}: /reset begins a new conversation" if conversation.ids else str(error))
         return None
     try:
-        return conversation.ask_ids(said, asked)
+        return conversation.ask_ids(question, asked)
     except Unanswerable as error:
         screen.tell(f"{error}: a new conversation begins")
-        conversation.begin_anew()
+        conversation.reset()
         return None
 
 
@@ -79,7 +79,7 @@ def command(words: str, conversation: Conversation, screen: Shows) -> bool:
     """-> whether there is such a command."""
     match words:
         case "/reset":
-            conversation.begin_anew()
+            conversation.reset()
             screen.tell("a new conversation")
         case "/route":
             try:

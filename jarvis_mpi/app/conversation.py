@@ -80,7 +80,7 @@ class Conversation:
         self.record, self.screen, self.interrupted = record, screen, interrupted
         self.ids: list[int] = []  # all of it so far
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         if self.ids:
             self.ids = []
             self.text.begin_conversation()
@@ -104,7 +104,7 @@ class Conversation:
 
     def show_again(self, question: "Question") -> None:
         """An answer that stands whole in the record of a run that is resumed."""
-        self.screen.said_before(question.text)
+        self.screen.show_earlier_text(question.text)
         self.screen.answered(question.prompt, Answer(question.text, len(question.tokens), question.ended), "")
 
     def is_closed(self, ended: str) -> bool:
@@ -128,7 +128,7 @@ class Conversation:
         self.text.asked.append(prompt)
         coming = Answering(self.text, self.context, self.settings, asked, before)
         self.ids = [*asked, *before]
-        self.screen.said_before("".join(coming.shown))
+        self.screen.show_earlier_text("".join(coming.shown))
         ended = coming.ended
         try:
             more: Iterable[Token] = ()

@@ -49,16 +49,16 @@ def parse(text: str) -> tuple[Order, ...]:
     orders = []
     for words in filter(None, (part.strip() for part in text.split(";"))):
         match = ORDER.fullmatch(words)
-        said = {name: value for name, value in match.groupdict().items() if value} if match else {}
-        kind = said.pop("kind", "")
-        given = set(said) - {"node"}
+        fields = {name: value for name, value in match.groupdict().items() if value} if match else {}
+        kind = fields.pop("kind", "")
+        given = set(fields) - {"node"}
         if kind not in NEEDS or not NEEDS[kind] <= given <= NEEDS[kind] | MAY.get(kind, set()):
             raise Unservable(
                 f"--fault {words!r} is not an order such as: kill 3 @ 10 - stop 5 @ 20 for 4s - stall 5 @ 20 for 10s"
                 " - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
             )
-        numbers = {name: float(said[name]) for name in ("for_s", "times") if name in said}
-        orders.append(Order(kind, int(said["node"]), int(said.get("step", 0)), **numbers))
+        numbers = {name: float(fields[name]) for name in ("for_s", "times") if name in fields}
+        orders.append(Order(kind, int(fields["node"]), int(fields.get("step", 0)), **numbers))
     return tuple(orders)
 
 

@@ -151,8 +151,8 @@ def has_ended(source: int | None) -> bool:
             return True
         poller = select.poll()
         poller.register(source, select.POLLIN)
-        said = dict(poller.poll(0)).get(source, 0)
-        return bool(said & select.POLLHUP) and not said & select.POLLIN
+        events = dict(poller.poll(0)).get(source, 0)
+        return bool(events & select.POLLHUP) and not events & select.POLLIN
     return True  # /dev/null
 
 

@@ -40,7 +40,9 @@ def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> Exp
     return known
 
 
-def laid_out(roll: Roll, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int) -> Layout:
+def laid_out(
+    handshake: Roll, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int
+) -> Layout:
     """Gather the nodes, and place the model's `depth` layers on those that are there. Raises Unservable."""
     never_skip = (
         expected_loss.never_skip()
@@ -48,18 +50,18 @@ def laid_out(roll: Roll, mine: Hello, settings: Settings, expected_loss: Expecte
         else blocks.layers_named(settings.never_skip, depth)
     )
     left_out = blocks.counted_from_1(settings.skip_layers, depth)
-    hellos = roll.gather(mine)
-    if roll.link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(hellos)):
+    hellos = handshake.gather(mine)
+    if handshake.link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(hellos)):
         say(warning)
     free = free_bytes(hellos)
     placement = blocks.place(
         depth,
-        roll.link.size - 1,
+        handshake.link.size - 1,
         split=settings.split,
         end_user_layers=settings.end_user_layers,
         free_bytes=free,
         # Where parts were delivered, nobody else has the layers of one that is missing: its copies, or skipped.
-        missing=() if any(other.has_a_part for other in hellos.values()) else roll.missing,
+        missing=() if any(other.has_a_part for other in hellos.values()) else handshake.missing,
     )
     placement = blocks.without(placement, left_out)
     copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}

@@ -31,7 +31,7 @@ class Asked:
     log: Path  # where the record is, or will be
     before: Run | None  # the run that is resumed
     piped: Piped | None
-    prompt_said: str | None  # --prompt, without what came on standard input
+    prompt_option: str | None  # --prompt, without what came on standard input
     prompts: Sequence[prompt_file.Asked] = ()  # of --prompts
     link_rates: Links = field(default_factory=dict)  # of two hosts' link, as doctor has measured them
 
@@ -49,14 +49,14 @@ class Asked:
         if not self.piped:
             return self
         if self.before:
-            told = resume.standard_input(self.before, self.words, self.piped)
+            notice = resume.standard_input(self.before, self.words, self.piped)
         elif settings.prompt is None:
-            told = self.piped.left_out(f"--prompts {settings.prompts} holds all that is asked")
+            notice = self.piped.left_out(f"--prompts {settings.prompts} holds all that is asked")
         else:
-            prompt, told = self.piped.appended_to(settings.prompt)
+            prompt, notice = self.piped.appended_to(settings.prompt)
             settings = replace(settings, prompt=prompt)
-        if told:
-            say(told)
+        if notice:
+            say(notice)
         return replace(self, settings=settings)
 
 
@@ -78,8 +78,10 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
         settings = resume.settings_of(before, words)
     is_chat = settings.prompt is None and not settings.prompts
     piped = None if is_chat else Piped(0 if settings.prompts else MOST_BYTES)
-    said = before.attributes.get(resume.SAID, settings.prompt) if before else settings.prompt
-    asked = Asked(settings, words, before.path if before else Path(), before, piped, said)
+    prompt_option = (
+        before.attributes.get(resume.PROMPT_OPTION, settings.prompt) if before else settings.prompt
+    )
+    asked = Asked(settings, words, before.path if before else Path(), before, piped, prompt_option)
     if not asked.is_done:
         asked = replace(asked, log=log_of(asked))
         if before:

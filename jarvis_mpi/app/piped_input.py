@@ -95,8 +95,8 @@ class Piped:
         """-> `prompt` with the text behind it, and what the person is told; '' if there is nothing to tell."""
         if text := self.text():
             end = "" if self.ended or not self.sees_the_end else f"; its end did not come within {NEXT_S:g} s"
-            told = f"standard input is appended to --prompt: {len(text)} characters{end}"
-            return f"{prompt}{JOINT}{text.rstrip()}", told
+            notice = f"standard input is appended to --prompt: {len(text)} characters{end}"
+            return f"{prompt}{JOINT}{text.rstrip()}", notice
         if not self.ended and self.source is not None and stat.S_ISFIFO(os.fstat(self.source).st_mode):
             return prompt, (
                 f"nothing came on standard input within {FIRST_S:g} s: nothing is appended to --prompt"

@@ -38,8 +38,8 @@ def new_log(say: Callable[[str], None]) -> Path:
 
 def state_folder() -> Path | None:
     """$XDG_STATE_HOME, by default ~/.local/state; None where there is no home."""
-    said = Path(os.environ.get("XDG_STATE_HOME", ""))
+    state_home = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
-        return (said if said.is_absolute() else Path.home() / ".local/state") / "jarvis_mpi/runs"
+        return (state_home if state_home.is_absolute() else Path.home() / ".local/state") / "jarvis_mpi/runs"
     except RuntimeError:
         return None

@@ -31,7 +31,7 @@ KINDS: dict[type, Any] = {
     type(None): (str, type(None)),
 }
 FORM = {f"{each.name}?": KINDS[type(each.default)] for each in fields(Settings)}  # of its options
-SAID = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
+PROMPT_OPTION = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
 GOES_ON = 5  # the first schema of which a run can be gone on with
 
 
@@ -72,8 +72,8 @@ def settings_of(run: Run, words: Sequence[str]) -> Settings:
 
 def is_beginning(run: Run, prompt: str) -> bool:
     """Whether the run was begun with `--prompt prompt` and a text on standard input behind it."""
-    if (said := run.attributes.get(SAID)) is not None:
-        return bool(prompt == said)
+    if (option := run.attributes.get(PROMPT_OPTION)) is not None:
+        return bool(prompt == option)
     return str(run.settings["prompt"]).startswith(f"{prompt}{JOINT}")  # of a record that does not tell
 
 
@@ -123,8 +123,8 @@ def continued_at(run: Run) -> str:
 
 
 def skipped_now(run: Run) -> bool:
-    told = [event.text for event in run.events if event.event == "told"]
-    return bool(told) and told[-1].endswith("skipped")
+    announcements = [event.text for event in run.events if event.event == "told"]
+    return bool(announcements) and announcements[-1].endswith("skipped")
 
 
 def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answers | TextIO") -> int:

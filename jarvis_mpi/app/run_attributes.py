@@ -24,7 +24,7 @@ def run_attributes(
     policy = layout.policy
     return {
         "prompt": asked.settings.prompt or "",
-        resume.SAID: asked.prompt_said or "",
+        resume.PROMPT_OPTION: asked.prompt_option or "",
         "settings": asked.settings.as_dict(),
         "versions": {"python": sys.version.split()[0], **layout.hellos[END_USER].versions},
         "hosts": hosts,

@@ -20,7 +20,7 @@ from ..protocol.events import Change, RunObserver, Token
 from ..protocol.node_state import Sign, State
 from .answers import Answers
 from .conversation import Answer
-from .summary import Tally
+from .summary import Summary
 from .terminal import launchers_stream
 
 
@@ -32,7 +32,7 @@ class Shows(RunObserver, Protocol):
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None: ...
     def ready_for_a_line(self) -> None: ...
-    def said_before(self, text: str) -> None: ...
+    def show_earlier_text(self, text: str) -> None: ...
     def token(self, token: Token, piece: str) -> None: ...
     def answered(self, prompt: str, answer: Answer, held: str) -> None: ...
     def tell(self, line: str) -> None: ...
@@ -53,15 +53,15 @@ class Tells:
     hosts: Mapping[int, str]
 
     def __init__(self) -> None:
-        self.told: dict[Block, Change] = {}  # the last of each
+        self.announced: dict[Block, Change] = {}  # the last of each
 
     def tell(self, line: str) -> None:
         raise NotImplementedError
 
     def change(self, at_s: float, change: Change) -> None:
         """What is told of one answer is not told again of the others in flight."""
-        if self.told.get(change.block) != (news := replace(change, step=0)):
-            self.told[change.block] = news
+        if self.announced.get(change.block) != (announcement := replace(change, step=0)):
+            self.announced[change.block] = announcement
             self.tell(str(change))
 
     def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
@@ -88,7 +88,7 @@ class Screen(Tells):
         )  # through mpirun, lines keep their order in a file
         self.console = console(terminal)
         self.hosts, self.asks, self.answers = hosts, asks, answers
-        self.tally = Tally()
+        self.totals = Summary()
         self.working: set[int] = set()  # nodes that had a part in the text
         self.mixed = (
             self.answer.stream is not sys.stdout and self.answer.isatty()
@@ -133,14 +133,14 @@ class Screen(Tells):
             print("> ", end="", file=self.answer, flush=True)
             self.in_line = False
 
-    def said_before(self, text: str) -> None:
+    def show_earlier_text(self, text: str) -> None:
         """The beginning of an answer, from the record of a run that is resumed."""
         if self.answers and text:
             print(text, end="", file=self.answer, flush=True)
             self.in_line = True
 
     def token(self, token: Token, piece: str) -> None:
-        self.tally.add(token)
+        self.totals.add(token)
         if self.answers:
             print(piece, end="", file=self.answer, flush=True)
             self.in_line = True
@@ -170,18 +170,18 @@ class Screen(Tells):
 
     def summary(self, cluster: Cluster, record: Path) -> None:
         """tokens/s, time to first token, and where each node's time went (means of a token)."""
-        tally = self.tally
-        if not tally.count:
+        totals = self.totals
+        if not totals.count:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("node", "host", "layers", "is", "compute ms", "wait ms"):
             table.add_column(name, justify="right" if name.endswith("ms") else "left")
-        for row in tally.rows(self.cluster, cluster, self.hosts):
+        for row in totals.rows(self.cluster, cluster, self.hosts):
             table.add_row(*row)
         self.console.print(table)
-        speed = f", then {tally.tokens_per_s:.1f} tokens/s" if tally.tokens_per_s else ""
+        speed = f", then {totals.tokens_per_s:.1f} tokens/s" if totals.tokens_per_s else ""
         self.console.print(
-            f"{tally.count} tokens: the first after {tally.first_s:.2f} s ({tally.prompt} of prompt){speed};"
+            f"{totals.count} tokens: the first after {totals.first_s:.2f} s ({totals.prompt} of prompt){speed};"
             f" record: {record}",
             markup=False,
         )

@@ -34,23 +34,24 @@ class Start:
     hosts: Mapping[int, str]  # of every node
 
 
-def start_run(roll: Roll, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
+def start_run(handshake: Roll, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
     """`mine` is what rank 0 says of itself. Raises Unservable where the run cannot be."""
     model = tried_model(files.folder, asked.settings)
     laps.lap("trial_s")
     asked = asked.with_standard_input()
     settings = asked.settings
     losses = loss_known(settings, files.patches, model.depth)
-    layout = laid_out(roll, mine, settings, losses, model.depth)
+    layout = laid_out(handshake, mine, settings, losses, model.depth)
     text = tokenizer_of(model)
     capacity = capacity_of(asked, model, text, layout)
     threads = threads_for(layout.hellos, settings.threads)
     holders = max(map(len, layout.copies.values()), default=0)
     for line in told_of_wishes(layout.hellos, settings, holders, model.config.vocab_size):
         say(line)
-    hand_out(roll.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
+    hand_out(handshake.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
     laps.lap("hellos_s")
     hosts = {
-        node: layout.hellos[node].host if node in layout.hellos else "?" for node in range(roll.link.size)
+        node: layout.hellos[node].host if node in layout.hellos else "?"
+        for node in range(handshake.link.size)
     }
     return Start(asked, files, model, text, losses, layout, capacity, threads[END_USER], hosts)

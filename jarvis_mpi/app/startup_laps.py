@@ -23,7 +23,7 @@ class Aloud:
 
     def __init__(self) -> None:
         self.begun, self.part, self.over = time.monotonic(), "", threading.Event()
-        self.told = self.begun
+        self.printed_at = self.begun
 
     def begin(self, part: str) -> None:
         if goes_to_a_file(2):
@@ -31,12 +31,12 @@ class Aloud:
             threading.Thread(target=self.tell_again, name="laps", daemon=True).start()
 
     def tell(self, part: str) -> None:
-        self.part, self.told = part, time.monotonic()
+        self.part, self.printed_at = part, time.monotonic()
         say(f"starting, {time.monotonic() - self.begun:.0f} s: {part}")
 
     def tell_again(self) -> None:
-        while not self.over.wait(max(0.1, self.told + AGAIN_S - time.monotonic())):
-            if time.monotonic() - self.told >= AGAIN_S:
+        while not self.over.wait(max(0.1, self.printed_at + AGAIN_S - time.monotonic())):
+            if time.monotonic() - self.printed_at >= AGAIN_S:
                 self.tell(self.part)
 
     def lap(self, name: str) -> None:

@@ -8,7 +8,7 @@ from ..protocol.cluster import Cluster
 from ..protocol.events import Token
 
 
-class Tally:
+class Summary:
     """`first` is the first token of all; the means are over those that follow another of their answer."""
 
     def __init__(self) -> None:

@@ -42,9 +42,14 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             settings = Settings.of(options)
             beats.beat_s = settings.beat_s
         folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
-        told = patches_here(settings)
+        patch_info = patches_here(settings)
         has_a_part = checkpoint.delivered(folder) is not None
-        report(link, hello(link.me, checkpoint.fingerprint(folder), has_a_part, told.digest if told else ""))
+        report(
+            link,
+            hello(
+                link.me, checkpoint.fingerprint(folder), has_a_part, patch_info.digest if patch_info else ""
+            ),
+        )
         from ..model.light_imports import light_imports
 
         with light_imports():
@@ -73,8 +78,8 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         stages = {stage.block: journalled(stage, settings, pace) for stage in own}
         stages |= {block: load(block, beforehand=True) for block in plan.copies}
         put_patch = patch.Patches(Path(settings.patches), dtype)
-        if told:
-            put_patch.prepare(told, plan.blocks)
+        if patch_info:
+            put_patch.prepare(patch_info, plan.blocks)
         orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
         parts = (
             link,
