@@ -1,4 +1,4 @@
-"""What a run was asked, answered: one prompt, a file of prompts, or a chat; and how that ended."""
+"""Answers what a run was asked: one prompt, a file of prompts, or a chat."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ from .screen import Shows
 
 
 class Outcome(NamedTuple):
-    wrong: str  # one sentence; '': nothing is
-    is_done: bool  # or else the run can be resumed
+    wrong: str  # what went wrong, in one sentence; '': nothing
+    is_done: bool  # if not, the run can be resumed
 
 
 def answer_all(
     conversation: Conversation, asked: Asked, at_once: int, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
-    """Answer what is asked, and first of all what a run before had begun; `at_once`: of --prompts."""
+    """Answer what is asked; first, what a resumed run had begun. `at_once`: answers in flight, of --prompts."""
     try:
         if asked.prompts:
             return answer_prompts(conversation, asked, at_once, screen)
@@ -42,7 +42,7 @@ def answer_prompts(conversation: Conversation, asked: Asked, at_once: int, scree
 def answer_person(
     conversation: Conversation, asked: Asked, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
-    """One prompt, or a chat."""
+    """Answer one prompt, or a chat."""
     last = asked.before.questions[-1] if asked.before and asked.before.questions else None
     if last and not last.answered:
         conversation.answer(last.prompt, last.ids, last.tokens)

@@ -1,4 +1,4 @@
-"""--json: what a screen shows, as lines of JSON on standard output, for programs."""
+"""Writes what a screen shows as lines of JSON on standard output, for programs: --json."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from .summary import Summary
 
 
 class Lines(Tells):
-    """See screen.Shows. Every line has an "event"; those of answers only if `answers`."""
+    """Shows a run as JSON (see screen.Shows). Every line has an "event"; those of answers come only if `answers`."""
 
     def __init__(self, hosts: Mapping[int, str], answers: bool):
         super().__init__()
@@ -67,7 +67,7 @@ class Lines(Tells):
     def summary(self, cluster: Cluster, record: Path) -> None:
         if not self.totals.count:
             return
-        names = ("node", "host", "layers", "is", "compute_ms", "wait_ms")
+        names = ("node", "host", "layers", "state", "compute_ms", "wait_ms")
         self.line(
             "summary",
             tokens=self.totals.count,

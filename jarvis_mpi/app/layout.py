@@ -1,4 +1,4 @@
-"""Which node holds which layers of a run, and their copies, from what the nodes say of themselves."""
+"""Decides which node holds which layers of a run, and their copies, from the nodes' hellos."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from ..record.study_file import costs_in
 
 @dataclass(frozen=True)
 class Layout:
-    hellos: Mapping[int, Hello]  # of the nodes that are there
+    hellos: Mapping[int, Hello]  # of the nodes that reported
     free_bytes: Mapping[int, float]
     placement: Placement
     copies: Mapping[Block, tuple[int, ...]]
@@ -28,12 +28,12 @@ class Layout:
 
     @property
     def layer_counts(self) -> dict[int, int]:
-        """How many layers each node that is there runs."""
+        """How many layers each node runs."""
         return {node: sum(map(len, self.placement[node])) for node in self.hellos}
 
 
 def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> ExpectedLoss:
-    """What --study and --patches say of each layer's worth. Raises Unservable."""
+    """Return the loss expected without each layer, from --study and --patches. Raises Unservable."""
     known = ExpectedLoss(*patches.losses) if patches else NO_LOSS_KNOWN
     if settings.study:
         known = ExpectedLoss({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
@@ -43,7 +43,7 @@ def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> Exp
 def laid_out(
     handshake: Roll, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int
 ) -> Layout:
-    """Gather the nodes, and place the model's `depth` layers on those that are there. Raises Unservable."""
+    """Gather the nodes, and place the model's `depth` layers on those that reported. Raises Unservable."""
     never_skip = (
         expected_loss.never_skip()
         if settings.never_skip == "auto"
@@ -60,7 +60,7 @@ def laid_out(
         split=settings.split,
         end_user_layers=settings.end_user_layers,
         free_bytes=free,
-        # Where parts were delivered, nobody else has the layers of one that is missing: its copies, or skipped.
+        # Where parts were delivered, only copies have the layers of a missing node; or they are skipped.
         missing=() if any(other.has_a_part for other in hellos.values()) else handshake.missing,
     )
     placement = blocks.without(placement, left_out)
@@ -75,7 +75,7 @@ def laid_out(
 
 
 def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) -> Cluster:
-    """The cluster as it starts, with nobody missing."""
+    """Return the cluster as it starts, with no node missing."""
     return Cluster(
         layout.placement,
         layout.copies,

@@ -1,4 +1,4 @@
-"""What a record says of its run as a whole: the attributes of its file (see docs/records.md)."""
+"""Collects a run's attributes for its record (see docs/records.md)."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from .startup import Start
 def run_attributes(
     start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Ready]
 ) -> dict[str, Any]:
-    """`start_s`: how long each part of the start took; `loaded`: what each worker said when it had its layers."""
+    """Return the attributes. `start_s`: how long each part of the start took; `loaded`: each worker's Ready."""
     asked, model, layout, hosts = start.asked, start.model, start.layout, start.hosts
     policy = layout.policy
     return {
@@ -52,7 +52,7 @@ def run_attributes(
 
 
 def links_between(hosts: Mapping[int, str], rates: Links) -> list[tuple[Any, ...]]:
-    """Of each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
+    """List, for each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
     return [
         (a, b, *rates[pair])
         for a, b in combinations(hosts, 2)

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: the answer on standard output; on standard error the chain at the start,
+"""Shows a run at the terminal: the answer on standard output; on standard error the chain at the start,
 what becomes of its nodes, and a table at the end."""
 
 import contextlib
@@ -25,7 +25,7 @@ from .terminal import launchers_stream
 
 
 class Shows(RunObserver, Protocol):
-    """Who shows a run: a screen for people, or lines of JSON (lines.py)."""
+    """Shows a run: a screen for people, or lines of JSON (json_lines.py)."""
 
     answer: Answers
 
@@ -40,15 +40,15 @@ class Shows(RunObserver, Protocol):
     def summary(self, cluster: Cluster, record: Path) -> None: ...
 
 
-CUT = {  # how an answer ended that had not come to its end
+CUT = {  # how an answer ended early
     "length": "the answer is cut after {tokens} tokens: --max-new-tokens allows no more",
     "context": "the answer is cut after {tokens} tokens: the model takes no more at a time",
 }
-Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of each node that is ready
+Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is called with each node that is ready
 
 
 class Tells:
-    """Of what events.RunObserver asks for: what is told in one line, and what the person need not know."""
+    """Implements the part of RunObserver that all screens share: what is one line, and what the user need not know."""
 
     hosts: Mapping[int, str]
 
@@ -59,7 +59,7 @@ class Tells:
         raise NotImplementedError
 
     def change(self, at_s: float, change: Change) -> None:
-        """What is told of one answer is not told again of the others in flight."""
+        """Announce a change once, not for each answer in flight."""
         if self.announced.get(change.block) != (announcement := replace(change, step=0)):
             self.announced[change.block] = announcement
             self.tell(str(change))
@@ -78,7 +78,7 @@ class Tells:
 
 
 class Screen(Tells):
-    """`asks`: lines are typed, one after the other; `answers`: what comes is shown as text."""
+    """Shows a run to a person. `asks`: lines are typed, one after the other; `answers`: answers are shown as text."""
 
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
         super().__init__()
@@ -89,7 +89,7 @@ class Screen(Tells):
         self.console = console(terminal)
         self.hosts, self.asks, self.answers = hosts, asks, answers
         self.totals = Summary()
-        self.working: set[int] = set()  # nodes that had a part in the text
+        self.working: set[int] = set()  # nodes that were on a route
         self.mixed = (
             self.answer.stream is not sys.stdout and self.answer.isatty()
         )  # then lines must not stick to it
@@ -97,7 +97,7 @@ class Screen(Tells):
 
     @contextlib.contextmanager
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> Iterator[Callable[[int], None]]:
-        """A line for every node that loads, on a terminal."""
+        """Show a line for every node that loads, on a terminal."""
         begun, hosts = time.monotonic(), self.hosts
         columns = (SpinnerColumn(finished_text="+"), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(
@@ -152,7 +152,7 @@ class Screen(Tells):
         if self.answers and (cut := CUT.get(answer.ended)):
             self.tell(cut.format(tokens=answer.tokens))
 
-    # -- what events.RunObserver asks for
+    # -- RunObserver
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP):
@@ -162,19 +162,19 @@ class Screen(Tells):
         self.working |= {hop.node for hop in route}
 
     def tell(self, line: str) -> None:
-        """A line of its own, also where the answer stands on the same terminal."""
+        """Print a line of its own, also where the answer is on the same terminal."""
         self.console.print(f"\n[{line}]" if self.mixed and self.in_line else line, markup=False)
 
     def way(self, cluster: Cluster) -> None:
         self.tell(route(cluster))
 
     def summary(self, cluster: Cluster, record: Path) -> None:
-        """tokens/s, time to first token, and where each node's time went (means of a token)."""
+        """Print tokens/s, time to first token, and where each node's time went (means of a token)."""
         totals = self.totals
         if not totals.count:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("node", "host", "layers", "is", "compute ms", "wait ms"):
+        for name in ("node", "host", "layers", "state", "compute ms", "wait ms"):
             table.add_column(name, justify="right" if name.endswith("ms") else "left")
         for row in totals.rows(self.cluster, cluster, self.hosts):
             table.add_row(*row)

@@ -1,4 +1,4 @@
-"""Rank 0 from its heavy imports on: the run is started, what is asked is answered, and the nodes part.
+"""Runs rank 0 from its heavy imports on: starts the run, answers what is asked, and ends it.
 
 This file imports torch and transformers.
 """
@@ -41,13 +41,13 @@ from .startup import Start, start_run
 from .startup_laps import Laps
 from .worker import SHUTDOWN_S
 
-SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
+SPEAK_S = 10.0  # between questions about the workers' clocks, which drift apart by 0.1 ms or less meanwhile
 
 Loaded = Mapping[int, Ready]  # what each worker said when it had its layers
 
 
 def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
-    """Start the run, answer, and end it; `mine` is what rank 0 says of itself.
+    """Start the run, answer, and end it; `mine` is rank 0's hello.
 
     -> exit status, and whether all ranks part together. Raises Unservable.
     """
@@ -97,7 +97,7 @@ def screen_of(start: Start) -> Shows:
 
 
 def cluster_that_is_left(start: Start, handshake: Roll, screen: Shows) -> Cluster:
-    """The cluster without the nodes that are missing, of whom the user is told. Raises Unservable if it is too small."""
+    """Return the cluster without the missing nodes, and name them to the user. Raises Unservable if it is too small."""
     settings, patches = start.asked.settings, start.files.patches
     cluster = cluster_of(start.layout, patches, start.model.layer_bytes)
     if patches and (without := start.layout.hellos.keys() - cluster.patchers):
@@ -115,7 +115,7 @@ def cluster_that_is_left(start: Start, handshake: Roll, screen: Shows) -> Cluste
 
 
 def record_of(asked: Asked, attributes: dict[str, Any], handshake: Roll, screen: Shows) -> tuple[Record, int]:
-    """The run's record, begun or continued, with what happened at the start. -> it, and the first step's number."""
+    """Begin or continue the run's record, with what happened at the start. -> it, and the first step's number."""
     before, step = asked.before, 0
     if before:
         begun = [question.step for question in before.questions]

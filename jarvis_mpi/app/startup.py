@@ -1,4 +1,4 @@
-"""The start of a run: the model is tried, the nodes are gathered, and each is told which layers it is to load.
+"""Starts a run: tries the model, gathers the nodes, and tells each which layers to load.
 
 This file imports torch and transformers.
 """
@@ -27,7 +27,7 @@ class Start:
     files: ModelFiles
     model: ServedModel
     text: Text
-    losses: ExpectedLoss  # what is known of each layer's worth
+    losses: ExpectedLoss
     layout: Layout
     capacity: Capacity
     threads: int  # of rank 0
@@ -35,7 +35,7 @@ class Start:
 
 
 def start_run(handshake: Roll, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
-    """`mine` is what rank 0 says of itself. Raises Unservable where the run cannot be."""
+    """Start the run; `mine` is rank 0's hello. Raises Unservable where it cannot be run."""
     model = tried_model(files.folder, asked.settings)
     laps.lap("trial_s")
     asked = asked.with_standard_input()

@@ -1,4 +1,4 @@
-"""How long each part of the start takes; told as plain lines where standard error goes to a file, which somebody may watch."""
+"""Measures each part of the start; prints a line for each where standard error goes to a file, which somebody may watch."""
 
 import threading
 import time
@@ -6,9 +6,8 @@ import time
 from ..common.messages import say
 from .terminal import goes_to_a_file
 
-AGAIN_S = 10.0  # a part that takes longer is told again
-# What begins when that part is over.
-NEXT = {
+AGAIN_S = 10.0  # a part that takes longer is printed again
+NEXT = {  # part -> what begins after it
     "model_s": "importing torch and transformers",
     "imports_s": "checking the model",
     "trial_s": "asking the other nodes",
@@ -19,7 +18,7 @@ LAST = "others_load_s"
 
 
 class Aloud:
-    """The first line comes before MPI is there; nothing is said where nobody needs it."""
+    """Prints the lines: the first one before MPI starts; none where nobody needs them."""
 
     def __init__(self) -> None:
         self.begun, self.part, self.over = time.monotonic(), "", threading.Event()

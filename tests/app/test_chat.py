@@ -179,6 +179,7 @@ def test_json_tells_programs_what_a_screen_tells_people(small, tmp_path):
     kinds = [line["event"] for line in lines]
     assert kinds[:3] == ["loaded"] * 3
     assert kinds[-1] == "summary"
+    assert [row["state"] for row in lines[-1]["nodes"]] == ["up", "up", "lost", "up"]
     assert lines[3]["text"] == "layers 2 are left out (counted from 1; elsewhere layers count from 0)"
     answer = next(line for line in lines if line["event"] == "answer")
     assert answer["text"] == "".join(line["text"] for line in lines if line["event"] == "token")
