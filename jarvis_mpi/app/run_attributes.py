@@ -1,4 +1,4 @@
-"""What a record says of its run as a whole: the attributes of its file (see docs/records.md)."""
+"""Collects a run's attributes for its record (see docs/records.md)."""
 
 import os
 import sys
@@ -19,12 +19,12 @@ from .startup import Start
 def run_attributes(
     start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Ready]
 ) -> dict[str, Any]:
-    """`start_s`: how long each part of the start took; `loaded`: what each worker said when it had its layers."""
+    """Return the attributes. `start_s`: how long each part of the start took; `loaded`: each worker's Ready."""
     asked, model, layout, hosts = start.asked, start.model, start.layout, start.hosts
     policy = layout.policy
     return {
         "prompt": asked.settings.prompt or "",
-        resume.SAID: asked.prompt_said or "",
+        resume.PROMPT_OPTION: asked.prompt_option or "",
         "settings": asked.settings.as_dict(),
         "versions": {"python": sys.version.split()[0], **layout.hellos[END_USER].versions},
         "hosts": hosts,
@@ -52,7 +52,7 @@ def run_attributes(
 
 
 def links_between(hosts: Mapping[int, str], rates: Links) -> list[tuple[Any, ...]]:
-    """Of each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
+    """List, for each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
     return [
         (a, b, *rates[pair])
         for a, b in combinations(hosts, 2)

@@ -22,7 +22,7 @@ from ..protocol.link import Link, Lost, Silence
 from ..protocol.node_state import Sign
 from ..protocol.notes import Failed, GivesUp, Note, Ready, read
 from ..protocol.wire import Kind, Message
-from .launch_agents import LIFELINE
+from .launch_agents import SSH_KEEPALIVE
 
 Clock = Callable[[], float]
 
@@ -76,7 +76,7 @@ def hello(me: int, fingerprint: str, has_a_part: bool = False, patches: str = ""
         versions={"jarvis_mpi": __version__, "wire": str(wire.VERSION), **versions},
         fingerprint=fingerprint,
         has_a_part=has_a_part,
-        daemon_at_home=LIFELINE in os.environ,
+        daemon_at_home=SSH_KEEPALIVE in os.environ,
         patches=patches,
     )
 

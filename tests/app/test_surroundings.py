@@ -48,7 +48,7 @@ def test_a_rank_that_nobody_launched_complains(name, words):
 
 def test_a_launchers_other_ranks_are_silent(monkeypatch):
     monkeypatch.setenv("PMIX_RANK", "2")
-    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_LIFELINE"):
+    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_SSH_KEEPALIVE"):
         with monkeypatch.context() as other:
             other.setenv(name, "1")
             assert not launcher.complains()
@@ -118,7 +118,7 @@ FLAGS = "import runpy, sys; runpy.run_module('jarvis_mpi', run_name='__main__')"
 
 
 @pytest.mark.parametrize(
-    ("said", "kept", "optimize"),
+    ("words", "expected", "optimize"),
     [
         (["-m", "jarvis_mpi", "-OO"], ["-m", "jarvis_mpi", "-OO"], "2"),
         (["-OO", "-m", "jarvis_mpi"], ["-m", "jarvis_mpi"], None),
@@ -131,16 +131,16 @@ FLAGS = "import runpy, sys; runpy.run_module('jarvis_mpi', run_name='__main__')"
         (["-m", "jarvis_mpi"], None, None),
     ],
 )
-def test_python_is_started_again_with_docstrings(said, kept, optimize, monkeypatch):
+def test_python_is_started_again_with_docstrings(words, expected, optimize, monkeypatch):
     again: list[list[str]] = []
-    monkeypatch.setattr(sys, "orig_argv", ["python", *said])
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
     monkeypatch.setattr(os, "execv", lambda _, words: again.append(words[3:]))
     monkeypatch.setenv("PYTHONOPTIMIZE", optimize) if optimize else monkeypatch.delenv(
         "PYTHONOPTIMIZE", raising=False
     )
     interpreter.start_again()
-    assert again == ([kept] if kept else [])
+    assert again == ([expected] if expected else [])
     assert "PYTHONOPTIMIZE" not in os.environ
 
 
@@ -159,14 +159,14 @@ def test_where_nothing_can_be_changed_python_is_not_started_again_and_again():
 
 
 @pytest.mark.parametrize(
-    ("said", "on"),
+    ("value", "on"),
     [
-        *((said, True) for said in ("1", "2", "-1", "+3", "true", "t", "yes", "y", "enabled")),
-        *((said, False) for said in ("", "0", "00", "false", "f", "no", "n", "disabled", "1x", "on")),
+        *((value, True) for value in ("1", "2", "-1", "+3", "true", "t", "yes", "y", "enabled")),
+        *((value, False) for value in ("", "0", "00", "false", "f", "no", "n", "disabled", "1x", "on")),
     ],
 )
-def test_open_mpis_switch_is_read_as_open_mpi_reads_it(said, on):
-    assert switched_on(said) is on
+def test_open_mpis_switch_is_read_as_open_mpi_reads_it(value, on):
+    assert switched_on(value) is on
 
 
 def test_who_has_a_records_lock_is_named(tmp_path):
@@ -215,7 +215,7 @@ def test_blocks_are_those_that_a_model_has():
             skip_cases.named(wrong, 6)
 
 
-def test_a_machine_without_ssh_is_told_what_to_do():
+def test_without_ssh_the_sentence_says_what_to_do():
     gone = FileNotFoundError(2, "No such file or directory", "ssh")
     assert variables.not_started(gone) == "there is no ssh here: apt-get install openssh-client"
     assert (

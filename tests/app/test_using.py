@@ -135,17 +135,17 @@ def talking(bytes_folder, tmp_path):
     return Text(tmp_path / "talking")
 
 
-def test_a_chat_is_what_the_template_makes_of_it_and_what_was_said_stays_as_it_is(talking):
+def test_a_chat_is_what_the_template_makes_of_it_and_earlier_turns_stay_as_they_are(talking):
     ids: list[int] = []
-    said = []
+    messages = []
     for turn, answer in zip(TURNS, ["one", "two 世", "three"], strict=True):
         asked = talking.after(ids, turn)
         assert asked[: len(ids)] == ids
         talking.asked.append(turn)
-        said += [{"role": "user", "content": turn}]
-        rendered = talking.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        messages += [{"role": "user", "content": turn}]
+        rendered = talking.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert talking.tokenizer.decode(asked) == rendered
-        said += [{"role": "assistant", "content": answer}]
+        messages += [{"role": "assistant", "content": answer}]
         ids = asked + talking.tokenizer(answer)["input_ids"]
 
 
@@ -211,7 +211,7 @@ def test_a_file_without_prompts_is_one_sentence(content, sentence, tmp_path):
 # -- what is typed
 
 
-def test_lines_are_taken_whole_and_what_is_no_text_is_told_apart():
+def test_lines_are_taken_whole_and_what_is_no_text_is_recognised():
     board = Keyboard()
     for data in (b"on", b"e\ntwo\r\n", "世".encode()[:2], "世".encode()[2:] + b"\n", b"\xff\xfe\n", b"rest"):
         assert not board.take(data)

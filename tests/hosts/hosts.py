@@ -176,32 +176,36 @@ def until(comes_true: Callable[[], bool], sentence: str) -> None:
 def processes(host: int | str) -> list[int]:
     """All on a host, by their numbers here; the first is the host's own process 1, if it is up."""
     found = map(int, sh(f"ip netns pids {host if host == AIR else name(int(host))}", check=False).split())
-    return sorted(found, key=lambda pid: (number_there(pid) != 1, pid))
+    return sorted(found, key=lambda pid: (number_on_host(pid) != 1, pid))
 
 
 def busy(host: int) -> list[int]:
     """What runs on a host beside sshd, which goes on for minutes after a peer that is out of reach."""
     return [
-        pid for pid in processes(host) if number_there(pid) > 1 and not said(pid, "comm").startswith("sshd")
+        pid
+        for pid in processes(host)
+        if number_on_host(pid) > 1 and not proc_file(pid, "comm").startswith("sshd")
     ]
 
 
-def said(pid: int, what: str) -> str:
+def proc_file(pid: int, what: str) -> str:
     """A file of the process's in /proc; '' once it is gone."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/{what}").read_text()
     return ""
 
 
-def number_there(pid: int) -> int:
+def number_on_host(pid: int) -> int:
     """A process's number on its host; 0 if it belongs to none."""
-    numbers = next((line.split()[1:] for line in said(pid, "status").splitlines() if "NSpid" in line), [])
+    numbers = next(
+        (line.split()[1:] for line in proc_file(pid, "status").splitlines() if "NSpid" in line), []
+    )
     return int(numbers[-1]) if len(numbers) > 1 else 0
 
 
 def command(host: int, words: list[str]) -> list[str]:
     """What runs `words` on a host. Raises SystemExit if it is down."""
-    first = next((pid for pid in processes(host) if number_there(pid) == 1), None)
+    first = next((pid for pid in processes(host) if number_on_host(pid) == 1), None)
     if first is None:
         raise SystemExit(f"{name(host)} is down: boot {host}")
     spaces = ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p", f"--wdns={Path.cwd()}"]
@@ -250,7 +254,7 @@ def air(host: int, delay_ms: float, loss_percent: float) -> None:
     """Between a host's link and the common bridge: a bridge of its own, and two TAPs that air.py carries frames between."""
     own, outer, inner = (f"{PREFIX}{kind}{host}" for kind in "bxy")
     for pid in processes(AIR):
-        if outer in said(pid, "cmdline").split("\0"):
+        if outer in proc_file(pid, "cmdline").split("\0"):
             os.kill(pid, signal.SIGKILL)  # the TAPs go with it
     until(lambda: not {outer, inner} & links(), f"{outer} and {inner} do not go")
     sh(f"ip -n {AIR} link del {own}", check=False)

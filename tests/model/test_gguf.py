@@ -1,4 +1,4 @@
-"""GGUF files: the same model as the one that they were made of, or one sentence; converted once, by one of those that want it."""
+"""GGUF files: the same model as the one that they were made of, or one sentence; converted once, by one of the processes that need it."""
 
 import json
 import resource
@@ -17,7 +17,7 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from jarvis_mpi.common import kept_folder
+from jarvis_mpi.common import sealed_folder
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, download, gguf
 from jarvis_mpi.model.gguf_header import read, read_shards
@@ -53,7 +53,7 @@ def logits(model) -> torch.Tensor:
 
 
 def same(folder: Path, model) -> bool:
-    # Of two float32 forms of the same bfloat16 numbers; an epsilon in float32 is another than Python's.
+    # Two float32 forms of the same bfloat16 numbers; an epsilon in float32 differs from Python's.
     return torch.allclose(
         logits(AutoModelForCausalLM.from_pretrained(folder)), logits(model), atol=1e-4, rtol=1e-4
     )
@@ -101,7 +101,7 @@ def test_all_files_of_a_split_model_are_read_and_a_missing_one_is_named(tmp_path
 
 
 def llama3_table(width: int = 8, **changes) -> np.ndarray:
-    """As llama.cpp's converter writes it: the frequencies without scaling over those with it."""
+    """Return the table as llama.cpp's converter writes it: the frequencies without scaling over those with it."""
     config = LlamaConfig(head_dim=width, rope_parameters={**LLAMA3, **changes}, max_position_embeddings=128)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
     return (10000.0 ** -(np.arange(0, width, 2) / width) / scaled.numpy()).astype(np.float32)
@@ -156,8 +156,8 @@ def test_linear_yarn_and_longrope_are_honoured(tmp_path):
     )  # fmt: skip
     folder = converted(tmp_path / "c.gguf")
     assert same(folder, model)
-    said = json.loads((folder / "config.json").read_text())["rope_parameters"]
-    assert np.allclose(said["long_factor"], long)
+    parameters = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    assert np.allclose(parameters["long_factor"], long)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def quick(monkeypatch, convert):
-    """`convert(source, folder)` in the place of the process that converts."""
+    """Put `convert(source, folder)` in the place of the process that converts."""
 
     def run(words, **_):
         return subprocess.CompletedProcess(words, *convert(Path(words[-2]), Path(words[-1])))
@@ -260,8 +260,8 @@ def test_capital_endings_other_names_and_links_are_one_model(cache, tmp_path, mo
     assert len(found) == len(times) == 1
     made = found.pop()
     assert made.name.endswith(f"-{download.CONVERTER}")
-    assert kept_folder.sealed(made)["converter"] == download.CONVERTER
-    # What an older version left is not used, and what was damaged since is made anew.
+    assert sealed_folder.sealed(made)["converter"] == download.CONVERTER
+    # An older version's result is not used, and a damaged one is made again.
     (made / "model.safetensors").write_bytes(b"short")
     assert checkpoint.locate(str(tmp_path / "a.gguf")) == made
     assert len(times) == 2
@@ -274,12 +274,12 @@ def test_a_whole_conversion_with_capitals(cache, tmp_path):
     ggufs.write(tmp_path / "A.GGUF")
     made = checkpoint.locate(str(tmp_path / "A.GGUF"))
     assert sorted(path.suffix for path in cache.iterdir() if path.is_file()) == [".lock"]
-    assert list(kept_folder.damage(made, lambda path: None)) == []
+    assert list(sealed_folder.damage(made, lambda path: None)) == []
 
 
 def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypatch):
     ggufs.write(tmp_path / "a.gguf")
-    times, said = [], []
+    times, reasons = [], []
 
     def convert(source, into):
         times.append(source)
@@ -289,7 +289,7 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     def ask():
         with pytest.raises(Unservable) as error:
             checkpoint.locate(str(tmp_path / "a.gguf"))
-        said.append(str(error.value))
+        reasons.append(str(error.value))
 
     quick(monkeypatch, convert)
     threads = [threading.Thread(target=ask) for _ in range(3)]
@@ -298,11 +298,11 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     for thread in threads:
         thread.join(20)
     assert len(times) == 1
-    assert len(said) == 3
-    assert len(set(said)) == 1
-    assert "No space left on device" in said[0]
-    assert "JARVIS_CACHE" in said[0]
-    assert "transformers" not in said[0]
+    assert len(reasons) == 3
+    assert len(set(reasons)) == 1
+    assert "No space left on device" in reasons[0]
+    assert "JARVIS_CACHE" in reasons[0]
+    assert "transformers" not in reasons[0]
     monkeypatch.setattr(download, "BEGUN", time.time() + 1)  # another run tries again
     ask()
     assert len(times) == 2
@@ -326,7 +326,7 @@ def test_a_disk_that_fills_up_in_a_real_conversion(cache, tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert "File too large" in last
     assert "JARVIS_CACHE" in last
-    # Nothing of a model; what transformers' import found is kept there too.
+    # No folder of a model; transformers' import has a file there too.
     assert not [path for path in cache.iterdir() if path.is_dir() and path.name != "transformers"]
 
 
@@ -387,7 +387,7 @@ def test_a_text_begins_with_a_space_only_where_the_file_has_it_so(tmp_path, monk
 
 
 def test_tokens_beyond_the_alphabet_are_taken_whole(tmp_path):
-    """As DeepSeek's distilled models have them, and runs of spaces, as OLMo has them."""
+    """Added tokens as in DeepSeek's distilled models, and runs of spaces, as in OLMo."""
     further = {"<｜begin｜>": 3, "<｜User｜>": 3, "<think>": 4, "<｜sep▁1｜>": 4, "  ": 4}
     first = len(ggufs.TOKENS)
 

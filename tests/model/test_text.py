@@ -1,4 +1,4 @@
-"""Text: what strangers' tokenizers, templates and prompts bring about is a sentence, or the right text."""
+"""Text: strangers' tokenizers, templates and prompts give the right text, or one sentence."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
 
 
 def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
-    """A stopped process uses no time of the processor's."""
+    """A stopped process uses no processor time."""
     aside = Aside(lambda of: of)
     assert aside.text("first", 1.0, 1 << 28) == "first"
     child = aside.child
@@ -104,7 +104,7 @@ def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
     assert aside.child == child
 
 
-IN_C = [  # each a single call that no line of Python comes between
+IN_C = [  # each a single call, with no line of Python in between
     "{{ messages|length|round(999999999, 'ceil') }}",
     "{{ 'a'|center(4000000000) }}",
     "{{ '%4000000000d' % 1 }}",
@@ -119,9 +119,9 @@ IN_C = [  # each a single call that no line of Python comes between
 ]
 
 
-@pytest.mark.parametrize("harm", IN_C)
-def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(harm, tmp_path):
-    template = "{% if 'hang' in messages[-1].content %}" + harm + "{% endif %}{{ messages[-1].content }}"
+@pytest.mark.parametrize("fault", IN_C)
+def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(fault, tmp_path):
+    template = "{% if 'hang' in messages[-1].content %}" + fault + "{% endif %}{{ messages[-1].content }}"
     text = Text(texts.of_bytes(tmp_path, template))
     text.rendered.limit_s = 1.0
     assert text.tokenizer.decode(text.ids_of("one")) == "one"
@@ -134,7 +134,7 @@ def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(ha
 
 
 def test_a_template_that_takes_for_ever_to_be_compiled_is_cut_off(tmp_path):
-    """jinja reckons with constants while it compiles, and takes no exception there for an error."""
+    """jinja computes constants while it compiles, and ignores exceptions there."""
     text = Text(texts.of_bytes(tmp_path, "{{ [1]|slice(2000000000)|list|length }}{{ messages[-1].content }}"))
     text.rendered.limit_s = 0.5
     with pytest.raises(Unservable, match=r"was cut off after 0.5 s of work"):
@@ -172,9 +172,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_nothing_that_renders_outlives_the_process_it_renders_for(when):
     done = subprocess.run([sys.executable, "-c", ENDS, when], capture_output=True, text=True, timeout=30)
     assert done.returncode == -signal.SIGKILL
-    said, child = done.stdout.split()
-    assert said == "x"
-    end = time.monotonic() + 25  # 1 s of the processor's, at most 22 of the clock's
+    rendered, child = done.stdout.split()
+    assert rendered == "x"
+    end = time.monotonic() + 25  # 1 s of processor time, at most 22 s of the clock
     while psutil.pid_exists(int(child)) and psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -196,7 +196,7 @@ def spoil(folder, name, **changes):
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "fault",
     [
         lambda folder: (folder / "tokenizer.json").write_text("{"),
         lambda folder: (folder / "tokenizer.json").write_text("[]"),
@@ -216,15 +216,15 @@ def spoil(folder, name, **changes):
         lambda folder: (folder / "generation_config.json").write_text("{"),
     ],
 )  # fmt: skip
-def test_a_broken_tokenizer_folder_is_one_sentence(harm, tmp_path):
-    harm(texts.of_bytes(tmp_path))
+def test_a_broken_tokenizer_folder_is_one_sentence(fault, tmp_path):
+    fault(texts.of_bytes(tmp_path))
     with pytest.raises(Unservable) as raised:
         Text(tmp_path)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_sentencepiece_model_alone_is_told_truthfully(tmp_path):
+def test_a_sentencepiece_model_alone_is_described_truthfully(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
     with pytest.raises(Unservable) as raised:
@@ -266,7 +266,7 @@ LLAMA = {
 }
 
 
-def test_a_sentencepiece_model_alone_gives_its_own_tokens(tmp_path):
+def test_a_sentencepiece_model_alone_gives_the_same_tokens(tmp_path):
     own = trained_sentencepiece(tmp_path, "bpe", LLAMA)
     text = Text(tmp_path)
     assert text.ids_of("hello small world 世") == [1, *own.encode("hello small world 世")]
@@ -286,7 +286,7 @@ def test_a_sentencepiece_model_without_a_word_on_how_texts_begin_is_refused(tmp_
         Text(tmp_path)
 
 
-# -- tokens that nobody knows
+# -- unknown tokens
 
 
 def test_a_token_beyond_the_embedding_is_that_prompts_error(tmp_path):
@@ -315,14 +315,14 @@ def test_half_a_character_of_bytes_then_a_word(tmp_path):
     text = Text(texts.with_fallback(tmp_path))
     whole, half = [3 + byte for byte in "世".encode()], [3 + 0xE4]
     hello, world, x = (text.tokenizer.convert_tokens_to_ids(word) for word in ("▁hello", "▁world", "x"))
-    for ids, said in (
+    for ids, words in (
         ([hello, *whole, world], "hello世 world"),
         ([hello, *half, world], "hello\ufffd world"),
         ([*half, *half, x], "\ufffd\ufffdx"),
         ([hello, *whole, *whole, world], "hello世世 world"),
     ):
-        assert "".join(map(text.pieces(), ids)) == said == text.tokenizer.decode(ids)
-    # What was shown stays, where all bytes of the run become unreadable together.
+        assert "".join(map(text.pieces(), ids)) == words == text.tokenizer.decode(ids)
+    # Shown text stays, where all bytes of the run become unreadable together.
     assert "".join(map(text.pieces(), [hello, *whole, *half, world])) == "hello世\ufffd world"
 
 
@@ -350,7 +350,7 @@ def test_pieces_of_any_tokens_are_the_decoded_text_but_for_a_half_at_the_end(mak
 
 
 def test_a_tokenizer_that_tidies_spaces_away(tmp_path):
-    """The pieces say what decode says, with what was held back at the end."""
+    """The pieces, with the text held back at the end, are decode's text."""
     text, draw, tidied = Text(texts.tidying(tmp_path)), random.Random(5), 0
     for _ in range(500):
         ids = draw.choices(range(len(text.tokenizer)), k=draw.randrange(1, 12))
@@ -370,7 +370,7 @@ def answering(folder, *stop):
     return text, Answering(text, 500, Settings(prompt="x", stop=stop), [1])
 
 
-def said(folder, ids, *stop):
+def streamed(folder, ids, *stop):
     _, coming = answering(folder, *stop)
     for token in ids:
         coming.add(token)
@@ -387,14 +387,14 @@ def said(folder, ids, *stop):
         ("<|end|>\n<|start|>", "one<|end|>\ntwo<|end|>\n<|start|>three", "one\ntwo", "stop"),
         ("<|end|><|end|>", "one<|end|>two<|end|><|end|>", "onetwo", "stop"),
         ("e<|end|>", "one two<|end|> one<|end|>", "one two on", "stop"),
-        ("end", "one<|end|>two end", "onetwo ", "stop"),  # what is not shown does not stop
+        ("end", "one<|end|>two end", "onetwo ", "stop"),  # hidden tokens do not stop
         ("netw", "one<|end|>two", "o", "stop"),
         ("<|end|>x", "one<|end|>", "one", ""),
     ],
 )
 def test_a_stop_text_of_special_tokens_stops_and_is_not_shown(stop, text, shown, ended, tmp_path):
     folder = texts.of_bytes(tmp_path, special=texts.SPECIAL)
-    assert said(folder, Text(folder).encode(text), stop) == (shown, ended)
+    assert streamed(folder, Text(folder).encode(text), stop) == (shown, ended)
 
 
 def test_what_was_held_back_comes_in_order():
@@ -425,7 +425,7 @@ def test_a_conversation_goes_on_behind_a_stop_that_is_an_end(tmp_path):
 # -- prompts
 
 
-def test_marks_of_byte_order_are_dropped_and_other_encodings_told(tmp_path):
+def test_marks_of_byte_order_are_dropped_and_other_encodings_reported(tmp_path):
     path = tmp_path / "prompts.txt"
     for content, asked in (
         (b"\xef\xbb\xbfone\ntwo", ["one", "two"]),
@@ -479,7 +479,7 @@ def test_a_long_line_in_a_pipe_does_not_take_long():
         (b"\xed\xa0\xbd", "line 1 is not UTF-8 text"),
     ],
 )
-def test_a_bad_line_is_its_own_error_and_says_what_to_do(line, wrong, tmp_path):
+def test_a_bad_line_is_one_error_and_says_what_to_do(line, wrong, tmp_path):
     path = tmp_path / ("p.txt" if line[:1] == b"a" else "p.jsonl")
     good = b"good" if path.suffix == ".txt" else b'{"prompt": "good"}'
     path.write_bytes(line + b"\n" + good)

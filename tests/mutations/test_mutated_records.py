@@ -1,4 +1,4 @@
-"""Damaged and hostile records, studies, links, patches and hostfiles: what is read of them, or one sentence."""
+"""Damaged and hostile records, studies, links, patches and hostfiles: they are read, or give one sentence."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.run import Run
 
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
-MEMORY = 2 << 30  # bytes that a reading may ask for beyond what is there
+MEMORY = 2 << 30  # bytes that a reading may allocate beyond what is in use
 
 
 @pytest.fixture(autouse=True)
@@ -36,22 +36,22 @@ def _beside_the_tests(monkeypatch):
 
 
 def sentence_or(read: Callable[[], object]) -> None:
-    """All is well, or it is a sentence; and no more memory than MEMORY."""
+    """Call `read`, which must succeed or raise one sentence, with no more memory than MEMORY."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-    said = ""
+    sentence = ""
     try:
         read()
     except Unservable as error:
-        said = str(error)
-        assert said
-        assert "\n" not in said
-        assert "MemoryError" not in said, said
-        assert "allocate" not in said, said
+        sentence = str(error)
+        assert sentence
+        assert "\n" not in sentence
+        assert "MemoryError" not in sentence, sentence
+        assert "allocate" not in sentence, sentence
 
 
 def use(run: Run) -> None:
-    """What is asked of a record by figures and by --resume."""
+    """Read of a record what figures and --resume read."""
     _ = run.ended, run.length_s, run.follows, run.faults, run.on_one_clock(run.hops), run.resumed_steps
     _ = [question.tokens for question in run.questions]
     for name in ("settings", "hosts", "placement", "writer"):
@@ -73,7 +73,7 @@ def read_record(path: Path) -> None:
 
 
 def record(folder: Path, name: str = "run.h5") -> Path:
-    """A record of this schema: an answer, a fault, another start."""
+    """Write a record of this schema: an answer, a fault, another start."""
     from jarvis_mpi.protocol.cluster import Hop
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.node_state import Sign
@@ -82,7 +82,7 @@ def record(folder: Path, name: str = "run.h5") -> Path:
     from jarvis_mpi.record.writer import Record
 
     with h5py.File(RECORDS[-1]) as old:
-        said = {
+        attributes = {
             key: value
             for key, value in hdf5.attributes(old).items()
             if key not in ("schema", "clock_at_begin_s")
@@ -90,11 +90,11 @@ def record(folder: Path, name: str = "run.h5") -> Path:
     path = folder / name
     for start in range(2):
         if start == 0:
-            made = Record(path, said, 100.0, None)
+            made = Record(path, attributes, 100.0, None)
         else:
             again = {
                 key: json.loads(value) if value[:1] in "{[" else value
-                for key, value in said.items()
+                for key, value in attributes.items()
                 if isinstance(value, str)
             }
             made = Record.resumed(path, again, 200.0, None, 60.0, 5)
@@ -144,8 +144,8 @@ def test_records_whose_json_is_another_are_read_or_one_sentence(tmp_path):
             if draw.random() < 0.5:
                 name = draw.choice(list(file.attrs))
                 value = file.attrs[name]
-                its = json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
-                file.attrs[name] = as_json(swapped(draw, its)).decode().replace("\\u0000", "")
+                content = json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
+                file.attrs[name] = as_json(swapped(draw, content)).decode().replace("\\u0000", "")
             else:
                 events = file["events"][:]
                 which = draw.randrange(len(events))
@@ -189,11 +189,11 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path):
     import study as analysis
 
     def read(path: Path) -> None:
-        its = analysis.read(path)
+        results = analysis.read(path)
         with contextlib.suppress(
             Unservable, KeyError, ValueError
-        ):  # that scripts turn into a sentence, in one place
-            _ = its.tasks, its.graded, its.rankings, its.costs
+        ):  # scripts turn these into a sentence, in one place
+            _ = results.tasks, results.graded, results.rankings, results.costs
 
     def one(number: int) -> None:
         draw = random.Random(number)
@@ -231,8 +231,8 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
         patch.Patch(torch.ones(8, 8), None, *torch.ones(3, 8)),
         patch.Patch(torch.ones(8, 2), torch.ones(2, 8), *torch.ones(3, 8)),
     ]
-    said = {hole: {"skipped": 0.9, "patched": 0.1, "how": "x"} for hole in holes}
-    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.Told("f", "d", said))
+    costs = {hole: {"skipped": 0.9, "patched": 0.1, "how": "x"} for hole in holes}
+    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.PatchInfo("f", "d", costs))
     good = (tmp_path / "good").read_bytes()
     size = int.from_bytes(good[:8], "little")
     header = json.loads(good[8 : 8 + size])
@@ -243,19 +243,19 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
             bad = damaged(draw, good)
         else:
             new = json.loads(as_json(header))
-            its = json.loads(new["__metadata__"]["holes"])
-            new["__metadata__"]["holes"] = as_json(swapped(draw, its)).decode()
+            content = json.loads(new["__metadata__"]["holes"])
+            new["__metadata__"]["holes"] = as_json(swapped(draw, content)).decode()
             new = as_json(new if draw.random() < 0.7 else swapped(draw, new))
             bad = len(new).to_bytes(8, "little") + new + good[8 + size :]
         (tmp_path / "bad").write_bytes(bad)
 
         def read() -> None:
-            told = patch.read(tmp_path / "bad")
+            info = patch.read(tmp_path / "bad")
             held = patch.Patches(tmp_path / "bad", torch.float32)
-            held.prepare(told, [range(1), range(2)])
-            for hole in told.patched:
+            held.prepare(info, [range(1), range(2)])
+            for hole in info.patched:
                 assert len(held.hold(hole)(torch.ones(3, len(held.hold(hole).mean)))) == 3
-            _ = told.losses
+            _ = info.losses
 
         sentence_or(read)
 
@@ -274,11 +274,11 @@ def test_damaged_hostfiles_are_read_or_one_sentence(tmp_path):
     survives(numbers(), one)
 
 
-# -- files made to do harm
+# -- hostile files
 
 
 def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object], str]]:
-    """What is done to `tokens` of a good record -> what is said."""
+    """Return each name -> a change to `tokens` of a good record, and the expected sentence."""
     secret = folder / "secret"
     secret.write_bytes(b"secret" * 4096)
     with h5py.File(folder / "other.h5", "w") as other, h5py.File(RECORDS[-1]) as good:
@@ -312,19 +312,19 @@ def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object],
 @pytest.mark.parametrize("name", ["external link", "soft link", "dangling link", "external storage", "virtual", "group", "huge", "huge and packed",
                                   "huge chunk", "scalar", "empty", "texts", "two dimensions", "other types", "gone"])  # fmt: skip
 def test_hostile_records_are_one_sentence(name, tmp_path):
-    harm, said = made_hostile(tmp_path)[name]
+    damage, reason = made_hostile(tmp_path)[name]
     path = tmp_path / "bad.h5"
     shutil.copy(RECORDS[-1], path)
     with h5py.File(path, "r+") as file:
         del file["tokens"]
-        harm(file)
-    with pytest.raises(Unservable, match=said) as error:
+        damage(file)
+    with pytest.raises(Unservable, match=reason) as error:
         load(path)
     assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "reason"),
     [
         ("settings", "[" * 100_000, "damaged"),
         ("settings", "3", "settings"),
@@ -340,12 +340,12 @@ def test_hostile_records_are_one_sentence(name, tmp_path):
         ("depth", h5py.Empty("f8"), "is damaged"),
     ],
 )
-def test_hostile_attributes_are_one_sentence(name, value, said, tmp_path):
+def test_hostile_attributes_are_one_sentence(name, value, reason, tmp_path):
     path = tmp_path / "bad.h5"
     shutil.copy(RECORDS[-1], path)
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file.attrs[name] = value
-    with pytest.raises(Unservable, match=said) as error:
+    with pytest.raises(Unservable, match=reason) as error:
         load(path)
     assert str(path) in str(error.value)
     assert len(str(error.value)) < 1000
@@ -366,7 +366,7 @@ def test_a_file_is_written_by_one_at_a_time_and_read_meanwhile(tmp_path):
 
 
 def as_lists(data: bytes) -> bytes:
-    """All types of texts made lists of an unknown kind, by one bit each, on which HDF5 2.0 crashes when it reads them."""
+    """Turn all types of texts into lists of an unknown kind, by one bit each; HDF5 2.0 crashes when it reads them."""
     kind = bytes.fromhex("19010100100000001000000001000000")
     assert kind in data
     return data.replace(kind, b"\x19\x0b" + kind[2:])

@@ -115,10 +115,10 @@ def mpiruns(path: Path) -> list[tuple[str, int]] | None:
     """The same by mpirun, in its order; None where it complains."""
     words = [*MPIRUN, "--hostfile", str(path), "none"]
     done = subprocess.run(words, capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode or "parse error" in said:
+    output = (done.stdout + done.stderr).decode(errors="replace")
+    if done.returncode or "parse error" in output:
         return None
-    mapped = re.findall(r"Data for node: (\S+)\t.*?Num slots: (\d+)\t", said, re.DOTALL)
+    mapped = re.findall(r"Data for node: (\S+)\t.*?Num slots: (\d+)\t", output, re.DOTALL)
     return [(name, int(slots)) for name, slots in mapped if int(slots)]
 
 
@@ -133,11 +133,11 @@ def test_what_mpirun_takes_gives_the_same_ranks_here(tmp_path, data):
 @pytest.mark.parametrize(("data", "sentence"), REFUSED)
 def test_what_mpirun_refuses_is_one_sentence_here(tmp_path, data, sentence):
     (tmp_path / "hosts").write_bytes(data)
-    said = ours(tmp_path / "hosts")
-    assert isinstance(said, str)
-    assert said.startswith(f"--hostfile {tmp_path / 'hosts'}")
-    assert "\n" not in said
-    assert re.search(sentence, said), said
+    error = ours(tmp_path / "hosts")
+    assert isinstance(error, str)
+    assert error.startswith(f"--hostfile {tmp_path / 'hosts'}")
+    assert "\n" not in error
+    assert re.search(sentence, error), error
     assert mpiruns(tmp_path / "hosts") in (None, [])
 
 
@@ -169,13 +169,13 @@ def test_drawn_hostfiles_are_read_as_mpirun_reads_them(tmp_path):
     path, taken = tmp_path / "hosts", 0
     for seed in range(RANDOM):
         path.write_bytes(drawn(random.Random(seed)))
-        mine, its = ours(path), mpiruns(path)
+        mine, expected = ours(path), mpiruns(path)
         here_alone = isinstance(mine, str) and re.search("has no slots|names [01] slots", mine)
-        assert here_alone or mine == its or (isinstance(mine, str) and its is None), (
+        assert here_alone or mine == expected or (isinstance(mine, str) and expected is None), (
             seed,
             path.read_bytes(),
             mine,
-            its,
+            expected,
         )
         taken += isinstance(mine, list)
     assert taken > RANDOM / 8  # both kinds were met
@@ -244,10 +244,10 @@ def test_a_host_is_never_an_option_to_ssh(as_ssh):
     words = json.loads(as_ssh.read_text())
     assert words[words.index("--") + 1] == HOSTILE
     as_ssh.unlink()
-    status, come, _ = launch_agents.over_ssh(HOSTILE, ["true"], os.getppid())
+    status, phase, _ = launch_agents.over_ssh(HOSTILE, ["true"], os.getppid())
     words = json.loads(as_ssh.read_text())
     assert words[words.index("--") + 1] == HOSTILE
-    assert (status, come) == (255, launch_agents.Come.NOT)
+    assert (status, phase) == (255, launch_agents.StartPhase.NOT_STARTED)
 
 
 @pytest.mark.skipif(not shutil.which("ssh"), reason="there is no ssh")
@@ -288,9 +288,9 @@ def test_an_ssh_that_cannot_be_started_is_that_hosts_line(command, sentence, mon
     with pytest.raises(Unservable) as raised:
         on_host.start("far", "probe", "x")
     assert sentence in str(raised.value)
-    status, come, said = launch_agents.over_ssh("far", ["true"], os.getppid())
-    assert (status, come) == (255, launch_agents.Come.NOT)
-    assert sentence.removeprefix("far cannot be reached by ssh: ") in said
+    status, phase, ssh_output = launch_agents.over_ssh("far", ["true"], os.getppid())
+    assert (status, phase) == (255, launch_agents.StartPhase.NOT_STARTED)
+    assert sentence.removeprefix("far cannot be reached by ssh: ") in ssh_output
 
 
 def test_an_empty_command_in_sshs_place_is_ssh(monkeypatch):
@@ -299,11 +299,11 @@ def test_an_empty_command_in_sshs_place_is_ssh(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "said", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999", "JARVIS_LIFELINE=nan",
+    "setting", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999", "JARVIS_SSH_KEEPALIVE=nan",
              "OMPI_COMM_WORLD_LOCAL_RANK=1.5"]
 )  # fmt: skip
-def test_a_launchers_variable_that_is_no_number_is_named(said):
-    name, _, value = said.partition("=")
+def test_a_launchers_variable_that_is_no_number_is_named(setting):
+    name, _, value = setting.partition("=")
     done = subprocess.run(
         [sys.executable, "-m", "jarvis_mpi", "--prompt", "x"],
         cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True, timeout=60,

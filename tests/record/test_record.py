@@ -68,7 +68,7 @@ def test_another_process_sees_only_whole_rows_while_a_record_grows(tmp_path):
 
 
 @pytest.mark.mpirun
-def test_a_run_is_followed_from_its_first_row_to_its_mark(small, tmp_path):
+def test_a_run_is_followed_from_first_row_to_mark(small, tmp_path):
     log = tmp_path / "run.h5"
     run = start(3, *words_for(small, log, "--max-new-tokens", "100", "--ignore-eos", "--fault", "slow 1 x5"))
     seen = []
@@ -146,8 +146,8 @@ def killed_after(tokens: int, run: subprocess.Popen, log: Path) -> bytes:
         assert time.monotonic() < end
         assert run.poll() is None, run.communicate()
         time.sleep(0.05)
-    for process, said in environments():
-        if f"JARVIS_TEST={MARK}".encode() in said and b"PMIX_RANK=0" in said:
+    for process, environment in environments():
+        if f"JARVIS_TEST={MARK}".encode() in environment and b"PMIX_RANK=0" in environment:
             os.kill(process, signal.SIGKILL)
     shown, _ = run.communicate(timeout=60)
     assert_nothing_is_left()
@@ -221,13 +221,13 @@ def test_a_file_of_prompts_is_gone_on_with_where_it_was_cut_off(small, tmp_path)
     shutil.copy(log, tmp_path / "copy.h5")
     with h5py.File(tmp_path / "copy.h5", "r+") as record:
         record["events"].resize(len(record["events"]) - 1, axis=0)  # without its mark
-    said = mpirun(2, "--resume", str(tmp_path / "copy.h5")).stderr.decode()
-    assert "line 1 of --prompts is not what was asked before: 'first'" in said
+    errors = mpirun(2, "--resume", str(tmp_path / "copy.h5")).stderr.decode()
+    assert "line 1 of --prompts is not what was asked before: 'first'" in errors
 
 
 @pytest.mark.mpirun
 @pytest.mark.very_slow
-def test_layers_that_were_skipped_are_said_when_a_run_is_resumed(small, tmp_path):
+def test_skipped_layers_are_named_when_a_run_is_resumed(small, tmp_path):
     log = tmp_path / "run.h5"
     cut_off(small, log, "--on-fault", "skip", "--fault", "kill 2 @ 2; stall 1 @ 5 for 5s", ranks=4)
     done = mpirun(4, "--resume", str(log))
@@ -243,14 +243,14 @@ def test_layers_that_were_skipped_are_said_when_a_run_is_resumed(small, tmp_path
 def test_what_cannot_be_resumed_is_one_sentence(small, tmp_path):
     log = tmp_path / "run.h5"
     cut_off(small, log)
-    for words, said in (
+    for words, expected in (
         (("--resume", str(tmp_path / "none.h5")), "none.h5 does not exist"),
         (("--resume", str(OLD / "schema4.h5")), "is a record of schema 4: only those of schema 5 and later"),
         (("--resume", str(log), "--prompt", "another"), "--prompt is 'another', but the run in"),
         (("--resume", str(log), "--log", "x.h5"), "--log x.h5 and --resume"),
         (("--resume", str(log), "--model", "smollm2-135m-instruct"), "was made with other model files"),
     ):
-        assert said in sentence(mpirun(3, *words))
+        assert expected in sentence(mpirun(3, *words))
     assert load(log).ended == ""
     assert len(load(log).tokens) == 5
 
@@ -289,11 +289,11 @@ def test_a_full_disk_ends_the_record_and_not_the_text(small, tmp_path):
         capture_output=True,
         timeout=150,
     )
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
+    errors = done.stderr.decode()
+    assert done.returncode == 0, errors
     assert [json.loads(line)["tokens"] for line in done.stdout.splitlines()] == [40] * 30
-    assert "ends here, the run goes on: No space left on device" in said
-    assert "Traceback" not in said
+    assert "ends here, the run goes on: No space left on device" in errors
+    assert "Traceback" not in errors
     run = load(tmp_path / "run.h5")
     assert 100 < consistent(tmp_path / "run.h5") < 1200
     assert run.ended == ""
@@ -334,10 +334,10 @@ def bad_files(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", [*ONE_RUN, *SEVERAL, "load"])
 def test_a_file_that_is_no_record_is_one_sentence(name, tmp_path, capsys):
-    for file, said in bad_files(tmp_path).items():
+    for file, expected in bad_files(tmp_path).items():
         exits = script(name, tmp_path / file)
         assert str(tmp_path / file) in exits
-        assert said in exits
+        assert expected in exits
         assert "\n" not in exits
     assert capsys.readouterr() == ("", "")
 
@@ -424,9 +424,9 @@ def test_runs_are_compared_by_any_option_of_theirs(killed_and_mended, tmp_path, 
 @pytest.mark.mpirun
 def test_a_summary_tells_what_is_in_a_record(killed_and_mended, capsys):
     assert script("load", killed_and_mended) == ""
-    said = capsys.readouterr().out
-    assert "30 tokens in" in said
-    assert "node 2 lost at step 9" in said
+    printed = capsys.readouterr().out
+    assert "30 tokens in" in printed
+    assert "node 2 lost at step 9" in printed
     assert script("load", "--done", killed_and_mended) == ""
     assert script("load", "--done", OLD / "schema3.h5") == ""
     assert script("load", "--done", OLD / "schema1.h5") == "1"  # it had no mark yet
@@ -449,10 +449,10 @@ def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path)
         record.close()
 
     path = tmp_path / "run.h5"
-    said = {"hosts": {"0": "a", "1": "b"}, "settings": {"prompt": "x"}}
-    go_on(Record(path, said, 1000.0, None), 1000.0, 50.0, range(5))
+    attributes = {"hosts": {"0": "a", "1": "b"}, "settings": {"prompt": "x"}}
+    go_on(Record(path, attributes, 1000.0, None), 1000.0, 50.0, range(5))
     resumed = Record.resumed(
-        path, {**said, "hosts": {"0": "a", "2": "c"}}, 20.0, None, load(path).length_s, 5
+        path, {**attributes, "hosts": {"0": "a", "2": "c"}}, 20.0, None, load(path).length_s, 5
     )
     go_on(resumed, 20.0, 9000.0, range(5, 10))
     run = load(path)
@@ -484,13 +484,13 @@ try:
     sys.exit("there are locks here: this tests nothing")
 except OSError as error:
     assert error.errno == 37, error
-said = {"prompt": "x", "settings": {"prompt": "x"}, "hosts": {"0": "a"}}
-record = Record(folder / "run.h5", said, 0.0, None)
+attributes = {"prompt": "x", "settings": {"prompt": "x"}, "hosts": {"0": "a"}}
+record = Record(folder / "run.h5", attributes, 0.0, None)
 record.asked(0.5, 0, 0, "x", [1], 0)
 assert load(folder / "run.h5").questions
 record.close()
 mend(folder / "run.h5")
-resumed = Record.resumed(folder / "run.h5", said, 0.0, None, 1.0, 0)
+resumed = Record.resumed(folder / "run.h5", attributes, 0.0, None, 1.0, 0)
 assert load(folder / "run.h5").questions
 resumed.close()
 items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
@@ -504,7 +504,7 @@ assert links_file.links_in(folder / "links.h5") == {frozenset("ab"): [0.1, 9.0]}
 @pytest.mark.skipif(
     not shutil.which("cc"), reason="a file system without locks is a small library, and there is no cc"
 )
-def test_files_are_written_and_read_where_there_are_no_locks(tmp_path):
+def test_files_are_written_and_read_without_locks(tmp_path):
     (tmp_path / "no_locks.c").write_text(NO_LOCKS)
     library = tmp_path / "no_locks.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "no_locks.c"], check=True, timeout=60)
@@ -550,7 +550,7 @@ def test_every_script_ends_in_a_sentence_where_a_file_is_another(name, tmp_path,
         del linked["events"]
         linked["events"] = h5py.ExternalLink("/etc/hostname", "events")
     for file in ("garbage", "list", "half.h5", "linked.h5", "none"):
-        said = script(name, tmp_path / file)
-        assert str(tmp_path / file) in said or name == "patches", said
-        assert len(said.splitlines()) == 1
+        message = script(name, tmp_path / file)
+        assert str(tmp_path / file) in message or name == "patches", message
+        assert len(message.splitlines()) == 1
     assert capsys.readouterr().out == ""

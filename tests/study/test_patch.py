@@ -1,4 +1,4 @@
-"""Patches: what is fitted, kept in a file, and put in a lost block's place by a real run."""
+"""Patches: fitted, saved in a file, and put in a lost block's place by a real run."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ WIDTH = 16
 
 @pytest.fixture
 def linear():
-    """States before and after a block that is linear: one channel is huge, and so is each text's first position."""
+    """Return states before and after a linear block: one channel is huge, and so is each text's first position."""
     torch.manual_seed(0)
     x = torch.randn(40, 20, WIDTH) @ torch.randn(WIDTH, WIDTH)
     x[..., 3] *= 300
@@ -47,10 +47,10 @@ def test_least_squares_find_a_linear_block_streamed(linear, rank):
     sums, x, y = linear
     units, full = patch_fitting.least_squares(sums, 2, 4, rank)
     assert torch.allclose(units.mean, x[:, 1:].flatten(0, 1).mean(0), rtol=1e-3, atol=1e-3)
-    told = full.patch(units)(x)
-    left, was = ((each - y)[:, 1:].square().mean((0, 1)).sum() for each in (told, x))
+    patched = full.patch(units)(x)
+    left, was = ((each - y)[:, 1:].square().mean((0, 1)).sum() for each in (patched, x))
     assert left < 0.05 * was
-    assert torch.allclose(told[:, 0], y[:, 0])  # its own shift
+    assert torch.allclose(patched[:, 0], y[:, 0])  # its own shift
     assert full.patch(units).down.shape == (WIDTH, rank or WIDTH)
 
 
@@ -74,8 +74,8 @@ def test_a_model_entered_half_way_ends_as_it_would_have(family, tmp_path):
     assert torch.allclose(whole.logits(final), logits, atol=1e-5)
     some = torch.tensor([5, 50, 7])
     assert torch.allclose(whole.logits(final[0], some), logits[0][:, some], atol=1e-5)
-    told = -torch.log_softmax(logits[:, :-1], -1).gather(2, ids[:, 1:, None]).mean()
-    assert whole.nats(final, ids) == pytest.approx(told.item(), abs=1e-5)
+    expected = -torch.log_softmax(logits[:, :-1], -1).gather(2, ids[:, 1:, None]).mean()
+    assert whole.nats(final, ids) == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("rank", [0, 8])
@@ -95,7 +95,7 @@ def test_distillation_comes_nearer_to_the_whole_model(rank, tmp_path):
         losses.append((theirs.exp() * (theirs - ours)).sum(-1).mean().item())
 
     lesson = patch_fitting.Lesson(seen[2], final, patch_fitting.likely(whole, final))
-    patch_fitting.distil(whole, lesson, units, start, 4, 40, 0.03, each)
+    patch_fitting.train(whole, lesson, units, start, 4, 40, 0.03, each)
     assert losses[-1] < 0.8 * losses[0], losses
 
 
@@ -112,9 +112,9 @@ def made(width: int, holes: list[range], seed: int = 3) -> dict:
     }
 
 
-def kept(path: Path, folder: Path, patches: dict, **losses: float) -> Path:
-    said = {hole: {"skipped": 0.9, "patched": 0.12, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(checkpoint.fingerprint(folder), "d1", said))
+def saved_patches(path: Path, folder: Path, patches: dict, **losses: float) -> Path:
+    costs = {hole: {"skipped": 0.9, "patched": 0.12, "how": "by hand"} for hole in patches}
+    patch.write(path, patches, patch.PatchInfo(checkpoint.fingerprint(folder), "d1", costs))
     return path
 
 
@@ -122,26 +122,26 @@ def test_a_file_of_patches_comes_back_as_it_went(tmp_path):
     folder = tiny.make("llama", tmp_path / "model")
     full = made(32, [range(1, 3)])
     low = {range(1, 5): patch.Patch(torch.randn(32, 4) / 6, torch.randn(4, 32) / 6, *torch.randn(3, 32))}
-    path = kept(tmp_path / "p.safetensors", folder, full | low)
-    told = patch.read(path)
-    assert told.patched == {range(1, 3), range(1, 5)}
-    assert ExpectedLoss(*told.losses).sentence(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
+    path = saved_patches(tmp_path / "p.safetensors", folder, full | low)
+    info = patch.read(path)
+    assert info.patched == {range(1, 3), range(1, 5)}
+    assert ExpectedLoss(*info.losses).sentence(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
     x = torch.randn(1, 5, 32)
     put = patch.Patches(path, torch.float32)
-    for hole, its in (full | low).items():
+    for hole, fitted in (full | low).items():
         y = activations.from_bytes(put(hole, activations.to_bytes(x), 7), 32, torch.float32)
-        assert torch.allclose(y, its(x, 7), rtol=0.02, atol=0.05)  # bfloat16
+        assert torch.allclose(y, fitted(x, 7), rtol=0.02, atol=0.05)  # bfloat16
         first = activations.from_bytes(put(hole, activations.to_bytes(x), 0), 32, torch.float32)
         assert torch.equal(first[:, 1:], y[:, 1:])
-        assert torch.equal(first[:, 0], x[:, 0] + its.first)
+        assert torch.equal(first[:, 0], x[:, 0] + fitted.first)
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "cannot be read"), (b"no", "cannot be read")])
-def test_what_is_no_file_of_patches_is_one_sentence(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "sentence"), [(None, "cannot be read"), (b"no", "cannot be read")])
+def test_what_is_no_file_of_patches_is_one_sentence(tmp_path, content, sentence):
     path = tmp_path / "p.safetensors"
     if content:
         path.write_bytes(content)
-    with pytest.raises(Unservable, match=said):
+    with pytest.raises(Unservable, match=sentence):
         patch.read(path)
     weights = tiny.make("llama", tmp_path / "model") / "model.safetensors"
     with pytest.raises(Unservable, match="holds no patches: make it by python -m jarvis_mpi fit-patches"):
@@ -190,11 +190,11 @@ def test_patched_layers_are_not_counted_as_skipped():
 
 def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
     singles = {frozenset({layer}): cost for layer, cost in enumerate((7.5, 0.2, 1.5, 0.9))}
-    expected_loss = ExpectedLoss({**singles, frozenset({1, 2}): 2.0, frozenset({3}): 0.9}, {range(1, 3): 0.1})
-    assert expected_loss.never_skip() == {0, 2}
-    assert expected_loss.worst([range(1, 3), range(3, 4)], 1) == [range(3, 4)]  # the other one has a patch
+    loss = ExpectedLoss({**singles, frozenset({1, 2}): 2.0, frozenset({3}): 0.9}, {range(1, 3): 0.1})
+    assert loss.never_skip() == {0, 2}
+    assert loss.worst([range(1, 3), range(3, 4)], 1) == [range(3, 4)]  # the other one has a patch
     with pytest.raises(Unservable, match="what layers 4-5 are worth is not known: say --study FILE"):
-        expected_loss.worst([range(4, 6)], 1)
+        loss.worst([range(4, 6)], 1)
     with pytest.raises(Unservable, match="--never-skip auto needs a study of every single layer"):
         ExpectedLoss().never_skip()
 
@@ -203,7 +203,7 @@ def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
 
 
 def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[range], since: int) -> list[int]:
-    """What one process says: all layers until step `since`, then the patches of `gone` in their place."""
+    """Return the tokens of one process: all layers until step `since`, then the patches of `gone` in their place."""
     blocks = [range(0, 1), range(1, 2), range(2, 3), range(3, 4), range(4, 5), range(5, 6)]
     head, put = Head(folder, torch.float32), patch.Patches(path, torch.float32)
     stages = {block: Stage(folder, block, torch.float32) for block in blocks}
@@ -220,7 +220,7 @@ def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[rang
 
 @pytest.mark.mpirun
 def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
-    path = kept(tmp_path / "p.safetensors", small, made(32, [range(2, 3), range(4, 5)]))
+    path = saved_patches(tmp_path / "p.safetensors", small, made(32, [range(2, 3), range(4, 5)]))
     log = tmp_path / "run.h5"
     words = words_for(
         small,
@@ -236,20 +236,20 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
         "float32",
     )
     done = mpirun(5, *words, "--fault", "kill 2 @ 3; kill 4 @ 5")
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
+    printed = done.stderr.decode()
+    assert done.returncode == 0, printed
     for line in (
         "node 2 lost at step 3: layer 2 patched: expected loss 0.12 nats a token",
         "node 4 lost at step 5: layer 4 patched: expected loss 0.12 nats a token",
     ):
-        assert line in said, said
+        assert line in printed, printed
     run = load(log)
     patched = run.hops[run.hops["patch"] == 1]
     assert {(hop["node"], hop["first_layer"], hop["layers"]) for hop in patched} == {(1, 2, 1), (3, 4, 1)}
     lines = list(replay.replayed(log))
     assert any("patch" in line for line in lines)
     assert not any("NOT" in line for line in lines)
-    # One process with the patches says the same; without them it would not.
+    # One process with the patches gives the same; without them it would not.
     tokens, ids = tokens_of(log), Text(small).ids_of("abc")
     steps = run.tokens["step"].tolist()
     first, second = (next(at for at, step in enumerate(steps) if step >= wanted) for wanted in (3, 5))
@@ -267,7 +267,9 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
 
 @pytest.mark.mpirun
 def test_patches_of_another_model_or_none_are_one_sentence(small, tmp_path):
-    other = kept(tmp_path / "p.safetensors", tiny.make("qwen3", tmp_path / "other"), made(32, [range(2, 3)]))
+    other = saved_patches(
+        tmp_path / "p.safetensors", tiny.make("qwen3", tmp_path / "other"), made(32, [range(2, 3)])
+    )
     log = tmp_path / "run.h5"
     assert "was fitted to another model" in sentence(
         mpirun(3, *words_for(small, log, "--patches", str(other)))
@@ -300,16 +302,16 @@ def test_fit_patches_writes_what_is_better_than_skipping(small, tmp_path):
     ]
     done = fit_it(*words, "--out", str(out))
     assert done.returncode == 0, done.stderr
-    told = patch.read(out)
-    assert set(told.holes) == {range(1, 3), range(3, 5), range(1, 5)}
-    for said in told.holes.values():
-        assert said["patched"] is None or said["patched"] < said["skipped"]
+    info = patch.read(out)
+    assert set(info.holes) == {range(1, 3), range(3, 5), range(1, 5)}
+    for cost in info.holes.values():
+        assert cost["patched"] is None or cost["patched"] < cost["skipped"]
     again = fit_it(*words, "--out", str(tmp_path / "again.safetensors"))
-    assert patch.read(tmp_path / "again.safetensors").digest == told.digest, again.stderr
+    assert patch.read(tmp_path / "again.safetensors").digest == info.digest, again.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["--text", "/nowhere"], "/nowhere"),
         (["--text", "hostfiles/local"], "tokens: give it"),
@@ -317,19 +319,19 @@ def test_fit_patches_writes_what_is_better_than_skipping(small, tmp_path):
         (["--text", "README.md", "--model", "none"], "there is no model 'none'"),
     ],
 )
-def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, said):
-    assert_refused(said, small, tmp_path / "p", *words)
+def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, reason):
+    assert_refused(reason, small, tmp_path / "p", *words)
 
 
-# -- what a study tells a run
+# -- a study's costs in a run
 
 
 @pytest.mark.mpirun
 def test_copies_of_the_worst_blocks_alone(small, tmp_path):
     patches = made(32, [range(1, 2), range(2, 3), range(3, 4), range(4, 5)])
     path, folder = tmp_path / "p.safetensors", checkpoint.fingerprint(small)
-    said = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(folder, "d1", said))
+    costs = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
+    patch.write(path, patches, patch.PatchInfo(folder, "d1", costs))
     log = tmp_path / "run.h5"
     words = words_for(small, log, "--patches", str(path), "--copied-blocks", "1", "--ignore-eos")
     done = mpirun(5, *words, "--max-new-tokens", "40", "--fault", "kill 1 @ 3; kill 4 @ 6")
@@ -355,11 +357,11 @@ def test_a_study_tells_which_layers_are_never_skipped(small, tmp_path):
     assert set(costs) == {frozenset({layer}) for layer in range(tiny.LAYERS)}
     done = mpirun(3, *words_for(small, log, "--study", str(study), "--never-skip", "auto"))
     assert done.returncode == 0, done.stderr.decode()
-    told = load(log).attributes["policy"]["never_skip"]
-    assert told == sorted(min(case) for case, cost in costs.items() if cost > 1.0)
+    never_skip = load(log).attributes["policy"]["never_skip"]
+    assert never_skip == sorted(min(case) for case, cost in costs.items() if cost > 1.0)
     with pytest.raises(Unservable, match="is of a model with 6 layers, this one has 30"):
         costs_in(study, 30)
-    said = sentence(
+    printed = sentence(
         mpirun(3, *words_for(small, tmp_path / "b.h5", "--study", str(log), "--never-skip", "auto"))
     )
-    assert f"--study {log} is no study" in said
+    assert f"--study {log} is no study" in printed
