@@ -26,7 +26,7 @@ class NoFile(OSError):
 
 
 def regular(path: Path) -> Path:
-    """Return `path`, to be opened by anything. Raises OSError where it is no file, or does not exist."""
+    """Return `path`. Raises OSError where it is no regular file, or does not exist."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise NoFile
     return path

@@ -49,7 +49,7 @@ def locate(
         folder = found(model, say, timeout_s, whole, fetch)
         refuse_other_bytes(folder)
         check(folder)
-    except OSError as error:  # of a folder that nobody may look into, or a name that no file can have
+    except OSError as error:  # a folder without permission, or a name that no file can have
         raise Unservable(unreadable(model, error)) from None
     except RuntimeError as error:  # ~somebody, whom the system does not know
         raise Unservable(

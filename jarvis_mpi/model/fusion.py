@@ -20,7 +20,7 @@ TRIED_ROWS = 2
 # How near both ways must be in float32: attention's inputs and outputs, and what the layer adds, where 4-bit weights round
 # the rows that they multiply (a number that rounds the other way: up to 3e-3 of a small layer's).
 NEAR_ATTENTION, NEAR = 1e-4, 1e-2
-HEARING = "hearing"
+RECORDING = "recording"
 LIMITS = ("clip", "limit")  # in the name of a setting: the rows tried here do not reach such limits
 
 
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     fused: Fused | None
 
 
-class Heard(NamedTuple):
+class AttentionCall(NamedTuple):
     """One call of a layer's attention function: its arguments and its result."""
 
     query: Tensor  # [1, heads, S, width]
@@ -90,19 +90,19 @@ def compared(
         "attention_mask": mask(0, TRIED_ROWS, window, h.dtype),
         "position_embeddings": rows,
     }
-    with heard_of_attention(config) as heard:
+    with recorded_attention(config) as calls:
         output = layer.forward(h, **arguments, **{cache_name: theirs})
-    if not heard:
+    if not calls:
         return None
     wanted = hidden_of(output)
-    spec = LayerSpec(shape, heard[0].scale, heard[0].cap, torch.float32)
+    spec = LayerSpec(shape, calls[0].scale, calls[0].cap, torch.float32)
     alone = Fused([layer], [spec], h.dtype)
     alone.turn_page([{"position_embeddings": tables}])
     given = from_bytes(alone.run(to_bytes(h), 0, [our]), shape.hidden, h.dtype)
     cached = [buffer[:, :, :TRIED_ROWS] for buffer in our.buffers]
     attended = [
-        (alone.rows_of("q", TRIED_ROWS), heard[0].query.transpose(1, 2)),
-        (alone.rows_of("seen", TRIED_ROWS), heard[0].seen),
+        (alone.rows_of("q", TRIED_ROWS), calls[0].query.transpose(1, 2)),
+        (alone.rows_of("seen", TRIED_ROWS), calls[0].seen),
         *zip(cached, (their.keys, their.values), strict=True),
     ]
     alike = near(given - h, wanted - h, NEAR) and all(near(*pair, NEAR_ATTENTION) for pair in attended)
@@ -122,18 +122,18 @@ def has_tables(arguments: dict[str, Any], shape: Shape) -> bool:
 
 
 @contextmanager
-def heard_of_attention(config) -> Iterator[list[Heard]]:
-    heard: list[Heard] = []
+def recorded_attention(config) -> Iterator[list[AttentionCall]]:
+    calls: list[AttentionCall] = []
 
-    def hearing(module, query: Tensor, *args, **more):
+    def recording(module, query: Tensor, *args, **more):
         seen, weights = attend(module, query, *args, **more)
-        heard.append(Heard(query, seen, *scale_and_cap(query, more)))
+        calls.append(AttentionCall(query, seen, *scale_and_cap(query, more)))
         return seen, weights
 
     before = config._attn_implementation
-    AttentionInterface.register(HEARING, hearing)
-    config._attn_implementation = HEARING
+    AttentionInterface.register(RECORDING, recording)
+    config._attn_implementation = RECORDING
     try:
-        yield heard
+        yield calls
     finally:
         config._attn_implementation = before

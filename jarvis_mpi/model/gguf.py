@@ -33,7 +33,7 @@ WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
 def spare_repetition() -> None:
-    """Cache transformers' reader of the file and its table of names: it makes the first three times and the second once a module, which takes most of the time."""
+    """Cache transformers' reader of the file, which it makes three times, and its table of names, made once a module: most of the time."""
     for name in ("GGUFReader", "get_tensor_name_map"):
         setattr(gguf, name, cache(getattr(gguf, name)))
 

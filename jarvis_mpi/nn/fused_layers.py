@@ -201,7 +201,7 @@ class Fused:
 
 
 def firsts_of(cached: int, count: int, window: int) -> Tensor:
-    """Of rows behind so many that the cache keeps: the first that each sees of all these."""
+    """Return the first position that each of `count` new rows sees, behind `cached` rows."""
     if not window:
         return torch.zeros(count, dtype=torch.int64)
     return (torch.arange(count) + cached - (window - 1)).clamp_(0)

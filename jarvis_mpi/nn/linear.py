@@ -14,8 +14,8 @@ from ..kernels.jit import Compiled
 from .quantisation import FORMATS, mapped
 
 ROWS_AT_ONCE = 64  # of a long text: x stays in the processor's cache
-# Weights of rows this long some processors prefetch by themselves, and our prefetch slows them down. Shorter rows are faster with it.
-FORESEEN_BYTES = 4096
+# Rows at least this long some processors prefetch by themselves, and our prefetch slows them down; shorter rows are faster with it.
+HARDWARE_PREFETCH_BYTES = 4096
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -71,7 +71,7 @@ class FloatLinear(BatchInvariantLinear):
         super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
         self.addresses = self.weight.data_ptr(), 0
-        prefetch = self.columns * weight.itemsize < FORESEEN_BYTES or autotune.prefetch_rows()
+        prefetch = self.columns * weight.itemsize < HARDWARE_PREFETCH_BYTES or autotune.prefetch_rows()
         self.kernel = partial(float_product, DTYPES[weight.dtype], prefetch)
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
