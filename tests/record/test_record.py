@@ -350,7 +350,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(name, tmp_path, killed_
     assert "cannot be written: Not a directory (--out says where else)" in exits
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_records_of_every_schema_can_be_read_and_drawn(number, tmp_path):
     run = load(OLD / f"schema{number}.h5")
     assert run.schema == number
