@@ -27,6 +27,7 @@ current. The other commands ({commands}) have a `--help` each.
 | variable | what it does |
 |---|---|
 | `JARVIS_CACHE` | the folder for models, quantised weights and machine code; by default `~/.cache/jarvis_mpi` |
+| `JARVIS_DEBUG` | what a run logs on standard error: `net` (each message), `protocol` (each sign, route, copy, change), or `protocol,net` |
 | `JARVIS_SSH` | the command in the place of `ssh`, such as `ssh -p 2222` |
 | `JARVIS_WITHOUT` | instructions of the processor that are not to be used, such as `avx512`; the results are the same bit for bit |
 """

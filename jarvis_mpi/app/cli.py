@@ -84,13 +84,18 @@ def run(words: list[str]) -> NoReturn:
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
             settings = parse(words)
             settings.checked(words_alone=bool(settings.resume))
-    except Unservable as error:
+        debugged = variables.debugged_wings()
+    except (Unservable, variables.Wrong) as error:
         if speaks:
             say(str(error))
         # Another rank's status would have mpirun end the one that speaks, before it has.
         sys.exit(USAGE if speaks else 0)
     if sentence := crowded():
         end_run(sentence)
+    if debugged:
+        from . import debug_log
+
+        debug_log.start(debugged)
     if speaks:
         aloud.begin(f"looking for {settings.model}")
     from ..net.mpi_link import MpiLink
@@ -103,6 +108,10 @@ def run(words: list[str]) -> NoReturn:
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
     report_phase(StartPhase.JOINED)
+    if "net" in debugged:
+        from ..net.logged_link import logged
+
+        link = logged(link)
     if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
         time.sleep(SETTLED_S)
         shutdown.die(link, "", by_signal=True)

@@ -27,7 +27,7 @@ from ..protocol.services import Parameters, Services
 from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Proposer
 from ..protocol.steps_in_flight import Patience
 from ..record.writer import Record
-from . import resume
+from . import debug_log, resume
 from .answering import Outcome, answer_all
 from .conversation import Conversation
 from .json_lines import Lines
@@ -66,7 +66,9 @@ def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) 
     record, step = record_of(
         start.asked, run_attributes(start, cluster, laps.seconds, loaded), handshake, screen
     )
-    coordinator = coordinator_of(link, start, cluster, own, loaded, Both(record, screen))
+    coordinator = coordinator_of(
+        link, start, cluster, own, loaded, Both(record, screen, *debug_log.observers())
+    )
     coordinator.step = step
     coordinator.compare_clocks()
     outcome = converse(start, coordinator, record, screen)

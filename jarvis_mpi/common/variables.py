@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 SSH = "JARVIS_SSH"  # the user's command in place of ssh, such as "ssh -p 2222"
+DEBUG = "JARVIS_DEBUG"  # the user's: which wings log what they do, such as protocol,net
+DEBUG_WINGS = ("net", "protocol")
 LONGEST = 60  # characters of a value that are shown
 
 
@@ -44,6 +46,15 @@ def ssh() -> list[str]:
         raise Wrong(
             f"the variable {SSH} is {text[:LONGEST]!r}, which is no command ({error}): close its quotes"
         ) from None
+
+
+def debugged_wings() -> frozenset[str]:
+    """Return the wings that JARVIS_DEBUG names. Raises Wrong."""
+    text = os.environ.get(DEBUG, "")
+    wings = frozenset(filter(None, (part.strip() for part in text.split(","))))
+    if wings - set(DEBUG_WINGS):
+        raise wrong(DEBUG, text, f"no list of {' and '.join(DEBUG_WINGS)}")
+    return wings
 
 
 def not_started(error: OSError) -> str:

@@ -26,7 +26,7 @@ import time
 from typing import NoReturn
 
 from ..common import variables
-from ..common.variables import SSH
+from ..common.variables import DEBUG, SSH
 
 HOST, ABSENT, SSH_KEEPALIVE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_SSH_KEEPALIVE"
 PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
@@ -48,7 +48,8 @@ OURS = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TERM|TMPDIR|TZ|PWD|OLDPWD|SHLVL|_|SSH_.*|KRB5CCNAME|XDG_.*"
     rf"|{HOST}|{SSH}|PMIX_HOSTNAME|PMIX_SERVER_TMPDIR|PMIX_SYSTEM_TMPDIR"
 )
-MPIS = re.compile(r"(PMIX|PRTE|OMPI|OPAL)_.*|LD_LIBRARY_PATH")
+# Passed on without mpirun -x.
+PASSED_ON = re.compile(rf"(PMIX|PRTE|OMPI|OPAL)_.*|LD_LIBRARY_PATH|{DEBUG}")
 
 
 class StartPhase(enum.Enum):
@@ -81,7 +82,7 @@ def daemon() -> None:
             f"{host} has a port in the hostfile: write it into ~/.ssh/config (Host {host}, Port {command[1]})"
         )
     environment = {
-        name: value for name, value in os.environ.items() if OURS.fullmatch(name) or MPIS.match(name)
+        name: value for name, value in os.environ.items() if OURS.fullmatch(name) or PASSED_ON.match(name)
     }
     environment[HOST] = host
     environment["PRTE_MCA_odls_base_exec_agent"] = sys.argv[0].removesuffix("-daemon") + "-rank"
