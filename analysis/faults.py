@@ -17,7 +17,7 @@ from jarvis_mpi.record.fault_costs import Fault
 from jarvis_mpi.record.run import Run
 
 COLUMNS = (
-    "run", "node", "sign", "step", "noticed at s", "noticed ms", "decided ms", "mended ms", "gap ms", "usual ms", "recomputed", "told",
+    "run", "node", "sign", "step", "noticed at s", "noticed ms", "decided ms", "mended ms", "gap ms", "usual ms", "recomputed", "announced",
 )  # fmt: skip
 PARTS = (  # column, what it is
     (5, "until it was noticed", RED),

@@ -130,7 +130,7 @@ def show(name: str, draw: Draw, all_runs: list[Run], words: argparse.Namespace, 
     for column in drawn.shown_columns:
         table.add_column(
             column,
-            justify="left" if column in ("run", "node", "host", "layers", "told", "fault") else "right",
+            justify="left" if column in ("run", "node", "host", "layers", "announced", "fault") else "right",
         )
     for row in drawn.shown:
         table.add_row(*map(text, row))

@@ -86,7 +86,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
     )
     made.legend(fontsize=7, ncols=3 if seen.faults else 4, loc="outside upper left")
     notes = [
-        event.text for event in run.events if event.event == "told" and event.step in seen.tokens["step"]
+        event.text for event in run.events if event.event == "rerouted" and event.step in seen.tokens["step"]
     ]
     columns = ("step", "node", "layers", "positions", "begun ms", "compute ms", "clock within ms")
     return Drawn(made, columns, seen.rows, columns, seen.own_rows, notes)

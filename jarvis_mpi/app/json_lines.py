@@ -59,7 +59,7 @@ class Lines(Tells):
         self.line("route", step=step, route=" > ".join(map(str, route)))
 
     def tell(self, line: str) -> None:
-        self.line("told", text=line)
+        self.line("notice", text=line)
 
     def way(self, cluster: Cluster) -> None:
         self.tell(route(cluster))

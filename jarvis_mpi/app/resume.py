@@ -31,7 +31,7 @@ KINDS: dict[type, Any] = {
     type(None): (str, type(None)),
 }
 FORM = {f"{each.name}?": KINDS[type(each.default)] for each in fields(Settings)}  # of its options
-PROMPT_OPTION = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
+PROMPT_OPTION = "prompt_option"  # a record's attribute: --prompt, without what came on standard input
 GOES_ON = 5  # the first schema whose runs can be resumed
 
 
@@ -123,7 +123,7 @@ def continued_at(run: Run) -> str:
 
 
 def skipped_now(run: Run) -> bool:
-    announcements = [event.text for event in run.events if event.event == "told"]
+    announcements = [event.text for event in run.events if event.event == "rerouted"]
     return bool(announcements) and announcements[-1].endswith("skipped")
 
 

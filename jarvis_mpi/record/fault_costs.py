@@ -45,5 +45,5 @@ def fault_costs(
             mended_s=np.nan if token is None else float(token["at_s"]),
             gap_s=np.nan if token is None else float(token["total_s"]),
             recomputed=int(again.sum()) if place is not None and follows[place] else 0,
-            announcements=tuple(other.text for other in same_step if other.event == "told"),
+            announcements=tuple(other.text for other in same_step if other.event == "rerouted"),
         )

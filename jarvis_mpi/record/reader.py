@@ -14,7 +14,7 @@ from . import hdf5
 from .record_form import TEXTS, check_event, check_start
 from .run import Run, Unreadable
 from .schema import LIBVER, SCHEMA
-from .tables import tables
+from .tables import renamed, tables
 
 
 def load(path: Path | str) -> Run:
@@ -59,9 +59,9 @@ def read(path: Path, file: h5py.File) -> Run:
     """Read the run from an open file. Raises ValueError, KeyError or Unservable."""
     schema = schema_of(path, file)
     tokens, hops, events, clocks = tables(file, schema)
-    attributes = {
-        name: value if name in TEXTS else unpacked(value) for name, value in hdf5.attributes(file).items()
-    }
+    attributes = renamed(
+        {name: value if name in TEXTS else unpacked(value) for name, value in hdf5.attributes(file).items()}
+    )
     check_start(attributes, "its attributes")
     for number, each in enumerate(events):
         check_event(each.event, each.text, schema, f"its event {number}")

@@ -5,7 +5,15 @@ from typing import Any
 
 from ..common.json_form import check, number, parsed
 
-TEXTS = ("prompt", "prompt_said", "model", "fingerprint", "dtype", "started")  # attributes that are no JSON
+TEXTS = (
+    "prompt",
+    "prompt_option",
+    "prompt_said",
+    "model",
+    "fingerprint",
+    "dtype",
+    "started",
+)  # attributes that are no JSON
 NONE = type(None)
 NUMBER = (int, float)
 STARTS: dict[Any, Any] = {  # the attributes of a start
@@ -35,7 +43,7 @@ EVENTS: dict[str, Any] = {
     "ended": ENDS,
 }
 SIGNS = ("LOST", "SILENT", "STALLED", "STUCK", "LATE", "GIVEN_UP", "BACK", "MISSING")
-PLAIN = ("told", "copy", "words", *SIGNS)  # their text is no JSON
+PLAIN = ("rerouted", "copy", "words", *SIGNS)  # their text is no JSON
 MOST_PID = 1 << 31
 
 

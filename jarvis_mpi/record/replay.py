@@ -68,7 +68,7 @@ def replayed(path: Path) -> Iterator[str]:
                 yield f"{when}  resumed by {len(event.payload['hosts'])} nodes"
             case "done" | "ended":
                 yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.payload['sentence'])}"
-            case "told" | "words":
+            case "rerouted" | "words":
                 yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:
                 cluster = cluster.with_event(event.node, Sign[event.event])

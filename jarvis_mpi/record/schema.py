@@ -2,16 +2,16 @@
 
 from typing import NamedTuple
 
-SCHEMA = 6
+SCHEMA = 7
 LIBVER = ("v110", "v110")  # of HDF5: the first that can be read while it grows; Debian's tools read it
 
 EVENTS = {
-    "asked": "a question; `step` is its first token's. Text: {sequence, prompt, kept, ids}: of its `ids` `kept` were there before",
+    "asked": "a question; `step` is its first token's. Text: {sequence, prompt, cached, ids}: the first `cached` of its `ids` were in the nodes' caches",
     "answered": "its end; `step` comes after its last. Text: {sequence, ended, text}",
     "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
     "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see protocol/node_state.py",
     "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]; a fourth number, 1: their patch",
-    "told": "who runs a block now, in words",
+    "rerouted": "who runs a block now, in words; `told` in schemas before 7",
     "copy": "the node has loaded a copy of the block",
     "shrunk": "the communicator has been shrunk. Text: [node, ...]",
     "words": "a node's last words: its traceback, or why it left",
@@ -19,6 +19,10 @@ EVENTS = {
     "done": "all is answered: the run's own mark, whatever mpirun's status. Text: {sentence, peak_bytes}",
     "ended": "the run ended too early. Text: {sentence, peak_bytes}",
 }
+
+
+# Names of schemas before 7, of events and of what their JSON and a run's attributes hold; readers see today's only.
+RENAMED = {"told": "rerouted", "kept": "cached", "prompt_said": "prompt_option"}
 
 
 class Field(NamedTuple):
@@ -31,7 +35,7 @@ class Field(NamedTuple):
 ABOUT = {
     "tokens": "one row a token, in the order in which they were shown",
     "hops": "one row a token (or piece of the prompt) and stage, in the order of the token's way; a token's rows stand before its own",
-    "events": "one row for every question, sign of a fault, route taken, copy loaded, and all that the person was told",
+    "events": "one row for every question, sign of a fault, route taken, copy loaded, and every change of the route, in words",
     "clocks": "one row a round trip to a node: at the start five a node, then one every ten seconds; a start's first row is the end user's own",
     "text": "UTF-8, to which events point",
 }
@@ -86,7 +90,7 @@ FIELDS = {
 
 ATTRIBUTES = {
     "schema": "of this file",
-    "prompt_said": "what `--prompt` said; `prompt` has what came on standard input behind it",
+    "prompt_option": "what `--prompt` said; `prompt` has what came on standard input behind it; `prompt_said` in schemas before 7",
     "prompt, model, fingerprint, dtype": "what is asked of which files",
     "settings": "JSON: every option's value",
     "versions": "JSON: of Python, jarvis_mpi and what it rests on",

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from . import hdf5
-from .schema import FIELDS
+from .schema import FIELDS, RENAMED
 
 TYPES = {
     name: np.dtype([(each.name, each.type) for each in fields]) for name, fields in FIELDS.items() if fields
@@ -27,8 +27,15 @@ class Event:
 
     @property
     def payload(self) -> Any:
-        """The text's value, where it is JSON."""
-        return json.loads(self.text)
+        """The text's value, where it is JSON, with the names of today's schema."""
+        return renamed(json.loads(self.text))
+
+
+def renamed(value: Any) -> Any:
+    """Return an object with the names of today's schema, and anything else as it is."""
+    return (
+        {RENAMED.get(name, name): each for name, each in value.items()} if isinstance(value, dict) else value
+    )
 
 
 class Tables(NamedTuple):
@@ -90,8 +97,9 @@ def first_where(true: np.ndarray) -> int:
 
 def event(row: np.void, text: str) -> Event:
     first, layers = int(row["first_layer"]), int(row["layers"])
+    name = row["event"].decode()
     return Event(
-        float(row["at_s"]), int(row["step"]), int(row["node"]), row["event"].decode(), range(first, first + layers), text
+        float(row["at_s"]), int(row["step"]), int(row["node"]), RENAMED.get(name, name), range(first, first + layers), text
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class RecordedFaults:
         self.file.add_event(at_s, step, node, "copy", block)
 
     def change(self, at_s: float, change: Change) -> None:
-        self.file.add_event(at_s, change.step, change.node, "told", change.block, str(change))
+        self.file.add_event(at_s, change.step, change.node, "rerouted", change.block, str(change))
 
     def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.file.add_event(at_s, step, node, "words", text=words)
@@ -66,10 +66,10 @@ class Record(RecordedFaults):
         return record
 
     def asked(
-        self, at_s: float, step: int, sequence: int, prompt: str, ids: Sequence[int], kept: int
+        self, at_s: float, step: int, sequence: int, prompt: str, ids: Sequence[int], cached: int
     ) -> None:
-        """Record a question whose first token will be `step`; the first `kept` of its `ids` were there before."""
-        question = {"sequence": sequence, "prompt": prompt, "kept": kept, "ids": list(ids)}
+        """Record a question whose first token will be `step`; the first `cached` of its `ids` are in the nodes' caches."""
+        question = {"sequence": sequence, "prompt": prompt, "cached": cached, "ids": list(ids)}
         self.file.add_event(at_s, step, -1, "asked", text=json.dumps(question))
 
     def answered(self, at_s: float, step: int, sequence: int, ended: str, text: str) -> None:

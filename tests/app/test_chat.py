@@ -148,7 +148,7 @@ def test_answers_in_flight_with_drafts_are_those_of_one_at_a_time_whoever_dies(s
     assert [json.loads(line)["text"] for line in many.splitlines()] == [each.text for each in run.questions]
     turns = (run.tokens["sequence"][1:] != run.tokens["sequence"][:-1]).sum()
     assert turns > 60, "they were not in flight together"
-    assert any("node 2 lost" in event.text for event in run.events if event.event == "told")
+    assert any("node 2 lost" in event.text for event in run.events if event.event == "rerouted")
 
 
 def test_the_record_has_every_answer_when_the_end_user_dies(small, tmp_path):
@@ -183,7 +183,7 @@ def test_json_tells_programs_what_a_screen_tells_people(small, tmp_path):
     assert lines[3]["text"] == "layers 2 are left out (counted from 1; elsewhere layers count from 0)"
     answer = next(line for line in lines if line["event"] == "answer")
     assert answer["text"] == "".join(line["text"] for line in lines if line["event"] == "token")
-    assert any(line["event"] == "told" and "node 2 lost" in line["text"] for line in lines)
+    assert any(line["event"] == "notice" and "node 2 lost" in line["text"] for line in lines)
     assert (answer["tokens"], answer["ended"]) == (8, "length")
 
 
@@ -335,7 +335,7 @@ def test_a_chat_in_a_terminal(terminal, tmp_path):
     assert "tokens/s" in terminal.seen
     assert events(tmp_path / "run.h5", "answered") == ["interrupted", "interrupted"]
     asked = [json.loads(event) for event in events(tmp_path / "run.h5", "asked")]
-    assert [(each["sequence"], each["kept"]) for each in asked] == [(0, 0), (1, 0)]
+    assert [(each["sequence"], each["cached"]) for each in asked] == [(0, 0), (1, 0)]
 
 
 def test_ctrl_c_twice_in_an_answer_ends_the_program(terminal, tmp_path):

@@ -144,11 +144,11 @@ def run_of(settings=SHORT, **attributes):
 
 
 def test_the_same_line_asks_the_same_question():
-    for run in (run_of(), run_of(prompt_said="Sum:")):
+    for run in (run_of(), run_of(prompt_option="Sum:")):
         for words in ([], ["--prompt", "Sum:"], ["--prompt", SHORT["prompt"]]):
             assert resume.settings_of(run, words).prompt == SHORT["prompt"]
-    whole = run_of(prompt_said=SHORT["prompt"])
-    for run, prompt in ((run_of(), "Sum"), (run_of(prompt_said="Sum:"), "else"), (whole, "Sum:")):
+    whole = run_of(prompt_option=SHORT["prompt"])
+    for run, prompt in ((run_of(), "Sum"), (run_of(prompt_option="Sum:"), "else"), (whole, "Sum:")):
         with pytest.raises(Unservable, match=f"--prompt is '{prompt}', but the run in st.h5 has 'Sum:"):
             resume.settings_of(run, ["--prompt", prompt])
 

@@ -327,7 +327,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "short.h5": "is damaged: it is cut short",
         "cut.h5": "is damaged: it is cut short",
         "other.h5": "is no record of a run",
-        "newer.h5": "is a record of schema 99, newer than this reader's 6: update jarvis_mpi",
+        "newer.h5": "is a record of schema 99, newer than this reader's 7: update jarvis_mpi",
         "folder.h5": "is no file",
     }
 
