@@ -1,6 +1,6 @@
 """python benchmarks/drafts.py [--delay-ms 20] [--drafts text MODEL ...] [--tokens 64]: guesses behind a token, over slow links.
 
-An end user and five workers over hosts of their own (tests/hosts/hosts.py: root, Linux, sshd), every link so many milliseconds late;
+An end user and five workers over hosts of their own (testbed/own_hosts.py: root, Linux, sshd), every link so many milliseconds late;
 with --ranks N on this machine instead, links as they are. Tokens/s with drafts over without, in one session, for texts that repeat
 themselves and for chat; how many guesses were right; whether the texts are the same. The last line is JSON.
 """
@@ -19,9 +19,7 @@ from fault_matrix import ROOT, WORKERS
 from host_matrix import launcher
 
 from jarvis_mpi.record.reader import load
-
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts
+from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
 FACTS = (
     "The radio tower in the valley was built in 1931. It carries the voices of the farmers, the letters of the school and the warnings of"
@@ -88,7 +86,7 @@ def main() -> int:
     parser.add_argument("--limit-s", type=int, default=500)
     asked = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if not asked.ranks and (why := hosts.missing()):
+    if not asked.ranks and (why := own_hosts.missing()):
         print(why, file=sys.stderr)
         return 1
     results = {}
@@ -98,9 +96,9 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             if not asked.ranks:
-                hosts.up(WORKERS, Path(scratch))
-                for host in hosts.hosts():
-                    hosts.air(host, asked.delay_ms, 0)
+                own_hosts.up(WORKERS, Path(scratch))
+                for host in own_processes.every_host():
+                    own_links.air(host, asked.delay_ms, 0)
             for kind in asked.kinds:
                 plain = None
                 for draft in ["", *asked.drafts]:
@@ -115,7 +113,7 @@ def main() -> int:
                     )  # fmt: skip
     finally:
         if not asked.ranks:
-            hosts.down()
+            own_hosts.down()
     print(json.dumps({name: {k: v for k, v in one.items() if k != "texts"} for name, one in results.items()}))
     return 0
 

@@ -2,7 +2,7 @@
 
     python benchmarks/from_nothing.py [--workers 8] [--disk FOLDER]
 
-Every host (tests/hosts/hosts.py) has a disk of its own: an empty home, no cache, no packages, not even this checkout. There
+Every host (testbed/own_hosts.py) has a disk of its own: an empty home, no cache, no packages, not even this checkout. There
 is no internet in them: what pip would fetch lies in a folder (PIP_FIND_LINKS), the repository is cloned from another.
 Takes 1.7 GB of disk a host.
 """
@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from jarvis_mpi.testbed import own_hosts, own_processes
+
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts  # noqa: E402
 
 HOME = Path("/mnt")  # there is such a folder on every Linux, and usually nothing in it
 SETUP = (
@@ -42,11 +42,13 @@ def serve(server: Path) -> None:
 def empty(host: int, disk: Path) -> None:
     """Nothing of this machine's user is left: a home, a cache, and a place for the checkout, all empty."""
     for name, target in (("home", HOME), ("cache", Path.home() / ".cache")):
-        folder = disk / hosts.name(host) / name
+        folder = disk / own_processes.name(host) / name
         folder.mkdir(parents=True)
         target.mkdir(exist_ok=True)
-        subprocess.run(hosts.command(host, ["mount", "--bind", str(folder), str(target)]), check=True)
-    subprocess.run(hosts.command(host, ["mount", "-t", "tmpfs", "tmpfs", str(ROOT.resolve())]), check=True)
+        subprocess.run(own_processes.command(host, ["mount", "--bind", str(folder), str(target)]), check=True)
+    subprocess.run(
+        own_processes.command(host, ["mount", "-t", "tmpfs", "tmpfs", str(ROOT.resolve())]), check=True
+    )
 
 
 def on(host: int, script: str, server: Path, **more) -> subprocess.Popen:
@@ -56,7 +58,7 @@ def on(host: int, script: str, server: Path, **more) -> subprocess.Popen:
     without_ours = [word.replace(f"{sys.prefix}/bin:", "") for word in words]
     clean = ["env", "-i", f"HOME={Path.home()}", f"SERVER={server}", *without_ours]
     limited = ["timeout", "-k", "5", str(LIMIT_S), *clean, "bash", "-c", script]
-    return subprocess.Popen(hosts.command(host, limited), cwd="/", text=True, **more)
+    return subprocess.Popen(own_processes.command(host, limited), cwd="/", text=True, **more)
 
 
 def lap(what: str, begun: float) -> float:
@@ -71,7 +73,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--disk", type=Path, default=Path("/var/tmp"))
     words = parser.parse_args()
-    if why := hosts.missing():
+    if why := own_hosts.missing():
         print(why, file=sys.stderr)
         return 1
     disk = Path(tempfile.mkdtemp(prefix="jarvis-", dir=words.disk))
@@ -80,7 +82,7 @@ def main() -> int:
         begun = time.monotonic()
         serve(server := disk / "server")
         begun = lap("the repository and the packages put into a folder", begun)
-        hosts.up(words.workers)
+        own_hosts.up(words.workers)
         os.chdir("/")  # the checkout is hidden on the hosts
         for host in everyone:
             empty(host, disk)
@@ -89,17 +91,17 @@ def main() -> int:
             setups = {host: on(host, SETUP, server) for host in pair if host is not None}
             for host, setup in setups.items():
                 if setup.wait(LIMIT_S + 20):
-                    raise SystemExit(f"{hosts.name(host)}: make setup ended with {setup.returncode}")
+                    raise SystemExit(f"{own_processes.name(host)}: make setup ended with {setup.returncode}")
         size = sum(file.stat().st_blocks * 512 for file in (disk / "jv1").rglob("*") if not file.is_symlink())
         begun = lap(f"make setup on all, two at a time, {size / 1e9:.1f} GB a host", begun)
-        names = "\\n".join(f"{hosts.name(host)} slots=1" for host in everyone)
+        names = "\\n".join(f"{own_processes.name(host)} slots=1" for host in everyone)
         job = f"cd {HOME}/jarvis && printf '{names}\\n' > hostfiles/pis && jobs/pis.sh --fault 'kill 3 @ 20'"
         run = on(0, job, server)
         status = run.wait(LIMIT_S)
         lap("jobs/pis.sh: the model delivered, the doctor, an answer, a node killed", begun)
         return status
     finally:
-        hosts.down()
+        own_hosts.down()
         shutil.rmtree(disk, ignore_errors=True)
 
 

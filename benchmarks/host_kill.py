@@ -1,7 +1,7 @@
 """python benchmarks/host_kill.py [--tokens 64]: the same kill of one of five hosts, under both kinds of daemons.
 
 Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
-Hosts of our own on this machine (tests/hosts/hosts.py): root, Linux, sshd.
+Hosts of our own on this machine (testbed/own_hosts.py): root, Linux, sshd.
 """
 
 import argparse
@@ -14,8 +14,7 @@ from pathlib import Path
 from fault_matrix import PROMPT, ROOT, read
 from host_start import WAYS, started
 
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts
+from jarvis_mpi.testbed import own_hosts, own_processes
 
 RANKS = 5
 VICTIM = 2
@@ -27,7 +26,7 @@ def killed(way: str, tokens: int, log: Path) -> str:
     words = ("--prompt", PROMPT, "--max-new-tokens", str(tokens), "--ignore-eos")
     with started(RANKS, way, log, *words) as run:
         run.stdout.read(SEEN)
-        hosts.kill(VICTIM)
+        own_processes.kill(VICTIM)
         begun = time.perf_counter()
         said = run.communicate()[1].decode(errors="replace")
     took_s = time.perf_counter() - begun
@@ -45,19 +44,19 @@ def main() -> int:
     )
     parser.add_argument("--tokens", type=int, default=64)
     asked = parser.parse_args()
-    if why := hosts.missing():
+    if why := own_hosts.missing():
         print(why, file=sys.stderr)
         return 1
     os.chdir(ROOT)
     print("| daemons | tokens | mpirun's status | ended after | what was said |\n|---|---|---|---|---|")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            hosts.up(RANKS - 1, Path(scratch))
+            own_hosts.up(RANKS - 1, Path(scratch))
             for number, way in enumerate(WAYS):
                 print(killed(way, asked.tokens, Path(scratch) / f"{number}.h5"), flush=True)
-                hosts.boot(VICTIM)
+                own_hosts.boot(VICTIM)
     finally:
-        hosts.down()
+        own_hosts.down()
     return 0
 
 

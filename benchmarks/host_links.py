@@ -1,6 +1,6 @@
 """python benchmarks/host_links.py [--tokens 48] [--only 54mbit]: an end user and five workers over bad links.
 
-Six links, from a good Wi-Fi to a bad one: rate, delay and loss of every host's link (tests/hosts/hosts.py: root,
+Six links, from a good Wi-Fi to a bad one: rate, delay and loss of every host's link (testbed/own_hosts.py: root,
 Linux, sshd). Tokens/s, false alarms (signs of a fault that there was not), bytes a token and hop, and the text
 beside that of the best link. The last line is JSON.
 """
@@ -17,8 +17,7 @@ from pathlib import Path
 from fault_matrix import ROOT, WORKERS, Run, read
 from host_matrix import launcher
 
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts
+from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
 LIMIT_S = 300
 
@@ -67,7 +66,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--only", default="", help="links whose name has this in it")
     asked = parser.parse_args()
-    if why := hosts.missing():
+    if why := own_hosts.missing():
         print(why, file=sys.stderr)
         return 1
     os.chdir(ROOT)
@@ -77,18 +76,18 @@ def main() -> int:
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            hosts.up(WORKERS, Path(scratch))
+            own_hosts.up(WORKERS, Path(scratch))
             for air in (air for air in AIRS if asked.only in str(air)):
-                for host in hosts.hosts():
-                    hosts.air(host, air.delay_ms, air.loss_percent)
-                    hosts.rate(host, air.rate)
+                for host in own_processes.every_host():
+                    own_links.air(host, air.delay_ms, air.loss_percent)
+                    own_links.rate(host, air.rate)
                 result = measured(Path(scratch) / f"{len(results)}.h5", asked.tokens, air)
                 results.append({**asdict(air), **result})
                 same = result["tokens"] == results[0]["tokens"]
                 alarms = ", ".join(result["alarms"]) or "none"
                 print(f"| {air} | {result['first_token_s']:.1f} s | {result['tokens_per_s']:.2f} | {result['bytes_a_token_and_hop']:.0f} | {alarms} | {'same' if same else 'differs'} |", flush=True)  # fmt: skip
     finally:
-        hosts.down()
+        own_hosts.down()
     print(json.dumps(results))
     return sum(bool(result["alarms"]) for result in results)
 

@@ -1,6 +1,6 @@
 """python benchmarks/host_matrix.py [--repeats 2] [--rows killed ...] [--part] [--out FILE]: hosts that are lost.
 
-As fault_matrix.py, but an end user and five workers on six hosts (tests/hosts/hosts.py: root, Linux, sshd), and
+As fault_matrix.py, but an end user and five workers on six hosts (testbed/own_hosts.py: root, Linux, sshd), and
 what strikes is a host's power or its link. Gaps are those while decoding. The table is the README's; the last line is JSON, with every run.
 """
 
@@ -17,8 +17,7 @@ from pathlib import Path
 
 from fault_matrix import ROOT, WORKERS, Row, Run, judge, left_over, measure, parser, read, report
 
-sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-import hosts
+from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
 LIMIT_S = 170
 LEAVES_S = 100.0  # a rank that was cut off has left: launch.silence_s, and some
@@ -63,15 +62,15 @@ def strike(
         case "rank killed":
             os.kill(pids[nodes[0]], signal.SIGKILL)
         case "host killed" | "reboot":
-            hosts.kill(*nodes)
+            own_processes.kill(*nodes)
         case "power off":
-            hosts.off(*nodes)
+            own_hosts.off(*nodes)
         case _:
-            hosts.cut(nodes[0])
+            own_links.cut(nodes[0])
     if row.fault in BACK_S:
         time.sleep(BACK_S[row.fault])
         for node in nodes:
-            (hosts.boot if row.fault == "reboot" else hosts.mend)(node)
+            (own_hosts.boot if row.fault == "reboot" else own_links.mend)(node)
     return at
 
 
@@ -79,7 +78,7 @@ def anything_left() -> str:
     """What goes on after a run on any host that is up; '' if nothing but sshd does."""
     end = time.monotonic() + LEAVES_S
     while True:
-        busy = {host: found for host in hosts.hosts() if (found := hosts.busy(host))}
+        busy = {host: found for host in own_processes.every_host() if (found := own_processes.busy(host))}
         if not busy and not left_over():
             return ""
         if time.monotonic() > end:
@@ -90,9 +89,9 @@ def anything_left() -> str:
 def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path, whole: dict, dice) -> dict:
     """One run, judged and measured."""
     for host in range(WORKERS + 1):
-        if not hosts.processes(host):
-            hosts.boot(host)
-        hosts.mend(host)
+        if not own_processes.processes(host):
+            own_hosts.boot(host)
+        own_links.mend(host)
     run = Run(scratch / f"{number}.h5", row.copies, row.tokens, row.more, LIMIT_S, launcher())
     struck_at = strike(run, row, place, in_prefill, whole["prefill_s"], dice)
     run.wait()
@@ -118,9 +117,9 @@ def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path,
 
 
 def launcher(limit_s: int = LIMIT_S) -> list[str]:
-    plain = ["mpirun", "-hostfile", str(hosts.STATE / "hostfile"), "-x", "JARVIS_TEST"]
+    plain = ["mpirun", "-hostfile", str(own_processes.STATE / "hostfile"), "-x", "JARVIS_TEST"]
     plain += ["-x", "PYTHONPATH"] if "PYTHONPATH" in os.environ else []  # to measure another tree
-    return hosts.command(0, ["timeout", "-k", "5", str(limit_s), *plain])
+    return own_processes.command(0, ["timeout", "-k", "5", str(limit_s), *plain])
 
 
 def no_fault(scratch: Path, tokens: int) -> dict:
@@ -141,7 +140,7 @@ def no_fault(scratch: Path, tokens: int) -> dict:
 
 def main() -> int:
     words = parser(__doc__).parse_args()
-    if why := hosts.missing():
+    if why := own_hosts.missing():
         print(why, file=sys.stderr)
         return 1
     os.chdir(ROOT)
@@ -157,7 +156,7 @@ def main() -> int:
     print(f"seed {words.seed}, {len(cells)} runs", flush=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            hosts.up(WORKERS, Path(folder))
+            own_hosts.up(WORKERS, Path(folder))
             whole = no_fault(Path(folder), max(row.tokens for row, _, _ in cells))
             print(
                 f"no fault: prefill {whole['prefill_s']:.2f} s, a token {1e3 * whole['token_s']:.0f} ms",
@@ -170,7 +169,7 @@ def main() -> int:
                 noticed = f"{result['noticed_ms'] or float('nan'):.0f} ms"
                 print(f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed {noticed}, gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after the last token, hosts empty {result['left_s']:.1f} s later | {'; '.join(result['wrong']) or 'as expected: ' + row.expected}", flush=True)  # fmt: skip
     finally:
-        hosts.down()
+        own_hosts.down()
     return report(results, whole["prefill_s"], whole["token_s"], words.out)
 
 

@@ -15,20 +15,20 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from jarvis_mpi.record.reader import load
+from jarvis_mpi.testbed import own_hosts, own_links, own_processes
+
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "hosts"), str(ROOT / "analysis")]
-import hosts  # noqa: E402
+sys.path[:0] = [str(ROOT / "analysis")]
 from costs import costs_of, with_slow  # noqa: E402
 from prediction import Network, predicted  # noqa: E402
-
-from jarvis_mpi.record.reader import load  # noqa: E402
 
 WORKERS = 8
 PROMPT = (
     "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "
     * 3
 )
-BURST = 16 << 10  # of hosts.rate
+BURST = 16 << 10  # of own_links.rate
 
 
 class Case(NamedTuple):
@@ -51,8 +51,8 @@ CASES = (
 def measured(case: Case, log: Path, tokens: int) -> tuple[float, float]:
     """-> seconds to the first token, tokens/s of the others (from their median)."""
     for host in range(case.nodes):
-        hosts.air(host, case.delay_ms, 0)
-        hosts.rate(host, f"{case.kbit_s:.0f}kbit" if case.kbit_s else "none")
+        own_links.air(host, case.delay_ms, 0)
+        own_links.rate(host, f"{case.kbit_s:.0f}kbit" if case.kbit_s else "none")
     words = [
         "--prompt",
         PROMPT,
@@ -75,12 +75,12 @@ def measured(case: Case, log: Path, tokens: int) -> tuple[float, float]:
         "150",
         "mpirun",
         "-hostfile",
-        str(hosts.STATE / "hostfile"),
+        str(own_processes.STATE / "hostfile"),
         "-n",
         str(case.nodes),
     ]
     done = subprocess.run(
-        hosts.command(0, [*mpi, sys.executable, "-m", "jarvis_mpi", *words]),
+        own_processes.command(0, [*mpi, sys.executable, "-m", "jarvis_mpi", *words]),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -98,14 +98,14 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=1, help="of each; medians are told")
     words = parser.parse_args()
-    if why := hosts.missing():
+    if why := own_hosts.missing():
         print(why, file=sys.stderr)
         return 1
     os.chdir(ROOT)
     rows = []
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            hosts.up(WORKERS, Path(scratch))
+            own_hosts.up(WORKERS, Path(scratch))
             logs = [Path(scratch) / f"usual{number}.h5" for number in range(words.rounds)]
             seen: dict[Case, list] = {}
             for number, log in enumerate(logs):
@@ -116,7 +116,7 @@ def main() -> int:
             costs = costs_of(load(logs[len(logs) // 2]))
             prompt_rows = int(load(logs[0]).tokens["position"][0])
     finally:
-        hosts.down()
+        own_hosts.down()
     print(
         "| run | first token: predicted | measured | tokens/s: predicted | measured | off |\n|---|---|---|---|---|---|"
     )

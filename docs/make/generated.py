@@ -17,7 +17,7 @@ MARKER = "<!-- From here on made by: python docs/make/generated.py -->\n"
 OPTIONS = """# All options
 
 What `python -m jarvis_mpi --help` lists. This page is made from the parser by `python docs/make/generated.py`, and a test holds that it is
-current. The other commands (`setup`, `doctor`, `stage-model`, `study`, `fit-patches`, `fit-draft`) have a `--help` each.
+current. The other commands (`setup`, `doctor`, `stage-model`, `study`, `fit-patches`, `fit-draft`, `rehearse`, `analyse`) have a `--help` each.
 
 {table}
 

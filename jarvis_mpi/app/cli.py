@@ -40,6 +40,7 @@ COMMANDS = {
     "fit-patches": "study.fit_patches",
     "fit-draft": "study.fit_draft",
     "doctor": "testbed.doctor",
+    "rehearse": "testbed.rehearse",
     "analyse": "app.analyse",
 }
 # What these call, here or by ssh: module, function, number of words.

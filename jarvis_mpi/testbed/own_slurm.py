@@ -1,9 +1,4 @@
-"""A Slurm of your own on one machine (Linux, root, Debian's packages): rehearse a job, and break it.
-
-    python tests/slurm/cluster.py up 5        nodes jn0 .. jn4; prints the line that makes sbatch, srun and squeue use it
-    python tests/slurm/cluster.py kill 3      node jn3 dies: its slurmd and all that runs under it, at once
-    python tests/slurm/cluster.py boot 3      it comes back
-    python tests/slurm/cluster.py down        everything goes
+"""Make a Slurm of one's own on one machine (Linux, root, Debian's packages), to rehearse a job and to break it.
 
 Every node is a real slurmd with a spool of its own; all have this machine's name, address and files. A munged and a
 slurmctld of its own listen on this machine alone.
@@ -20,6 +15,8 @@ import time
 from pathlib import Path
 
 import psutil
+
+from ..common.errors import Unservable
 
 STATE = Path("/run/jarvis_slurm")
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -73,23 +70,15 @@ def up(count: int) -> dict[str, str]:
     (STATE / "ctld").mkdir()
     (STATE / "key").write_bytes(os.urandom(1024))
     (STATE / "key").chmod(0o400)
-    words = [
-        "--socket",
-        STATE / "munge.socket",
-        "--key-file",
-        STATE / "key",
-        "--pid-file",
-        STATE / "munge.pid",
-    ]
+    files = {
+        "socket": "munge.socket",
+        "key-file": "key",
+        "pid-file": "munge.pid",
+        "log-file": "munge.log",
+        "seed-file": "seed",
+    }
     start(
-        "munged",
-        "--foreground",
-        "--force",
-        *words,
-        "--log-file",
-        STATE / "munge.log",
-        "--seed-file",
-        STATE / "seed",
+        "munged", "--foreground", "--force", *(f"--{option}={STATE / file}" for option, file in files.items())
     )
     (STATE / "slurm.conf").write_text(CONF.format(
         state=STATE, port=FIRST_PORT, host=socket.gethostname().partition(".")[0], last=count - 1,
@@ -101,7 +90,7 @@ def up(count: int) -> dict[str, str]:
     end = time.monotonic() + WAIT_S
     while (idle := states().count("idle")) < count:
         if time.monotonic() > end:
-            raise SystemExit(f"{idle} of {count} nodes are idle after {WAIT_S:g} s: see {STATE}/*.log")
+            raise Unservable(f"{idle} of {count} nodes are idle after {WAIT_S:g} s: see {STATE}/*.log")
         time.sleep(0.3)
     return {"SLURM_CONF": f"{STATE}/slurm.conf"}
 
@@ -125,7 +114,8 @@ def start(*words: str | Path) -> subprocess.Popen:
     if words[0] == "munged":
         end = time.monotonic() + WAIT_S
         while not (STATE / "munge.socket").exists():
-            assert time.monotonic() < end, log.name
+            if time.monotonic() > end:
+                raise Unservable(f"munged has not come up after {WAIT_S:g} s: see {log.name}")
             time.sleep(0.05)
     return made
 
@@ -183,25 +173,3 @@ def down() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     shutil.rmtree(STATE)
-
-
-def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in ("up", "kill", "boot", "down"):
-        sys.exit(__doc__ or f"see the head of {__file__}")  # python -OO has none
-    if why := missing():
-        sys.exit(why)
-    what, *more = sys.argv[1:]
-    match what:
-        case "up":
-            made = up(int(more[0]))
-            print("export " + " ".join(f"{name}={value}" for name, value in made.items()))
-        case "kill":
-            kill(int(more[0]))
-        case "boot":
-            boot(int(more[0]))
-        case "down":
-            down()
-
-
-if __name__ == "__main__":
-    main()
