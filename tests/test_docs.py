@@ -114,6 +114,12 @@ def test_files_that_a_page_names_are_there(page):
     assert not [name for name in named if not any((place / name).exists() for place in places)]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_benchmarks_that_a_page_names_are_there(page):
+    named = re.findall(r"python -m (benchmarks[.\w]*\w)", read(page))
+    assert not [name for name in named if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
+
+
 def test_what_comes_from_the_code_is_current():
     done = subprocess.run(
         [sys.executable, "docs/make/generated.py", "--check"], cwd=ROOT, capture_output=True, text=True,

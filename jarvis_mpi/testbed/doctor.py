@@ -22,7 +22,7 @@ from ..record.links_file import Measured
 from .link_rates import measured_links, slow_links
 from .probe import ask_all
 
-PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python benchmarks/memory.py`)
+PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python -m benchmarks.memory.peaks`)
 ALSO = ("slowest_link_kbit_s", "start_timeout_s")  # of a run's options, beside PLAN
 # What is of hosts alone: where it stands when it was said, and its option.
 OF_HOSTS = {"measure": "--links", "file": "--log"} | {

@@ -380,5 +380,5 @@ def test_each_command_can_do_without_docstrings(command):
 
 
 def test_no_docstring_is_more_than_a_description():
-    for path in (*ROOT.glob("jarvis_mpi/**/*.py"), *ANALYSIS.glob("*.py"), *ROOT.glob("benchmarks/*.py")):
+    for path in (*ROOT.glob("jarvis_mpi/**/*.py"), *ANALYSIS.glob("*.py"), *ROOT.glob("benchmarks/**/*.py")):
         assert not re.search(r"__doc__\s*[.\[}]", path.read_text()), path
