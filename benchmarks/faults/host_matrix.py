@@ -163,7 +163,13 @@ def main() -> int:
                 result = cell(number, row, place, in_prefill, Path(folder), whole, dice)
                 results.append(result)
                 noticed = f"{result['noticed_ms'] or float('nan'):.0f} ms"
-                print(f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed {noticed}, gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after the last token, hosts empty {result['left_s']:.1f} s later | {'; '.join(result['wrong']) or 'as expected: ' + row.expected}", flush=True)  # fmt: skip
+                print(
+                    f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed {noticed},"
+                    f" gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after the last token,"
+                    f" hosts empty {result['left_s']:.1f} s later |"
+                    f" {'; '.join(result['wrong']) or 'as expected: ' + row.expected}",
+                    flush=True,
+                )
     finally:
         own_hosts.down()
     return report(results, whole["prefill_s"], whole["token_s"], words.out)

@@ -103,7 +103,11 @@ def main() -> int:
             result = {"fault": fault, "copies": copies, "place": place, "after_s": after_s, "wrong": wrong,
                       "gap_s": float(gaps.max()), "usual_s": float(statistics.median(gaps))}  # fmt: skip
             results.append(result)
-            print(f"{fault}, copies {copies}, {place}, after {after_s:.1f} s: longest gap {gaps.max():.2f} s: {'; '.join(wrong) or 'as expected'}", flush=True)  # fmt: skip
+            print(
+                f"{fault}, copies {copies}, {place}, after {after_s:.1f} s: longest gap {gaps.max():.2f} s:"
+                f" {'; '.join(wrong) or 'as expected'}",
+                flush=True,
+            )
             if wrong:
                 print(run.errors.decode(), flush=True)
     print(json.dumps(results))

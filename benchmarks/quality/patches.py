@@ -156,7 +156,8 @@ def summary(rows: list[dict]) -> str:
             together = 1 - sum(row[how] for row in of) / sum(row["skip"] for row in of)
             worse = [row["hole"] for row in of if row[how] > row["skip"]]
             lines.append(
-                f"{count} lost, {how}: won back {together:.0%} of the sum, {statistics.median(won):.0%} in the median, worse than skipping: {', '.join(worse) or 'none'}"
+                f"{count} lost, {how}: won back {together:.0%} of the sum, {statistics.median(won):.0%} in the median,"
+                f" worse than skipping: {', '.join(worse) or 'none'}"
             )
     return "\n".join(lines)
 

@@ -83,7 +83,11 @@ def main() -> int:
                 results.append({**asdict(air), **result})
                 same = result["tokens"] == results[0]["tokens"]
                 alarms = ", ".join(result["alarms"]) or "none"
-                print(f"| {air} | {result['first_token_s']:.1f} s | {result['tokens_per_s']:.2f} | {result['bytes_a_token_and_hop']:.0f} | {alarms} | {'same' if same else 'differs'} |", flush=True)  # fmt: skip
+                print(
+                    f"| {air} | {result['first_token_s']:.1f} s | {result['tokens_per_s']:.2f} |"
+                    f" {result['bytes_a_token_and_hop']:.0f} | {alarms} | {'same' if same else 'differs'} |",
+                    flush=True,
+                )
     finally:
         own_hosts.down()
     print(json.dumps(results))

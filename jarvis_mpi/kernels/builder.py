@@ -1,7 +1,8 @@
 """Functions written in Python with vectors of 8 numbers, for LLVM to compile (jit.py).
 
-LLVM makes AVX2's or NEON's instructions of them; where a register holds 16 numbers (AVX512), two vectors lie side by side in it. What is added to
-what, and in which order, is what is written: a processor of another kind that multiplies and adds in one step (all of the last ten years) rounds alike.
+LLVM makes AVX2's or NEON's instructions of them; where a register holds 16 numbers (AVX512), two vectors lie side by side in it. What is
+added to what, and in which order, is what is written: a processor of another kind that multiplies and adds in one step (all of the last ten
+years) rounds alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence

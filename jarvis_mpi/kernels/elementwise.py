@@ -27,9 +27,9 @@ def sequence() -> Code:
 def rotary(dtype: str, tables: str, width: int) -> Code:
     """Rotary embedding (RoFormer, arXiv:2104.09864) of q in its place, of k on its way to the cache; v goes there as it is.
 
-    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind `tables`, of where
-    the first position's key and value are to be in the cache; S, heads, key heads; how many bytes lie between heads in the cache. Half a head is a
-    multiple of 4.
+    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind
+    `tables`, of where the first position's key and value are to be in the cache; S, heads, key heads; how many bytes lie between heads in
+    the cache. Half a head is a multiple of 4.
     """
     code = Code(11)
     q, k, v, cosines, sines, keys, values, rows, heads, key_heads, head_bytes = code.arguments

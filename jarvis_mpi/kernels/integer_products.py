@@ -5,8 +5,8 @@ from .builder import BYTE, INT16, INT32, Value, beside, vector
 
 
 def add_products(total: Value | None, a: Value, b: Value) -> Value:
-    """A sum of products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them, whatever the processor has. `lane_sums`
-    makes of it what is wanted.
+    """A sum of products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them, whatever the processor
+    has. `lane_sums` makes of it what is wanted.
 
     x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both as `dots`.
     """

@@ -33,8 +33,8 @@ def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 
 class Compiled:
-    """A `Code` in machine language: called with integers. Written (0.1 s for a large one) and compiled (0.3 s) once a processor, and kept in the cache
-    folder. `name` tells it from all others that these sources write."""
+    """A `Code` in machine language: called with integers. Written (0.1 s for a large one) and compiled (0.3 s) once a processor, and kept
+    in the cache folder. `name` tells it from all others that these sources write."""
 
     def __init__(self, name: str, write: Callable[[], Code]):
         binding.initialize_native_target()

@@ -47,8 +47,8 @@ def parts(
     tried: Sequence[dict[str, Any]],
     cache_name: str,
 ) -> list[Part]:
-    """[] where none is fused. `page`: what each layer is told of some positions, late in a text, lest one counts them otherwise; `tried`: of the first TRIED_ROWS of them;
-    `cache_name`: what a layer calls its cache.
+    """[] where none is fused. `page`: what each layer is told of some positions, late in a text, lest one counts them otherwise; `tried`:
+    of the first TRIED_ROWS of them; `cache_name`: what a layer calls its cache.
 
     Whether a layer is fused depends on that layer alone, so that another cut of the model gives the same bits.
     """

@@ -4,9 +4,10 @@ A block of weights of a row shares a scale, with 4 bits also a least value: w = 
 bfloat16. Activations are rounded in the kernel, each block of them with a scale of its own: to 16 bits, which is lost in the rounding of
 bfloat16 activations, or beside weights of 4 bits to 8, which is little beside what those weights have lost.
 
-Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them, and
-nothing else is in memory. As the kernel reads them, LANES rows go together: numbers [out / LANES, blocks, bytes of a block], where pairs of
-columns (8 bits) or fours (4 bits: two in a byte, a block's second, fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks, LANES, and as many least values after them].
+Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them, and nothing
+else is in memory. As the kernel reads them, LANES rows go together: numbers [out / LANES, blocks, bytes of a block], where pairs of columns
+(8 bits) or fours (4 bits: two in a byte, a block's second, fourth ... four in the higher half) alternate between the rows; scales [out /
+LANES, blocks, LANES, and as many least values after them].
 """
 
 import contextlib

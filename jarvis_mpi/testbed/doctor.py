@@ -55,7 +55,10 @@ def problems(
         if its["wrong_model"]:
             yield f"{host}: {its['wrong_model']}"
         elif its["fingerprint"] != mine["fingerprint"]:
-            yield f"{host} has another model (fingerprint {its['fingerprint']}, {hosts[0]}: {mine['fingerprint']}): copy the same there, or stage-model"
+            yield (
+                f"{host} has another model (fingerprint {its['fingerprint']}, {hosts[0]}: {mine['fingerprint']}):"
+                " copy the same there, or stage-model"
+            )
         elif its["layers"] is not None and (lacking := sorted(layers[host] - set(its["layers"]))):
             yield f"{host} lacks layer {', '.join(map(str, lacking))} of the model: python -m jarvis_mpi stage-model for this split"
         if its["free_bytes"] < needs[host]:
