@@ -28,7 +28,7 @@ QUICK = (
 ELSEWHERE = {
     "python analysis/skip_map.py ": "test_study.py",
     **{
-        f"python analysis/{name}.py ": "test_record.py"
+        f"python analysis/{name}.py ": "test_record_figures.py"
         for name in ("latency", "timeline", "hops", "faults", "compare")
     },
     "make ": "test_docs.py",  # the target is there; CI runs `make test`
