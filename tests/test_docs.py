@@ -35,12 +35,12 @@ ELSEWHERE = {
     ". .venv/bin/activate": "test_docs.py",  # as the Makefile does
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt ": "test_mpirun.py",
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompts ": "test_crowd.py",
-    "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --patches ": "test_patch.py",
+    "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --patches ": "test_patch_runs.py",
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi": "test_chat.py",
     "cat tests/conftest.py | mpirun": "test_piped.py",
     "printf ": "test_piped.py",
     "mpirun -n 3 python -m jarvis_mpi study ": "test_study.py",
-    "python -m jarvis_mpi fit-patches ": "test_patch.py",
+    "python -m jarvis_mpi fit-patches ": "test_patch_runs.py",
     "python -m jarvis_mpi doctor --model ": "test_doctor.py",
     "PROMPT=": "test_jobs.py",
 }
