@@ -1,10 +1,10 @@
-"""Several runs side by side: time of a token, time to the first one, bytes a token.
+"""Compares runs side by side: time of a token, time to the first one, bytes a token.
 
     python analysis/compare.py runs/*.h5                     each by its name
     python analysis/compare.py runs/*.h5 --by nodes          by the number of nodes
     python analysis/compare.py runs/*.h5 --by copies         by any option of the run (see its `settings`)
 
-Of runs with the same value each is a point, and the line goes through their medians.
+Runs with the same value are a point each, and the line goes through their medians.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
 
 
 def row_of(run: Run, by: str) -> tuple:
-    """A row of the CSV file."""
+    """Return a run's row of the CSV file."""
     later = run.tokens[run.follows] if run.follows.any() else run.tokens
     hops = run.hops[np.isin(run.hops["step"], later["step"])]
     low, middle, high = (1e3 * float(each) for each in np.percentile(later["total_s"], (10, 50, 90)))
@@ -86,7 +86,7 @@ def row_of(run: Run, by: str) -> tuple:
 
 
 def draw_part(axes: Axes, rows: list[tuple], column: int, where: dict[Any, float], numeric: bool) -> None:
-    """One column's values: a point each, of a token's time with its range; through numbers a line of medians."""
+    """Draw one column: a point a run, with its range for a token's time; over numbers, a line of medians."""
     by_value, scale = defaultdict(list), 1e-3 if column == BYTES else 1.0
     for row in rows:
         by_value[row[1]].append(scale * row[column])

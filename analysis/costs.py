@@ -1,4 +1,4 @@
-"""What a token costs, for predictions: learnt from a run without faults, or assumed of a machine and a model."""
+"""Computes what a token costs, for predictions: from a run without faults, or assumed for a machine and a model."""
 
 import statistics
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from jarvis_mpi.record.run import Run, Unreadable
 
 
 class Machine(NamedTuple):
-    """What a node reads from its memory, and multiplies; measure yours with python -m benchmarks.speed.decode."""
+    """How fast a node reads its memory, and multiplies; measure yours with python -m benchmarks.speed.decode."""
 
     read_gb_s: float  # of weights, one token
     gflop_s: float  # a prompt's rows
@@ -48,13 +48,13 @@ class Costs:
     head_s: float
     hop_s: float  # of a hop beyond the link's time
     body_bytes: float  # of a row
-    told_bytes: float  # of a message beside its rows, at the first hop
+    header_bytes: float  # of a message beside its rows, at the first hop
     run_bytes: float  # and more at each hop, for it tells what was run
     slower: tuple[float, ...] = ()  # node k's factor; 1 where it is not said
 
 
 def costs_of(run: Run) -> Costs:
-    """Medians of a run without faults. Raises Unreadable where there were some."""
+    """Return the medians of a run without faults. Raises Unreadable where there were some."""
     if run.faults or len(run.starts) > 1:
         raise Unreadable(f"{run.path} is of a run with faults: the predictor learns from one without")
     if not run.follows.any():
@@ -89,7 +89,7 @@ def costs_of(run: Run) -> Costs:
 
 
 def body_bytes(run: Run, prompt: np.ndarray, first_bytes: float, run_bytes: float) -> float:
-    """Of a row: what a prompt's message has more than a token's."""
+    """Return a row's bytes: the difference between a prompt's message and a token's, per row."""
     sent = prompt[(prompt["received_bytes"] > 0) & (prompt["rows"] > 1)]
     if not len(sent):
         return first_bytes

@@ -1,4 +1,4 @@
-"""What faults cost: the gap around each, and its parts, beside a usual token.
+"""Draws what faults cost: the gap around each, and its parts, beside a usual token.
 
     python analysis/faults.py RUN.h5 [more.h5] [--live]
 
@@ -41,19 +41,19 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
 
 
 def rows_of(run: Run, name: str) -> list[tuple]:
-    """A row of COLUMNS for each of its faults."""
+    """Return a row of COLUMNS for each of the run's faults."""
     usual_ms = 1e3 * float(np.median(run.tokens["total_s"][run.follows])) if run.follows.any() else np.nan
     return [
         (
             name, fault.node, fault.sign, fault.step, fault.noticed_s, *parts_ms(fault), 1e3 * fault.gap_s, usual_ms,
-            fault.recomputed, " / ".join(fault.told),
+            fault.recomputed, " / ".join(fault.announcements),
         )
         for fault in run.faults
     ]  # fmt: skip
 
 
 def parts_ms(fault: Fault) -> list[float]:
-    """Of its gap, as PARTS has them; NaN where there was no token to wait for."""
+    """Split a fault's gap into PARTS; NaN where there was no token to wait for."""
     if np.isnan(fault.gap_s):
         return [np.nan] * 3
     before_s = fault.mended_s - fault.gap_s

@@ -1,4 +1,4 @@
-"""What all figure scripts share: their words, their files, their looks."""
+"""Holds what all figure scripts share: their options, files and looks."""
 
 import argparse
 import csv
@@ -27,7 +27,7 @@ from jarvis_mpi.common.process_identity import lives
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.run import Run
 
-# Okabe and Ito, 2008: told apart by everybody.
+# Okabe and Ito, 2008: everybody can tell them apart.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
 )  # fmt: skip
@@ -40,7 +40,7 @@ SIGN_COLOURS = {
     "STUCK": ORANGE,
     "BACK": GREEN,
 }
-LIVE_S = 2.0  # a growing file is looked at so often
+LIVE_S = 2.0  # between looks at a growing file
 FORMATS = ("png", "pdf", "svg")
 
 mpl.rcParams.update({
@@ -106,7 +106,7 @@ def follow(about: str, draw: Draw, more: Callable[[argparse.ArgumentParser], Non
 
 
 class CannotDraw(Unservable):
-    """One sentence."""
+    """A figure cannot be drawn; one sentence says why."""
 
 
 def goes_on(run: Run) -> bool:
@@ -166,7 +166,7 @@ def text(value: Any) -> str:
 
 
 def name_of(run: Run) -> str:
-    """What tells it apart in a legend; bytes of a file's name that are no UTF-8 cannot be drawn."""
+    """Return the run's name for a legend; bytes of a file's name that are no UTF-8 cannot be drawn."""
     return run.path.stem.encode(errors="surrogateescape").decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a token goes, node by node: computing, sending, waiting; bytes; memory, temperature and clock.
+"""Draws where the time of a token goes, node by node: computing, sending, waiting; bytes; memory, temperature and clock.
 
     python analysis/hops.py RUN.h5 [--live]
 
@@ -28,7 +28,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
         ]
         head = float(run.tokens["head_s"][np.isin(run.tokens["step"], counted)].mean()) if node == 0 else 0.0
         sent = float(mine["received_bytes"].sum()) / len(counted)
-        vitals = [vital(mine, name, told) for name, told in (("temperature_c", -300), ("clock_mhz", 0))]
+        vitals = [vital(mine, name, unknown) for name, unknown in (("temperature_c", -300), ("clock_mhz", 0))]
         memory = float(mine["memory_kib"].max()) / 1024 if len(mine) else 0.0
         rows.append(
             (
@@ -64,9 +64,9 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
     return Drawn(made, ("node", "host", *units), rows, ("node", "host", "layers", *units), shown)
 
 
-def vital(hops: np.ndarray, name: str, not_told: int) -> str | float:
-    told = hops[name][hops[name] != not_told]
-    return float(told.max()) if len(told) else "-"
+def vital(hops: np.ndarray, name: str, unknown: int) -> str | float:
+    known = hops[name][hops[name] != unknown]
+    return float(known.max()) if len(known) else "-"
 
 
 if __name__ == "__main__":

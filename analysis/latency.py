@@ -1,4 +1,4 @@
-"""A token's time over a run, its distribution, the time to the first token; faults are marked.
+"""Draws a token's time over a run, its distribution, the time to the first token; marks faults.
 
 python analysis/latency.py RUN.h5 [more.h5] [--live]
 """

@@ -1,8 +1,8 @@
-"""What stands in a record, and how far its run came.
+"""Prints what a record holds, and how far its run came.
 
     python analysis/load.py RUN.h5 [more.h5]      a summary, and the text
     python analysis/load.py --mend RUN.h5         make one that was cut off by kill -9 a file for any HDF5 program
-    python analysis/load.py --done RUN.h5         says nothing; the status is 0 if all is answered: for scripts
+    python analysis/load.py --done RUN.h5         prints nothing; the status is 0 if all is answered: for scripts
 
 In Python: `from jarvis_mpi.record.reader import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/records.md. It
 needs h5py and numpy, but neither MPI nor torch.

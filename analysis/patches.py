@@ -1,8 +1,8 @@
-"""What patches win back, lost block by lost block, and by the number of dead nodes.
+"""Draws what patches win back, by lost block and by the number of dead nodes.
 
     python analysis/patches.py PATCHES.json [another model's.json] [--out FOLDER] [--formats png,pdf]
 
-Of the files of benchmarks.quality.patches. Top: nats a token lost by each lost block, skipped, a neighbour's block run once more, a gain a channel,
+From the files of benchmarks.quality.patches. Top: nats a token lost by each lost block: skipped, a neighbour's block run once more, a gain a channel,
 patched (logarithmic). Middle: by the number of dead nodes, the mean and the range over their choices. Bottom: grades of the answers,
 by the number of dead nodes.
 """
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def figures_in(path: Path) -> dict:
-    """Raises Unservable."""
+    """Read a file's figures. Raises Unservable."""
     try:
         found = json.loads(regular(path).read_text())
         if not isinstance(found, dict):
@@ -105,7 +105,7 @@ def draw_deaths(axes, model: dict) -> None:
 
 
 def draw_grades(axes, model: dict) -> None:
-    """Bars of 100 %, for each number of dead nodes one of each way."""
+    """Draw bars of 100 %, one a way for each number of dead nodes."""
     counts = sorted({row["dead"] for row in model["grades"]})
     ticks, names = [], []
     for count in counts:

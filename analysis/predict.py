@@ -1,11 +1,11 @@
-"""Tokens/s before there is a testbed: from one run's measured times, for other splits, node counts, links and failures.
+"""Predicts tokens/s before there is a testbed: from one run's measured times, for other splits, node counts, links and failures.
 
     python analysis/predict.py RUN.h5 --nodes 9,64 --delay-ms 5 --kbit-s 20000
     python analysis/predict.py RUN.h5 --split 2,2,2,2,2,2,2,2 --failures-per-hour 1 --tokens 500
     python analysis/predict.py --model gemma-2b,gemma-7b --machine pi4,pi5,srn --nodes 9      (no run: see ASSUMED)
 
 A discrete-event model: stages and links are each busy with one message at a time; splits, copies, routes and the cutting of
-a prompt are the program's own pure modules (protocol/placement.py, protocol/cluster.py, enduser.pieces). What it takes from the run: seconds
+a prompt are the program's own pure modules (protocol/placement.py, protocol/cluster.py, request.pieces). What it takes from the run: seconds
 a layer and a stage for one row and for each further row, the head's, bytes a message, and what a hop costs beyond them
 (sending, waking, Python), all of them medians. Assumed: links that carry one message after the other at their rate, node
 failures that MPI tells of (Poisson), a run of its own per node.
@@ -28,7 +28,7 @@ from jarvis_mpi.common.settings import flag, refuse_beyond
 from jarvis_mpi.net.hostfile import MOST_RANKS
 from jarvis_mpi.record.reader import load
 
-DRAWS = 20  # runs with failures, of which the median is told
+DRAWS = 20  # runs with failures, whose median is printed
 LISTS = {"nodes": (2, MOST_RANKS), "delay_ms": (0, 1e8), "kbit_s": (1e-3, 1e12)}
 LIMITS = {
     "copies": (0, None), "prompt_rows": (1, 10**6), "tokens": (2, 10**6), "failures_per_hour": (0, 1e6),
@@ -57,18 +57,18 @@ def main() -> None:
     for name, costs in known.items():
         for nodes, delay_ms, kbit_s in itertools.product(*(members(words, option) for option in LISTS)):
             try:
-                told = tell(costs, int(nodes), Network(delay_ms / 1e3, kbit_s), words)
+                outcome = tell(costs, int(nodes), Network(delay_ms / 1e3, kbit_s), words)
             except Unservable as error:
                 script.left_out(f"--nodes {nodes:g}: {error}")
                 continue
-            rows.append((name, int(nodes), delay_ms, kbit_s, *told))
+            rows.append((name, int(nodes), delay_ms, kbit_s, *outcome))
     if not rows:
         raise Unservable("nothing is left to predict: mend what is named above")
     show(rows, known)
 
 
 def show(rows: list[tuple], known: dict[str, Costs]) -> None:
-    """The predictions as a table, and the costs that they were made from."""
+    """Print the predictions as a table, and the costs that they were made from."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("of", "nodes", "delay ms", "kbit/s", "first token s", "tokens/s", "whole"):
         table.add_column(column, justify="left" if column == "of" else "right")
@@ -88,12 +88,12 @@ def show(rows: list[tuple], known: dict[str, Costs]) -> None:
         terminal.print(
             f"{name}: {costs.layers} layers of {1e3 * costs.layer_s:.2f} ms, {1e3 * costs.row_s:.2f} ms each further row; "
             f"{1e3 * costs.stage_s:.2f} ms a stage, {1e3 * costs.hop_s:.2f} ms a hop, {1e3 * costs.head_s:.1f} ms the head; "
-            f"{costs.body_bytes:.0f} bytes a row, {costs.told_bytes:.0f} a message", markup=False,
+            f"{costs.body_bytes:.0f} bytes a row, {costs.header_bytes:.0f} a message", markup=False,
         )  # fmt: skip
 
 
 def costs_asked(words: argparse.Namespace) -> dict[str, Costs]:
-    """By their names. Raises Unservable."""
+    """Return name -> costs, as asked for. Raises Unservable."""
     if words.record:
         return {words.record: costs_of(load(words.record))}
     asked = {}
@@ -110,7 +110,7 @@ def costs_asked(words: argparse.Namespace) -> dict[str, Costs]:
 
 
 def members(words: argparse.Namespace, option: str) -> list[float]:
-    """Those numbers of a list that can be used."""
+    """Return the usable numbers of a list; name the others."""
     (low, high), found = LISTS[option], []
     for word in getattr(words, option).split(","):
         try:

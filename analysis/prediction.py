@@ -1,4 +1,4 @@
-"""A discrete-event model of a run: stages and links are each busy with one message at a time."""
+"""Simulates a run by a discrete-event model: stages and links are each busy with one message at a time."""
 
 import heapq
 import itertools
@@ -29,8 +29,8 @@ class Network:
     )
 
 
-def more_trips(size: float) -> int:
-    """Round trips until TCP has sent it all, beyond the one way: it begins with a window of ten segments and doubles
+def extra_rtts(size: float) -> int:
+    """Return the round trips beyond the one way until TCP has sent it all: it begins with a window of ten segments and doubles
     that (RFC 6928); and a message too large for Open MPI's eager limit asks first."""
     return (
         math.ceil(math.log2(size / WINDOW_BYTES + 1)) - 1 + (size > EAGER_BYTES) if size > WINDOW_BYTES else 0
@@ -52,17 +52,17 @@ class Chain:
         return factor * (costs.stage_s + len(hop.block) * (costs.layer_s + (rows - 1) * costs.row_s))
 
     def carry(self, node: int, at: float, rows: int, number: int) -> float:
-        """When a message that leaves `node` at `at` is at the next."""
+        """Return when a message that leaves `node` at `at` is at the next."""
         costs, network = self.costs, self.network
-        size = costs.told_bytes + number * costs.run_bytes + rows * costs.body_bytes
+        size = costs.header_bytes + number * costs.run_bytes + rows * costs.body_bytes
         byte_s = 8e-3 / network.kbit_s
         # As a token bucket has it: its bytes come back at the link's rate.
         empty_until = max(self.link_free_at.get(node, 0.0), at - network.burst_bytes * byte_s)
         self.link_free_at[node] = empty_until + size * byte_s
-        return max(at, self.link_free_at[node]) + (1 + 2 * more_trips(size)) * network.delay_s + costs.hop_s
+        return max(at, self.link_free_at[node]) + (1 + 2 * extra_rtts(size)) * network.delay_s + costs.hop_s
 
     def step(self, at: float, sizes: list[int]) -> float:
-        """When the token is chosen whose rows leave in pieces of `sizes` from `at` on."""
+        """Return when the token is chosen whose rows leave in pieces of `sizes` from `at` on."""
         route, home = self.cluster.route(), at
         arrivals = []  # when, which piece, how many hops are behind it
         for piece, rows in enumerate(sizes):
@@ -97,7 +97,7 @@ def predicted(
     noticed_s: float = 0.05,
     dice: random.Random | None = None,
 ) -> tuple[float, float, str]:
-    """-> seconds to the first token, tokens/s of the others, and how it ended ('' : whole). Raises Unservable."""
+    """Simulate a run. -> seconds to the first token, tokens/s of the others, how it ended ('': whole). Raises Unservable."""
     placement = blocks.place(costs.layers, nodes - 1, split=split, end_user_layers=end_user_layers)
     cluster = Cluster(placement, blocks.copies(placement, copies), Policy(("copy", "skip"), costs.layers // 3, frozenset(), copies),
                 dict.fromkeys(placement, 1e6))  # fmt: skip
@@ -112,14 +112,14 @@ def predicted(
         deaths = [(at, node) for at, node in deaths if at > now]
         for node in died:
             before = chain.cluster.route()
-            chain.cluster = chain.cluster.after(node, Sign.LOST)
+            chain.cluster = chain.cluster.with_event(node, Sign.LOST)
             try:
                 after = chain.cluster.route()
             except Unservable as error:
                 return first_s, (number + 1) / (now - first_s) if now > first_s else 0.0, str(error)
             taken_over = [hop for hop in after if hop not in before]
             now += noticed_s + sum(chain.work_s(hop, prompt_rows + number) for hop in taken_over)
-            for wanted in chain.cluster.wanted():
-                chain.cluster = chain.cluster.with_copy(*wanted)
+            for copy in chain.cluster.copies_to_load():
+                chain.cluster = chain.cluster.with_copy(*copy)
         now = chain.step(now, [1])
     return first_s, (tokens - 1) / (now - first_s), ""

@@ -1,6 +1,6 @@
-"""What every script of this folder ends with: whatever its files make it raise is one sentence and status 1.
+"""Runs every script of this folder: whatever its files make it raise is one sentence and status 1.
 
-Of several files a bad one hurts only itself: it is named, the others are drawn, and the status is 1 too.
+A bad file hurts only itself: it is named, the others are drawn, and the status is 1, too.
 """
 
 import sys
@@ -30,7 +30,7 @@ def left_out(sentence: str) -> None:
 
 
 def each(paths: Sequence[Path], load: Callable[[Path], Loaded]) -> list[Loaded]:
-    """Of those files that can be used. Raises Unservable where none can."""
+    """Load the files that can be used; name the others. Raises Unservable where none can."""
     found, wrong = [], []
     for path in paths:
         try:

@@ -1,10 +1,10 @@
-"""What skipping costs, as a map: single layers as bars, pairs as a triangle, blocks by their length, rankings as points.
+"""Draws what skipping costs: single layers as bars, pairs as a triangle, blocks by their length, rankings as points.
 
     python analysis/skip_map.py STUDY.h5 [another model's.h5] [--out FOLDER] [--formats png,pdf]
 
 Nats a token over the whole model's (0: nothing lost). A dashed line marks chance: a guesser that knows how often each token
 comes in the very text and reads nothing; beyond it, context no longer helps. What is not done yet stays white.
-The points: what each ranking says of a layer without any task (jarvis_mpi/study/layer_ranking.py), beside what skipping it costs.
+The points: each ranking's value of a layer, without any task (jarvis_mpi/study/layer_ranking.py), beside what skipping it costs.
 """
 
 from pathlib import Path
@@ -20,13 +20,13 @@ from table import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.record.study_file import WHOLE, written
 
-LEAST = 1e-2  # nats a token: below it nothing is told apart
+LEAST = 1e-2  # nats a token: smaller costs are drawn as this
 RANKINGS = {"block_influence": "Block Influence", "angular": "angular distance", "kl": "KL of the output"}
 
 
 def main() -> None:
     words = arguments(__doc__).parse_args()
-    studies = script.each(words.studies, foretold)
+    studies = script.each(words.studies, with_text)
     made = Figure(figsize=(3.8 * max(2, len(studies)), 10.5))
     axes = made.subplots(4, len(studies), squeeze=False, height_ratios=(1, 2.2, 1, 1.1))
     rows = []
@@ -43,17 +43,17 @@ def main() -> None:
     print(f"{stem}.{{{words.formats},csv}}")
 
 
-def foretold(path: Path) -> Study:
-    """Raises Unservable."""
+def with_text(path: Path) -> Study:
+    """Read a study that has scored text. Raises Unservable."""
     study = read(path)
     if WHOLE not in study.costs:
-        raise Unservable(f"{path} holds no text that the whole model has foretold yet: go on with the study")
+        raise Unservable(f"{path} holds no text that the whole model has predicted yet: continue the study")
     return study
 
 
 def chance(study: Study) -> float:
-    """Over the whole model's nats, as the costs are."""
-    return float(study.said["token_entropy"]) - study.text_nats[WHOLE]
+    """Return chance's nats a token over the whole model's, as the costs are."""
+    return float(study.attributes["token_entropy"]) - study.text_nats[WHOLE]
 
 
 def singles(study: Study) -> list[float]:
@@ -81,16 +81,16 @@ def draw_pairs(axes, study: Study):
 
 
 def draw_blocks(axes, study: Study) -> None:
-    """By length: each block a dot, those at either end marked, the median of the others a line."""
+    """Draw blocks by length: each a dot, those at either end marked, the median of the others a line."""
     held: dict[int, list[tuple[float, bool]]] = {}
     for case, cost in study.costs.items():
         if is_block(case):
             at_an_end = min(case) == 0 or max(case) == study.depth - 1
             held.setdefault(len(case), []).append((max(cost, LEAST), at_an_end))
     for ends, colour, label in (True, COLOURS[1], "first or last layer in it"), (False, BLUE, "neither"):
-        points = [(length, cost) for length, its in held.items() for cost, end in its if end == ends]
+        points = [(length, cost) for length, blocks in held.items() for cost, end in blocks if end == ends]
         axes.plot(*zip(*points, strict=True), ".", color=colour, markersize=4, alpha=0.7, label=label)
-    inner = {length: [cost for cost, end in its if not end] for length, its in sorted(held.items())}
+    inner = {length: [cost for cost, end in blocks if not end] for length, blocks in sorted(held.items())}
     axes.plot([*inner], [np.median(costs) for costs in inner.values()], color=BLUE, linewidth=1)
     axes.axhline(chance(study), color=BLACK, linestyle="--", linewidth=0.8)
     axes.set(yscale="log", xlabel="layers in a row skipped", ylabel="nats a token lost")
@@ -133,7 +133,7 @@ def show(studies: list[Study]) -> None:
         worst = sorted(range(study.depth), key=lambda layer: -np.nan_to_num(single[layer]))[:4]
         pairs = [cost for case, cost in study.costs.items() if len(case) == 2]
         table.add_row(
-            study.model, f"{study.text_nats[WHOLE]:.3f}", f"{study.said['token_entropy']:.3f}",
+            study.model, f"{study.text_nats[WHOLE]:.3f}", f"{study.attributes['token_entropy']:.3f}",
             ", ".join(f"{layer} ({single[layer]:.2f})" for layer in worst),
             f"{np.nanmedian(single):.3f}", f"{np.median(pairs):.3f}" if pairs else "",
             *(f"{spearman(values, single):.2f}" for values in ranked(study).values()),

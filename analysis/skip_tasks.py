@@ -1,4 +1,4 @@
-"""Right answers and grades with layers skipped: the JARVIS poster's figure, with intervals.
+"""Draws right answers and grades with layers skipped: the JARVIS poster's figure, with intervals.
 
     python analysis/skip_tasks.py STUDY.h5 [another model's.h5] [--subjects] [--out FOLDER] [--formats png,pdf]
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def with_answers(path: Path) -> Study:
-    """Raises Unservable."""
+    """Read a study that has answers. Raises Unservable."""
     study = read(path)
     if not study.tasks and not study.graded:
         raise Unservable(
@@ -114,7 +114,7 @@ def draw_lengths(axes, study: Study) -> None:
 
 
 def draw_grades(axes, study: Study) -> None:
-    """Of the answers with so many layers in a row skipped."""
+    """Draw the grades by the number of layers in a row skipped."""
     counts: dict[int, list[Grade]] = {}
     for case, _, _, grade in study.graded:
         if is_block(case) or not case:
@@ -191,9 +191,9 @@ def show(studies: list[Study], subjects: bool) -> None:
     terminal.print(table)
     for study in studies:
         for grade in Grade:
-            its = [case for case, _, _, its_grade in study.graded if its_grade is grade]
+            cases = [case for case, _, _, case_grade in study.graded if case_grade is grade]
             if study.graded:
-                terminal.print(f"{study.model}: {len(its)} of {len(study.graded)} answers {grade}")
+                terminal.print(f"{study.model}: {len(cases)} of {len(study.graded)} answers {grade}")
 
 
 if __name__ == "__main__":

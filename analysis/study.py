@@ -1,4 +1,4 @@
-"""A skip study's file (python -m jarvis_mpi study) as Python sees it."""
+"""Reads a skip study's file (python -m jarvis_mpi study)."""
 
 import argparse
 import itertools
@@ -25,7 +25,7 @@ ANSWER = {"text": str, "ids": [int], "nats": (int, float, type(None))}
 
 
 def arguments(about: str | None) -> argparse.ArgumentParser:
-    """What the scripts that draw studies are told."""
+    """Return the parser of the scripts that draw studies."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("studies", nargs="+", type=Path, metavar="STUDY.h5")
     made.add_argument(
@@ -46,14 +46,14 @@ class Task:
         return float(self.right[case].mean())
 
     def interval(self, case: Case) -> tuple[float, float]:
-        """95 %, Wilson's."""
+        """Return Wilson's 95 % interval."""
         return wilson(int(self.right[case].sum()), len(self.subjects))
 
 
 @dataclass(frozen=True)
 class Study:
     path: Path
-    said: dict[str, Any]  # the file's attributes
+    attributes: dict[str, Any]  # the file's attributes
     cases: list[Case]
     items: np.ndarray
     nats: np.ndarray  # [cases, items]
@@ -62,20 +62,24 @@ class Study:
 
     @property
     def model(self) -> str:
-        return str(self.said["model"])
+        return str(self.attributes["model"])
 
     @property
     def depth(self) -> int:
-        return int(self.said["depth"])
+        return int(self.attributes["depth"])
 
     @cached_property
     def text_nats(self) -> dict[Case, float]:
-        """Nats a token of the text, of cases whose windows are all there that the whole model has."""
+        """Nats a token of the text, of cases that have every window that the whole model has."""
         own = (self.items["answer"] < 0) & ~np.isnan(self.nats[0])
         if not own.any():
             return {}
-        told = self.nats[:, own].sum(axis=1) / self.items["tokens"][own].sum()
-        return {case: float(value) for case, value in zip(self.cases, told, strict=True) if value == value}
+        nats_per_token = self.nats[:, own].sum(axis=1) / self.items["tokens"][own].sum()
+        return {
+            case: float(value)
+            for case, value in zip(self.cases, nats_per_token, strict=True)
+            if value == value
+        }
 
     @cached_property
     def costs(self) -> dict[Case, float]:
@@ -84,7 +88,7 @@ class Study:
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """Right: of all choices the one of least nats (lm-eval's acc) is the answer."""
+        """The tasks' right answers: the choice of least nats (lm-eval's acc) is the answer."""
         found = []
         for name in dict.fromkeys(self.items["task"][self.items["answer"] >= 0].tolist()):
             columns = np.flatnonzero(self.items["task"] == name)
@@ -92,10 +96,10 @@ class Study:
             groups = np.split(columns, first[1:])
             right: dict[Case, np.ndarray] = {}
             for row, case in enumerate(self.cases):
-                its = [self.nats[row, group] for group in groups]
-                if not any(np.isnan(each).any() for each in its):
+                choice_nats = [self.nats[row, group] for group in groups]
+                if not any(np.isnan(each).any() for each in choice_nats):
                     answers = self.items["answer"][columns[first]]
-                    right[case] = np.array([each.argmin() for each in its]) == answers
+                    right[case] = np.array([each.argmin() for each in choice_nats]) == answers
             chance = float(np.mean([1 / len(group) for group in groups]))
             subjects = np.array(
                 [subject.decode(errors="replace") for subject in self.items["subject"][columns[first]]]
@@ -106,7 +110,7 @@ class Study:
     @cached_property
     def rankings(self) -> dict[str, Any]:
         """See jarvis_mpi/study/layer_ranking.py."""
-        return json.loads(self.said.get("rankings", "{}"))
+        return json.loads(self.attributes.get("rankings", "{}"))
 
     @cached_property
     def graded(self) -> list[tuple[Case, int, Answer, Grade]]:
@@ -124,27 +128,27 @@ class Study:
         return found
 
 
-def answer_of(said: dict[str, Any], whole: dict[str, Any]) -> Answer:
-    nats = float("nan") if said["nats"] is None else said["nats"]
-    ids = said["ids"]
-    return Answer(said["text"], len(ids), nats, repetition(ids), agreeing(ids, whole["ids"]))
+def answer_of(payload: dict[str, Any], whole: dict[str, Any]) -> Answer:
+    nats = float("nan") if payload["nats"] is None else payload["nats"]
+    ids = payload["ids"]
+    return Answer(payload["text"], len(ids), nats, repetition(ids), agreeing(ids, whole["ids"]))
 
 
 def read(path: Path) -> Study:
-    """Raises Unservable where it is none."""
+    """Read the file. Raises Unservable where it is no study."""
     with guarded(f"{path} is no study"), hdf5.read(path) as file:
         prompts, answers = texts(file, "prompts"), hdf5.rows(file, "answers")
         cases, items = [case_of(name) for name in texts(file, "cases")], table(file, "items")
-        nats, said = hdf5.rows(file, "nats", np.dtype("f8")), hdf5.attributes(file)
+        nats, attributes = hdf5.rows(file, "nats", np.dtype("f8")), hdf5.attributes(file)
         if nats.shape != (len(cases), len(items)) or answers.shape != (len(cases), len(prompts)) or not cases:
             raise Unservable(f"{path} is damaged: its tables do not have as many rows as it has cases")
-        depth = check(said, {"model": str, "depth": int, "rankings?": str}, "its attributes")["depth"]
+        depth = check(attributes, {"model": str, "depth": int, "rankings?": str}, "its attributes")["depth"]
         if not all(0 <= layer < depth < MOST_LAYERS for case in cases for layer in case):
             raise Unservable(f"{path} is damaged: it leaves out layers beyond its {depth}")
-        told = [[cell.decode() for cell in row] for row in answers.tolist()]
-        for cell in filter(None, itertools.chain(*told)):
+        cells = [[cell.decode() for cell in row] for row in answers.tolist()]
+        for cell in filter(None, itertools.chain(*cells)):
             parsed(cell, ANSWER, "an answer in it")
-        return Study(path, said, cases, items, nats, prompts, told)
+        return Study(path, attributes, cases, items, nats, prompts, cells)
 
 
 def is_block(case: Case) -> bool:
@@ -153,7 +157,7 @@ def is_block(case: Case) -> bool:
 
 
 def spearman(a: list[float], b: list[float]) -> float:
-    """Rank correlation; ties share their mean rank."""
+    """Return the rank correlation; ties share their mean rank."""
     ranks = [ranks_of(np.asarray(values, float)) for values in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
 

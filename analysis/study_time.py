@@ -1,13 +1,13 @@
-"""How long a skip study takes, before it is begun: the arithmetic of python -m jarvis_mpi study.
+"""Predicts how long a skip study takes: the arithmetic of python -m jarvis_mpi study.
 
     python analysis/study_time.py                                   the README's table
     python analysis/study_time.py --model gemma-2b --machine pi5 --ranks 9 --cases singles,pairs --tokens 2000
     python analysis/study_time.py --questions 14042 --question-tokens 110 --cases singles,blocks-3 --tokens 0
 
-A layer pass costs 2 x its parameters in operations a token, a score 2 x vocabulary x width a token that is foretold
+A layer pass costs 2 x its parameters in operations a token, a score 2 x vocabulary x width a token that is predicted
 (of a lettered question: one). Passes are counted with shared states (jarvis_mpi/study/skip_cases.py). Attention's own products are left out:
 under 512 tokens they are a few percent. Every rank holds the whole model, so it must fit a machine's memory.
-What a machine multiplies is assumed (costs.py) or told by --gflop-s: for yours, time a small study.
+What a machine multiplies is assumed (costs.py) or given by --gflop-s: for yours, time a small study.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def cost(model: str, cases: str, tokens: int, questions: int, question_tokens: i
     passes, alone = skip_cases.passes(named, shape.layers)
     layer, head = shape.layer_bytes / BYTES, shape.head_bytes / BYTES
     run = tokens + questions * question_tokens
-    scored = tokens + questions  # a question's four letters are foretold by one row
+    scored = tokens + questions  # one row predicts a question's four letters
     return Cost(len(named), passes, alone, 2.0 * (passes * layer * run + len(named) * head * scored))
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     )
     parser.add_argument("--gflop-s", type=float, help="what one rank multiplies, measured")
     parser.add_argument("--cases", default="singles,pairs,blocks-8")
-    parser.add_argument("--tokens", type=int, default=2000, help="of a text to foretell")
+    parser.add_argument("--tokens", type=int, default=2000, help="of a text to predict")
     parser.add_argument("--questions", type=int, default=0)
     parser.add_argument(
         "--question-tokens", type=int, default=110, help="MMLU: about 110 without examples, 650 with five"

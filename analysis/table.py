@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""Prints tables on the terminal."""
 
 import sys
 
@@ -8,5 +8,5 @@ from jarvis_mpi.common import console as of
 
 
 def console(piped_width: int = of.WIDTH) -> Console:
-    """As wide as the terminal; into a pipe no row is broken."""
+    """Return a console as wide as the terminal; into a pipe no row is broken."""
     return of.console(sys.stdout, piped_width)

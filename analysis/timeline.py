@@ -1,9 +1,9 @@
-"""One token's way through the nodes, on one clock; with a fault: what broke it and how it was mended.
+"""Draws one token's way through the nodes, on one clock; with a fault: what broke it and how it was repaired.
 
     python analysis/timeline.py RUN.h5 [--step 20] [--around 1]
 
-Without --step: the token during which the first fault was noticed, or one of usual length. Every node's clock is put
-onto the end user's by the round trips in the record.
+Without --step: the token during which the first fault was noticed, or one of usual length. Every node's clock is
+converted to the end user's by the round trips in the record.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from jarvis_mpi.record.run import Run
 
 def more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="which token")
-    parser.add_argument("--around", type=int, default=1, help="so many tokens before and after it too")
+    parser.add_argument("--around", type=int, default=1, help="how many tokens before and after it, too")
 
 
 class Window(NamedTuple):
@@ -68,7 +68,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
     run = runs[0]
     if not len(run.clocks):
         raise CannotDraw(
-            f"{run.path} is a record of schema {run.schema}, in which clocks were not compared: run it anew"
+            f"{run.path} is a record of schema {run.schema}, in which clocks were not compared: run it again"
         )
     seen = window(run, words.step if words.step is not None else usual_step(run), words.around)
     nodes = sorted(map(int, run.hosts))
@@ -93,7 +93,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
 
 
 def draw_stages(axes: Axes, seen: Window) -> None:
-    """Each node's work as a bar, pale where it was for another token; grey lines: the token on its way."""
+    """Draw each node's work as a bar, pale where it was for another token; grey lines: the token on its way."""
     for step, node, _, count, begun, length, _ in sorted(seen.rows, key=lambda row: row[0] == seen.step):
         if step == seen.step:
             axes.barh(node, length, left=begun, color=ORANGE if count > 1 else BLUE, height=0.6)
@@ -112,7 +112,7 @@ def draw_stages(axes: Axes, seen: Window) -> None:
 
 
 def draw_heads(axes: Axes, seen: Window) -> None:
-    """The end user's choice of each token, and a line when it was there."""
+    """Draw the end user's choice of each token, and a line when it was there."""
     for token in seen.tokens:
         end, head_ms = seen.ms(token["at_s"]), 1e3 * token["head_s"]
         alpha = 1 if token["step"] == seen.step else 0.45
@@ -130,7 +130,7 @@ def draw_faults(axes: Axes, seen: Window) -> None:
 
 
 def usual_step(run: Run) -> int:
-    """The first fault's, or one whose length is the median's."""
+    """Return the first fault's step, or one whose length is the median's."""
     at_fault = [fault.step for fault in run.faults if fault.step in run.tokens["step"]]
     if at_fault:
         return at_fault[0]

@@ -4,6 +4,11 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 (nothing has installed it there)
     sys.exit(f"jarvis_mpi needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}")
 
+if not __package__:
+    sys.exit(
+        f"start it as a module, from the folder above or with the package installed: {sys.executable} -m jarvis_mpi"
+    )
+
 # `python -m` looks for modules in the working folder first, where a random.py may lie that is the user's own.
 if sys.path and sys.path[0] and os.path.isdir(sys.path[0]) and os.path.samefile(sys.path[0], os.curdir):  # noqa: PTH112, PTH121
     del sys.path[0]
@@ -12,6 +17,11 @@ if sys.getfilesystemencoding() != "utf-8" or sys.flags.optimize > 1:
     from .common.interpreter import start_again
 
     start_again()
+
+if any(option.startswith("error") for option in sys.warnoptions):  # a library's warning ends no run of ours
+    import warnings
+
+    warnings.simplefilter("default")
 
 try:
     from .app.cli import main

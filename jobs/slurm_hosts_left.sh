@@ -12,7 +12,7 @@ done
 wait 2> /dev/null                                  # bash would tell of each that was ended
 left=()
 for node in "${nodes[@]}"; do
-    if [ -e "$there/$node" ]; then left+=("$node"); else echo "node $node does not answer: done without" >&2; fi
+    if [ -e "$there/$node" ]; then left+=("$node"); else echo "node $node does not answer: bypassed" >&2; fi
 done
 IFS=,
 echo "--host ${left[*]} -n ${#left[@]}"

@@ -126,7 +126,7 @@ def logits(model) -> torch.Tensor:
 
 def same(folder: Path, model) -> bool:
     """Whether the model in the folder gives the logits of `model`."""
-    # Of two float32 forms of the same bfloat16 numbers; an epsilon in float32 is another than Python's.
+    # Two float32 forms of the same bfloat16 numbers; an epsilon in float32 differs from Python's.
     return torch.allclose(
         logits(AutoModelForCausalLM.from_pretrained(folder)), logits(model), atol=1e-4, rtol=1e-4
     )

@@ -61,7 +61,7 @@ def chain(
     choose,
     *,
     prefill_rows: int = 128,
-    hears=None,
+    observer=None,
     copies=None,
     fault="",
     drafts=NO_PROPOSALS,
@@ -93,15 +93,24 @@ def chain(
         thread.start()
     link = Loopback(END_USER, queues)
     services = Services(
-        link, head, journalled(END_USER), choose, time.perf_counter, no_copies, hears or Deaf(), drafts=drafts
+        link,
+        head,
+        journalled(END_USER),
+        choose,
+        time.perf_counter,
+        no_copies,
+        observer or Deaf(),
+        drafts=drafts,
     )
-    yield Coordinator(services, Cluster(holds, copies), Parameters(prefill_rows))
-    for node in stages:
-        link.send(node, Message(Kind.GOODBYE).pack())
-    beats.set()
-    for thread in threads:
-        thread.join(timeout=30)
-        assert not thread.is_alive()
+    try:
+        yield Coordinator(services, Cluster(holds, copies), Parameters(prefill_rows))
+    finally:
+        for node in stages:
+            link.send(node, Message(Kind.GOODBYE).pack())
+        beats.set()
+        for thread in threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive()
 
 
 def beat_all(workers, stop):

@@ -35,12 +35,12 @@ def start(
 
 def ended(run: subprocess.Popen) -> str:
     """What it said on standard error; nothing is left of it on any host."""
-    said = run.communicate(timeout=150)[1].decode()
+    errors = run.communicate(timeout=150)[1].decode()
     end = time.monotonic() + LEAVES_S
     while busy := {host: found for host in own_processes.every_host() if (found := own_processes.busy(host))}:
         assert time.monotonic() < end, busy
         time.sleep(0.2)
-    return said
+    return errors
 
 
 def ssh_that(host: str, command: str, folder: Path) -> str:
@@ -70,10 +70,10 @@ def ends_at_ctrl_c(run: subprocess.Popen) -> None:
     """At once, without a traceback, and nothing of it is left."""
     begun = time.monotonic()
     interrupt()
-    said = ended(run)
+    errors = ended(run)
     assert time.monotonic() - begun < 15
     assert run.returncode != 0
-    assert "Traceback" not in said
+    assert "Traceback" not in errors
 
 
 def long_words(log: Path) -> list[str]:

@@ -17,7 +17,7 @@ def random_patches(width: int, holes: list[range], seed: int = 3) -> dict:
     }
 
 
-def written(path: Path, folder: Path, patches: dict) -> Path:
-    said = {hole: {"skipped": 0.9, "patched": 0.12, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(checkpoint.fingerprint(folder), "d1", said))
+def saved_patches(path: Path, folder: Path, patches: dict) -> Path:
+    costs = {hole: {"skipped": 0.9, "patched": 0.12, "how": "by hand"} for hole in patches}
+    patch.write(path, patches, patch.PatchInfo(checkpoint.fingerprint(folder), "d1", costs))
     return path

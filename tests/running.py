@@ -159,7 +159,7 @@ for step in itertools.count():
 def events(log: Path, name: str) -> list[str]:
     """The text of each event of that name in a record; of an answer, how it ended."""
     return [
-        event.said["ended"] if name == "answered" else event.text
+        event.payload["ended"] if name == "answered" else event.text
         for event in load(log).events
         if event.event == name
     ]

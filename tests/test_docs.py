@@ -34,7 +34,7 @@ ELSEWHERE = {
     "make ": "test_docs.py",  # the target is there; CI runs `make test`
     ". .venv/bin/activate": "test_docs.py",  # as the Makefile does
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt ": "test_mpirun.py",
-    "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompts ": "test_crowd.py",
+    "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompts ": "test_batch.py",
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --patches ": "test_patch_runs.py",
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi": "test_chat.py",
     "cat tests/conftest.py | mpirun": "test_piped.py",

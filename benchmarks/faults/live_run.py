@@ -131,7 +131,7 @@ def read(log: Path) -> dict:
         "hops": run.hops,
         "events": events,
         "begun": run.clock_at_begin_s,
-        "ended": (run.events[-1].said["sentence"] or "text") if run.ended else "",
+        "ended": (run.events[-1].payload["sentence"] or "text") if run.ended else "",
     }
 
 

@@ -31,7 +31,7 @@ def main() -> None:
         subprocess.run(command(settings.ranks, log, *words), check=True, stdout=subprocess.DEVNULL)
         record = load(log)
         placement = record.placement
-        peaks = {int(node): peak for node, peak in record.events[-1].said["peak_bytes"].items()}
+        peaks = {int(node): peak for node, peak in record.events[-1].payload["peak_bytes"].items()}
     layers, rest = shapes.weights_bytes(folder, settings.weights)
     rows = {}
     print("node  layers            weights MB   peak MB   above its weights MB")

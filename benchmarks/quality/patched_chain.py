@@ -29,7 +29,7 @@ At = TypeVar("At")  # activations, however they are kept
 class Chain:
     """A whole model whose nodes can be dead."""
 
-    def __init__(self, scorer: Scorer, asked: argparse.Namespace, told: patch.Told):
+    def __init__(self, scorer: Scorer, asked: argparse.Namespace, told: patch.PatchInfo):
         self.scorer = scorer
         self.placement = placement.place(
             scorer.depth, asked.workers, split=asked.split, end_user_layers=asked.end_user_layers
@@ -84,7 +84,7 @@ def gains(
         sums.add(at, [*ends, *((end, end) for end in at)])
     made = {block: patch_fitting.gain(sums, block.start, block.stop) for block in chain.owned}
     said = {block: {"skipped": 0.0, "patched": 0.0, "how": "gain"} for block in made}
-    patch.write(path, made, patch.Told(checkpoint.fingerprint(folder), "gains", said))
+    patch.write(path, made, patch.PatchInfo(checkpoint.fingerprint(folder), "gains", said))
     return patch.Patches(path, dtype)
 
 

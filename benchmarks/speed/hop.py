@@ -43,11 +43,11 @@ def rounds(link: MpiLink, work_s: float) -> tuple[float, float]:
 def main() -> None:
     parser(__doc__).parse_args()
     link = MpiLink(60.0, speaks=True)
-    bells = link.bell.hears_all
+    bells = link.bell.all_on_host
     results = {}
     for name, ring in (("bells", bells), ("naps", False)):
         for work_s in (0.0, 0.005):
-            link.bell.hears_all = ring
+            link.bell.all_on_host = ring
             hop_us, share = rounds(link, work_s)
             shares = link.comm.gather(share)
             if link.me == 0:

@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from jarvis_mpi.app.cli import COMMANDS
 from jarvis_mpi.common import options
 from jarvis_mpi.record import schema
 
@@ -17,7 +18,7 @@ MARKER = "<!-- From here on made by: python docs/make/generated.py -->\n"
 OPTIONS = """# All options
 
 What `python -m jarvis_mpi --help` lists. This page is made from the parser by `python docs/make/generated.py`, and a test holds that it is
-current. The other commands (`setup`, `doctor`, `stage-model`, `study`, `fit-patches`, `fit-draft`, `rehearse`, `analyse`) have a `--help` each.
+current. The other commands ({commands}) have a `--help` each.
 
 {table}
 
@@ -26,6 +27,7 @@ current. The other commands (`setup`, `doctor`, `stage-model`, `study`, `fit-pat
 | variable | what it does |
 |---|---|
 | `JARVIS_CACHE` | the folder for models, quantised weights and machine code; by default `~/.cache/jarvis_mpi` |
+| `JARVIS_DEBUG` | what a run logs on standard error: `net` (each message), `protocol` (each sign, route, copy, change), or `protocol,net` |
 | `JARVIS_SSH` | the command in the place of `ssh`, such as `ssh -p 2222` |
 | `JARVIS_WITHOUT` | instructions of the processor that are not to be used, such as `avx512`; the results are the same bit for bit |
 """
@@ -39,7 +41,9 @@ def pages() -> dict[Path, str]:
         sys.exit(f"{records} has no line: {MARKER}")
     fields = re.sub("^#", "##", schema.markdown(), flags=re.MULTILINE)
     return {
-        DOCS / "options.md": OPTIONS.format(table=options.markdown()),
+        DOCS / "options.md": OPTIONS.format(
+            table=options.markdown(), commands=", ".join(f"`{word}`" for word in COMMANDS)
+        ),
         records: f"{by_hand}{MARKER}\n{fields}\n",
     }
 

@@ -1,4 +1,4 @@
-"""python -m jarvis_mpi analyse [SCRIPT ...]: the scripts of analysis/, which draw and sum up records; alone: what there is."""
+"""python -m jarvis_mpi analyse [SCRIPT ...]: runs a script of analysis/, which draws or sums up records; without one: lists them."""
 
 import ast
 import runpy
@@ -44,5 +44,5 @@ def folder() -> Path:
 
 
 def first_line(path: Path) -> str:
-    """What the script says that it does; read from its source, since `python -OO` has no docstrings."""
+    """Return the first line of the script's docstring; read from its source, since `python -OO` has no docstrings."""
     return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]

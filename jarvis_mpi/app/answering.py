@@ -1,10 +1,10 @@
-"""What a run was asked, answered: one prompt, a file of prompts, or a chat; and how that ended."""
+"""Answers what a run was asked: one prompt, a file of prompts, or a chat."""
 
 from typing import NamedTuple
 
 from ..common.errors import Unservable
 from ..common.output import Unwritable
-from .batch import Crowd
+from .batch import Batch
 from .chat import chat
 from .conversation import Conversation
 from .keyboard import Keyboard
@@ -13,14 +13,14 @@ from .screen import Shows
 
 
 class Outcome(NamedTuple):
-    wrong: str  # one sentence; '': nothing is
-    is_done: bool  # or else the run can be resumed
+    wrong: str  # what went wrong, in one sentence; '': nothing
+    is_done: bool  # if not, the run can be resumed
 
 
 def answer_all(
     conversation: Conversation, asked: Asked, at_once: int, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
-    """Answer what is asked, and first of all what a run before had begun; `at_once`: of --prompts."""
+    """Answer what is asked; first, what a resumed run had begun. `at_once`: answers in flight, of --prompts."""
     try:
         if asked.prompts:
             return answer_prompts(conversation, asked, at_once, screen)
@@ -35,14 +35,14 @@ def answer_all(
 
 def answer_prompts(conversation: Conversation, asked: Asked, at_once: int, screen: Shows) -> Outcome:
     before = asked.before.questions if asked.before else ()
-    failed = Crowd(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
+    failed = Batch(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
     return Outcome(f"{failed} of {len(asked.prompts)} prompts could not be answered" if failed else "", True)
 
 
 def answer_person(
     conversation: Conversation, asked: Asked, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
-    """One prompt, or a chat."""
+    """Answer one prompt, or a chat."""
     last = asked.before.questions[-1] if asked.before and asked.before.questions else None
     if last and not last.answered:
         conversation.answer(last.prompt, last.ids, last.tokens)

@@ -1,7 +1,7 @@
-"""Where a run's answers go: standard output, whose disk may be full. Then the run goes on, its record has the answers, and it is said.
+"""Writes a run's answers to standard output. If its disk is full, the run goes on, says so, and the record has the answers.
 
-A reader that has left ends the run (output.Unwritable). A file is written by mpirun (terminal.py), which says nothing where it cannot:
-how far it has come shows in what the system knows of its open file.
+A reader that has left ends the run (output.Unwritable). mpirun writes a file (terminal.py), and reports no failure: how far it has
+come shows in what the system knows of its open file.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ LATER_S = 3.0  # longest wait until mpirun has written what came from here
 
 
 class Answers:
-    """A text file to print to. `say` is given one sentence, once, if something is lost; `lost` has it."""
+    """A text file to print to. If something is lost, `say` gets one sentence, once, and `lost` has it."""
 
     def __init__(self, say: Callable[[str], None]):
         self.stream, self.say, self.lost = launchers_stream(1), say, ""
@@ -31,18 +31,18 @@ class Answers:
     def write(self, text: str) -> int:
         if not self.lost:
             self.written += len(text.encode("utf-8", "backslashreplace"))
-            with self.told():
+            with self.reporting_loss():
                 self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         if not self.lost:
-            with self.told():
+            with self.reporting_loss():
                 self.stream.flush()
 
     @contextlib.contextmanager
-    def told(self):
-        """Raises Unwritable where the reader has left."""
+    def reporting_loss(self):
+        """Report a failed write. Raises Unwritable where the reader has left."""
         try:
             yield
         except Unwritable as error:
@@ -55,7 +55,7 @@ class Answers:
         self.say(self.lost)
 
     def ended(self) -> None:
-        """Nothing more comes: look whether mpirun has written all of it into its file."""
+        """Check, at the end, that mpirun has written all of it into its file."""
         end = time.monotonic() + LATER_S
         while not self.lost and (missing := self.missing()):
             if time.monotonic() > end:
@@ -66,13 +66,13 @@ class Answers:
             time.sleep(0.05)
 
     def missing(self) -> int:
-        """Bytes that mpirun has not written; 0 where that cannot be known."""
+        """Return how many bytes mpirun has not written; 0 where that cannot be known."""
         now = position(self.mpiruns)
         return max(0, self.begin + self.written - now) if self.begin is not None and now is not None else 0
 
 
 def position(descriptor: Path) -> int | None:
-    """How far its process has come in a file; None if it is none."""
+    """Return the descriptor's position in its file; None if it is no file."""
     with contextlib.suppress(OSError, ValueError):
         if descriptor.is_file():
             lines = (descriptor.parent.parent / "fdinfo" / descriptor.name).read_text().splitlines()

@@ -1,4 +1,4 @@
-"""--prompts: many answers in flight, so that every stage has work while another works on the same text."""
+"""Answers --prompts, many in flight, so that every stage has work while another works on the same text."""
 
 import json
 from collections import deque
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from .answers import Answers
 
 
-class Crowd:
-    """The prompts that are asked, `at_once` of them at a time at the most; each is a sequence of its own.
+class Batch:
+    """Asks prompts, at most `at_once` at a time; each is a sequence of its own.
 
-    A line of JSON for each, in order, as soon as those before it are answered. `failed`: how many could not be.
+    Prints a line of JSON for each, in order, as soon as those before it are answered. `failed`: how many could not be.
     """
 
     def __init__(
         self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = ()
     ):
-        """`before`: what a run that is resumed had asked."""
+        """`before`: what the resumed run had asked."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
         self.under_way: dict[int, tuple[Asked, Answering]] = {}  # sequence -> what is asked, and what comes
         self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
@@ -108,12 +108,12 @@ class Crowd:
             piece = coming.add(token.id)
         self.talk.screen.token(token, piece)
         if coming.ended:
-            self.talk.asker.over(token.sequence)
+            self.talk.asker.forget_sequence(token.sequence)
             self.end(token.sequence, coming.ended)
 
     def spoilt(self, sequence: int, why: str) -> None:
         self.failed += 1
-        self.talk.asker.over(sequence)
+        self.talk.asker.forget_sequence(sequence)
         self.end(sequence, why)
 
     def end(self, sequence: int, ended: str) -> None:

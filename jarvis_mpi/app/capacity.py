@@ -1,4 +1,4 @@
-"""How much is asked at once: answers in flight, and rows of a prompt in one step."""
+"""Computes how much is asked at once: answers in flight, and rows of a prompt in one step."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Capacity:
 
 
 def capacity_of(asked: Asked, model: ServedModel, text: Text, layout: Layout) -> Capacity:
-    """What the nodes have memory for; less than was asked for is told. Raises Unservable where it is not one answer."""
+    """Return what the nodes have memory for; say so if it is less than was asked for. Raises Unservable where it is not one answer."""
     settings, workers = asked.settings, max(layout.placement)
     rows = prompt_rows(asked, text, model.context)
     answers, prefill_rows = 1, settings.prefill_rows
@@ -38,7 +38,7 @@ def capacity_of(asked: Asked, model: ServedModel, text: Text, layout: Layout) ->
         if answers < min(settings.streams, len(asked.prompts)):
             say(
                 f"node {scarce} has memory for {answers} answers at a time:"
-                f" so many are in flight, not {settings.streams}"
+                f" that many are in flight, not {settings.streams}"
             )
     if answers > 1:  # so that no answer waits long for another's prompt
         prefill_rows = min(prefill_rows, WORTHWHILE_ROWS)
@@ -46,7 +46,7 @@ def capacity_of(asked: Asked, model: ServedModel, text: Text, layout: Layout) ->
 
 
 def prompt_rows(asked: Asked, text: Text, context: int) -> int:
-    """How many tokens the longest prompt has. Raises Unservable where the only one cannot be asked."""
+    """Return how many tokens the longest prompt has. Raises Unservable where the only one cannot be asked."""
     if asked.settings.prompt is not None:
         return len(askable(text, (), asked.settings.prompt, context))
     if asked.prompts:

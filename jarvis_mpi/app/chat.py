@@ -1,11 +1,11 @@
-"""A chat on standard input. /help tells what can be said besides."""
+"""Runs a chat on standard input. /help lists the commands."""
 
 from ..common.errors import Unanswerable, Unservable
 from .conversation import Answer, Conversation
 from .keyboard import Key, Keyboard
 from .screen import Shows
 
-REST_S = 0.1  # longest wait for a line before the chain is heard again
+REST_S = 0.1  # longest wait for a line before the nodes' messages are read again
 COMMANDS = {
     "/reset": "begin a new conversation",
     "/route": "which node runs which layers now",
@@ -44,8 +44,8 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
                 failed += not command(line.strip(), conversation, screen)
             case str(line) if line.strip():
                 interrupts = 0
-                said = line.removeprefix("/") if line.startswith("//") else line
-                answer = ask(said, conversation, screen)
+                question = line.removeprefix("/") if line.startswith("//") else line
+                answer = ask(question, conversation, screen)
                 failed += answer is None
                 if answer and answer.ended == "interrupted":
                     keyboard.acted()
@@ -53,33 +53,33 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
         screen.ready_for_a_line()
 
 
-def ask(said: str, conversation: Conversation, screen: Shows) -> Answer | None:
-    """None if it could not be answered: the chat goes on. Raises Unservable if too few nodes are left."""
+def ask(question: str, conversation: Conversation, screen: Shows) -> Answer | None:
+    """Answer one line; None if it could not be answered: the chat goes on. Raises Unservable if too few nodes are left."""
     try:
-        asked = conversation.ids_with(said)
+        asked = conversation.ids_with(question)
     except Unservable as error:
         screen.tell(f"{error}: /reset begins a new conversation" if conversation.ids else str(error))
         return None
     try:
-        return conversation.ask_ids(said, asked)
+        return conversation.ask_ids(question, asked)
     except Unanswerable as error:
         screen.tell(f"{error}: a new conversation begins")
-        conversation.begin_anew()
+        conversation.reset()
         return None
 
 
 def next_line(conversation: Conversation, keyboard: Keyboard) -> str | Key:
-    """Meanwhile the chain rests, and what becomes of its nodes is heard."""
+    """Wait for a line, and meanwhile read what becomes of the nodes."""
     while (line := keyboard.next(REST_S)) is None:
         conversation.asker.rest()
     return line
 
 
 def command(words: str, conversation: Conversation, screen: Shows) -> bool:
-    """-> whether there is such a command."""
+    """Run a command. -> whether there is such a one."""
     match words:
         case "/reset":
-            conversation.begin_anew()
+            conversation.reset()
             screen.tell("a new conversation")
         case "/route":
             try:

@@ -1,4 +1,4 @@
-"""The command line: rank 0 becomes the end user, the others workers. Answers go to standard output,
+"""Runs the command line: rank 0 becomes the end user, the others workers. Answers go to standard output,
 everything else to standard error; what goes wrong is one sentence and a status that is not 0."""
 
 import contextlib
@@ -18,9 +18,9 @@ from ..common.messages import say
 from ..common.options import parse
 from ..model.light_imports import leave_out_for_good
 from ..net import shutdown
-from ..net.launch_agents import ABSENT, Come, crowded, end_run
+from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
 from ..net.launcher import complains
-from ..net.ssh_keepalive import hold_on, tell_home
+from ..net.ssh_keepalive import end_without_keepalive, report_phase
 from ..protocol.link import Lost, Silence
 from .startup_laps import aloud
 from .worker import SHUTDOWN_S
@@ -32,7 +32,7 @@ USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
 FAILED = 1  # exit status: the run broke off
 
-# What is not a run of the model: the word for it, and its module.
+# Commands that do not run the model: name -> module.
 COMMANDS = {
     "setup": "testbed.setup",
     "stage-model": "testbed.stage_model",
@@ -43,7 +43,7 @@ COMMANDS = {
     "rehearse": "testbed.rehearse",
     "analyse": "app.analyse",
 }
-# What these call, here or by ssh: module, function, number of words.
+# Commands that only these call, here or by ssh: name -> module, function, number of words.
 HIDDEN = {
     "probe": ("testbed.probe", "probe", 1),
     "convert-gguf": ("model.gguf", "main", 2),
@@ -62,22 +62,22 @@ def main(words: list[str]) -> NoReturn:
 
 
 def module_of(place: str) -> ModuleType:
-    """A command's module, in another wing: imported when it is asked for, and by name, since app imports no other roof."""
+    """Import a command's module in another wing: late, and by name, since app imports no other roof."""
     return importlib.import_module(f"jarvis_mpi.{place}")
 
 
 def internal(module: str, name: str, count: int, words: list[str]) -> int | str | None:
-    """What only programs of ours call."""
+    """Run a hidden command."""
     if len(words) != count:
         return f"this command is called by others of jarvis_mpi only, with {count} words: it got {len(words)}"
     return getattr(module_of(module), name)(*words)
 
 
 def run(words: list[str]) -> NoReturn:
-    """One rank of a run."""
+    """Run one rank."""
     try:
         speaks = complains()
-        hold_on()
+        end_without_keepalive()
     except variables.Wrong as error:
         say(str(error))
         sys.exit(USAGE)
@@ -85,26 +85,35 @@ def run(words: list[str]) -> NoReturn:
         with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
             settings = parse(words)
             settings.checked(words_alone=bool(settings.resume))
-    except Unservable as error:
+        debugged = variables.debugged_wings()
+    except (Unservable, variables.Wrong) as error:
         if speaks:
             say(str(error))
-        # Another's status would have mpirun end the one that speaks before it has.
+        # Another rank's status would have mpirun end the one that speaks, before it has.
         sys.exit(USAGE if speaks else 0)
     if sentence := crowded():
         end_run(sentence)
+    if debugged:
+        from . import debug_log
+
+        debug_log.start(debugged)
     if speaks:
         aloud.begin(f"looking for {settings.model}")
     from ..net.mpi_link import MpiLink
 
-    tell_home(Come.STARTING)
+    report_phase(StartPhase.IN_MPI_INIT)
     try:
         link = MpiLink(settings.start_timeout_s, speaks)
     except Unservable as error:
         if speaks:
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
-    tell_home(Come.JOINED)
-    if ABSENT in os.environ:  # launch.rank could not start it where it belongs, and said why
+    report_phase(StartPhase.JOINED)
+    if "net" in debugged:
+        from ..net.logged_link import logged
+
+        link = logged(link)
+    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
         time.sleep(SETTLED_S)
         shutdown.die(link, "", by_signal=True)
     status, together = FAILED, False
@@ -119,22 +128,22 @@ def run(words: list[str]) -> NoReturn:
             status, together = worker(link, settings)
     except (Unservable, Lost, Silence, output.Unwritable) as error:
         together = give_up(link, getattr(error, "sentence", "") or str(error))
-    except BaseException:  # nothing is retried: what nobody foresaw is shown, and this rank ends
+    except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
         if link.me != END_USER:
             shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above")
     new_file.give_back()
-    with contextlib.suppress(output.Unwritable):  # which was said when its last line did not come through
+    with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
         sys.stdout.flush()
     sys.stderr.flush()
-    # mpirun's status is the end user's, who says what went wrong; if that one is gone, the workers'.
+    # mpirun's status is the end user's, which says what went wrong; if that one is gone, the workers'.
     gone = END_USER in link.lost
     link.leave(status if link.me == END_USER or gone else 0, together)
 
 
 def give_up(link: "MpiLink", sentence: str) -> bool:
-    """Say why the run cannot go on. -> whether all ranks part together."""
+    """Say why the run cannot go on. -> whether all ranks leave together."""
     aloud.over.set()
     if END_USER in link.lost:
         if link.me == min(set(range(link.size)) - link.lost):
@@ -143,7 +152,7 @@ def give_up(link: "MpiLink", sentence: str) -> bool:
     if link.me != END_USER:
         return shutdown.give_up(link, sentence, SHUTDOWN_S, time.monotonic)
     say(sentence)
-    there = shutdown.part(link, (), SHUTDOWN_S, time.monotonic)
-    shutdown.end_stand_ins(set(range(link.size)) - there.keys())
-    shutdown.release(link, together := len(there) == link.size)
+    peaks = shutdown.part(link, (), SHUTDOWN_S, time.monotonic)
+    shutdown.end_stand_ins(set(range(link.size)) - peaks.keys())
+    shutdown.release(link, together := len(peaks) == link.size)
     return together

@@ -1,4 +1,4 @@
-"""One question after another to the chain; what comes back is recorded and shown as it comes."""
+"""Asks the chain one question after another; records and shows the answers as they come."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Answer:
 
 
 class Answering:
-    """One answer as it comes: what of it can be shown, and when it ends. `before`: its tokens so far."""
+    """Takes in one answer's tokens: what of it can be shown, and when it ends. `before`: its tokens so far."""
 
     def __init__(
         self, text: Text, context: int, settings: Settings, asked: Sequence[int], before: Sequence[int] = ()
@@ -42,7 +42,7 @@ class Answering:
             self.add(token)
 
     def add(self, token: int) -> str:
-        """-> what it adds to what is shown. `ended` says how the answer ends with it; '' if it goes on."""
+        """Add a token. -> the text that it adds. `ended` is then how the answer ends with it; '' if it goes on."""
         self.shown.append(self.stops.add(self.piece(token), self.special.get(token, "")))
         if self.stops.met or token in self.end_ids:
             self.ended = "stop" if self.stops.met else "end"
@@ -57,7 +57,7 @@ class Answering:
 
     @property
     def held(self) -> str:
-        """What is held back while the answer goes on: the beginning of a stop text, or of what the tokenizer tidies."""
+        """The text that is held back while the answer goes on: the beginning of a stop text, or of what the tokenizer tidies."""
         return "" if self.stops.met else self.stops.held + self.piece.rest()
 
     def answer(self, ended: str) -> Answer:
@@ -65,12 +65,12 @@ class Answering:
 
 
 def broken_off_by(error: BaseException) -> str:
-    """How an answer ended that it broke off."""
+    """Return how an answer ended that `error` broke off."""
     return "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or "broken off"
 
 
 class Conversation:
-    """`context`: the positions that the model takes; `interrupted` is asked all the time."""
+    """One conversation, its text so far. `context`: the positions that the model takes; `interrupted` is polled."""
 
     def __init__(
         self, asker: Coordinator, text: Text, context: int, settings: Settings, record: "Record", screen: "Shows",
@@ -78,24 +78,24 @@ class Conversation:
     ):  # fmt: skip
         self.asker, self.text, self.context, self.settings = asker, text, context, settings
         self.record, self.screen, self.interrupted = record, screen, interrupted
-        self.ids: list[int] = []  # all of it so far
+        self.ids: list[int] = []  # the whole text so far
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         if self.ids:
             self.ids = []
-            self.text.begin_anew()
-            self.asker.begin_anew()
+            self.text.begin_conversation()
+            self.asker.start_sequence()
 
     def ids_with(self, prompt: str) -> list[int]:
-        """All of it with `prompt` at its end. Raises Unservable if that cannot be asked."""
+        """Return the whole text with `prompt` at its end. Raises Unservable if that cannot be asked."""
         return askable(self.text, self.ids, prompt, self.context)
 
     def restore(self, questions: "Sequence[Question]") -> None:
-        """Be where a run was that asked these: all caches are empty, and filled by the next step."""
+        """Continue where a run was that had asked these: all caches are empty, and the next step fills them."""
         for question in questions:
             if question.sequence != self.asker.sequence:
                 self.ids = []
-                self.text.begin_anew()
+                self.text.begin_conversation()
             self.ids = [*question.ids, *question.tokens]
             if question.tokens and self.is_closed(question.ended):
                 self.ids.pop()
@@ -103,32 +103,32 @@ class Conversation:
             self.asker.sequence = question.sequence
 
     def show_again(self, question: "Question") -> None:
-        """An answer that stands whole in the record of a run that is resumed."""
-        self.screen.said_before(question.text)
+        """Show an answer that the resumed run's record has in full."""
+        self.screen.show_earlier_text(question.text)
         self.screen.answered(question.prompt, Answer(question.text, len(question.tokens), question.ended), "")
 
     def is_closed(self, ended: str) -> bool:
-        """Whether an answer's last token ends it: no stage has run that, and a template writes its own."""
+        """Whether an answer's last token ends it: no stage has run that one, and a template writes its own."""
         return ended == "end" or (ended == "stop" and self.ids[-1] in self.text.end_ids)
 
     def ask(self, prompt: str) -> Answer:
-        """The answer, shown as it comes. Raises Unservable if `prompt` cannot be asked, or if too few nodes are left; what came
-        stands in the record."""
+        """Answer, shown as it comes. Raises Unservable if `prompt` cannot be asked, or if too few nodes are left; the record has
+        what came."""
         return self.ask_ids(prompt, self.ids_with(prompt))
 
     def ask_ids(self, prompt: str, asked: Sequence[int]) -> Answer:
-        """As `ask`, of what `ids_with` has found."""
+        """Answer, as `ask`, what `ids_with` returned."""
         self.record.asked(
             self.asker.clock(), self.asker.step, self.asker.sequence, prompt, asked, len(self.ids)
         )
         return self.answer(prompt, asked)
 
     def answer(self, prompt: str, asked: Sequence[int], before: Sequence[int] = ()) -> Answer:
-        """`before`: the answer's first tokens, which stand in the record of a run that is resumed."""
+        """Generate the answer. `before`: its first tokens, which the resumed run's record has."""
         self.text.asked.append(prompt)
         coming = Answering(self.text, self.context, self.settings, asked, before)
         self.ids = [*asked, *before]
-        self.screen.said_before("".join(coming.shown))
+        self.screen.show_earlier_text("".join(coming.shown))
         ended = coming.ended
         try:
             more: Iterable[Token] = ()

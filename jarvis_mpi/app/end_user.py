@@ -1,4 +1,4 @@
-"""Rank 0, the end user: prompt in, text out. Heavy modules are imported after what can be refused at once."""
+"""Runs rank 0, the end user: prompt in, text out. Heavy modules are imported after what can be refused at once."""
 
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .worker import SHUTDOWN_S
 
 
 def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int, bool]:
-    """Answer what is asked, by the command line's `words` or by the run that is resumed.
+    """Answer what is asked, by the command line's `words` or by the resumed run.
 
     -> exit status, and whether all ranks part together. Raises Unservable.
     """
@@ -38,7 +38,7 @@ def end_user(link: Link, settings: Settings, words: Sequence[str]) -> tuple[int,
 
 
 def part_at_once(link: Link) -> bool:
-    """Before any work was handed out. -> whether all ranks part together."""
+    """End a run before any work was handed out. -> whether all ranks leave together."""
     nodes = part(link, (), SHUTDOWN_S, time.monotonic)
     release(link, together := len(nodes) == link.size)
     return together

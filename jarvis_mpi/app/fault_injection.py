@@ -1,11 +1,11 @@
-"""Faults on order: --fault "kill 3 @ 10; stop 5 @ 20 for 4s; slow 2 x3; mute 4 @ 7; raise 6 @ 12".
+"""Injects faults: --fault "kill 3 @ 10; stop 5 @ 20 for 4s; slow 2 x3; mute 4 @ 7; raise 6 @ 12".
 
-    kill N @ STEP            its process ends by SIGKILL        raise N @ STEP      an exception nobody foresaw
+    kill N @ STEP            its process ends by SIGKILL        raise N @ STEP      an unforeseen exception
     stop N @ STEP [for Ts]   SIGSTOP, then SIGCONT              exit N @ STEP       it exits with status 1
     stall N @ STEP for Ts    its work takes T s longer          slow N [@ STEP] xF  all its work takes F times as long
     mute N @ STEP [for Ts]   nothing leaves it any more
 
-STEP counts the answer's tokens from 0, N is a node. A test, a demonstration and a paper say it alike.
+STEP counts the answer's tokens from 0, N is a node. Tests, demonstrations and papers share this notation.
 """
 
 import os
@@ -20,6 +20,7 @@ from typing import Any
 
 from ..common.errors import Unservable
 from ..protocol.journal import Runs
+from ..protocol.notes import Sendable
 from ..protocol.steps_in_flight import Pace
 from ..protocol.wire import Message
 from ..protocol.worker import Worker
@@ -27,7 +28,7 @@ from ..protocol.worker import Worker
 ORDER = re.compile(
     r"(?P<kind>[a-z]+) +(?P<node>\d{1,9})( *@ *(?P<step>\d{1,9}))?( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"
 )
-NEEDS = {  # kind -> what must be said of it
+NEEDS = {  # kind -> the fields that it must have
     "kill": {"step"}, "raise": {"step"}, "exit": {"step"}, "stop": {"step"}, "mute": {"step"},
     "stall": {"step", "for_s"}, "slow": {"times"},
 }  # fmt: skip
@@ -44,25 +45,25 @@ class Order:
 
 
 def parse(text: str) -> tuple[Order, ...]:
-    """Orders separated by ';'. Raises Unservable, naming the one that cannot be understood."""
+    """Parse orders separated by ';'. Raises Unservable, naming the one that is wrong."""
     orders = []
     for words in filter(None, (part.strip() for part in text.split(";"))):
         match = ORDER.fullmatch(words)
-        said = {name: value for name, value in match.groupdict().items() if value} if match else {}
-        kind = said.pop("kind", "")
-        given = set(said) - {"node"}
+        fields = {name: value for name, value in match.groupdict().items() if value} if match else {}
+        kind = fields.pop("kind", "")
+        given = set(fields) - {"node"}
         if kind not in NEEDS or not NEEDS[kind] <= given <= NEEDS[kind] | MAY.get(kind, set()):
             raise Unservable(
                 f"--fault {words!r} is not an order such as: kill 3 @ 10 - stop 5 @ 20 for 4s - stall 5 @ 20 for 10s"
                 " - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
             )
-        numbers = {name: float(said[name]) for name in ("for_s", "times") if name in said}
-        orders.append(Order(kind, int(said["node"]), int(said.get("step", 0)), **numbers))
+        numbers = {name: float(fields[name]) for name in ("for_s", "times") if name in fields}
+        orders.append(Order(kind, int(fields["node"]), int(fields.get("step", 0)), **numbers))
     return tuple(orders)
 
 
 class Slowed:
-    """A stage that takes longer: `wanted_s` tells how long, of a message's bytes and the seconds that it took."""
+    """A stage that takes longer: `wanted_s` computes how long from a message's bytes and the seconds that it took."""
 
     def __init__(self, stage: Runs, wanted_s: Callable[[int, float], float]):
         self.stage, self.wanted_s, self.crop, self.forget = stage, wanted_s, stage.crop, stage.forget
@@ -76,17 +77,17 @@ class Slowed:
 
 
 def slowed(stage: Runs, times: float) -> Slowed:
-    """A stage that takes `times` as long."""
+    """Return a stage that takes `times` as long."""
     return Slowed(stage, lambda _, took_s: times * took_s)
 
 
 def paced(stage: Runs, layers: int, row_bytes: int, pace: Pace) -> Slowed:
-    """A stage of a slower machine: a layer takes `pace.one_s` for one row, and `pace.row_s` for each further one."""
+    """Return a slower machine's stage: a layer takes `pace.one_s` for one row, and `pace.row_s` for each further one."""
     return Slowed(stage, lambda bytes_, _: layers * (pace.one_s + (bytes_ // row_bytes - 1) * pace.row_s))
 
 
 class FaultyWorker(Worker):
-    """A worker that does to itself what was ordered."""
+    """A worker that injects its own faults."""
 
     def __init__(self, orders: Iterable[Order], *parts: Any):
         super().__init__(*parts)
@@ -118,7 +119,7 @@ class FaultyWorker(Worker):
                         journalled.stage = slowed(journalled.stage, order.times)
         super().step(message, received_bytes)
 
-    def pass_on(self, node: int, message: Message) -> None:
+    def pass_on(self, node: int, message: Sendable) -> None:
         if self.clock() >= self.muted_until:
             super().pass_on(node, message)
 

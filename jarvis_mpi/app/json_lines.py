@@ -1,4 +1,4 @@
-"""--json: what a screen shows, as lines of JSON on standard output, for programs."""
+"""Writes what a screen shows as lines of JSON on standard output, for programs: --json."""
 
 import contextlib
 import json
@@ -14,16 +14,16 @@ from ..protocol.node_state import Sign
 from .answers import Answers
 from .conversation import Answer
 from .screen import Tells, route
-from .summary import Tally
+from .summary import Summary
 
 
 class Lines(Tells):
-    """See screen.Shows. Every line has an "event"; those of answers only if `answers`."""
+    """Shows a run as JSON (see screen.Shows). Every line has an "event"; those of answers come only if `answers`."""
 
     def __init__(self, hosts: Mapping[int, str], answers: bool):
         super().__init__()
         self.hosts, self.answer, self.answers = hosts, Answers(say), answers
-        self.tally = Tally()
+        self.totals = Summary()
 
     def line(self, event: str, **what: Any) -> None:
         print(json.dumps({"event": event, **what}, ensure_ascii=False), file=self.answer, flush=True)
@@ -39,12 +39,12 @@ class Lines(Tells):
     def ready_for_a_line(self) -> None:
         pass
 
-    def said_before(self, text: str) -> None:
+    def show_earlier_text(self, text: str) -> None:
         if self.answers and text:
             self.line("before", text=text)
 
     def token(self, token: Token, piece: str) -> None:
-        self.tally.add(token)
+        self.totals.add(token)
         if self.answers:
             self.line("token", step=token.step, id=token.id, text=piece, total_s=token.total_s)
 
@@ -65,17 +65,17 @@ class Lines(Tells):
         self.tell(route(cluster))
 
     def summary(self, cluster: Cluster, record: Path) -> None:
-        if not self.tally.count:
+        if not self.totals.count:
             return
-        names = ("node", "host", "layers", "is", "compute_ms", "wait_ms")
+        names = ("node", "host", "layers", "state", "compute_ms", "wait_ms")
         self.line(
             "summary",
-            tokens=self.tally.count,
-            first_token_s=self.tally.first_s,
-            tokens_per_s=self.tally.tokens_per_s,
+            tokens=self.totals.count,
+            first_token_s=self.totals.first_s,
+            tokens_per_s=self.totals.tokens_per_s,
             nodes=[
                 dict(zip(names, row, strict=True))
-                for row in self.tally.rows(self.cluster, cluster, self.hosts)
+                for row in self.totals.rows(self.cluster, cluster, self.hosts)
             ],
             record=str(record),
         )

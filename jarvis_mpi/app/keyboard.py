@@ -1,8 +1,8 @@
-"""What a person types or a pipe brings: lines, Ctrl-C, and the end.
+"""Reads what a person types or a pipe brings: lines, Ctrl-C, and the end.
 
-Open MPI's mpirun hands its standard input on to rank 0, but not its end; and a Ctrl-C is its own, which ends the run.
-Both are learnt from mpirun's own standard input, which a process of the same user can open. On a terminal Ctrl-C
-and Ctrl-D are made to end a line, and so are read with it; a pipe that was read to its end says so, and so does a file.
+Open MPI's mpirun hands its standard input on to rank 0, but not its end; and a Ctrl-C goes to mpirun, and ends the run.
+Both show in mpirun's own standard input, which a process of the same user can open. On a terminal Ctrl-C and Ctrl-D
+are made to end a line, and so are read with it; a pipe and a file show whether they were read to the end.
 """
 
 import _thread
@@ -22,9 +22,9 @@ from pathlib import Path
 from ..common.given_file import MARK
 from .terminal import is_own_pipe, launcher
 
-LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read is here long before
+LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read arrives much sooner
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-LONGEST_LINE = 4095  # bytes that Linux takes into a line of a terminal: more is dropped, and nobody is told
+LONGEST_LINE = 4095  # bytes that Linux takes into a line of a terminal: it drops more without a word
 
 
 class Key(enum.Enum):
@@ -35,7 +35,7 @@ class Key(enum.Enum):
 
 
 class Keyboard:
-    """`next` gives a line or a Key. To be left by `with`, so that the terminal is as it was."""
+    """Reads lines and keys: `next` returns a line or a Key. Use it in a `with`, which restores the terminal."""
 
     def __init__(self) -> None:
         self.source = opened(launcher())  # mpirun's standard input, to look at and never to read
@@ -59,7 +59,7 @@ class Keyboard:
                 self.restorer.wait(2.0)
 
     def next(self, timeout_s: float) -> str | Key | None:
-        """None if nothing comes in time."""
+        """Return the next line or Key; None if nothing comes in time."""
         try:
             what = self.typed.get(timeout=timeout_s)
         except queue.Empty:
@@ -69,14 +69,14 @@ class Keyboard:
         return what
 
     def acted(self) -> None:
-        """On the first interrupt; lines typed before it stay."""
+        """Drop the first interrupt, which was acted on; lines typed before it stay."""
         with self.typed.mutex:
             if Key.INTERRUPT in self.typed.queue:
                 self.typed.queue.remove(Key.INTERRUPT)
                 self.interrupts -= 1
 
     def read(self) -> None:
-        """In the thread."""
+        """Read standard input, in the thread."""
         quiet = 0
         while True:
             if select.select([0], [], [], LOOK_S)[0]:
@@ -94,7 +94,7 @@ class Keyboard:
         self.typed.put(Key.END)
 
     def take(self, data: bytes) -> bool:
-        """-> whether that was the last."""
+        """Split data into lines and keys. -> whether that was the end."""
         ends = b"(\n|\x03|\x04)" if self.is_terminal else b"(\n)"
         first, *parts = re.split(ends, data)
         self.rest += first
@@ -121,7 +121,7 @@ class Keyboard:
         self.typed.put(Key.TOO_LONG if self.is_terminal and len(data) >= LONGEST_LINE - 1 else line)
 
     def interrupt(self) -> None:
-        """A second one that finds the first one still waiting is not asked for again."""
+        """Count a Ctrl-C; a second one before the first one was read interrupts the main thread."""
         self.interrupts += 1
         if self.interrupts == 2 and not self.left:
             _thread.interrupt_main()
@@ -136,7 +136,7 @@ def opened(process: Path | None) -> int | None:
 
 
 def has_ended(source: int | None) -> bool:
-    """Whether mpirun will read nothing more. Its own end is our end; without it (None) ours comes by itself."""
+    """Whether mpirun will read nothing more. The end of its input is the end of ours; without it (None) ours ends by itself."""
     process = launcher()
     if source is None or process is None or os.isatty(source):
         return False
@@ -151,13 +151,13 @@ def has_ended(source: int | None) -> bool:
             return True
         poller = select.poll()
         poller.register(source, select.POLLIN)
-        said = dict(poller.poll(0)).get(source, 0)
-        return bool(said & select.POLLHUP) and not said & select.POLLIN
+        events = dict(poller.poll(0)).get(source, 0)
+        return bool(events & select.POLLHUP) and not events & select.POLLIN
     return True  # /dev/null
 
 
 def lend(terminal: int) -> subprocess.Popen:
-    """Have Ctrl-C and Ctrl-D end a line. -> what sets all back once its standard input is closed, by our death too."""
+    """Make Ctrl-C and Ctrl-D end a line. -> a process that restores the terminal once its standard input closes, by our death too."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # we may: mpirun is in the foreground
     as_it_was = subprocess.run(["stty", "-g"], stdin=terminal, capture_output=True, text=True).stdout.strip()
     restorer = subprocess.Popen(

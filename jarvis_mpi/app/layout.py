@@ -1,4 +1,4 @@
-"""Which node holds which layers of a run, and their copies, from what the nodes say of themselves."""
+"""Decides which node holds which layers of a run, and their copies, from the nodes' hellos."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from pathlib import Path
 from ..common.layers import Block
 from ..common.messages import say
 from ..common.settings import Settings
-from ..model.patch import Told
+from ..model.patch import PatchInfo
 from ..net.handshake import Hello, Roll
 from ..net.mpi_parameters import machines_without_daemon_at_home
 from ..net.plan import free_bytes
 from ..protocol import placement as blocks
 from ..protocol.cluster import Cluster, Policy
-from ..protocol.expected_loss import NO_LOSS_KNOWN, Harm
+from ..protocol.expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from ..protocol.placement import Placement
 from ..record.study_file import costs_in
 
 
 @dataclass(frozen=True)
 class Layout:
-    hellos: Mapping[int, Hello]  # of the nodes that are there
+    hellos: Mapping[int, Hello]  # of the nodes that reported
     free_bytes: Mapping[int, float]
     placement: Placement
     copies: Mapping[Block, tuple[int, ...]]
@@ -28,52 +28,54 @@ class Layout:
 
     @property
     def layer_counts(self) -> dict[int, int]:
-        """How many layers each node that is there runs."""
+        """How many layers each node runs."""
         return {node: sum(map(len, self.placement[node])) for node in self.hellos}
 
 
-def loss_known(settings: Settings, patches: Told | None, depth: int) -> Harm:
-    """What --study and --patches say of each layer's worth. Raises Unservable."""
-    known = Harm(*patches.losses) if patches else NO_LOSS_KNOWN
+def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> ExpectedLoss:
+    """Return the loss expected without each layer, from --study and --patches. Raises Unservable."""
+    known = ExpectedLoss(*patches.losses) if patches else NO_LOSS_KNOWN
     if settings.study:
-        known = Harm({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
+        known = ExpectedLoss({**known.skipped, **costs_in(Path(settings.study), depth)}, known.patched)
     return known
 
 
-def laid_out(roll: Roll, mine: Hello, settings: Settings, harm: Harm, depth: int) -> Layout:
-    """Gather the nodes, and place the model's `depth` layers on those that are there. Raises Unservable."""
+def laid_out(
+    handshake: Roll, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int
+) -> Layout:
+    """Gather the nodes, and place the model's `depth` layers on those that reported. Raises Unservable."""
     never_skip = (
-        harm.never_skip()
+        expected_loss.never_skip()
         if settings.never_skip == "auto"
         else blocks.layers_named(settings.never_skip, depth)
     )
     left_out = blocks.counted_from_1(settings.skip_layers, depth)
-    hellos = roll.gather(mine)
-    if roll.link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(hellos)):
+    hellos = handshake.gather(mine)
+    if handshake.link.vendor == "Open MPI" and (warning := machines_without_daemon_at_home(hellos)):
         say(warning)
     free = free_bytes(hellos)
     placement = blocks.place(
         depth,
-        roll.link.size - 1,
+        handshake.link.size - 1,
         split=settings.split,
         end_user_layers=settings.end_user_layers,
         free_bytes=free,
-        # Where parts were delivered, nobody else has the layers of one that is missing: its copies, or skipped.
-        missing=() if any(other.has_a_part for other in hellos.values()) else roll.missing,
+        # Where parts were delivered, only copies have the layers of a missing node; or they are skipped.
+        missing=() if any(other.has_a_part for other in hellos.values()) else handshake.missing,
     )
     placement = blocks.without(placement, left_out)
     copies = blocks.copies(placement, settings.copies) if "copy" in settings.on_fault else {}
     copied = None
     if settings.copied_blocks and copies:
-        copied = frozenset(harm.worst(copies, settings.copied_blocks))
+        copied = frozenset(expected_loss.worst(copies, settings.copied_blocks))
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
     return Layout(hellos, free, placement, copies, Policy(ladder, most, never_skip, settings.copies, copied))
 
 
-def cluster_of(layout: Layout, patches: Told | None, layer_bytes: float) -> Cluster:
-    """The cluster as it starts, with nobody missing."""
+def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) -> Cluster:
+    """Return the cluster as it starts, with no node missing."""
     return Cluster(
         layout.placement,
         layout.copies,

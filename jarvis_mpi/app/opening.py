@@ -1,4 +1,4 @@
-"""What a run is asked and which files it is given: all that can be refused before a heavy module is imported."""
+"""Reads what a run is asked and which files it is given: all that can be refused before a heavy module is imported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,16 +24,16 @@ from .record_path import new_log
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run is to do. `piped` is what comes on standard input; None in a chat, which reads its lines itself."""
+    """What a run is to do. `piped`: standard input; None in a chat, which reads its lines itself."""
 
     settings: Settings
     words: Sequence[str]  # of the command line
     log: Path  # where the record is, or will be
-    before: Run | None  # the run that is resumed
+    before: Run | None  # the resumed run
     piped: Piped | None
-    prompt_said: str | None  # --prompt, without what came on standard input
+    prompt_option: str | None  # --prompt, without what came on standard input
     prompts: Sequence[prompt_file.Asked] = ()  # of --prompts
-    link_rates: Links = field(default_factory=dict)  # of two hosts' link, as doctor has measured them
+    link_rates: Links = field(default_factory=dict)  # of the links between hosts, as doctor measured them
 
     @property
     def is_chat(self) -> bool:
@@ -44,19 +44,19 @@ class Asked:
         return self.before is not None and self.before.ended == "done"
 
     def with_standard_input(self) -> "Asked":
-        """With what came there behind the prompt; what is left out is told. Raises Unservable where it is no text."""
+        """Append what came there to the prompt, and say what is left out. Raises Unservable where it is no text."""
         settings = self.settings
         if not self.piped:
             return self
         if self.before:
-            told = resume.standard_input(self.before, self.words, self.piped)
+            notice = resume.standard_input(self.before, self.words, self.piped)
         elif settings.prompt is None:
-            told = self.piped.left_out(f"--prompts {settings.prompts} holds all that is asked")
+            notice = self.piped.left_out(f"--prompts {settings.prompts} holds all that is asked")
         else:
-            prompt, told = self.piped.appended_to(settings.prompt)
+            prompt, notice = self.piped.appended_to(settings.prompt)
             settings = replace(settings, prompt=prompt)
-        if told:
-            say(told)
+        if notice:
+            say(notice)
         return replace(self, settings=settings)
 
 
@@ -66,11 +66,11 @@ class ModelFiles:
 
     folder: Path
     fingerprint: str
-    patches: patch.Told | None
+    patches: patch.PatchInfo | None
 
 
 def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
-    """What is asked by the command line's `words`, or was by the run that is resumed. Raises Unservable."""
+    """Return what the command line's `words` ask, or the resumed run asked. Raises Unservable."""
     if link.size < 2:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
     before = resume.read(Path(settings.resume)) if settings.resume else None
@@ -78,8 +78,10 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
         settings = resume.settings_of(before, words)
     is_chat = settings.prompt is None and not settings.prompts
     piped = None if is_chat else Piped(0 if settings.prompts else MOST_BYTES)
-    said = before.attributes.get(resume.SAID, settings.prompt) if before else settings.prompt
-    asked = Asked(settings, words, before.path if before else Path(), before, piped, said)
+    prompt_option = (
+        before.attributes.get(resume.PROMPT_OPTION, settings.prompt) if before else settings.prompt
+    )
+    asked = Asked(settings, words, before.path if before else Path(), before, piped, prompt_option)
     if not asked.is_done:
         asked = replace(asked, log=log_of(asked))
         if before:
@@ -93,7 +95,7 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
 
 
 def log_of(asked: Asked) -> Path:
-    """Where the record goes; a name that was asked for is claimed. Raises Unservable where no file can be made."""
+    """Return where the record goes; a name that was asked for is claimed. Raises Unservable where no file can be made."""
     if asked.before:
         return asked.before.path
     log = Path(asked.settings.log) if asked.settings.log else new_log(say)
@@ -104,14 +106,14 @@ def log_of(asked: Asked) -> Path:
 
 
 def check_faults(settings: Settings, ranks: int) -> None:
-    """Raises Unservable where --fault names a node that is not there."""
+    """Raise Unservable where --fault names a node that does not exist."""
     orders = fault_injection.parse(settings.fault)
     if wrong := [order.node for order in orders if not 0 < order.node < ranks]:
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {ranks - 1}")
 
 
 def print_done(asked: Asked) -> int:
-    """The answers of a run that is done and was resumed. -> exit status. Raises Unservable."""
+    """Print the answers of a resumed run that is already done. -> exit status. Raises Unservable."""
     assert asked.before
     if asked.piped and (sentence := resume.standard_input(asked.before, asked.words, asked.piped)):
         say(sentence)
@@ -123,7 +125,7 @@ def print_done(asked: Asked) -> int:
 
 
 def find_model(link: Link, asked: Asked) -> tuple[Asked, ModelFiles]:
-    """The model's files, and `asked` with what its generation_config.json says. Raises Unservable."""
+    """Find the model's files; return `asked` with the settings of its generation_config.json. Raises Unservable."""
     if warning := without_fault_tolerance(link.vendor):
         say(warning)
     for sentence in untried():

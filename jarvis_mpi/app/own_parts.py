@@ -1,4 +1,4 @@
-"""What the end user holds itself: the head, its own layers, copies of others', patches, and what guesses."""
+"""Loads what the end user holds itself: the head, its own layers, copies of others', patches, and the draft source."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class OwnParts:
     stages: dict[Block, Journalled]
     load: Callable[..., Journalled]  # a copy of a block
     patches: patch.Patches
-    source: Source  # of guesses, for --draft
+    source: Source  # of drafts, for --draft
 
 
 def load_own(start: Start) -> OwnParts:
@@ -51,7 +51,7 @@ def load_own(start: Start) -> OwnParts:
 
 
 def source_of(settings: Settings, text: Text) -> Source:
-    """What guesses with --draft. Raises Unservable."""
+    """Return what proposes drafts, by --draft. Raises Unservable."""
     if settings.draft in ("", "text"):
         return PromptLookup()
     folder = checkpoint.locate(settings.draft, say, settings.start_timeout_s, whole=True)

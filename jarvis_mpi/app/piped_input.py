@@ -1,8 +1,7 @@
-"""Standard input beside --prompt: `cat text | mpirun ... --prompt "Sum it up:"` asks of the text.
+"""Reads standard input beside --prompt: `cat text | mpirun ... --prompt "Sum it up:"` asks about the text.
 
 mpirun hands its standard input on to rank 0 and never ends it, and whoever starts mpirun may leave it open for ever without
-writing: so what is read is read beside the start, and nothing is waited for longer than a few seconds. See keyboard.py for how
-the end is learnt.
+writing: so it is read beside the start, and no wait is longer than a few seconds. keyboard.py explains how the end is seen.
 """
 
 import os
@@ -87,16 +86,16 @@ class Piped:
         return text if text.strip() else ""
 
     def left_out(self, why: str) -> str:
-        """What the person is told where nothing is appended to; '' if nothing came."""
+        """Return the notice where nothing is appended; '' if nothing came."""
         self.thread.join()
         return f"what comes on standard input is left out: {why}" if self.data.strip() else ""
 
     def appended_to(self, prompt: str) -> tuple[str, str]:
-        """-> `prompt` with the text behind it, and what the person is told; '' if there is nothing to tell."""
+        """Append the text. -> `prompt` with it, and a notice; '' if there is nothing to say."""
         if text := self.text():
             end = "" if self.ended or not self.sees_the_end else f"; its end did not come within {NEXT_S:g} s"
-            told = f"standard input is appended to --prompt: {len(text)} characters{end}"
-            return f"{prompt}{JOINT}{text.rstrip()}", told
+            notice = f"standard input is appended to --prompt: {len(text)} characters{end}"
+            return f"{prompt}{JOINT}{text.rstrip()}", notice
         if not self.ended and self.source is not None and stat.S_ISFIFO(os.fstat(self.source).st_mode):
             return prompt, (
                 f"nothing came on standard input within {FIRST_S:g} s: nothing is appended to --prompt"

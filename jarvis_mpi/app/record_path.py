@@ -1,4 +1,4 @@
-"""Where a run's record goes that has no --log."""
+"""Chooses where a run's record goes without --log."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ from ..common.new_file import check_path
 
 
 def new_log(say: Callable[[str], None]) -> Path:
-    """A file name of its own: under runs/ here, else in the user's state folder, else in a temporary one. `say` is told of the latter."""
+    """Return a new file name: under runs/ here, else in the user's state folder, else in a temporary one; `say` reports the latter two."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.h5"
     why = ""
     for folder in (Path("runs"), state_folder()):
@@ -37,9 +37,9 @@ def new_log(say: Callable[[str], None]) -> Path:
 
 
 def state_folder() -> Path | None:
-    """$XDG_STATE_HOME, by default ~/.local/state; None where there is no home."""
-    said = Path(os.environ.get("XDG_STATE_HOME", ""))
+    """Return our folder in $XDG_STATE_HOME, by default ~/.local/state; None where there is no home."""
+    state_home = Path(os.environ.get("XDG_STATE_HOME", ""))
     try:
-        return (said if said.is_absolute() else Path.home() / ".local/state") / "jarvis_mpi/runs"
+        return (state_home if state_home.is_absolute() else Path.home() / ".local/state") / "jarvis_mpi/runs"
     except RuntimeError:
         return None

@@ -1,4 +1,4 @@
-"""--resume RUN.h5: a run whose end user, or whole job, died goes on from its record."""
+"""Resumes a run whose end user, or whole job, died, from its record: --resume RUN.h5."""
 
 import json
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ KINDS: dict[type, Any] = {
     type(None): (str, type(None)),
 }
 FORM = {f"{each.name}?": KINDS[type(each.default)] for each in fields(Settings)}  # of its options
-SAID = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
-GOES_ON = 5  # the first schema of which a run can be gone on with
+PROMPT_OPTION = "prompt_said"  # a record's attribute: --prompt, without what came on standard input
+GOES_ON = 5  # the first schema whose runs can be resumed
 
 
 def read(path: Path) -> Run:
-    """The record, which nobody writes any more. Raises Unservable where it cannot be resumed."""
+    """Read the record, which nobody writes any more. Raises Unservable where it cannot be resumed."""
     try:
         run = mend(path)
     except Unreadable as error:
@@ -48,7 +48,7 @@ def read(path: Path) -> Run:
             raise Unservable(f"--resume {path} cannot be written: {error.strerror}") from None
     if run.schema < GOES_ON:
         raise Unservable(
-            f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later can be gone on with"
+            f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later can be resumed"
         )
     for name in ("settings", "fingerprint", "hosts", "placement", "started_unix_s"):
         if name not in run.attributes:
@@ -57,7 +57,7 @@ def read(path: Path) -> Run:
 
 
 def settings_of(run: Run, words: Sequence[str]) -> Settings:
-    """The run's own options, but for those that `words` name. Raises Unservable."""
+    """Return the run's own options, with those in `words` in their place. Raises Unservable."""
     with guarded(f"--resume {run.path} has settings that cannot be"):
         check(run.settings, FORM | {"prompt": (str, type(None)), "prompts": str}, "its settings")
     settings = parse(words, run.settings)
@@ -72,13 +72,13 @@ def settings_of(run: Run, words: Sequence[str]) -> Settings:
 
 def is_beginning(run: Run, prompt: str) -> bool:
     """Whether the run was begun with `--prompt prompt` and a text on standard input behind it."""
-    if (said := run.attributes.get(SAID)) is not None:
-        return bool(prompt == said)
-    return str(run.settings["prompt"]).startswith(f"{prompt}{JOINT}")  # of a record that does not tell
+    if (option := run.attributes.get(PROMPT_OPTION)) is not None:
+        return bool(prompt == option)
+    return str(run.settings["prompt"]).startswith(f"{prompt}{JOINT}")  # a record without that attribute
 
 
 def standard_input(run: Run, words: Sequence[str], piped: Piped) -> str:
-    """What the person is told of it; '' if nothing came, or what the run was asked with. Raises Unservable where it makes another
+    """Return the notice about it; '' if nothing came, or what the run was asked with. Raises Unservable where it makes another
     question of `words`."""
     if run.settings["prompt"] is None:
         return piped.left_out(f"the run in {run.path} has its prompts")
@@ -101,7 +101,7 @@ def check_model(run: Run, fingerprint: str) -> None:
 
 
 def unlike(run: Run) -> str:
-    """Why the text may not be what it would have been without the interruption, as one sentence; else ''."""
+    """Return why the text may differ from what it would be without the interruption, as one sentence; else ''."""
     going_on = [question.sequence for question in run.questions if not question.answered]
     if not going_on:
         return ""
@@ -123,17 +123,19 @@ def continued_at(run: Run) -> str:
 
 
 def skipped_now(run: Run) -> bool:
-    told = [event.text for event in run.events if event.event == "told"]
-    return bool(told) and told[-1].endswith("skipped")
+    announcements = [event.text for event in run.events if event.event == "told"]
+    return bool(announcements) and announcements[-1].endswith("skipped")
 
 
 def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answers | TextIO") -> int:
-    """What a run that is done had printed: who resumes it has sent its output somewhere. -> how many lines have an error.
+    """Print what a run that is done had printed: who resumes it wants its output. -> how many lines have an error.
 
     Raises Unservable where the file of prompts is no longer what it was.
     """
     failed, were = 0, [question.prompt for question in run.questions]
-    refused = {event.said["line"]: event.said["error"] for event in run.events if event.event == "refused"}
+    refused = {
+        event.payload["line"]: event.payload["error"] for event in run.events if event.event == "refused"
+    }
     if asked and [each.prompt for each in asked if each.number not in refused][: len(were)] != were:
         raise Unservable(
             f"--prompts {settings.prompts} has other prompts than the run in {run.path} had: ask them without --resume"

@@ -1,4 +1,4 @@
-"""What a record says of its run as a whole: the attributes of its file (see docs/records.md)."""
+"""Collects a run's attributes for its record (see docs/records.md)."""
 
 import os
 import sys
@@ -10,20 +10,21 @@ from typing import Any
 from ..common import process_identity
 from ..common.layers import END_USER, layers
 from ..protocol.cluster import Cluster
+from ..protocol.notes import Ready
 from ..record.links_file import Links
 from . import resume
 from .startup import Start
 
 
 def run_attributes(
-    start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Mapping[str, Any]]
+    start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Ready]
 ) -> dict[str, Any]:
-    """`start_s`: how long each part of the start took; `loaded`: what each worker said when it had its layers."""
+    """Return the attributes. `start_s`: how long each part of the start took; `loaded`: each worker's Ready."""
     asked, model, layout, hosts = start.asked, start.model, start.layout, start.hosts
     policy = layout.policy
     return {
         "prompt": asked.settings.prompt or "",
-        resume.SAID: asked.prompt_said or "",
+        resume.PROMPT_OPTION: asked.prompt_option or "",
         "settings": asked.settings.as_dict(),
         "versions": {"python": sys.version.split()[0], **layout.hellos[END_USER].versions},
         "hosts": hosts,
@@ -45,13 +46,13 @@ def run_attributes(
         "links": links_between(hosts, asked.link_rates),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "start": start_s,
-        "loaded_s": {node: answer["loaded_s"] for node, answer in loaded.items()},
+        "loaded_s": {node: ready.loaded_s for node, ready in loaded.items()},
         "writer": process_identity.named(os.getpid()),
     }
 
 
 def links_between(hosts: Mapping[int, str], rates: Links) -> list[tuple[Any, ...]]:
-    """Of each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
+    """List, for each two nodes whose hosts' link was measured: both nodes, the round trip in s, kbit/s."""
     return [
         (a, b, *rates[pair])
         for a, b in combinations(hosts, 2)

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: the answer on standard output; on standard error the chain at the start,
+"""Shows a run at the terminal: the answer on standard output; on standard error the chain at the start,
 what becomes of its nodes, and a table at the end."""
 
 import contextlib
@@ -20,19 +20,19 @@ from ..protocol.events import Change, RunObserver, Token
 from ..protocol.node_state import Sign, State
 from .answers import Answers
 from .conversation import Answer
-from .summary import Tally
+from .summary import Summary
 from .terminal import launchers_stream
 
 
 class Shows(RunObserver, Protocol):
-    """Who shows a run: a screen for people, or lines of JSON (lines.py)."""
+    """Shows a run: a screen for people, or lines of JSON (json_lines.py)."""
 
     answer: Answers
 
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None: ...
     def ready_for_a_line(self) -> None: ...
-    def said_before(self, text: str) -> None: ...
+    def show_earlier_text(self, text: str) -> None: ...
     def token(self, token: Token, piece: str) -> None: ...
     def answered(self, prompt: str, answer: Answer, held: str) -> None: ...
     def tell(self, line: str) -> None: ...
@@ -40,31 +40,31 @@ class Shows(RunObserver, Protocol):
     def summary(self, cluster: Cluster, record: Path) -> None: ...
 
 
-CUT = {  # how an answer ended that had not come to its end
+CUT = {  # how an answer ended early
     "length": "the answer is cut after {tokens} tokens: --max-new-tokens allows no more",
     "context": "the answer is cut after {tokens} tokens: the model takes no more at a time",
 }
-Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is told of each node that is ready
+Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is called with each node that is ready
 
 
 class Tells:
-    """Of what enduser.RunObserver asks for: what is told in one line, and what the person need not know."""
+    """Implements the part of RunObserver that all screens share: what is one line, and what the user need not know."""
 
     hosts: Mapping[int, str]
 
     def __init__(self) -> None:
-        self.told: dict[Block, Change] = {}  # the last of each
+        self.announced: dict[Block, Change] = {}  # the last of each
 
     def tell(self, line: str) -> None:
         raise NotImplementedError
 
     def change(self, at_s: float, change: Change) -> None:
-        """What is told of one answer is not told again of the others in flight."""
-        if self.told.get(change.block) != (news := replace(change, step=0)):
-            self.told[change.block] = news
+        """Announce a change once, not for each answer in flight."""
+        if self.announced.get(change.block) != (announcement := replace(change, step=0)):
+            self.announced[change.block] = announcement
             self.tell(str(change))
 
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+    def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
@@ -78,7 +78,7 @@ class Tells:
 
 
 class Screen(Tells):
-    """`asks`: lines are typed, one after the other; `answers`: what comes is shown as text."""
+    """Shows a run to a person. `asks`: lines are typed, one after the other; `answers`: answers are shown as text."""
 
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
         super().__init__()
@@ -88,8 +88,8 @@ class Screen(Tells):
         )  # through mpirun, lines keep their order in a file
         self.console = console(terminal)
         self.hosts, self.asks, self.answers = hosts, asks, answers
-        self.tally = Tally()
-        self.working: set[int] = set()  # nodes that had a part in the text
+        self.totals = Summary()
+        self.working: set[int] = set()  # nodes that were on a route
         self.mixed = (
             self.answer.stream is not sys.stdout and self.answer.isatty()
         )  # then lines must not stick to it
@@ -97,7 +97,7 @@ class Screen(Tells):
 
     @contextlib.contextmanager
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> Iterator[Callable[[int], None]]:
-        """A line for every node that loads, on a terminal."""
+        """Show a line for every node that loads, on a terminal."""
         begun, hosts = time.monotonic(), self.hosts
         columns = (SpinnerColumn(finished_text="+"), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(
@@ -133,14 +133,14 @@ class Screen(Tells):
             print("> ", end="", file=self.answer, flush=True)
             self.in_line = False
 
-    def said_before(self, text: str) -> None:
+    def show_earlier_text(self, text: str) -> None:
         """The beginning of an answer, from the record of a run that is resumed."""
         if self.answers and text:
             print(text, end="", file=self.answer, flush=True)
             self.in_line = True
 
     def token(self, token: Token, piece: str) -> None:
-        self.tally.add(token)
+        self.totals.add(token)
         if self.answers:
             print(piece, end="", file=self.answer, flush=True)
             self.in_line = True
@@ -152,7 +152,7 @@ class Screen(Tells):
         if self.answers and (cut := CUT.get(answer.ended)):
             self.tell(cut.format(tokens=answer.tokens))
 
-    # -- what enduser.RunObserver asks for
+    # -- RunObserver
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP):
@@ -162,26 +162,26 @@ class Screen(Tells):
         self.working |= {hop.node for hop in route}
 
     def tell(self, line: str) -> None:
-        """A line of its own, also where the answer stands on the same terminal."""
+        """Print a line of its own, also where the answer is on the same terminal."""
         self.console.print(f"\n[{line}]" if self.mixed and self.in_line else line, markup=False)
 
     def way(self, cluster: Cluster) -> None:
         self.tell(route(cluster))
 
     def summary(self, cluster: Cluster, record: Path) -> None:
-        """tokens/s, time to first token, and where each node's time went (means of a token)."""
-        tally = self.tally
-        if not tally.count:
+        """Print tokens/s, time to first token, and where each node's time went (means of a token)."""
+        totals = self.totals
+        if not totals.count:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("node", "host", "layers", "is", "compute ms", "wait ms"):
+        for name in ("node", "host", "layers", "state", "compute ms", "wait ms"):
             table.add_column(name, justify="right" if name.endswith("ms") else "left")
-        for row in tally.rows(self.cluster, cluster, self.hosts):
+        for row in totals.rows(self.cluster, cluster, self.hosts):
             table.add_row(*row)
         self.console.print(table)
-        speed = f", then {tally.tokens_per_s:.1f} tokens/s" if tally.tokens_per_s else ""
+        speed = f", then {totals.tokens_per_s:.1f} tokens/s" if totals.tokens_per_s else ""
         self.console.print(
-            f"{tally.count} tokens: the first after {tally.first_s:.2f} s ({tally.prompt} of prompt){speed};"
+            f"{totals.count} tokens: the first after {totals.first_s:.2f} s ({totals.prompt} of prompt){speed};"
             f" record: {record}",
             markup=False,
         )

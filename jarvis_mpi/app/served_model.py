@@ -1,4 +1,4 @@
-"""The model of a run as its end user knows it: config, numbers, tokenizer. This file imports torch and transformers."""
+"""Reads a run's model for the end user: config, numbers, tokenizer. This file imports torch and transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..model.weights import FORMATS
 class ServedModel:
     folder: Path
     config: Any
-    dtype: torch.dtype  # of what travels, and of what is calculated
+    dtype: torch.dtype  # of activations, on the wire and in computing
     weights: str  # --weights
     context: int  # positions that a text may have
     layer_bytes: float  # of a layer's weights in memory
@@ -42,12 +42,12 @@ class ServedModel:
 
     @property
     def numbers(self) -> str:
-        """How numbers are kept, in words."""
+        """How numbers are stored, in words."""
         return self.dtype_name + (f", {self.weights} weights" if self.weights in FORMATS else "")
 
     @property
     def position_bytes(self) -> int:
-        """What a layer keeps of a position: buffers double when they grow, and what a node sends is kept too."""
+        """How much a layer stores of a position: buffers double when they grow, and what a node sends is stored too."""
         return 2 * cache_row_bytes(self.config, self.dtype) + self.config.hidden_size * self.dtype.itemsize
 
 
@@ -58,7 +58,7 @@ def import_model_code(folder: Path) -> None:
 
 
 def tried_model(folder: Path, settings: Settings) -> ServedModel:
-    """The model, once a small twin of it was cut and compared with the whole. Raises Unservable."""
+    """Return the model, after a small twin of it was cut and compared with the whole. Raises Unservable."""
     trial.check(folder, say)
     config = load_config(folder)
     layer_bytes: float = checkpoint.layer_bytes(folder, config.num_hidden_layers)
@@ -70,7 +70,7 @@ def tried_model(folder: Path, settings: Settings) -> ServedModel:
 
 
 def tokenizer_of(model: ServedModel) -> Text:
-    """The model's tokenizer; where an answer ends otherwise than its reader may think, that is told."""
+    """Return the model's tokenizer; say where an answer ends otherwise than its reader may expect."""
     text = Text(model.folder, model.config.vocab_size)
     if text.end_note:
         say(text.end_note)

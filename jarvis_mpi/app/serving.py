@@ -1,4 +1,4 @@
-"""Rank 0 from its heavy imports on: the run is started, what is asked is answered, and the nodes part.
+"""Runs rank 0 from its heavy imports on: starts the run, answers what is asked, and ends it.
 
 This file imports torch and transformers.
 """
@@ -22,11 +22,12 @@ from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both
 from ..protocol.link import Link
 from ..protocol.node_state import State
+from ..protocol.notes import Ready
 from ..protocol.services import Parameters, Services
-from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Drafts
-from ..protocol.steps_in_flight import Pace, Patience
+from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Proposer
+from ..protocol.steps_in_flight import Patience
 from ..record.writer import Record
-from . import resume
+from . import debug_log, resume
 from .answering import Outcome, answer_all
 from .conversation import Conversation
 from .json_lines import Lines
@@ -40,30 +41,34 @@ from .startup import Start, start_run
 from .startup_laps import Laps
 from .worker import SHUTDOWN_S
 
-SPEAK_S = 10.0  # between questions for the workers' clocks, which drift apart by 0.1 ms or less meanwhile
+SPEAK_S = 10.0  # between questions about the workers' clocks, which drift apart by 0.1 ms or less meanwhile
 
-Loaded = Mapping[int, Mapping[str, Any]]  # what each worker said when it had its layers
+Loaded = Mapping[int, Ready]  # what each worker said when it had its layers
 
 
 def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
-    """Start the run, answer, and end it; `mine` is what rank 0 says of itself.
+    """Start the run, answer, and end it; `mine` is rank 0's hello.
 
     -> exit status, and whether all ranks part together. Raises Unservable.
     """
-    roll = Roll(link, asked.settings.start_timeout_s, time.monotonic)
-    start = start_run(roll, asked, files, mine, laps)
+    handshake = Roll(link, asked.settings.start_timeout_s, time.monotonic)
+    start = start_run(handshake, asked, files, mine, laps)
     torch.set_num_threads(start.threads)
     own = load_own(start)
     laps.lap("own_load_s")
     screen = screen_of(start)
     others = {node: start.layout.placement[node] for node in start.layout.hellos if node != END_USER}
     with screen.loading(others) as tell_ready:
-        loaded = roll.await_ready(start.layout.hellos, tell_ready)
+        loaded = handshake.await_ready(start.layout.hellos, tell_ready)
     laps.lap("others_load_s")
-    cluster = cluster_that_is_left(start, roll, screen)
+    cluster = cluster_that_is_left(start, handshake, screen)
     screen.started(cluster, start.asked.settings.model, start.model.numbers, sum(laps.seconds.values()))
-    record, step = record_of(start.asked, run_attributes(start, cluster, laps.seconds, loaded), roll, screen)
-    coordinator = coordinator_of(link, start, cluster, own, loaded, Both(record, screen))
+    record, step = record_of(
+        start.asked, run_attributes(start, cluster, laps.seconds, loaded), handshake, screen
+    )
+    coordinator = coordinator_of(
+        link, start, cluster, own, loaded, Both(record, screen, *debug_log.observers())
+    )
     coordinator.step = step
     coordinator.compare_clocks()
     outcome = converse(start, coordinator, record, screen)
@@ -93,8 +98,8 @@ def screen_of(start: Start) -> Shows:
     return Screen(start.hosts, asked.is_chat, shows_answers)
 
 
-def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Cluster:
-    """The cluster without the nodes that are missing, of whom the user is told. Raises Unservable if it is too small."""
+def cluster_that_is_left(start: Start, handshake: Roll, screen: Shows) -> Cluster:
+    """Return the cluster without the missing nodes, and name them to the user. Raises Unservable if it is too small."""
     settings, patches = start.asked.settings, start.files.patches
     cluster = cluster_of(start.layout, patches, start.model.layer_bytes)
     if patches and (without := start.layout.hellos.keys() - cluster.patchers):
@@ -104,15 +109,15 @@ def cluster_that_is_left(start: Start, roll: Roll, screen: Shows) -> Cluster:
         screen.tell(
             f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"
         )
-    for node, sign in roll.missing.items():
-        cluster = cluster.after(node, sign)
-        screen.tell(f"node {node} {sign.value} before the first token: it is done without")
+    for node, sign in handshake.missing.items():
+        cluster = cluster.with_event(node, sign)
+        screen.tell(f"node {node} {sign.value} before the first token: it is bypassed")
     cluster.route()
     return cluster
 
 
-def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Shows) -> tuple[Record, int]:
-    """The run's record, begun or continued, with what happened at the start. -> it, and the first step's number."""
+def record_of(asked: Asked, attributes: dict[str, Any], handshake: Roll, screen: Shows) -> tuple[Record, int]:
+    """Begin or continue the run's record, with what happened at the start. -> it, and the first step's number."""
     before, step = asked.before, 0
     if before:
         begun = [question.step for question in before.questions]
@@ -123,38 +128,38 @@ def record_of(asked: Asked, attributes: dict[str, Any], roll: Roll, screen: Show
             screen.tell(sentence)
     else:
         record = Record(asked.log, attributes, time.perf_counter(), screen)
-    for node, sign in roll.missing.items():
+    for node, sign in handshake.missing.items():
         record.sign(time.perf_counter(), step, node, sign)
-    for node, last in roll.words.items():
-        Both(record, screen).words(time.perf_counter(), step, node, last)
+    for node, last in handshake.words.items():
+        Both(record, screen).last_words(time.perf_counter(), step, node, last)
     return record, step
 
 
 def coordinator_of(
-    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, hears: Both
+    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, observer: Both
 ) -> Coordinator:
     settings = start.asked.settings
     services = Services(
-        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, hears,
+        link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, observer,
         vitals=looking(time.perf_counter), patch=own.patches, drafts=drafts_of(start, own, loaded),
     )  # fmt: skip
     parameters = Parameters(
         start.capacity.prefill_rows,
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
-        pace={node: Pace(*answer["pace"]) for node, answer in loaded.items()},
+        pace={node: ready.pace for node, ready in loaded.items()},
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * own.head.width * start.model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
-        harm=start.losses,
+        expected_loss=start.losses,
     )
     return Coordinator(services, cluster, parameters)
 
 
-def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Drafts:
+def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Proposer:
     settings = start.asked.settings
     if not settings.draft:
         return NO_PROPOSALS
     counts = start.layout.layer_counts
-    row_s = sum(answer["pace"][1] * counts[node] for node, answer in loaded.items())
+    row_s = sum(ready.pace.row_s * counts[node] for node, ready in loaded.items())
     return AdaptiveProposer(own.source, settings.draft_tokens, row_s, time.perf_counter)
 
 

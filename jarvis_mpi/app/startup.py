@@ -1,4 +1,4 @@
-"""The start of a run: the model is tried, the nodes are gathered, and each is told which layers it is to load.
+"""Starts a run: tries the model, gathers the nodes, and tells each which layers to load.
 
 This file imports torch and transformers.
 """
@@ -11,7 +11,7 @@ from ..common.messages import say
 from ..model.tokenizer import Text
 from ..net.handshake import Hello, Roll
 from ..net.plan import hand_out, threads_for, told_of_wishes
-from ..protocol.expected_loss import Harm
+from ..protocol.expected_loss import ExpectedLoss
 from .capacity import Capacity, capacity_of
 from .layout import Layout, laid_out, loss_known
 from .opening import Asked, ModelFiles
@@ -27,30 +27,31 @@ class Start:
     files: ModelFiles
     model: ServedModel
     text: Text
-    losses: Harm  # what is known of each layer's worth
+    losses: ExpectedLoss
     layout: Layout
     capacity: Capacity
     threads: int  # of rank 0
     hosts: Mapping[int, str]  # of every node
 
 
-def start_run(roll: Roll, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
-    """`mine` is what rank 0 says of itself. Raises Unservable where the run cannot be."""
+def start_run(handshake: Roll, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
+    """Start the run; `mine` is rank 0's hello. Raises Unservable where it cannot be run."""
     model = tried_model(files.folder, asked.settings)
     laps.lap("trial_s")
     asked = asked.with_standard_input()
     settings = asked.settings
     losses = loss_known(settings, files.patches, model.depth)
-    layout = laid_out(roll, mine, settings, losses, model.depth)
+    layout = laid_out(handshake, mine, settings, losses, model.depth)
     text = tokenizer_of(model)
     capacity = capacity_of(asked, model, text, layout)
     threads = threads_for(layout.hellos, settings.threads)
     holders = max(map(len, layout.copies.values()), default=0)
     for line in told_of_wishes(layout.hellos, settings, holders, model.config.vocab_size):
         say(line)
-    hand_out(roll.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
+    hand_out(handshake.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
     laps.lap("hellos_s")
     hosts = {
-        node: layout.hellos[node].host if node in layout.hellos else "?" for node in range(roll.link.size)
+        node: layout.hellos[node].host if node in layout.hellos else "?"
+        for node in range(handshake.link.size)
     }
     return Start(asked, files, model, text, losses, layout, capacity, threads[END_USER], hosts)

@@ -1,4 +1,4 @@
-"""How long each part of the start takes; told as plain lines where standard error goes to a file, which somebody may watch."""
+"""Measures each part of the start; prints a line for each where standard error goes to a file, which somebody may watch."""
 
 import threading
 import time
@@ -6,9 +6,8 @@ import time
 from ..common.messages import say
 from .terminal import goes_to_a_file
 
-AGAIN_S = 10.0  # a part that takes longer is told again
-# What begins when that part is over.
-NEXT = {
+AGAIN_S = 10.0  # a part that takes longer is printed again
+NEXT = {  # part -> what begins after it
     "model_s": "importing torch and transformers",
     "imports_s": "checking the model",
     "trial_s": "asking the other nodes",
@@ -19,11 +18,11 @@ LAST = "others_load_s"
 
 
 class Aloud:
-    """The first line comes before MPI is there; nothing is said where nobody needs it."""
+    """Prints the lines: the first one before MPI starts; none where nobody needs them."""
 
     def __init__(self) -> None:
         self.begun, self.part, self.over = time.monotonic(), "", threading.Event()
-        self.told = self.begun
+        self.printed_at = self.begun
 
     def begin(self, part: str) -> None:
         if goes_to_a_file(2):
@@ -31,12 +30,12 @@ class Aloud:
             threading.Thread(target=self.tell_again, name="laps", daemon=True).start()
 
     def tell(self, part: str) -> None:
-        self.part, self.told = part, time.monotonic()
+        self.part, self.printed_at = part, time.monotonic()
         say(f"starting, {time.monotonic() - self.begun:.0f} s: {part}")
 
     def tell_again(self) -> None:
-        while not self.over.wait(max(0.1, self.told + AGAIN_S - time.monotonic())):
-            if time.monotonic() - self.told >= AGAIN_S:
+        while not self.over.wait(max(0.1, self.printed_at + AGAIN_S - time.monotonic())):
+            if time.monotonic() - self.printed_at >= AGAIN_S:
                 self.tell(self.part)
 
     def lap(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Texts that end an answer: --stop."""
+"""Ends an answer at a stop string: --stop."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +22,7 @@ class Stops:
         return shown_of(self.waiting)
 
     def add(self, piece: str, special: str = "") -> str:
-        """What can be shown, now that `piece` has come, or the text of a `special` token."""
+        """Add `piece`, or the text of a `special` token. -> what can be shown now."""
         self.waiting += [(letter, True) for letter in piece]
         if self.with_special:
             self.waiting += [(letter, False) for letter in special]
@@ -46,6 +46,6 @@ def shown_of(letters: Iterable[tuple[str, bool]]) -> str:
 
 
 def begun(stop: str, text: str) -> int:
-    """How much of the end of `text` is the beginning of `stop`."""
+    """Return how much of the end of `text` is the beginning of `stop`."""
     lengths = range(min(len(stop) - 1, len(text)), 0, -1)
     return next((length for length in lengths if text.endswith(stop[:length])), 0)

@@ -1,4 +1,4 @@
-"""Where a run's time went: sums, so that an afternoon of answers takes no more memory than one."""
+"""Sums up where a run's time went, in sums only: an afternoon of answers takes no more memory than one."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from ..common.layers import END_USER, layers
 from ..protocol.cluster import Cluster
 from ..protocol.events import Token
+from ..protocol.node_state import State
+
+SHOWN = {State.WELL: "up", State.GONE: "lost"}  # the other states as they are
 
 
-class Tally:
-    """`first` is the first token of all; the means are over those that follow another of their answer."""
+class Summary:
+    """Sums of times. `first_s`: of the first token of all; the means are over those that follow another of their answer."""
 
     def __init__(self) -> None:
         self.first_s, self.prompt, self.count = 0.0, 0, 0
@@ -23,7 +26,7 @@ class Tally:
         self.last[token.sequence] = token.position
         if not self.count:
             self.first_s, self.prompt = token.total_s, token.position
-        if follows and not self.later:  # until now the first token stood for all
+        if follows and not self.later:  # until now the sums were the first token's
             self.compute_s.clear()
             self.wait_s.clear()
         self.count += 1
@@ -41,13 +44,13 @@ class Tally:
         return self.later / self.later_s if self.later else None
 
     def rows(self, held: Cluster, cluster: Cluster, hosts: Mapping[int, str]) -> Iterator[list[str]]:
-        """Of each node, as text: name, host, layers, state, milliseconds of compute and of waiting a token."""
+        """Yield each node's row, as text: name, host, layers, state, milliseconds of compute and of waiting a token."""
         for node, blocks in sorted(held.holds.items()):
             yield [
                 "end user" if node == END_USER else str(node),
                 hosts[node],
                 ", ".join(map(layers, blocks)) or "spare",
-                cluster.state(node).value,
+                SHOWN.get(state := cluster.state(node), state.value),
                 f"{1e3 * self.compute_s[node] / max(self.later, 1):.2f}",
                 f"{1e3 * self.wait_s[node] / max(self.later, 1):.2f}",
             ]

@@ -1,9 +1,9 @@
-"""Where the answer goes, and where the person looks: straight to what mpirun writes to and reads from.
+"""Opens the terminal or pipe that mpirun itself writes to, for the answers.
 
 Open MPI 5.0 holds back what a rank prints until a whole line is there (mpirun --output :raw would let it
-through, but no parameter file can say so), and a streamed answer is one long line. Where the end user was
-started by mpirun on its own machine, mpirun's standard output can be opened by anyone of the same user.
-A file is left to mpirun: nobody watches it, and two writers would overwrite each other.
+through, but no parameter file can say so), and a streamed answer is one long line. Where mpirun started the
+end user on its own machine, any process of the same user can open mpirun's standard output. A file is left
+to mpirun: nobody watches it, and two writers would overwrite each other.
 """
 
 import io
@@ -17,7 +17,7 @@ from ..net.launch_agents import LAUNCHERS
 
 
 def launcher() -> Path | None:
-    """mpirun's folder in /proc, where it is this process's parent."""
+    """Return mpirun's folder in /proc, where it is this process's parent."""
     parent = Path(f"/proc/{os.getppid()}")
     try:
         return parent if (parent / "comm").read_text().strip() in LAUNCHERS else None
@@ -26,7 +26,7 @@ def launcher() -> Path | None:
 
 
 def launchers_stream(descriptor: int) -> TextIO:
-    """mpirun's standard output (1) or error (2) if it is a terminal or a pipe, or else our own; nothing if it is closed."""
+    """Return mpirun's standard output (1) or error (2) if it is a terminal or a pipe; else our own; /dev/null if it is closed."""
     try:
         output = (launcher() or Path("/nowhere")) / "fd" / str(descriptor)
         if is_own_pipe(output):
@@ -42,7 +42,7 @@ def launchers_stream(descriptor: int) -> TextIO:
 
 
 def is_own_pipe(descriptor: Path) -> bool:
-    """Whether both ends are of that process: mpirun, started without standard input or output, has a pipe under its number."""
+    """Whether that process has both ends: mpirun, started without standard input or output, has a pipe in its place."""
     if not descriptor.is_fifo():
         return False
     held = [flags_of(path) & os.O_ACCMODE for path in descriptor.parent.iterdir() if same(path, descriptor)]
@@ -57,11 +57,11 @@ def same(one: Path, other: Path) -> bool:
 
 
 def flags_of(descriptor: Path) -> int:
-    """How a process has opened what stands in its /proc/PID/fd."""
+    """Return with which flags a process has opened a descriptor in its /proc/PID/fd."""
     lines = (descriptor.parent.parent / "fdinfo" / descriptor.name).read_text().splitlines()
     return next(int(line.split()[1], 8) for line in lines if line.startswith("flags:"))
 
 
 def goes_to_a_file(descriptor: int) -> bool:
-    """Of mpirun where that started us, else of this process."""
+    """Whether the descriptor is a file: mpirun's where that started us, else this process's."""
     return ((launcher() or Path("/proc/self")) / "fd" / str(descriptor)).is_file()

@@ -1,4 +1,4 @@
-"""A worker put together from its parts, and what the end user (end_user.py) needs too.
+"""Runs a worker, put together from its parts; the end user (end_user.py) uses some of them, too.
 
 Heavy modules are imported where they are needed, so that a rank loads only what it runs.
 """
@@ -33,7 +33,7 @@ SHUTDOWN_S = 30.0  # longest wait for the others at the end
 
 
 def worker(link: Link, settings: Settings) -> tuple[int, bool]:
-    """Serve until the run is over. -> exit status, and whether all ranks part together."""
+    """Serve until the run is over. -> exit status, and whether all ranks leave together."""
     with beating(link, settings.beat_s) as beats:
         if settings.resume:
             options = receive_settings(link, settings.start_timeout_s, time.monotonic)
@@ -42,9 +42,14 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             settings = Settings.of(options)
             beats.beat_s = settings.beat_s
         folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
-        told = patches_here(settings)
+        patch_info = patches_here(settings)
         has_a_part = checkpoint.delivered(folder) is not None
-        report(link, hello(link.me, checkpoint.fingerprint(folder), has_a_part, told.digest if told else ""))
+        report(
+            link,
+            hello(
+                link.me, checkpoint.fingerprint(folder), has_a_part, patch_info.digest if patch_info else ""
+            ),
+        )
         from ..model.light_imports import light_imports
 
         with light_imports():
@@ -73,8 +78,8 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         stages = {stage.block: journalled(stage, settings, pace) for stage in own}
         stages |= {block: load(block, beforehand=True) for block in plan.copies}
         put_patch = patch.Patches(Path(settings.patches), dtype)
-        if told:
-            put_patch.prepare(told, plan.blocks)
+        if patch_info:
+            put_patch.prepare(patch_info, plan.blocks)
         orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
         parts = (
             link,
@@ -93,8 +98,8 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
     return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
-def patches_here(settings: Settings) -> patch.Told | None:
-    """None where this host has no such file: the end user says so, and who has one puts the patches."""
+def patches_here(settings: Settings) -> patch.PatchInfo | None:
+    """Read this host's patches; None where it has no such file: the end user says so, and nodes that have one apply them."""
     try:
         return patch.read(Path(settings.patches)) if settings.patches else None
     except Unservable:
@@ -102,7 +107,7 @@ def patches_here(settings: Settings) -> patch.Told | None:
 
 
 def journalled(stage: "Stage", settings: Settings, pace: Pace | None = None) -> Journalled:
-    """`pace`: of a slower machine, to be imitated."""
+    """Wrap a stage with its journal. `pace`: of a slower machine, to be imitated."""
     paced = stage if pace is None else fault_injection.paced(stage, len(stage.block), stage.row_bytes, pace)
     return Journalled(paced, stage.block, int(settings.journal_mb * 1e6))
 
@@ -110,7 +115,7 @@ def journalled(stage: "Stage", settings: Settings, pace: Pace | None = None) -> 
 def copy_loader(
     folder: Path, dtype: "torch.dtype", settings: Settings, pace: Pace | None = None
 ) -> Callable[..., Journalled]:
-    """What makes a copy of a block: asleep, so that it costs no memory until it is used; at a node's start `beforehand`
+    """Return what loads a copy of a block: asleep, so that it costs no memory until it is used; at a node's start `beforehand`
     quantises it. It raises Unservable where the block's tensors are not on this machine."""
     from ..model.stage import Stage
 

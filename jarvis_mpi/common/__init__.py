@@ -1,4 +1,4 @@
-"""Words that every wing shares: errors, blocks of layers, settings, the cache folder. No wing is imported here.
+"""What every wing shares: errors, blocks of layers, settings, the cache folder. It imports no wing.
 
-Every file may be imported from anywhere. There is no code here: each rank's start pays for it.
+Every file may be imported from anywhere. This file has no code: each rank's start would pay for it.
 """

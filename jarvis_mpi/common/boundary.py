@@ -1,7 +1,7 @@
-"""Where a user's data goes into a library: whatever the library raises becomes one sentence.
+"""Turn whatever a library raises on a user's data into one sentence.
 
 Files, templates and numbers of strangers make libraries raise anything, a Rust panic included. Each such call stands in
-`guarded`, so that no exception of a library's own gets past it. Nothing is retried here.
+`guarded`, so that no exception of a library gets past it. Nothing is retried.
 """
 
 import errno
@@ -19,12 +19,12 @@ RUST_PANIC = (
 )
 LONGEST_REASON = 300  # characters
 NO_FILES = ("Too many open files",)
-NO_MEMORY = ("not enough memory", "allocate memory", "bad_alloc")  # in what torch and the system say
+NO_MEMORY = ("not enough memory", "allocate memory", "bad_alloc")  # in messages of torch and the system
 
 
 @contextmanager
 def guarded(what: str, advice: str = "") -> Iterator[None]:
-    """Raises Unservable for whatever is raised inside: "`what`: the library's reason: `advice`".
+    """Turn whatever the body raises into Unservable: "`what`: the library's reason: `advice`".
 
     `what` names the thing and what cannot be done with it, `advice` what the reader can do. Unservable passes as it is,
     and so do KeyboardInterrupt and SystemExit. Raises Shortage where the machine had too little of something.
@@ -42,7 +42,7 @@ def guarded(what: str, advice: str = "") -> Iterator[None]:
 
 
 def lacking(error: BaseException) -> str:
-    """What this machine or process had too little of, if that is why; and what to do."""
+    """Return what this machine or process had too little of, and what to do; '' where that is not the reason."""
     number, words = getattr(error, "errno", None), str(error)
     if number in (errno.EMFILE, errno.ENFILE) or any(each in words for each in NO_FILES):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -55,7 +55,7 @@ def lacking(error: BaseException) -> str:
 
 
 def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
-    """Of a part of a model, built from a folder or run for the first time: what its files make torch and transformers raise."""
+    """Decorate a method that builds or first runs a part of a model: errors of torch and transformers become Unservable."""
 
     @wraps(method)
     def guarding(self: Any, *args: Any, **kwargs: Any) -> Made:
@@ -67,16 +67,16 @@ def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line that an exception has to say, with the one behind it that a colon promises (a config's field and its value);
-    with its kind, where the words alone would say nothing."""
+    """Return the first line of an exception's message, with the next one where a colon promises it (a config's field and its value),
+    and with the exception's name where the message alone would say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
-    words = printable(said[:LONGEST_REASON]).rstrip(" .:")
+    text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    words = printable(text[:LONGEST_REASON]).rstrip(" .:")
     if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:
         return f"{type(error).__name__} {words}".strip()
     return words
 
 
 def printable(words: str) -> str:
-    """`words` without what a terminal would obey, and without halves of characters, which nothing can write."""
+    """Return `words` without control characters of a terminal, and without halves of characters, which nothing can write."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)

@@ -1,4 +1,4 @@
-"""The user's cache folder: what is kept there, made once, by one process at a time."""
+"""The user's cache folder: its files are made once, by one process at a time."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ Say = Callable[[str], None]
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $JARVIS_CACHE, else the user's cache folder."""
+    """Return $JARVIS_CACHE, else our folder in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folder = Path(os.environ.get("JARVIS_CACHE") or f"{base}/jarvis_mpi")
     try:
@@ -22,7 +22,7 @@ def cache_folder() -> Path:
 
 
 def another(cache: Path, variable: str) -> str:
-    """What to do about a cache folder that is of no use."""
+    """Return the advice for a cache folder that cannot be used."""
     home = os.environ.get("HOME")
     if home and cache.is_relative_to(home):
         return f"name another in {variable}, or your own home folder in HOME (it is {home})"
@@ -30,7 +30,7 @@ def another(cache: Path, variable: str) -> str:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """A file that saves time at the next start: whole or not at all, and not where there is no room."""
+    """Write a file that saves time at the next start: whole or not at all, and not where there is no room."""
     scratch = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +38,8 @@ def keep(path: Path, data: bytes) -> None:
         scratch.rename(path)
 
 
-def is_kept(path: Path) -> bool:
-    """Whether `keep` has left it; no, where the folder is another user's."""
+def is_cached(path: Path) -> bool:
+    """Return whether `keep` has written the file; False where the folder is another user's."""
     try:
         return path.is_file()
     except OSError:
@@ -62,7 +62,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def only_one(folder: Path, timeout_s: float) -> Iterator[None]:
-    """A lock between the ranks of one host. Raises Unservable after `timeout_s`."""
+    """Hold a lock between the ranks of one host. Raises Unservable after `timeout_s`."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.with_suffix(".lock"))

@@ -1,6 +1,6 @@
-"""rich's console, for all that is shown: it moves and colours on a terminal alone, and breaks no row elsewhere.
+"""rich's console, for all output: it moves and colours only on a terminal, and breaks no row elsewhere.
 
-CI shells set FORCE_COLOR, and exported COLUMNS may be of another window: rich believes both of a file too.
+CI shells set FORCE_COLOR, and exported COLUMNS may be of another window: rich would follow both for a file too.
 """
 
 from typing import TextIO
@@ -11,7 +11,7 @@ WIDTH = 200  # of what is no terminal
 
 
 def console(file: TextIO, width: int = WIDTH, markup: bool = False) -> Console:
-    """`markup`: of rich, in what is shown."""
+    """Make a console for `file`. `markup`: whether rich's markup is read in the output."""
     if file.isatty():
         return Console(file=file, highlight=False, soft_wrap=True, markup=markup, force_terminal=True)
     return Console(

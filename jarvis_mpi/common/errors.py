@@ -9,7 +9,7 @@ class Unservable(Exception):
 
 
 class Shortage(Unservable):
-    """This machine has too little of something at the moment: it says nothing of what was asked, and may pass."""
+    """This machine has too little of something at the moment. It is no fault of the request, and may pass."""
 
 
 class Unanswerable(Unservable):
@@ -22,7 +22,7 @@ class Unanswerable(Unservable):
 
 @contextmanager
 def concerns(sequence: int) -> Iterator[None]:
-    """What makes a run impossible inside, makes one answer impossible."""
+    """Turn Unservable in the body into Unanswerable, of one sequence."""
     try:
         yield
     except Unservable as error:

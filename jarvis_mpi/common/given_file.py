@@ -1,4 +1,4 @@
-"""A file of text that a person names: its bytes or its text, or one sentence that names the option and the file."""
+"""Read a text file that a person names; an error is one sentence that names the option and the file."""
 
 import codecs
 import stat
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .errors import Unservable
 
-MARK = "\ufeff"  # of byte order, which some editors put before a text
+MARK = "\ufeff"  # the byte order mark, which some editors put before a text
 OTHERS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -26,14 +26,14 @@ class NoFile(OSError):
 
 
 def regular(path: Path) -> Path:
-    """`path`, whatever opens it. Raises OSError where it is something else than a file, or nothing."""
+    """Return `path`. Raises OSError where it is no regular file, or does not exist."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise NoFile
     return path
 
 
 def data_of(option: str, path: Path, advice: str = "write its text into one") -> bytes:
-    """All of it. `advice`: what can be done where it is a pipe. Raises Unservable."""
+    """Return a file's bytes. `advice`: what can be done where it is a pipe. Raises Unservable."""
     try:
         data = regular(path).read_bytes()
     except NoFile:
@@ -50,7 +50,7 @@ def data_of(option: str, path: Path, advice: str = "write its text into one") ->
 
 
 def text_of(option: str, path: Path) -> str:
-    """Its text, with plain line ends. Raises Unservable."""
+    """Return a file's text, with plain line ends. Raises Unservable."""
     data = data_of(option, path)
     try:
         words = data.decode()
@@ -63,7 +63,7 @@ def text_of(option: str, path: Path) -> str:
 
 
 def other_encoding(data: bytes) -> str:
-    """What `data` is that is not UTF-8, by its first bytes; ''."""
+    """Return the encoding of `data` that is not UTF-8, by its first bytes; '' where they do not show it."""
     if named := [name for mark, name in OTHERS.items() if data.startswith(mark)]:
         return named[0]
     beginning = data[:4096]

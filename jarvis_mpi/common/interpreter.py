@@ -1,5 +1,4 @@
-"""How Python has to be started for us: what is asked, said, read and kept is UTF-8, whatever the locale, and docstrings are there, which
-transformers reads: -OO takes them away."""
+"""Start Python as we need it: in UTF-8 mode, whatever the locale, and with docstrings, which transformers reads and -OO removes."""
 
 import os
 import re
@@ -9,7 +8,7 @@ LETTERS = "-[bBdEhiIOPqRsSuvVx]+"  # Python's own options without a value
 
 
 def start_again() -> None:
-    """This process, with the same words. Returns where that would change nothing."""
+    """Start this process again, with the same words. Returns where that would change nothing."""
     words = sys.orig_argv[1:]
     begin = words.index("-m") if "-m" in words else 0
     if sys.flags.optimize > 1:

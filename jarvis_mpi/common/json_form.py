@@ -1,6 +1,6 @@
-"""Whether JSON out of a file is what it should be, told before anybody relies on it.
+"""Check the form of JSON out of a file before anything relies on it.
 
-    check(said, {"sequence": int, "ids": [int], "ended": str}, "its event 3")
+    check(event, {"sequence": int, "ids": [int], "ended": str}, "its event 3")
 
 A form is a type, a list of one form (any number of such), {str: form} (any keys), {"name": form} (at least these keys; with a
 `?` behind the name it may be missing), or a tuple of forms (one of them).
@@ -17,7 +17,7 @@ NO_TEXT = "holds what is no UTF-8 text, or half a character (a lone \\ud800 to \
 
 
 def check(value: Any, form: Any, where: str) -> Any:
-    """-> `value`. Raises ValueError, which names the place."""
+    """Return `value` if it has the form. Raises ValueError, which names the place."""
     match form:
         case tuple():
             if not any(fits(value, each) for each in form):
@@ -30,12 +30,12 @@ def check(value: Any, form: Any, where: str) -> Any:
         case dict():
             if not isinstance(value, dict):
                 raise wrong(value, where)
-            for key, its in form.items():
+            for key, inner in form.items():
                 if key is str:
                     for name, each in value.items():
-                        check(each, its, f"{where}[{name[:LONGEST]!r}]")
+                        check(each, inner, f"{where}[{name[:LONGEST]!r}]")
                 elif (name := key.removesuffix("?")) in value:
-                    check(value[name], its, f"{where}[{name!r}]")
+                    check(value[name], inner, f"{where}[{name!r}]")
                 elif name == key:
                     raise ValueError(f"{where} has no {name}")
         case _:
@@ -59,7 +59,7 @@ def wrong(value: Any, where: str) -> ValueError:
 
 
 def parsed(text: str, form: Any, where: str) -> Any:
-    """JSON of that form. Raises ValueError."""
+    """Parse JSON and check its form. Raises ValueError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -68,7 +68,7 @@ def parsed(text: str, form: Any, where: str) -> Any:
 
 
 def number(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether it is a finite number between the two."""
+    """Return whether `value` is a finite number from `least` to `most`."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Blocks of decoder layers, and how they are named."""
+"""Blocks of decoder layers, and their names."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -13,26 +13,26 @@ Block = range  # a run of decoder layers, counted from 0
 
 
 def is_whole(blocks: Sequence[Block]) -> bool:
-    """Whether they follow one another without a layer between them."""
+    """Return whether the blocks follow one another without a layer between them."""
     return all(a.stop == b.start for a, b in pairwise(blocks))
 
 
 def layers(block: Block) -> str:
-    """'4-7', or '4' for a single layer: how a block is written for people."""
+    """Write a block for people: '4-7', or '4' for a single layer."""
     return f"{block[0]}-{block[-1]}" if len(block) > 1 else f"{block[0]}"
 
 
 def block_of(words: str) -> Block:
-    """'4-7' or '4', as `layers` writes it."""
+    """Parse '4-7' or '4', as `layers` writes it."""
     first, _, last = words.partition("-")
     return range(int(first), int(last or first) + 1)
 
 
 def named(block: Block) -> str:
-    """'layers 4-7' or 'layer 4'."""
+    """Return 'layers 4-7' or 'layer 4'."""
     return f"layer{'s' if len(block) > 1 else ''} {layers(block)}"
 
 
 def mask(layers: Iterable[int]) -> int:
-    """Layers as the bits of a number."""
+    """Return layers as the bits of a number."""
     return sum(1 << layer for layer in layers)

@@ -1,4 +1,4 @@
-"""One line for the person at the terminal."""
+"""Write one line for the person at the terminal."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""A file that is made under a name of its own first, and never takes the place of one that is there.
+"""Make a file under a temporary name first, and never replace an existing one.
 
-publish     gives it its name, where no file has come meanwhile: this alone keeps what others wrote
-claim       says of a name that is still to come, NAME.part, who is going to write it: so that a second run is refused
-            before its work, not after. What is in the way of a claim stays as it is.
+publish     gives the file its name, where no file has come meanwhile: this alone protects what others wrote
+claim       writes into NAME.part which process is going to write NAME, so that a second run is refused before its work,
+            not after. A file that is in the way of a claim stays as it is.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from . import process_identity
 from .errors import Unservable
 from .json_form import parsed
 
-CLAIM = {"machine": str, "space": str, "pid": int, "begun": str}  # process.named
-ROOM = 1 << 16  # bytes that a record has before its first token
+CLAIM = {"machine": str, "space": str, "pid": int, "begun": str}  # process_identity.named
+ROOM = 1 << 16  # bytes of a record before its first token
 LONGEST_CLAIM = 4096  # bytes
 claims: dict[Path, str] = {}  # of this process
 
 
-def check_path(path: Path, anew: bool = True) -> None:
-    """Raises Unservable where no file can be written (`anew`: none is there): better before the work than after."""
+def check_path(path: Path, must_be_new: bool = True) -> None:
+    """Check, before the work, that the file can be written (`must_be_new`: and that none exists). Raises Unservable."""
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder: name a file in it")
@@ -35,22 +35,22 @@ def check_path(path: Path, anew: bool = True) -> None:
             put(part, " " * ROOM)
         finally:
             part.unlink(missing_ok=True)
-        if anew and os.path.lexists(path):
+        if must_be_new and os.path.lexists(path):
             raise FileExistsError(0, "there is a file of that name already")
 
 
 def make_folder(folder: Path) -> None:
-    """Raises OSError."""
+    """Make a folder and its parents. Raises OSError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
-        raise NotADirectoryError(0, f"{there} is no folder") from None
+        existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        raise NotADirectoryError(0, f"{existing} is no folder") from None
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises Unservable for an OSError inside."""
+    """Turn an OSError of the body into Unservable."""
     try:
         yield
     except OSError as error:
@@ -59,19 +59,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def fresh(path: Path) -> Path:
-    """A name beside it that nobody has."""
+    """Return an unused name beside `path`."""
     return path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
 
 
 def publish(part: Path, path: Path) -> None:
-    """Give it its name. Raises FileExistsError."""
+    """Give the finished file its name. Raises FileExistsError."""
     try:
         os.link(part, path)
         part.unlink()
         return
     except FileExistsError:
         pass
-    except OSError:  # no hard links here: the name is taken with an empty file, in whose place it comes
+    except OSError:  # no hard links here: an empty file takes the name, and is replaced
         try:
             put(path, "")
             part.replace(path)
@@ -82,7 +82,7 @@ def publish(part: Path, path: Path) -> None:
 
 
 def put(path: Path, text: str) -> None:
-    """A new file. Raises FileExistsError."""
+    """Write a new file. Raises FileExistsError."""
     with path.open("x") as file:
         file.write(text)
 
@@ -92,28 +92,28 @@ def part_of(path: Path) -> Path:
 
 
 def claim(path: Path) -> None:
-    """Raises Unservable where another process of this machine is about to write it."""
+    """Claim `path` for this process. Raises Unservable where another process of this machine is about to write it."""
     mine, place = json.dumps(process_identity.named(os.getpid())), part_of(path)
-    with contextlib.suppress(OSError):  # no room for it, or no permission: publish will do
+    with contextlib.suppress(OSError):  # no room for the claim, or no permission: publish is enough
         for _ in range(2):
             try:
                 put(place, mine)
                 claims[path] = mine
                 return
             except FileExistsError:
-                its = claimant(place)
-                if its is None:  # a file of the user's
+                owner = claimant(place)
+                if owner is None:  # a file of the user's
                     return
-                if process_identity.lives(its):
+                if process_identity.lives(owner):
                     raise Unservable(
-                        f"--log {path} cannot be written: process {its['pid']} is about to write it ({place}):"
+                        f"--log {path} cannot be written: process {owner['pid']} is about to write it ({place}):"
                         " name another file"
                     ) from None
                 place.unlink()  # of one that was killed
 
 
 def claimant(place: Path) -> dict[str, str | int] | None:
-    """Who has left this claim; None where it is none."""
+    """Return the process that made a claim; None where the file is no claim."""
     with contextlib.suppress(OSError, ValueError):
         if place.is_file() and place.stat().st_size <= LONGEST_CLAIM:
             return parsed(place.read_text(), CLAIM, "a claim")
@@ -121,7 +121,7 @@ def claimant(place: Path) -> dict[str, str | int] | None:
 
 
 def give_back(path: Path | None = None) -> None:
-    """This process's claim to `path`, or all of them: it is written, or will not be."""
+    """Remove this process's claim to `path`, or all its claims: the file is written, or will not be."""
     for each in list(claims) if path is None else [path] if path in claims else []:
         mine = claims.pop(each)
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Settings as a command line, as --help and as a table."""
+"""Parse settings from a command line; show them as --help and as a table."""
 
 import argparse
 import os
@@ -9,16 +9,16 @@ from typing import Any
 from .errors import Unservable
 from .settings import Settings, flag, refuse_empty
 
-# Options that a resumed run does not have from the one before.
+# Options that a resumed run does not take from the one before.
 OF_ONE_START = ("fault", "links", "log", "resume")
 
 
 PATHS = ("log", "prompts", "resume", "patches", "study", "links")
-PLAN = ("model", "split", "end_user_layers", "copies")  # who holds what
+PLAN = ("model", "split", "end_user_layers", "copies")  # which node holds what
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong word is raised, so that one rank of many can say it once."""
+    """An ArgumentParser that raises an error instead of printing it, so that one rank of many can print it once."""
 
     def error(self, message: str):
         raise Unservable(f"{message} (see {self.prog[self.prog.index('python') :]} --help)")
@@ -29,21 +29,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Settings:
-    """The command line's words as Settings; of a resumed run `before` holds the options that it had.
+    """Parse the command line's words to Settings; for a resumed run `before` holds the options that it had.
 
     Raises Unservable, or SystemExit after --help.
     """
-    said = said_in(parser(), words)
+    given = given_options(parser(), words)
     # A shell leaves ~ alone behind --option=.
-    said |= {name: os.path.expanduser(said[name]) for name in PATHS if name in said}  # noqa: PTH111 (no error without a home)
-    kept = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
-    return Settings.of({**kept, **said})
+    given |= {name: os.path.expanduser(given[name]) for name in PATHS if name in given}  # noqa: PTH111 (no error without a home)
+    inherited = {name: value for name, value in (before or {}).items() if name not in OF_ONE_START}
+    return Settings.of({**inherited, **given})
 
 
-def said_in(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
-    """The options that stand there, without those that have their default. Raises Unservable, or SystemExit after --help."""
-    unsaid = argparse.Namespace(**{action.dest: None for action in made._actions})
-    return {name: value for name, value in vars(made.parse_args(words, unsaid)).items() if value is not None}
+def given_options(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """Return the options that `words` give, without defaults. Raises Unservable, or SystemExit after --help."""
+    absent = argparse.Namespace(**{action.dest: None for action in made._actions})
+    return {name: value for name, value in vars(made.parse_args(words, absent)).items() if value is not None}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,7 +85,7 @@ def add_options(made: argparse.ArgumentParser, names: Container[str], shown: boo
 
 
 def preparing(command: str, about: str) -> Parser:
-    """Of a tool that prepares a run: with the options that say who holds what."""
+    """Make the parser of a tool that prepares a run, with the options of PLAN."""
     made = Parser(
         prog=f"python -m jarvis_mpi {command}",
         description=about,
@@ -97,7 +97,7 @@ def preparing(command: str, about: str) -> Parser:
 
 
 def markdown() -> str:
-    """All options as a table, for docs/options.md."""
+    """Return all options as a table, for docs/options.md."""
     rows = ["| option | default | what it is |", "|---|---|---|"]
     for each in fields(Settings):
         default = (

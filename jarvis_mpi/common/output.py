@@ -1,6 +1,6 @@
-"""Standard output, for every command: UTF-8 in every locale, and where it cannot be written the command ends.
+"""Standard output, for every command: UTF-8 in every locale; the command ends where it cannot be written.
 
-A full disk is one sentence, and never blamed on a file that was read. Where the reader has gone (`| head -1`), the command
+A full disk is one sentence, and never blamed on a file that was read. Where the reader is gone (`| head -1`), the command
 ends quietly, with the status that a shell gives a program that SIGPIPE ended.
 """
 
@@ -17,7 +17,7 @@ READER_GONE = 128 + signal.SIGPIPE
 
 
 class Unwritable(SystemExit):
-    """No OSError, and none of Exception's kind: whoever guards a file's reading is not meant."""
+    """Standard output cannot be written. It is neither an OSError nor an Exception, so that no handler of a file's reading catches it."""
 
     def __init__(self, error: OSError):
         self.gone = isinstance(error, BrokenPipeError)
@@ -31,14 +31,14 @@ class Unwritable(SystemExit):
 
 
 class Descriptor(io.FileIO):
-    """Raises Unwritable once if it is `needed`; what comes later is for nobody."""
+    """A file descriptor that raises Unwritable once if it is `needed`; what is written later is dropped."""
 
     def __init__(self, descriptor: int, own: bool, needed: bool):
         super().__init__(descriptor, "w", closefd=own)
         self.needed, self.dead = needed, False
 
     def write(self, data) -> int:  # type: ignore[override]
-        """All of it."""
+        """Write all of `data`."""
         rows = memoryview(data).cast("B")
         at = 0
         while at < len(rows) and not self.dead:
@@ -50,13 +50,13 @@ class Descriptor(io.FileIO):
                     raise Unwritable(error) from None
             else:
                 at += count or 0
-                if count is None:  # it does not block, and is full
+                if count is None:  # a full pipe that does not block
                     select.select([], [self], [])
         return len(rows)
 
 
 def stream(descriptor: int, own: bool = False, at_once: bool = False, needed: bool = True) -> TextIO:
-    """Text for the descriptor, which is closed in the end if it is `own`. What no encoding has letters for is escaped."""
+    """Open a descriptor for text; it is closed in the end if it is `own`. Characters that cannot be encoded are escaped."""
     raw = Descriptor(descriptor, own, needed)
     return io.TextIOWrapper(
         raw if at_once else io.BufferedWriter(raw),  # type: ignore[arg-type]
@@ -69,15 +69,15 @@ def stream(descriptor: int, own: bool = False, at_once: bool = False, needed: bo
 
 @contextmanager
 def spoken() -> Iterator[None]:
-    """Standard output is as this file's head says, and all of it is written at the end; what standard error does not take
+    """Set standard output up as this module says, and write all of it at the end; what standard error does not take
     is dropped. Raises Unwritable."""
     for name in ("stdout", "stderr"):
-        there = getattr(sys, name)
-        if there is None:  # closed; its number is not to become that of a file which is written
+        current = getattr(sys, name)
+        if current is None:  # closed; a file that is opened later must not get its number
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-        elif there is getattr(sys, f"__{name}__") and isinstance(there, io.TextIOWrapper):
+        elif current is getattr(sys, f"__{name}__") and isinstance(current, io.TextIOWrapper):
             needed = name == "stdout"
-            setattr(sys, name, stream(there.fileno(), at_once=there.write_through, needed=needed))
+            setattr(sys, name, stream(current.fileno(), at_once=current.write_through, needed=needed))
     try:
         yield
     finally:

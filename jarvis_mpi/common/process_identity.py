@@ -1,4 +1,4 @@
-"""A process named so that it is known again: pids are used twice, and hosts fresh from the card have one name."""
+"""Name a process uniquely: pids are reused, and hosts fresh from the card share one name."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def space() -> str:
-    """In which its number is one process's: containers of one machine have numbers of their own."""
+    """Return the pid namespace: containers of one machine have numbers of their own."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -14,7 +14,7 @@ def space() -> str:
 
 
 def machine() -> str:
-    """Told apart by the kernel's boot id where there is one."""
+    """Return this machine's identity: the kernel's boot id where there is one."""
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     return boot_id.read_text().strip() if boot_id.exists() else platform.node()
 
@@ -24,7 +24,7 @@ def named(pid: int) -> dict[str, str | int]:
 
 
 def status(pid: int) -> tuple[str, str]:
-    """Its state's letter, and when it was started, in the kernel's own ticks; '' where that is not told."""
+    """Return the letter of a process's state, and its start in the kernel's ticks; '' where they are not known."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return words[0], words[19]
@@ -33,7 +33,7 @@ def status(pid: int) -> tuple[str, str]:
 
 
 def lives(process: dict[str, str | int]) -> bool | None:
-    """None: it cannot be known from here, because it was on another machine, or on this one before it was booted."""
+    """Return whether a process lives; None where that cannot be known: it was on another machine, or on this one before its boot."""
     if (process["machine"], process["space"]) != (machine(), space()):
         return None
     pid = int(process["pid"])

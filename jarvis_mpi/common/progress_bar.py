@@ -1,4 +1,4 @@
-"""A progress bar on standard error, with a time to go; where that is no terminal, a line now and then."""
+"""A progress bar on standard error, with the time left; a line now and then where that is no terminal."""
 
 import sys
 import time
@@ -22,20 +22,20 @@ AGAIN_S = 10.0
 
 @contextmanager
 def bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
-    """-> a function that is told how many more are done."""
+    """Show progress to `total`; yield a function that takes the number of further things done."""
     columns = (
         TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     if not sys.stderr.isatty():
-        yield Told(total, name).advance
+        yield PlainLines(total, name).advance
         return
     with Progress(*columns, console=console(sys.stderr)) as progress:
         task = progress.add_task("", total=total)
         yield lambda count: progress.advance(task, count)
 
 
-class Told:
-    """Plain lines."""
+class PlainLines:
+    """Progress as plain lines, one every AGAIN_S seconds at the most."""
 
     def __init__(self, total: int, name: str) -> None:
         self.total, self.name, self.done = total, name, 0

@@ -1,4 +1,4 @@
-"""--prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
+"""Read --prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from .errors import Unservable
 from .given_file import MARK, data_of
 from .settings import is_utf8
 
-# What would change an answer, as other programs' requests call it. Names of other kinds (id, reference ...) are passed over.
+# Names of options in other programs' requests that would change an answer. Other names (id, reference ...) are passed over.
 SHAPES = frozenset(
     re.findall(
         r"\w+",
@@ -29,12 +29,12 @@ class Asked:
     wrong: str = ""  # why it cannot be asked
 
 
-WHITE = " \t\n\r\v\f\x1a"  # of a line that is none; the last one ends a file under DOS
+WHITE = " \t\n\r\v\f\x1a"  # characters of an empty line; the last one ends a file under DOS
 OBJECT = 'write {"prompt": "..."}'
 
 
 def read(path: Path) -> list[Asked]:
-    """All prompts of a file; empty lines are none. Raises Unservable if it cannot be read or holds none."""
+    """Return all prompts of a file, without empty lines. Raises Unservable if it cannot be read or holds none."""
     data = data_of("--prompts", path, "write the prompts into one, or pipe them into a chat")
     if b"\r" in data and b"\n" not in data:
         raise Unservable(
@@ -49,14 +49,14 @@ def read(path: Path) -> list[Asked]:
 
 
 def is_list(data: bytes) -> bool:
-    """Whether all of a file is one list of JSON with an object in it."""
+    """Return whether a file is one list of JSON with an object in it."""
     if data.lstrip()[:1] != b"[":
         return False
     try:
-        said = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(said, list) and any(isinstance(each, dict) for each in said)
+    return isinstance(content, list) and any(isinstance(each, dict) for each in content)
 
 
 def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
@@ -79,10 +79,10 @@ def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
 
 
 def prompt_of(number: int, line: str) -> Asked:
-    """Of a line of JSON."""
+    """Return the prompt of a line of JSON."""
     try:
-        said = json.loads(line, object_pairs_hook=once)
-        prompt = said["prompt"]
+        entry = json.loads(line, object_pairs_hook=once)
+        prompt = entry["prompt"]
     except Twice:
         return Asked(number, "", f'line {number} names "prompt" twice: leave one of them')
     except (ValueError, RecursionError):
@@ -95,7 +95,7 @@ def prompt_of(number: int, line: str) -> Asked:
         return Asked(
             number, "", f"line {number} holds half a character, a lone \\ud800 to \\udfff: leave it out"
         )
-    if own := sorted(SHAPES & set(said)):
+    if own := sorted(SHAPES & set(entry)):
         return Asked(
             number, "", f"line {number} asks for {', '.join(own)} of its own, which no line can: leave it out, or give it to all"
             f" lines as an option (python -m jarvis_mpi --help)"

@@ -1,4 +1,4 @@
-"""Every knob: its default, its unit, its reason. The command line is made from this, the record keeps all of it."""
+"""Every option of a run: its default, unit and reason. The command line is made from this, and the record stores all of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # of what is repeated
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def knob(default: Any, help: str, **more: Any) -> Any:
+def option(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
-OR_ZERO = ("repetition_penalty",)  # which has a meaning of its own
-# What a number has to lie between; None: no end.
+OR_ZERO = ("repetition_penalty",)  # options whose 0 has a meaning of its own
+# The least and the largest value of a number; None: no limit.
 LIMITS: dict[str, tuple[float, float | None]] = {
     "threads": (0, None),
     "prefill_rows": (1, None),
@@ -50,135 +50,137 @@ LIMITS: dict[str, tuple[float, float | None]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run does. Every rank reads the same command line."""
+    """The options of a run. Every rank reads the same command line."""
 
-    prompt: str | None = knob(
+    prompt: str | None = option(
         None,
         "one question, with what standard input brings behind it; a model without a chat template completes it instead."
         " Without: a chat",
         type=str,
     )
-    prompts: str = knob(
+    prompts: str = option(
         "", "a file of prompts, one a line or JSONL (prompt); the answers are JSONL, in order"
     )
-    json: bool = knob(False, "lines of JSON on standard output, for programs, in place of text and table")
-    model: str = knob(
+    json: bool = option(False, "lines of JSON on standard output, for programs, in place of text and table")
+    model: str = option(
         DEFAULT_MODEL,
         "a bundled name (smollm2-135m-instruct, gemma-3-270m), a folder of safetensors, a GGUF file,"
         " or a hub id (from the local hub cache, or fetched where there is a network)",
     )
-    dtype: str = knob("auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES)
-    weights: str = knob(
+    dtype: str = option(
+        "auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES
+    )
+    weights: str = option(
         "auto",
         "auto: in --dtype; int8: 0.52 of bfloat16's bytes for hardly any loss; int4: 0.31, for some (docs/speed.md)",
         choices=("auto", "int8", "int4"),
     )
 
-    split: str = knob("even", "layers per worker: even, memory (by each host's free memory) or 2,3,3,...")
-    end_user_layers: str = knob(
+    split: str = option("even", "layers per worker: even, memory (by each host's free memory) or 2,3,3,...")
+    end_user_layers: str = option(
         "first,last", "the critical layers, kept by the end user: first,last  first  last  none"
     )
-    copies: int = knob(1, "further nodes that hold each block; a copy costs no memory until it is used")
-    skip_layers: str = knob(
-        "", "layers left out from the start, counted from 1 as in the JARVIS paper: 5,6,10"
+    copies: int = option(1, "further nodes that hold each block; a copy costs no memory until it is used")
+    skip_layers: str = option(
+        "", "layers left out from the start, counted from 1 as in the JARVIS poster: 5,6,10"
     )
-    copied_blocks: int = knob(
+    copied_blocks: int = option(
         0,
         "copies of this number of blocks only, those whose loss costs most (by --study or --patches); 0: of all",
     )
-    on_fault: str = knob(
+    on_fault: str = option(
         "copy,patch,skip",
         "what to do without a node, the best first: its layers from a copy (exact), a patch in their place (--patches),"
         " or skipped (worse)",
         choices=("copy,patch,skip", "copy,skip", "copy,patch", "copy", "patch,skip", "patch", "skip", "stop"),
     )
-    patches: str = knob(
+    patches: str = option(
         "",
         "small stand-ins for lost blocks, made by fit-patches; on each host, as the model is",
         metavar="FILE",
     )
-    study: str = knob(
+    study: str = option(
         "",
         "a skip study's file: tells what a lost block costs, for --never-skip auto, --copied-blocks and what is said",
         metavar="STUDY.h5",
     )
-    max_skipped: int = knob(-1, "layers that may be skipped at a time; -1: a third of the model's")
-    never_skip: str = knob(
+    max_skipped: int = option(-1, "layers that may be skipped at a time; -1: a third of the model's")
+    never_skip: str = option(
         "first,last",
         "layers that may not be: first,last, or numbers such as 0,1,17; none; auto: those that cost more than a nat a token (--study)",
     )
-    threads: int = knob(
+    threads: int = option(
         0, "compute threads per node, no more than its host's cores; 0: those shared by its ranks"
     )
-    prefill_rows: int = knob(
+    prefill_rows: int = option(
         256, "positions of a prompt sent at a time, at the most: while one node works, the next does too"
     )
 
-    streams: int = knob(
+    streams: int = option(
         0,
         "answers to --prompts that are in flight at a time, each with its caches; 0: as many as there are workers",
     )
-    draft: str = knob(
+    draft: str = option(
         "",
         "guess the tokens to come and check them in one way round: text (what followed the same words before), or a small"
         " model with the same tokenizer, at the end user (fit-draft makes one)",
         metavar="text|MODEL",
     )
-    draft_tokens: int = knob(
+    draft_tokens: int = option(
         8, "guesses that travel behind a token, at the most; fewer where they are seldom right"
     )
 
-    max_new_tokens: int = knob(200, "the answer ends here at the latest")
-    ignore_eos: bool = knob(False, "go on past the model's end-of-sequence token (for measurements)")
-    temperature: float = knob(0.0, "0 takes the likeliest token; higher draws more freely")
-    top_k: int = knob(0, "draw among the k likeliest tokens; 0: among all")
-    top_p: float = knob(1.0, "draw among the likeliest tokens that together have this probability")
-    repetition_penalty: float = knob(
+    max_new_tokens: int = option(200, "the answer ends here at the latest")
+    ignore_eos: bool = option(False, "go on past the model's end-of-sequence token (for measurements)")
+    temperature: float = option(0.0, "0 takes the likeliest token; higher draws more freely")
+    top_k: int = option(0, "draw among the k likeliest tokens; 0: among all")
+    top_p: float = option(1.0, "draw among the likeliest tokens that together have this probability")
+    repetition_penalty: float = option(
         0.0,
         "above 1: what stands in the text already becomes less likely; 1: none; 0: as the model's own files say, else none",
     )
-    stop: tuple[str, ...] = knob(
+    stop: tuple[str, ...] = option(
         (), "an answer ends before this text; may be said several times", metavar="TEXT"
     )
-    seed: int = knob(0, "of the draws: the same seed gives the same text on any number of nodes")
+    seed: int = option(0, "of the draws: the same seed gives the same text on any number of nodes")
 
-    pace_s: float = knob(
+    pace_s: float = option(
         0.0,
         "rehearse slow workers: each layer takes so long for a token, and a prompt in proportion; 0: as it is",
     )
-    fault: str = knob(
+    fault: str = option(
         "",
         'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
     )
-    log: str = knob(
+    log: str = option(
         "", "the record, an HDF5 file; by default a new one under runs/, or in ~/.local/state/jarvis_mpi"
     )
-    links: str = knob(
+    links: str = option(
         "",
         "what doctor --log has written: its figures of the links are kept in the record",
         metavar="DOCTOR.h5",
     )
-    resume: str = knob(
+    resume: str = option(
         "",
         "a record: continue its run, which was killed, under its own options but for those given again",
         metavar="RUN.h5",
     )
-    start_timeout_s: float = knob(600.0, "longest wait for a node to load its block (SD cards are slow)")
-    beat_s: float = knob(0.25, "a worker shows so often that it lives, where no work of its own does")
-    silence_s: float = knob(1.0, "without a sign of life for so long, a node is bypassed")
-    progress_s: float = knob(1.0, "more than a node's own measured time: then a copy takes its work over")
-    slowest_link_kbit_s: float = knob(
+    start_timeout_s: float = option(600.0, "longest wait for a node to load its block (SD cards are slow)")
+    beat_s: float = option(0.25, "a worker shows so often that it lives, where no work of its own does")
+    silence_s: float = option(1.0, "without a sign of life for so long, a node is bypassed")
+    progress_s: float = option(1.0, "more than a node's own measured time: then a copy takes its work over")
+    slowest_link_kbit_s: float = option(
         10000.0, "half of its rate: while a prompt is on its way for so long, beats behind it may be late too"
     )
-    stall_timeout_s: float = knob(30.0, "a node that lives but does not get on is skipped after so long")
-    give_up_s: float = knob(60.0, "a silent node is not used again after so long")
-    journal_mb: float = knob(
+    stall_timeout_s: float = option(30.0, "a node that lives but does not get on is skipped after so long")
+    give_up_s: float = option(60.0, "a silent node is not used again after so long")
+    journal_mb: float = option(
         64.0, "of what a node has sent, kept for repairs, a block; the oldest goes first"
     )
-    idle_timeout_s: float = knob(3600.0, "a worker that has nothing to do for so long leaves")
+    idle_timeout_s: float = option(3600.0, "a worker that has nothing to do for so long leaves")
 
     def checked(self, words_alone: bool = False) -> "Settings":
-        """These settings, if each value can be used; otherwise raises Unservable. `words_alone`: a record has others beside them."""
+        """Return these settings if each value can be used; otherwise raises Unservable. `words_alone`: a record has others beside them."""
         refuse_beyond(self, LIMITS)
         if self.silence_s < 3 * self.beat_s and not words_alone:
             raise Unservable(
@@ -204,7 +206,7 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Settings":
-        """From what as_dict gave, through JSON too, and by an older version: what it did not know has its default."""
+        """Make settings from as_dict's result, also through JSON, and of an older version: options that it lacks get their defaults."""
         names = {each.name for each in fields(cls)}
         known = {name: value for name, value in options.items() if name in names}
         return cls(**{**known, "stop": tuple(known.get("stop", ()))})
@@ -214,7 +216,7 @@ class Settings:
 
 
 def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]) -> None:
-    """Raises Unservable where a number is not within its limits; None: it was not said."""
+    """Raises Unservable where a number is not within its limits; None: it was not given."""
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if value is None or (value == 0 and name in OR_ZERO):
@@ -226,7 +228,7 @@ def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]
 
 
 def is_utf8(words: str) -> bool:
-    """A command line's other bytes come as what cannot be encoded."""
+    """Return whether words can be encoded: bytes of a command line that are no UTF-8 arrive as characters that cannot."""
     try:
         return bool(words.encode()) or True
     except UnicodeEncodeError:
@@ -234,20 +236,24 @@ def is_utf8(words: str) -> bool:
 
 
 def short(value: Any) -> str:
-    """As Python writes it, or its beginning."""
-    said = repr(value)
-    return said if len(said) <= LONGEST_SHOWN else f"{said[:LONGEST_SHOWN]}..."
+    """Return a value as Python writes it, or the beginning of that."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-MAY_BE_EMPTY = ("--prompt", "--fault", "--skip-layers")  # no order, no layer; a prompt has its own sentence
+MAY_BE_EMPTY = (
+    "--prompt",
+    "--fault",
+    "--skip-layers",
+)  # no order, no layer; an empty prompt has its own error
 
 
 def refuse_empty(words: Sequence[str]) -> None:
-    """Raises Unservable where an option has an empty value, as of a shell's variable that is not set."""
+    """Raises Unservable where an option has an empty value, such as a shell's variable that is not set."""
     for option, value in pairwise([*words, "-"]):
         name, equals, rest = option.partition("=")
         if name.startswith("--") and (value if not equals else rest) == "" and name not in MAY_BE_EMPTY:

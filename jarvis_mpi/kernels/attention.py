@@ -1,6 +1,6 @@
-"""softmax(q k^T) v for each position by itself: what it gives is the same, bit for bit, whatever other positions are asked for.
+"""softmax(q k^T) v for each position by itself: the result is the same, bit for bit, whatever other positions are computed.
 
-Keys and values are read where the cache keeps them, in its dtype; everything is added in float32, a key after the other.
+Keys and values are read in place from the cache, in its dtype. Sums are in float32, one key after the other.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from .tiling import BYTES, FLOATS, loaded, share, store, this_thread
 from .transcendental import exp, tanh
 
 KEYS_AT_ONCE = 4
-VALUES_AT_ONCE = 8  # vectors of sums that are kept in registers
-NEVER = -1e38  # score of a key that is none
+VALUES_AT_ONCE = 8  # vectors of sums held in registers
+NEVER = -1e38  # score of the padding behind the last key
 
 
 def scratch_bytes(positions: int, threads: int) -> int:
@@ -37,21 +37,23 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Scores:
-    """A row's scores in scratch memory, of so many keys, in float32."""
+    """A row's scores in scratch memory, one for each of `count` keys, in float32."""
 
     code: Code
     address: Value
     count: Value
 
     def of(self, key: Value) -> Value:
-        """-> an address."""
+        """Return the address of a key's score."""
         return self.address + key * 4
 
 
 @kernel
 def attention(dtype: str, width: int, value_width: int, scale: float, cap: float) -> Code:
-    """Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K, value_width], of y
-    [S, heads, value_width], of the first position that each row sees (int64, [S]), and of scratch memory; S, K, heads, group; how many bytes lie
+    """Write y = softmax(q k^T * scale) v.
+
+    Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K, value_width], of y
+    [S, heads, value_width], of the first position that each row sees (int64, [S]), and of scratch memory; S, K, heads, group; the bytes
     between heads and between positions of q, k and v. Rows are the last S of K positions. Widths are multiples of LANES.
 
     `cap`: scores are cap * tanh(score / cap) (Gemma 2, arXiv:2408.00118), or 0.
@@ -84,7 +86,7 @@ def attention(dtype: str, width: int, value_width: int, scale: float, cap: float
 
 
 def scores(into: Scores, query: list[Value], keys: Vectors, scale: float) -> Value:
-    """Write the query's score with each key. -> the largest."""
+    """Write the query's score with each key; return the largest."""
     code, count = into.code, into.count
 
     def score(key: Value) -> Value:
@@ -106,7 +108,7 @@ def scores(into: Scores, query: list[Value], keys: Vectors, scale: float) -> Val
 
 
 def softmax(row: Scores, largest: Value, cap: float) -> Value:
-    """Write e^(score - largest) in each score's place. -> what each is to be multiplied by, so that all add up to 1."""
+    """Replace each score with e^(score - largest); return the factor that makes them add up to 1."""
     code, zero = row.code, row.code.constant(INT64, 0)
     best = largest.in_all_lanes()
     if cap:
@@ -126,7 +128,7 @@ def softmax(row: Scores, largest: Value, cap: float) -> Value:
 def weighted_values(
     row: Scores, share_of_one: Value, values: Vectors, width: int, y: Value, place: Callable[[int], Value]
 ) -> None:
-    """Write the sum of all values, each times its score. `place`: column -> which number of y it is."""
+    """Write the sum of all values, each times its score. `place`: column -> index in y."""
     code, dtype, sides = row.code, values.dtype, cpu.INSTRUCTIONS.sides
     lanes = LANES * sides if width % (LANES * sides) == 0 else LANES
     for left in range(0, width, VALUES_AT_ONCE * lanes):

@@ -1,6 +1,6 @@
-"""How weights are asked for before they are needed: what is best differs by a half between processors of the same instructions, and none tells.
+"""Choose how weights are prefetched: the best choice differs by half between processors of the same instructions, and none of them tells.
 
-Measured once a host, when a rank first starts there, and kept in the cache folder. The results of the kernels are the same bit for bit.
+The choice is measured once a host, when a rank first starts there, and stays in the cache folder. It changes no bit of a kernel's result.
 """
 
 import contextlib
@@ -21,29 +21,29 @@ from .jit import Compiled
 
 WEIGHTS_BYTES, COLUMNS = 64 * 2**20, 2048  # more than caches hold
 ROUNDS = 5
-BETTER = 1.1  # than the usual one: less may be chance
-WAIT_S = 60.0  # for another rank of this host that measures
+BETTER = 1.1  # times faster than the usual one: less may be chance
+WAIT_S = 60.0  # for another rank of this host that is measuring
 WIDE = cpu.INSTRUCTIONS.sides > 1
 AHEAD_BYTES = (12288, 2048) if WIDE else (2048, 12288)  # the usual one first
 
 
 @functools.cache
-def told() -> bool:
-    """Whether float_product does well to ask for long rows."""
+def prefetch_rows() -> bool:
+    """Return whether float_product is faster when it prefetches long rows."""
     choices = (1, 0) if WIDE else (0, 1)
-    return bool(fastest("told", choices, lambda told: float_product("BF16", bool(told), "BF16"), 2.0))
+    return bool(fastest("prefetch", choices, lambda choice: float_product("BF16", bool(choice), "BF16"), 2.0))
 
 
 @functools.cache
 def ahead_bytes(bits: int) -> int:
-    """How far ahead block_product does well to ask."""
+    """Return how many bytes ahead block_product prefetches fastest."""
     return fastest(f"ahead-{bits}", AHEAD_BYTES, lambda ahead: block_product(bits, ahead, "BF16"), bits / 8)
 
 
 def fastest(
     name: str, choices: tuple[int, int], kernel: Callable[[int], Compiled], bytes_a_weight: float
 ) -> int:
-    """Of the two, as it was measured on this host or is now."""
+    """Return the faster of two choices, from the cache folder or measured now."""
     digest = hashlib.sha256(f"{jit.identity()} {name} {choices}".encode()).hexdigest()[:16]
     path = cache_folder() / "kernels" / f"{name}-{digest}"
     with contextlib.ExitStack() as stack:
@@ -51,12 +51,12 @@ def fastest(
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_one(path, WAIT_S))
         except OSError:
-            pass  # no room for it: measured each time
-        except Unservable:  # another rank is still at it
+            pass  # no room for the file: measured each time
+        except Unservable:  # another rank is still measuring
             return choices[0]
         with contextlib.suppress(OSError, ValueError):
-            if (kept := int(path.read_text())) in choices:
-                return kept
+            if (cached := int(path.read_text())) in choices:
+                return cached
         outputs = int(WEIGHTS_BYTES / COLUMNS / bytes_a_weight) // LANES * LANES
         usual_s, other_s = seconds([kernel(choice) for choice in choices], outputs)
         chosen = choices[usual_s > BETTER * other_s]
@@ -65,7 +65,7 @@ def fastest(
 
 
 def seconds(kernels: list[Compiled], outputs: int) -> list[float]:
-    """Of each: the median time of a row by so many outputs, on one thread."""
+    """Return each kernel's median seconds for one row and `outputs` outputs, on one thread."""
     weights, scales = (
         torch.full((size,), 60, dtype=torch.uint8) for size in (WEIGHTS_BYTES, WEIGHTS_BYTES // 4)
     )
@@ -75,8 +75,8 @@ def seconds(kernels: list[Compiled], outputs: int) -> list[float]:
     rooms = [each.data_ptr() for each in (x, scratch, weights, scales, bias, y)]
     times: list[list[float]] = [[] for _ in kernels]
     for _ in range(ROUNDS):
-        for kernel, its in zip(kernels, times, strict=True):
+        for kernel, measured in zip(kernels, times, strict=True):
             begun = time.perf_counter()
             kernel((*rooms, 1, outputs, COLUMNS), 1)
-            its.append(time.perf_counter() - begun)
-    return [statistics.median(its) for its in times]
+            measured.append(time.perf_counter() - begun)
+    return [statistics.median(measured) for measured in times]

@@ -1,8 +1,7 @@
-"""Functions written in Python with vectors of 8 numbers, for LLVM to compile (jit.py).
+"""Write functions in Python over vectors of 8 numbers, for LLVM to compile (jit.py).
 
-LLVM makes AVX2's or NEON's instructions of them; where a register holds 16 numbers (AVX512), two vectors lie side by side in it. What is
-added to what, and in which order, is what is written: a processor of another kind that multiplies and adds in one step (all of the last ten
-years) rounds alike.
+LLVM turns them into AVX2 or NEON instructions; where a register holds 16 numbers (AVX512), two vectors lie side by side in it. The order of
+additions is the one that is written, so that every processor with a fused multiply-add (all of the last ten years) rounds alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ def vector(of: ir.Type, lanes: int = LANES) -> ir.Type:
 
 
 def operator(whole: str, real: str = "") -> "Callable[[Value, Value | float], Value]":
-    """Of a Value and another: as LLVM's builder calls it for integers, and for float32."""
+    """Make an operator of Value from the names of LLVM's builder: for integers, and for float32."""
 
     def apply(self: "Value", other: "Value | float") -> "Value":
         element = getattr(self.kind, "element", self.kind)
@@ -32,7 +31,7 @@ def operator(whole: str, real: str = "") -> "Callable[[Value, Value | float], Va
 
 
 class Value:
-    """A number, a vector or an address within a function that is being written; Python's numbers become constants of its kind."""
+    """A number, a vector or an address in a function that is being written. Python's numbers become constants of its kind."""
 
     def __init__(self, code: "Code", raw: Any):
         self.code, self.raw = code, raw
@@ -64,11 +63,11 @@ class Value:
         return self.new(self.code.build.fneg(self.raw))
 
     def to(self, kind: ir.Type, how: str) -> "Value":
-        """`how` as LLVM calls it: zext, sext, trunc, fpext, sitofp, fptosi, bitcast."""
+        """Convert to `kind`. `how` is LLVM's name: zext, sext, trunc, fpext, sitofp, fptosi, bitcast."""
         return self.new(getattr(self.code.build, how)(self.raw, kind))
 
     def shaped(self, kind: ir.Type) -> ir.Type:
-        """A kind of number -> of as many as this is."""
+        """Return the type of as many numbers of `kind` as this value has lanes."""
         return vector(kind, self.kind.count) if isinstance(self.kind, ir.VectorType) else kind
 
     def pick(self, lanes: range) -> "Value":
@@ -77,7 +76,7 @@ class Value:
         return self.new(self.code.build.shuffle_vector(self.raw, nothing, chosen))
 
     def parts(self, count: int) -> "list[Value]":
-        """The first lanes, the next ones, ...: so many parts of equal size."""
+        """Split the lanes, in order, into `count` parts of equal size."""
         lanes = self.kind.count // count
         return [self.pick(range(first, first + lanes)) for first in range(0, self.kind.count, lanes)]
 
@@ -88,7 +87,7 @@ class Value:
         return self.new(self.code.build.shuffle_vector(alone, nothing, everywhere))
 
     def sum_of_lanes(self) -> "Value":
-        """Halves are added to each other, then halves of that."""
+        """Add all lanes: the halves to each other, then the halves of that."""
         total = self
         while total.kind.count > 1:
             one, other = total.parts(2)
@@ -104,7 +103,7 @@ class Loop:
 
 
 class Code:
-    """A function of addresses and integers (`arguments`) that gives nothing back."""
+    """A function of addresses and integers (`arguments`) that returns nothing."""
 
     def __init__(self, arguments: int):
         self.module = ir.Module("jarvis_mpi")
@@ -127,35 +126,35 @@ class Code:
         self.build.store(value.raw, pointer, align=1)
 
     def call(self, name: str, *values: Value, gives: ir.Type | None = None) -> Value:
-        """A function of LLVM or of the C libraries."""
+        """Call a function of LLVM or of the C libraries."""
         kinds = [value.kind for value in values]
         known = self.module.globals.get(name)
         called = known or ir.Function(self.module, ir.FunctionType(gives or kinds[0], kinds), name)
         return Value(self, self.build.call(called, [value.raw for value in values]))
 
     def call_at(self, address: Value, table: Value) -> None:
-        """The `Compiled` function at an address, with its arguments in a table."""
+        """Call the `Compiled` function at an address, with its arguments in a table."""
         addresses = INT64.as_pointer()
         function = self.build.inttoptr(address.raw, ir.FunctionType(VOID, [addresses]).as_pointer())
         self.build.call(function, [self.build.inttoptr(table.raw, addresses)])
 
     def prefetch(self, address: Value) -> None:
-        """Ask for what will be read there soon, once. An address outside of all memory does no harm."""
+        """Prefetch memory that will be read soon, once. An address outside of all memory is allowed."""
         pointer = Value(self, self.build.inttoptr(address.raw, BYTE.as_pointer()))
         hints = [self.constant(INT32, hint) for hint in (0, 3, 1)]  # to read, into the nearest cache, data
         self.call("llvm.prefetch.p0", pointer, *hints, gives=VOID)
 
     def lanewise(self, name: str, *vectors: Value) -> Value:
-        """LLVM's function of that name, of vectors of float32."""
+        """Call LLVM's function of that name on vectors of float32."""
         return self.call(f"llvm.{name}.v{vectors[0].kind.count}f32", *vectors)
 
     def multiply_add(self, a: Value, b: Value, c: Value) -> Value:
-        """a b + c, rounded once."""
+        """Return a b + c, rounded once."""
         return self.lanewise("fma", a, b, c)
 
     @contextmanager
     def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
-        """for now in range(start, end, step), with values that each round takes from the one before."""
+        """Write `for now in range(start, end, step)`, with values that each round takes from the one before."""
         build = self.build
         before, body, after = build.block, build.append_basic_block(), build.append_basic_block()
         build.cbranch(build.icmp_signed("<", start.raw, end.raw), body, after)
@@ -177,13 +176,13 @@ class Code:
             state.results.append(Value(self, result))
 
     def text(self) -> str:
-        """As LLVM reads it, once all is written."""
+        """End the function and return it as LLVM's text."""
         self.build.ret_void()
         return str(self.module)
 
 
 def beside(parts: Sequence[Value]) -> Value:
-    """One vector of all the lanes of vectors that are alike; a power of two of them."""
+    """Concatenate vectors of one kind into one vector. Their count is a power of two."""
     while len(parts) > 1:
         build, lanes = parts[0].code.build, parts[0].kind.count
         all_lanes = ir.Constant(vector(INT32, 2 * lanes), list(range(2 * lanes)))

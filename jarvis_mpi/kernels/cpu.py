@@ -1,4 +1,4 @@
-"""What this processor can do."""
+"""Find the instructions that this processor has."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from llvmlite import binding
 
 
 class Instructions(NamedTuple):
-    """What a processor has that LLVM does not choose by itself."""
+    """The instructions that LLVM does not choose by itself."""
 
-    x86: bool  # AVX2's; else NEON's
+    x86: bool  # AVX2; else NEON
     dots: bool  # products of small integers, added to sums of 32 bits in the same step: AVX512-VNNI's, or Arm's sdot
     sides: int = 1  # vectors of LANES that a register holds
 
 
 def features_here(cpuinfo: Path) -> dict[str, bool]:
-    """By LLVM's names. It does not ask Linux on Arm for those with which products are added: `cpuinfo` tells of them.
+    """Return the processor's features by LLVM's names. On Arm LLVM does not ask Linux for the dot products: `cpuinfo` lists them.
 
-    JARVIS_WITHOUT: how the names of those begin that are not to be used, to compare; as avx512.
+    JARVIS_WITHOUT: features whose names begin so are not used, for comparisons; such as avx512.
     """
     features = dict(binding.get_host_cpu_features())
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a decoder layer does between its products, and how all of it runs in one call."""
+"""The elementwise steps of a decoder layer, and the kernel that runs all of its kernels in one call."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from .transcendental import exp
 
 @kernel
 def sequence() -> Code:
-    """Compiled functions one after the other, each by all threads. Arguments: the address of a table, the number of its lines and their
+    """Run compiled functions one after the other, each by all threads. Arguments: the address of a table, the number of its lines and their
     length in bytes; a line holds a function's address, then its arguments."""
     code = Code(3)
     table, lines, line_bytes = code.arguments
@@ -25,11 +25,10 @@ def sequence() -> Code:
 
 @kernel
 def rotary(dtype: str, tables: str, width: int) -> Code:
-    """Rotary embedding (RoFormer, arXiv:2104.09864) of q in its place, of k on its way to the cache; v goes there as it is.
+    """Rotate q in place and k on its way to the cache (RoFormer, arXiv:2104.09864); copy v to the cache.
 
-    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind
-    `tables`, of where the first position's key and value are to be in the cache; S, heads, key heads; how many bytes lie between heads in
-    the cache. Half a head is a multiple of 4.
+    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind `tables`, of
+    the first position's key and value in the cache; S, heads, key heads; the bytes between heads in the cache. Half a head is a multiple of 4.
     """
     code = Code(11)
     q, k, v, cosines, sines, keys, values, rows, heads, key_heads, head_bytes = code.arguments
@@ -55,15 +54,15 @@ def rotary(dtype: str, tables: str, width: int) -> Code:
     begin, end = share(code, rows * key_heads)
     with code.loop(begin, end, 1) as each:
         row, head = each.now // key_heads, each.now % key_heads
-        there = head * head_bytes + row * row_bytes
-        turned(k + each.now * row_bytes, row, keys + there)
+        offset = head * head_bytes + row * row_bytes
+        turned(k + each.now * row_bytes, row, keys + offset)
         for at in range(0, row_bytes, lanes * size):
             part = code.load(v + each.now * row_bytes + at, vector(LOADED_AS[dtype], lanes))
-            code.store(part, values + there + at)
+            code.store(part, values + offset + at)
     return code
 
 
-# Activation functions x / (1 + e^-k): k of x.
+# Activation functions x / (1 + e^-k), each given by k as a function of x.
 ACTIVATIONS = {
     "silu": lambda x: x,
     "gelu_tanh": lambda x: (x * x * 0.044715 + 1.0) * x * math.sqrt(8 / math.pi),
@@ -72,18 +71,18 @@ ACTIVATIONS = {
 
 @kernel
 def gate(dtype: str, activation: str) -> Code:
-    """y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
+    """Write y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; the count of numbers, a multiple of LANES."""
     return of_each(dtype, lambda code, x, z: x / (exp(code, -ACTIVATIONS[activation](x)) + 1.0) * z)
 
 
 @kernel
 def add(dtype: str) -> Code:
-    """y = x + z. Arguments: the addresses of x, of z and of y, which may be z; how many numbers, a multiple of LANES."""
+    """Write y = x + z. Arguments: the addresses of x, of z and of y, which may be z; the count of numbers, a multiple of LANES."""
     return of_each(dtype, lambda code, x, z: x + z)
 
 
 def of_each(dtype: str, function: Callable[[Code, Value, Value], Value]) -> Code:
-    """y = function(x, z), number by number."""
+    """Write y = function(x, z), number by number."""
     code = Code(4)
     xs, zs, ys, count = code.arguments
 

@@ -1,10 +1,10 @@
 """y = x W^T + b for a few rows x and many weights: the weights are read once, at the memory's speed.
 
-A single token's step reads all weights for one row, so that its time is that of reading them. What a row gives does not depend
-on what other rows there are, bit for bit: the same sums in the same order, whether one row comes or hundreds.
+A single token's step reads all weights for one row, so that its time is that of reading them. A row's result does not depend
+on the other rows, bit for bit: the same sums are added in the same order for one row and for hundreds.
 
 - `float_product`: each sum has LANES parts, of the columns 0, 8, 16 ... to 7, 15, 23 ..., that are added at the end.
-- `block_product`: a BLOCK of numbers is multiplied as integers, which is exact, then scaled and added in float32.
+- `block_product`: a BLOCK of numbers is multiplied as integers, exactly, then scaled and added in float32.
 
 Both take the addresses of x [S, K], of scratch memory, of W, of its scales, of b [N] in float32 and of y [S, N], then S, N and K. Numbers of
 x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
@@ -33,15 +33,15 @@ STRIP = 24  # outputs
 
 
 def float_scratch_bytes(columns: int) -> int:
-    """For a row of x."""
+    """Return the scratch memory for one row of x."""
     return 4 * columns
 
 
 @kernel
-def float_product(stored: str, told: bool, dtype: str) -> Code:
-    """W [N, K] as `stored`; K is a multiple of LANES. There are no scales.
+def float_product(stored: str, prefetch: bool, dtype: str) -> Code:
+    """Multiply by W [N, K] of the kind `stored`; K is a multiple of LANES. There are no scales.
 
-    `told`: the processor is told what will be read of W.
+    `prefetch`: prefetch the next tile of W.
     """
     code = Code(9)
     x, floats, weights, _, bias, y, rows, outputs, columns = code.arguments
@@ -50,8 +50,8 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
     begin, end = share(code, rows)
     with code.loop(begin, end, 1) as row, code.loop(zero, columns, LANES) as along:
         numbers = loaded(code, dtype, x + (row.now * columns + along.now) * BYTES[dtype])
-        there = place(code, row.now, rows, along.now // LANES, columns // LANES)
-        code.store(numbers, floats + there * (4 * LANES))
+        slot = place(code, row.now, rows, along.now // LANES, columns // LANES)
+        code.store(numbers, floats + slot * (4 * LANES))
     code.call("GOMP_barrier", gives=VOID)
 
     def tile(output: Value, outputs_here: int, row: Value, rows_here: int) -> None:
@@ -60,7 +60,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
         next_tile = weights + (output + outputs_here) * columns * BYTES[stored]
         step_bytes = LANES * outputs_here * BYTES[stored]
         with code.loop(zero, columns, LANES, *sums) as along:
-            if told and rows_here < TILE_ROWS:
+            if prefetch and rows_here < TILE_ROWS:
                 for at in range(0, step_bytes, LINE_BYTES):
                     code.prefetch(next_tile + along.now * (step_bytes // LANES) + at)
             here = [
@@ -69,8 +69,8 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
             w = [loaded(code, stored, *here[n : n + sides]) for n in range(0, outputs_here, sides)]
             parts = columns // LANES
             for s in range(rows_here):
-                there = place_in_tile(row, s, rows_here, along.now // LANES, parts)
-                numbers = beside([code.load(floats + there * (4 * LANES), FLOATS)] * sides)
+                slot = place_in_tile(row, s, rows_here, along.now // LANES, parts)
+                numbers = beside([code.load(floats + slot * (4 * LANES), FLOATS)] * sides)
                 for n, some in enumerate(w):
                     at = s * len(w) + n
                     along.values[at] = code.multiply_add(some, numbers, along.values[at])
@@ -81,7 +81,7 @@ def float_product(stored: str, told: bool, dtype: str) -> Code:
             store(code, dtype, total, y + ((row + s) * outputs + output + n) * BYTES[dtype])
 
     def strip(output: Value, count: int, together: dict[int, int]) -> None:
-        """All rows times so many outputs, whose weights stay in the processor's cache meanwhile. `together`: how many rows -> outputs."""
+        """Multiply all rows by `count` outputs, whose weights stay in the processor's cache meanwhile. `together`: rows of a tile -> its outputs."""
         every = code.constant(INT64, count)
         for height, row in tiles(code, rows, HEIGHTS):
             with code.loop(zero, every, together[height]) as n:

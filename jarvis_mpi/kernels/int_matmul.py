@@ -1,4 +1,4 @@
-"""y = x W^T + b with weights of 8 or 4 bits, multiplied as integers: see float_matmul.py for what all products share."""
+"""y = x W^T + b with weights of 8 or 4 bits, multiplied as integers; float_matmul.py says what all products share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ BLOCK = {8: 64, 4: 32}  # bits of weights -> numbers of a row that share a scale
 
 @dataclass(frozen=True)
 class Layout:
-    """How numbers lie beside weights of so many bits."""
+    """How x is stored beside weights of 8 or of 4 bits."""
 
     largest: int  # that a number of x is rounded to: 16 bits beside weights of 8, 8 bits beside weights of 4
     x_kind: ir.Type
     x_bytes: int
     columns_at_once: int  # that are multiplied in a lane
     scale_bytes: int  # of a block of LANES outputs: scales, and with 4 bits minima
-    scales_ahead_bytes: int  # how long before they are needed scales are prefetched; AVX512 alone
+    scales_ahead_bytes: int  # how far ahead scales are prefetched; AVX512 alone
 
 
 LAYOUTS = {
@@ -44,12 +44,12 @@ LAYOUTS = {
 
 
 def block_scratch_bytes(columns: int) -> int:
-    """For a row of x, at the most."""
+    """Return the scratch memory for one row of x, at the most."""
     return 2 * columns + 8 * columns // min(BLOCK.values())
 
 
 class Product:
-    """A product that is being written: its arguments, and where scratch memory holds x, quantised."""
+    """A product that is being written: its arguments, and the places of the quantised x in scratch memory."""
 
     def __init__(self, code: Code, bits: int, ahead_bytes: int, dtype: str):
         self.code, self.bits, self.ahead_bytes, self.dtype = code, bits, ahead_bytes, dtype
@@ -65,11 +65,12 @@ class Product:
 
 @kernel
 def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
-    """W and its scales are laid out as nn/quantisation.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
+    """Multiply by quantised weights, laid out as nn/quantisation.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
 
-    `ahead_bytes`: how long before they are needed weights are prefetched.
+    `ahead_bytes`: how far ahead weights are prefetched.
 
-    x = scale * number, too, where each block has its scale. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of 32, 17.
+    x is quantised too: x = scale * number, with a scale for each block. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of
+    32, 17.
     """
     product = Product(Code(9), bits, ahead_bytes, dtype)
     quantise_rows(product)
@@ -79,7 +80,7 @@ def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
 
 
 def quantise_rows(product: Product) -> None:
-    """Write x, block by block, as integers and a scale; beside weights of 4 bits, which have a minimum, with its sum."""
+    """Write x, block by block, as integers and a scale; beside weights of 4 bits, which have a minimum, also its sum."""
     code, layout, size, blocks = product.code, product.layout, product.block, product.blocks
     begin, end = share(code, product.rows)
     with code.loop(begin, end, 1) as row, code.loop(product.zero, blocks, 1) as block:
@@ -88,21 +89,21 @@ def quantise_rows(product: Product) -> None:
             loaded(code, product.dtype, product.x + (here + at) * BYTES[product.dtype])
             for at in range(0, size, LANES)
         ]
-        there = place(code, row.now, product.rows, block.now, blocks)
+        slot = place(code, row.now, product.rows, block.now, blocks)
         scale, whole = rounded(code, parts, layout.largest)
         for at, part in enumerate(whole):
             small = part.to(vector(layout.x_kind), "trunc")
-            code.store(small, product.numbers + (there * size + at * LANES) * layout.x_bytes)
-        code.store(scale, product.x_scales + there * 4)
+            code.store(small, product.numbers + (slot * size + at * LANES) * layout.x_bytes)
+        code.store(scale, product.x_scales + slot * 4)
         if product.bits == 4:
             total = code.call(
                 f"llvm.vector.reduce.add.v{LANES}i32", sum(whole[1:], start=whole[0]), gives=INT32
             )
-            code.store(scale * total.to(FLOAT, "sitofp"), product.x_sums + there * 4)
+            code.store(scale * total.to(FLOAT, "sitofp"), product.x_sums + slot * 4)
 
 
 def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Value]]:
-    """A block of float32 -> its scale, its numbers as 32-bit integers, none larger than `limit`."""
+    """Return the scale of a block of float32 and its numbers as 32-bit integers, none larger than `limit`."""
     most = code.constant(FLOATS, 1e-30)  # so that a block of zeros has a scale too
     for part in parts:
         most = code.lanewise("maxnum", most, code.lanewise("fabs", part))
@@ -122,7 +123,7 @@ class WeightStream:
     steps_at_once: int  # side by side in a register
 
     def prefetch(self) -> None:
-        """Ask for what will be needed later, and for its scales."""
+        """Prefetch later weights and their scales."""
         product, code = self.product, self.product.code
         for block in self.blocks:
             for at in range(0, product.group_bytes, LINE_BYTES):
@@ -131,7 +132,7 @@ class WeightStream:
                 code.prefetch(self.scales_of(block) + product.layout.scales_ahead_bytes)
 
     def steps(self) -> Iterator[Value]:
-        """Weights of some columns (`columns_at_once`) after the other, for each output; `steps_at_once` side by side."""
+        """Yield the weights of `columns_at_once` columns after the other, for each output; `steps_at_once` side by side."""
         product, code = self.product, self.product.code
         addresses = [product.weights + block * product.group_bytes for block in self.blocks]
         step_bytes = LANES * product.layout.columns_at_once * self.steps_at_once
@@ -156,7 +157,7 @@ class WeightStream:
 def tile(product: Product, group: Value, groups_here: int, row: Value, rows_here: int) -> None:
     """Write y for some groups of LANES outputs and some rows of x."""
     code, lanes = product.code, LANES * groups_here
-    # A register that one group does not fill takes two steps: with 4 bits more trouble than it is worth.
+    # A register that one group does not fill takes two steps; with 4 bits that gains nothing.
     steps = cpu.INSTRUCTIONS.sides // groups_here if product.bits == 8 else 1
 
     def in_all_lanes(address: Value) -> Value:
@@ -165,21 +166,21 @@ def tile(product: Product, group: Value, groups_here: int, row: Value, rows_here
     sums = [code.constant(vector(FLOAT, lanes), 0.0)] * rows_here
     with code.loop(product.zero, product.blocks, 1, *sums) as along:
         here = [(group + n) * product.blocks + along.now for n in range(groups_here)]
-        there = [place_in_tile(row, s, rows_here, along.now, product.blocks) for s in range(rows_here)]
+        slots = [place_in_tile(row, s, rows_here, along.now, product.blocks) for s in range(rows_here)]
         stream = WeightStream(product, here, steps)
         if rows_here < TILE_ROWS:
             stream.prefetch()
-        products = block_sums(stream, there)
+        products = block_sums(stream, slots)
         scales = stream.scales()
         for s in range(rows_here):
-            both = scales * in_all_lanes(product.x_scales + there[s] * 4)
+            both = scales * in_all_lanes(product.x_scales + slots[s] * 4)
             of_steps = [lane_sums(part, lanes) for part in products[s].parts(steps)]
             whole = sum(of_steps[1:], start=of_steps[0]).to(scales.kind, "sitofp")
             along.values[s] = code.multiply_add(whole, both, along.values[s])
         if product.bits == 4:
             minima = stream.minima()
             for s in range(rows_here):
-                x_sum = in_all_lanes(product.x_sums + there[s] * 4)
+                x_sum = in_all_lanes(product.x_sums + slots[s] * 4)
                 along.values[s] = code.multiply_add(minima, x_sum, along.values[s])
     for s, total in enumerate(along.results):
         outputs = total + code.load(product.bias + group * (LANES * 4), vector(FLOAT, lanes))
@@ -188,7 +189,7 @@ def tile(product: Product, group: Value, groups_here: int, row: Value, rows_here
 
 
 def block_sums(stream: WeightStream, x_blocks: Sequence[Value]) -> list[Value]:
-    """Of each row: the products of its block and the weights, added up in part (`add_products`)."""
+    """Return for each row the products of its block and the weights, added up in part (`add_products`)."""
     product, layout = stream.product, stream.product.layout
     code, steps = product.code, stream.steps_at_once
     lanes = LANES * len(stream.blocks)
@@ -208,7 +209,7 @@ def block_sums(stream: WeightStream, x_blocks: Sequence[Value]) -> list[Value]:
 
 
 def schedule(product: Product) -> None:
-    """Write which tiles each thread does, in which order."""
+    """Write the loops that give each thread its tiles, in order."""
     code, sides = product.code, cpu.INSTRUCTIONS.sides  # groups whose sums share a register
 
     def all_rows(group: Value, groups_here: int, heights: Sequence[int]) -> None:
@@ -223,7 +224,7 @@ def schedule(product: Product) -> None:
             all_rows(group.now, 1, HEIGHTS[1:])
         with loop_of_the_last(code, groups - groups % sides * many, groups) as group:
             all_rows(group.now, 1, HEIGHTS)
-        groups *= many  # none are left of a few rows
+        groups *= many  # none are left where rows are few
     begin, end = share(code, groups // sides)
     with code.loop(begin, end, 1) as each:
         all_rows(each.now * sides, sides, HEIGHTS)

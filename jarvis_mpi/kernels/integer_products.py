@@ -1,12 +1,12 @@
-"""Sums of products of small integers, by what each processor has for them."""
+"""Sums of products of small integers, with each processor's own instructions."""
 
 from . import cpu
 from .builder import BYTE, INT16, INT32, Value, beside, vector
 
 
 def add_products(total: Value | None, a: Value, b: Value) -> Value:
-    """A sum of products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them, whatever the processor
-    has. `lane_sums` makes of it what is wanted.
+    """Add the products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them on every processor. `lane_sums`
+    turns the result into a sum for each lane.
 
     x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both as `dots`.
     """
@@ -36,7 +36,7 @@ def dots(total: Value | None, a: Value, b: Value) -> Value:
 
 
 def lane_sums(total: Value, lanes: int) -> Value:
-    """-> <lanes x int32>: neighbours are added to each other, as often as it takes."""
+    """Return <lanes x int32>: add neighbours until `lanes` sums are left."""
     while total.kind.count > lanes:
         if total.kind.element == INT16 and total.kind.count == 2 * lanes:
             total = total.to(total.shaped(INT32), "sext")

@@ -1,4 +1,4 @@
-"""Functions of builder.py in machine language: written and compiled when they are first asked for, then kept in the cache folder."""
+"""Compile the functions of builder.py to machine code at their first use, and store it in the cache folder."""
 
 import contextlib
 import ctypes
@@ -16,9 +16,13 @@ from ..common.cache_folder import cache_folder, keep
 from . import cpu
 from .builder import Code
 
-IN_ITS_PLACE = "define void @entry(i64* %arguments) { ret void }"  # of a function whose machine code is there
+EMPTY_MODULE = (
+    "define void @entry(i64* %arguments) { ret void }"  # stands for a function whose machine code is cached
+)
 
-OPENMP = ctypes.CDLL(torch._C.__file__)  # whichever torch was built with: found among what this depends on
+OPENMP = ctypes.CDLL(
+    torch._C.__file__
+)  # the library that torch was built with: among what this one depends on
 OPENMP.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
 OPENMP.GOMP_parallel.restype = None
 for function in ("omp_get_num_threads", "omp_get_thread_num", "GOMP_barrier"):
@@ -33,28 +37,28 @@ def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 
 class Compiled:
-    """A `Code` in machine language: called with integers. Written (0.1 s for a large one) and compiled (0.3 s) once a processor, and kept
-    in the cache folder. `name` tells it from all others that these sources write."""
+    """A `Code` as machine code, called with integers. It is written (0.1 s for a large one) and compiled (0.3 s) once a processor, and stored in
+    the cache folder. `name` is unique among the functions that these sources write."""
 
     def __init__(self, name: str, write: Callable[[], Code]):
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
         machine = binding.Target.from_default_triple().create_target_machine(*processor(), opt=3)
-        kept = Kept(hashlib.sha256(f"{identity()} {name}".encode()).hexdigest())
-        module = binding.parse_assembly(IN_ITS_PLACE) if kept.code else optimised(write().text(), machine)
+        cached = CachedCode(hashlib.sha256(f"{identity()} {name}".encode()).hexdigest())
+        module = binding.parse_assembly(EMPTY_MODULE) if cached.code else optimised(write().text(), machine)
         self.engine = binding.create_mcjit_compiler(module, machine)  # frees the code when it goes
-        self.engine.set_object_cache(kept.write, kept.read)
+        self.engine.set_object_cache(cached.write, cached.read)
         self.engine.finalize_object()
         self.address = self.engine.get_function_address("entry")
 
     def __call__(self, arguments: Sequence[int], threads: int) -> None:
-        """`threads` run it, all with these arguments: they are torch's, of its OpenMP library."""
+        """Run it on `threads` threads of torch's OpenMP library, all with these arguments."""
         table = (ctypes.c_int64 * len(arguments))(*arguments)
         OPENMP.GOMP_parallel(self.address, table, threads, 0)
 
 
 def kernel(write: Callable[..., Code]) -> Callable[..., Compiled]:
-    """Of a function that writes another, with the parameters that are given: the latter compiled, once."""
+    """Decorate a function that writes a `Code`: return it compiled, once for each set of parameters."""
 
     @functools.cache
     @functools.wraps(write)
@@ -65,25 +69,25 @@ def kernel(write: Callable[..., Code]) -> Callable[..., Compiled]:
 
 
 def processor() -> tuple[str, str]:
-    """This one's name, and what it has, as LLVM wants to be told."""
+    """Return this processor's name and features, as LLVM takes them."""
     features = ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(cpu.FEATURES.items()))
     return binding.get_host_cpu_name(), features
 
 
 def identity() -> str:
-    """Of all that machine code depends on, but for what it does."""
+    """Return the part of a cache key that all functions share: versions, processor and sources."""
     return f"{llvmlite.__version__} {binding.llvm_version_info} {processor()} {cpu.INSTRUCTIONS} {sources()}"
 
 
 @functools.cache
 def sources() -> str:
-    """A digest of this folder: a kernel's machine code comes of any file of it."""
+    """Return a digest of this folder: a kernel's machine code depends on every file of it."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-class Kept:
-    """Machine code in the cache folder, behind its digest: what a lost power supply has left of a file is not run."""
+class CachedCode:
+    """Machine code in the cache folder, behind its digest: a file that a power loss cut short is not run."""
 
     def __init__(self, name: str):
         self.path = cache_folder() / "kernels" / name[:16]

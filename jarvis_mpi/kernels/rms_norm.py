@@ -7,7 +7,7 @@ from .tiling import BYTES, FLOATS, loaded, share, store
 
 @kernel
 def rms_norm(dtype: str, epsilon: float) -> Code:
-    """Arguments: the addresses of x [S, K], of the gains [K] in float32 and of y [S, K]; S, K, a multiple of LANES."""
+    """Write y = x / rms(x) * gains. Arguments: the addresses of x [S, K], of the gains [K] in float32 and of y [S, K]; S, K, a multiple of LANES."""
     code = Code(5)
     x, gains, y, rows, columns = code.arguments
     size, zero = BYTES[dtype], code.constant(INT64, 0)

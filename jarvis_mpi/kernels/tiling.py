@@ -1,14 +1,14 @@
-"""How rows are shared among threads and laid out in tiles; how numbers of any kind are loaded and stored."""
+"""Share rows among threads, lay them out in tiles, load and store numbers of any kind."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from .builder import FLOAT, HALF, INT16, INT32, INT64, LANES, Code, Loop, Value, beside, vector
 
-TILE_ROWS = 4  # rows of x that are multiplied together, so that weights in registers serve all of them
+TILE_ROWS = 4  # rows of x that are multiplied together, so that all of them use the weights in registers
 
 
-PAIR = 2  # so many, where fewer are left
+PAIR = 2  # rows of a tile, where fewer are left
 
 
 HEIGHTS = (TILE_ROWS, PAIR, 1)
@@ -31,20 +31,20 @@ def this_thread(code: Code) -> Value:
 
 
 def share(code: Code, count: Value) -> tuple[Value, Value]:
-    """This thread's part of so many."""
+    """Return the begin and end of this thread's part of `count` things."""
     threads = code.call("omp_get_num_threads", gives=INT32).to(INT64, "zext")
     mine = this_thread(code)
     return count * mine // threads, count * (mine + 1) // threads
 
 
 def loop_of_the_last(code: Code, start: Value, end: Value) -> AbstractContextManager[Loop]:
-    """What is left, when the threads have shared the rest, is done by the last of them."""
+    """Loop over what the threads did not share, on the last of them."""
     _, is_last = share(code, code.constant(INT64, 1))
     return code.loop(start, start + (end - start) * is_last, 1)
 
 
 def tiles(code: Code, rows: Value, heights: Sequence[int]) -> Iterator[tuple[int, Value]]:
-    """For the body of a loop over tiles, of each height: that height, and a tile's first row."""
+    """Write a loop over tiles for each height; yield the height and a tile's first row."""
     done = code.constant(INT64, 0)
     for height in heights:
         to = rows - rows % height
@@ -54,14 +54,14 @@ def tiles(code: Code, rows: Value, heights: Sequence[int]) -> Iterator[tuple[int
 
 
 def place_in_tile(row: Value, at: int, height: int, part: Value, parts: Value) -> Value:
-    """Of a part of a tile's row `at`: see `place`."""
+    """Return the place of a part of a tile's row `at`: see `place`."""
     if height == TILE_ROWS:
         return row * parts + part * height + at
     return (row + at) * parts + part
 
 
 def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Value:
-    """Where a part of a row of x lies in scratch memory: those of a tile's rows, of a high one, take turns, so that it is read from one end to the
+    """Return where a part of a row of x lies in scratch memory: the parts of a high tile's rows alternate, so that it is read from one end to the
     other (rows that are a power of two apart would fall on the same lines of the cache)."""
     in_tile = code.call("llvm.smin.i64", rows // TILE_ROWS - row // TILE_ROWS, code.constant(INT64, 1))
     height = in_tile * (TILE_ROWS - 1) + 1
@@ -69,7 +69,7 @@ def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Val
 
 
 def loaded(code: Code, dtype: str, *addresses: Value, lanes: int = LANES) -> Value:
-    """So many numbers from each address, as float32."""
+    """Load `lanes` numbers from each address, as float32."""
     numbers = beside([code.load(address, vector(LOADED_AS[dtype], lanes)) for address in addresses])
     if dtype == "F32":
         return numbers
@@ -80,7 +80,7 @@ def loaded(code: Code, dtype: str, *addresses: Value, lanes: int = LANES) -> Val
 
 
 def store(code: Code, dtype: str, numbers: Value, address: Value) -> None:
-    """float32, one or a vector, as `dtype`, rounded to nearest, ties to even."""
+    """Store float32, one number or a vector, as `dtype`, rounded to nearest, ties to even."""
     like = numbers.shaped
     if dtype == "F32":
         code.store(numbers, address)

@@ -5,14 +5,14 @@ from .tiling import FLOATS
 
 
 def tanh(code: Code, x: Value) -> Value:
-    """(1 - e^-2x) / (1 + e^-2x), for |x| with the sign of x."""
+    """Return (1 - e^-2x) / (1 + e^-2x), for |x| with the sign of x."""
     power = exp(code, code.lanewise("fabs", x) * -2.0)
     one = code.constant(FLOATS, 1.0)
     return code.lanewise("copysign", (one - power) / (one + power), x)
 
 
 def exp(code: Code, x: Value) -> Value:
-    """e^x, of x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
+    """Return e^x, for x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
 
     def constant(number: float) -> Value:
         return code.constant(x.kind, number)

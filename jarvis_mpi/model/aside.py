@@ -1,9 +1,9 @@
-"""Texts made in a process of its own, each of which ends at its limit whatever it does: a stranger's program may stay in one call
-of C for ever, or take all memory, and nothing inside this process could end it. The limit is of the processor's time: a machine that
-is busy elsewhere makes no program a bad one.
+"""Make texts in a child process, which ends at a limit whatever it does: a stranger's program may stay in one call
+of C for ever, or take all memory, and nothing inside this process could end it. The limit is of processor time, so that
+a busy machine cuts off no good program.
 
-The process is a fork: nothing is loaded again. It runs one function, once for each message that comes, and is gone when nobody is
-there any more to send one; it touches neither MPI nor the terminal.
+The child is a fork: nothing is loaded again. It runs one function, once for each message, and exits when the
+parent is gone; it touches neither MPI nor the terminal.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 from ..common.errors import Unservable
 
 LENGTH = struct.Struct("<Q")
-PATIENCE = 20  # seconds that are waited for each of the processor's
-LATER_S = 2.0  # than that the system ends the process, though nobody may be left that waits
+PATIENCE = 20  # seconds of waiting for each second of processor time
+LATER_S = 2.0  # after that the system ends the child, even if its parent is gone
 
 
 class Overdue(Exception):
@@ -36,15 +36,15 @@ class Died(Exception):
 
 
 class Aside:
-    """`make` is called there with what `text` is given, which is told as JSON; it may raise Unservable."""
+    """A child process that calls `make` with what `text` is given, sent as JSON; `make` may raise Unservable."""
 
     def __init__(self, make: Callable[[Any], str]):
         self.make = make
         self.child = 0
 
     def text(self, of: Any, limit_s: float, room_bytes: int) -> str:
-        """`limit_s`: of the processor's time. `room_bytes`: memory for it, beyond what it has. Raises Unservable, Overdue, Died, or
-        OSError where no process can be had."""
+        """Return the text that the child makes. `limit_s`: of processor time. `room_bytes`: memory for it, beyond what it has. Raises
+        Unservable, Overdue, Died, or OSError where no process can be started."""
         fresh = not self.child
         self.begin()
         end = time.monotonic() + PATIENCE * limit_s
@@ -59,9 +59,9 @@ class Aside:
                 raise Overdue from None
             if fresh:
                 raise Died from None
-            # It may have been ended meanwhile, by whoever needs memory.
+            # The system may have ended it meanwhile, for its memory.
             return self.text(of, limit_s, room_bytes)
-        except BaseException:  # Ctrl-C: an answer that is under way would be taken for the next one's
+        except BaseException:  # Ctrl-C: the answer under way would be taken for the next one
             self.end()
             raise
         if kind == "refused":
@@ -71,20 +71,20 @@ class Aside:
     def begin(self) -> None:
         if self.child:
             return
-        self.socket, there = socket.socketpair()
+        self.socket, childs_end = socket.socketpair()
         try:
             with (
                 warnings.catch_warnings()
-            ):  # the fork has none of our other threads, and takes no lock of theirs
+            ):  # the fork has none of our other threads, and takes none of their locks
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.child = os.fork()
         except OSError:
             self.socket.close()
-            there.close()
+            childs_end.close()
             raise
         if not self.child:
-            work(self.make, self.socket, there)
-        there.close()
+            work(self.make, self.socket, childs_end)
+        childs_end.close()
 
     def end(self) -> int:
         """Return the signal that ended the process; 0: there was none, or it ended by itself."""
@@ -100,17 +100,17 @@ class Aside:
         self.end()
 
 
-def send(there: socket.socket, data: bytes, end: float = 0.0) -> None:
-    there.settimeout(max(0.001, end - time.monotonic()) if end else None)
-    there.sendall(LENGTH.pack(len(data)) + data)
+def send(connection: socket.socket, data: bytes, end: float = 0.0) -> None:
+    connection.settimeout(max(0.001, end - time.monotonic()) if end else None)
+    connection.sendall(LENGTH.pack(len(data)) + data)
 
 
-def receive(there: socket.socket, end: float = 0.0) -> bytes:
-    """Raises EOFError where nobody is there, and TimeoutError at `end`."""
+def receive(connection: socket.socket, end: float = 0.0) -> bytes:
+    """Return the next message. Raises EOFError where the other side is gone, and TimeoutError at `end`."""
     came, wanted = bytearray(), LENGTH.size
     while len(came) < wanted:
-        there.settimeout(max(0.001, end - time.monotonic()) if end else None)
-        if not (more := there.recv(1 << 16)):
+        connection.settimeout(max(0.001, end - time.monotonic()) if end else None)
+        if not (more := connection.recv(1 << 16)):
             raise EOFError
         came += more
         if len(came) >= LENGTH.size:
@@ -119,11 +119,11 @@ def receive(there: socket.socket, end: float = 0.0) -> bytes:
 
 
 def work(make: Callable[[Any], str], parents: socket.socket, here: socket.socket) -> NoReturn:
-    """In the fork."""
+    """Serve the parent's messages, in the fork."""
     try:
         parents.close()
-        gc.freeze()  # what is here is the parent's to tidy away
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever is at the terminal means the parent
+        gc.freeze()  # the parent's objects are the parent's to collect
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the parent
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
@@ -132,10 +132,10 @@ def work(make: Callable[[Any], str], parents: socket.socket, here: socket.socket
             signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit_s + LATER_S)
             bound(room_bytes)
             try:
-                said = ["made", make(of)]
+                reply = ["made", make(of)]
             except Unservable as error:
-                said = ["refused", str(error)]
-            send(here, json.dumps(said).encode())
+                reply = ["refused", str(error)]
+            send(here, json.dumps(reply).encode())
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
@@ -143,7 +143,7 @@ def work(make: Callable[[Any], str], parents: socket.socket, here: socket.socket
 
 
 def bound(room_bytes: int) -> None:
-    """Elsewhere than under Linux: not at all."""
+    """Limit this process's memory; only Linux can."""
     with contextlib.suppress(OSError, ValueError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + room_bytes

@@ -1,4 +1,4 @@
-"""What can be asked of a model that takes so many positions."""
+"""Check that a prompt fits into the positions that a model takes."""
 
 import contextlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ TRIED = 20  # prompts, for the length of the longest that can be asked
 
 
 def askable(text: Text, ids: Sequence[int], prompt: str, context: int) -> list[int]:
-    """The ids of `prompt` after `ids`. Raises Unservable if a model that takes `context` positions cannot be asked that."""
+    """Return the ids of `prompt` after `ids`. Raises Unservable if they do not fit into `context` positions."""
     if not prompt.strip():
         raise Unservable("the prompt is empty: there is nothing to answer")
     whole, advice = ("the conversation would have", "") if ids else ("the prompt has", ": shorten it")
@@ -26,7 +26,7 @@ def askable(text: Text, ids: Sequence[int], prompt: str, context: int) -> list[i
 
 
 def longest(text: Text, prompts: Sequence[str], context: int) -> int:
-    """How many tokens the longest of `prompts` has, of those that can be asked; about so many, where it takes too long to tell."""
+    """Return the tokens of the longest of `prompts` that can be asked; an estimate, where counting takes too long."""
     by_length = sorted(prompts, key=len, reverse=True)
     for prompt in by_length[:TRIED]:
         with contextlib.suppress(Unservable):

@@ -1,7 +1,7 @@
-"""A model's chat template is a stranger's program: it gets a few seconds, and its text has a bound.
+"""Render a model's chat template, a stranger's program, within bounds of time, memory and text.
 
-It is rendered in a process of its own (aside.py), since a single call of C can take for ever or take all memory: a width, a
-precision, two lists compared. Powers, products and sums whose result would be huge are refused by name before.
+It is rendered in a child process (aside.py), since a single call of C can take for ever or take all memory: a width, a
+precision, two lists compared. Powers, products and sums with huge results are refused by name before.
 """
 
 import math
@@ -18,7 +18,7 @@ from ..common.errors import Unservable
 from .aside import Aside, Died, Overdue
 
 LIMIT_S = 4.0  # of the first rendering; a template takes milliseconds
-LEAST_S = 0.1  # of a template that was cut off several times: each further prompt would wait as long
+LEAST_S = 0.1  # for a template that was cut off several times: each further prompt waits as long
 MOST_CHARACTERS = 1 << 20  # beside what was asked
 MOST_MADE = 1 << 24  # characters of all pieces together; some are parts of others
 ROOM_BYTES = 1 << 28  # of memory, beside what a process has
@@ -32,15 +32,15 @@ Turns = list[dict[str, str]]  # of a conversation, each with its role and its co
 
 
 class Renderer:
-    """`render`, of a conversation's turns, bounded. `limit_s`: of the processor's time, for the next one; half of the last one's limit after one
-    that was cut off."""
+    """Calls `render` on a conversation's turns, within bounds. `limit_s`: processor time for the next call; it halves after each call that was
+    cut off."""
 
     def __init__(self, render: Callable[[Turns], str]):
         self.render, self.limit_s = render, LIMIT_S
         self.aside = Aside(lambda turns: bounded(render, turns))
 
     def __call__(self, turns: Turns) -> str:
-        """Raises Unservable, also where it takes too long or too much memory."""
+        """Return the rendered turns. Raises Unservable, also where it takes too long or too much memory."""
         try:
             return self.aside.text(turns, self.limit_s, ROOM_BYTES + BYTES_A_CHARACTER * length(turns))
         except Overdue:
@@ -48,7 +48,7 @@ class Renderer:
             raise Unservable(cut_off(took)) from None
         except Died:
             raise Unservable(f"the model's chat template wants too much memory, or crashes: {MEND}") from None
-        except OSError:  # no process can be had: then a single call of C has no bound
+        except OSError:  # no process can be started: then a single call of C has no bound
             return bounded(self.render, turns, self.limit_s)
 
 
@@ -61,7 +61,7 @@ def cut_off(limit_s: float) -> str:
 
 
 def bounded(render: Callable[[Turns], str], turns: Turns, limit_s: float = math.inf) -> str:
-    """What `render` makes of `turns`. Raises Unservable once too much text was made of them, or the time is over."""
+    """Return what `render` makes of `turns`. Raises Unservable once it has made too much text, or the time is over."""
     asked = length(turns)
     end, room = time.monotonic() + limit_s, MOST_MADE + 64 * asked
 
@@ -86,7 +86,7 @@ def bounded(render: Callable[[Turns], str], turns: Turns, limit_s: float = math.
 
 
 def check_size(rendered: str, asked: int) -> str:
-    """`rendered`, if a prompt of `asked` characters can have become that."""
+    """Return `rendered`. Raises Unservable where it is too long for a prompt of `asked` characters."""
     if len(rendered) > MOST_CHARACTERS + 4 * asked:
         raise Unservable(f"the model's chat template made {len(rendered)} characters of {asked}: {MEND}")
     return rendered
@@ -120,7 +120,7 @@ def total(a: Any, b: Any) -> Any:
     return operator.add(a, b)
 
 
-# jinja's own way to bound an operator: these are then neither computed while it compiles.
+# jinja's own way to bound an operator: it then computes none of them while it compiles.
 SandboxedEnvironment.intercepted_binops = frozenset({"**", "*", "+"})
 SandboxedEnvironment.default_binop_table = {
     **SandboxedEnvironment.default_binop_table,

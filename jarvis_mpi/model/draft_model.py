@@ -1,4 +1,4 @@
-"""--draft MODEL: a small model at the end user, with the same tokenizer, guesses what the chain will say."""
+"""--draft MODEL: a small model at the end user, with the same tokenizer, predicts the chain's tokens."""
 
 import heapq
 import time
@@ -14,26 +14,26 @@ from .head import Head
 from .stage import Stage
 from .tokenizer import Text
 
-AHEAD = 2  # times the drafts of a step: so many texts it looks behind while the chain works
-CHOICES = 3  # tokens that may come next, of each of them
-SURE = 0.4  # the least chance of a text that a step waits for what may follow it
-WORTH = 0.1  # the least chance of a text that it looks behind: it costs power, and on a shared machine the others' time
+AHEAD = 2  # times the drafts of a step: texts that are continued while the chain works
+CHOICES = 3  # likely next tokens of each text
+SURE = 0.4  # the least chance of a text whose continuation a step waits for
+WORTH = 0.1  # the least chance of a text that is continued: it costs power, and on a shared machine the others' time
 
 Ids = tuple[int, ...]
 
 
 @dataclass
 class Known:
-    """What the model says of a text and of those that it may become."""
+    """The draft model's predictions for a text and its likely continuations."""
 
     text: Ids = ()
     ran: Ids = ()  # what its caches hold
-    # A text -> its likely next tokens, and how likely each is.
+    # A text -> its likely next tokens and their chances.
     coming: dict[Ids, list[tuple[int, float]]] = field(default_factory=dict)
 
 
 class DraftModel:
-    """See draft.Source. Its guesses are the likeliest tokens; they come sooner with fewer bits, and are hardly others."""
+    """A Source (protocol/speculation) that proposes the likeliest tokens; with fewer bits they come sooner, and hardly differ."""
 
     def __init__(self, folder: Path, text: Text, name: str, dtype: str, weights: str = "int8"):
         if Text(folder).tokenizer.get_vocab() != text.tokenizer.get_vocab():
@@ -46,11 +46,11 @@ class DraftModel:
         self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights)
         self.context = context_of(config)
         self.known: dict[int, Known] = {}
-        for _ in range(2):  # the first one reads the weights in
+        for _ in range(2):  # the first run reads the weights in
             begun = time.perf_counter()
             self.guess(-1, (0,), 1)
             self.guess_s = time.perf_counter() - begun
-            self.over(-1)
+            self.finished(-1)
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
         return "model" if len(ids) < self.context else None
@@ -74,9 +74,9 @@ class DraftModel:
             end, chance = (*end, token), chance * share
         return end[len(text) :]
 
-    def ahead(self, most: int) -> bool:
-        """Look behind the likeliest text that it has not looked behind, of the sequence of which least is known: first the prompt itself,
-        then what the chain may say to the drafts under way, be they right or wrong.
+    def propose_ahead(self, most: int) -> bool:
+        """Continue the likeliest text that has no prediction yet, of the sequence with the fewest: first the prompt itself,
+        then what the chain may answer to the drafts under way, whether it accepts them or not.
         """
         for sequence, known in sorted(self.known.items(), key=lambda each: len(each[1].coming)):
             if len(known.coming) < AHEAD * most and (text := self.likeliest(known)):
@@ -85,7 +85,7 @@ class DraftModel:
         return False
 
     def likeliest(self, known: Known) -> Ids:
-        """() where all are too long, or have hardly a chance."""
+        """Return the likeliest text without a prediction; () where all are too long or too unlikely."""
         likely = [(-1.0, known.text)]
         while likely:
             chance, text = heapq.heappop(likely)
@@ -108,6 +108,6 @@ class DraftModel:
         shares, tokens = self.head.logits(body).softmax(-1).topk(CHOICES)
         known.coming[text] = list(zip(tokens.tolist(), shares.tolist(), strict=True))
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         self.known.pop(sequence, None)
         self.stage.forget(sequence)

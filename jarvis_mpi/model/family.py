@@ -1,4 +1,4 @@
-"""What is asked of a model's family: its config, its classes, the names of its layers. No family has code of its own."""
+"""Read what differs between model families: configs, classes, the names of layers. No family has code of its own here."""
 
 import copy
 import inspect
@@ -17,16 +17,16 @@ from .checkpoint import bytes_by_layer, stored_dtype
 
 # Rotary tables of which every row changes once a text is longer than `original_max_position_embeddings`.
 CHANGING_ROTARY = ("longrope", "dynamic")
-# How families call the number of positions that a text may have.
+# Families' names for the number of positions that a text may have.
 CONTEXT = ("max_position_embeddings", "max_seq_len", "seq_length", "n_ctx")
-KEY_HEADS = ("num_key_value_heads", "num_kv_heads")  # how they call the number of heads of keys
-LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_number")  # attributes, of a layer and of its parts
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads")  # their names for the number of key/value heads
+LAYER_NUMBERS = ("layer_idx", "layer_id", "layer_number")  # attributes of a layer and of its parts
 # Config lists that may be as long as the model is deep, and have nothing to do with layers.
 NOT_OF_LAYERS = ("_id", "_ids", "_token", "architectures")
 
 
 def quiet() -> None:
-    """transformers warns and draws bars for its own users; ours have our own lines."""
+    """Silence transformers' warnings and progress bars: our users get our own lines."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
@@ -37,10 +37,10 @@ def import_family(config) -> None:
 
 
 def load_config(folder: Path) -> Any:
-    """The model's config, with the dtype of its files, if those can be cut into blocks of layers. Raises Unservable."""
+    """Return the model's config, with the dtype of its files. Raises Unservable where it cannot be cut into blocks of layers."""
     config = read_config(folder)
     if config.dtype is None:
-        config.dtype = getattr(torch, stored_dtype(folder))  # as transformers has it for "auto"
+        config.dtype = getattr(torch, stored_dtype(folder))  # as transformers does for "auto"
     if not isinstance(config.dtype, torch.dtype) or not config.dtype.is_floating_point:
         raise Unservable(
             f"{folder}/config.json has {config.dtype!r} as its dtype: float32, bfloat16 or float16 is one"
@@ -50,11 +50,11 @@ def load_config(folder: Path) -> Any:
 
 
 def read_config(folder: Path) -> Any:
-    """What config.json says; no other file is looked at. Raises Unservable, naming what forbids to cut such a model."""
+    """Return the config of config.json, without looking at other files. Raises Unservable, naming why such a model cannot be cut."""
     with guarded(f"{folder}/config.json cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.output_attentions = config.output_hidden_states = (
-            False  # more to give back, which nobody here asks for
+            False  # more outputs, which nothing here reads
         )
     kind = f"{folder} is a model of kind {config.model_type!r}"
     forbidden = {
@@ -80,25 +80,25 @@ def read_config(folder: Path) -> Any:
 
 
 def check_depth(folder: Path, config) -> None:
-    """Raises Unservable where the config asks for no layers, or more than the files have: transformers would draw them."""
-    depth, there = getattr(config, "num_hidden_layers", None), len(bytes_by_layer(folder))
-    if type(depth) is not int or not 0 < depth <= there:
-        raise Unservable(f"{folder}/config.json asks for {depth!r} layers, its files have {there}")
+    """Raises Unservable where the config asks for no layers, or more than the files have: transformers would make random ones."""
+    depth, stored = getattr(config, "num_hidden_layers", None), len(bytes_by_layer(folder))
+    if type(depth) is not int or not 0 < depth <= stored:
+        raise Unservable(f"{folder}/config.json asks for {depth!r} layers, its files have {stored}")
 
 
 def dtype_of(config, wanted: str) -> torch.dtype:
-    """'auto' is bfloat16 for files in bfloat16, else float32 (float16 is slow on every CPU of ours)."""
+    """Return the dtype to compute in. 'auto' is bfloat16 for files in bfloat16, else float32 (float16 is slow on every CPU of ours)."""
     if wanted == "auto":
         return torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
     return getattr(torch, wanted)
 
 
 def cache_row_bytes(config, dtype: torch.dtype) -> int:
-    """What a layer keeps of a position, at the most: its key and its value."""
+    """Return the bytes that a layer caches for a position, at the most: its key and its value."""
     heads = config.num_attention_heads
-    kept = key_heads(config)
+    kv_heads = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * kept * width * dtype.itemsize
+    return 2 * kv_heads * width * dtype.itemsize
 
 
 def key_heads(config: Any) -> int:
@@ -107,10 +107,10 @@ def key_heads(config: Any) -> int:
 
 
 def context_of(config: Any) -> int:
-    """How many positions a text may have.
+    """Return how many positions a text may have.
 
-    Where a family changes its rotary tables for a text that has grown long, `generate` computes all rows with the later
-    tables, those cached before too in some families. Stages keep their caches, so a text ends where the first tables do.
+    Where a family changes its rotary tables for a long text, `generate` computes all rows with the later tables, in some
+    families those cached before too. Stages keep their caches, so a text ends where the first tables do.
     """
     return min(
         [longest_text(config)]
@@ -124,20 +124,20 @@ def context_of(config: Any) -> int:
 
 
 def longest_text(config: Any) -> int:
-    """What the config says; 0 where it says nothing."""
+    """Return the number of positions in the config; 0 where it has none."""
     named = [getattr(config, name, None) for name in CONTEXT]
     return next((length for length in named if isinstance(length, int) and length > 0), 0)
 
 
 def rotary(config: Any) -> list[dict[str, Any]]:
-    """What the config says of its rotary tables: one, or one a kind of layer; [] of none."""
+    """Return the config's rotary parameters: one set, or one for each kind of layer; [] for none."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [each for each in parameters.values() if isinstance(each, dict)]
     return nested or [parameters]
 
 
 def per_layer(config: Any) -> list[str]:
-    """The names of the config's lists with one entry for each layer."""
+    """Return the names of the config's lists with one entry for each layer."""
     return [
         name
         for name, value in vars(config).items()
@@ -148,7 +148,7 @@ def per_layer(config: Any) -> list[str]:
 
 
 def cut_config(config: Any, block: Sequence[int]) -> Any:
-    """A copy of the config with only the layers of `block`."""
+    """Return a copy of the config with only the layers of `block`."""
     cut = copy.deepcopy(config)
     keep_in_config(cut, block)
     return cut
@@ -161,23 +161,23 @@ def keep_in_config(config: Any, block: Sequence[int]) -> None:
 
 
 def keep_layers(model: Any, block: Sequence[int]) -> None:
-    """Leave `model`, which was built whole, the layers of `block`, counted from 0 in caches.
+    """Remove all layers of `model` but those of `block`; caches count them from 0.
 
-    They were made with their own numbers and the model's whole depth, by which some families choose or scale.
+    The model is built whole first, since some families choose or scale by a layer's own number and the whole depth.
     """
     name, layers = decoder_layers(model)
-    kept = nn.ModuleList(layers[layer] for layer in block)
-    for index, layer in enumerate(kept):
+    remaining = nn.ModuleList(layers[layer] for layer in block)
+    for index, layer in enumerate(remaining):
         for module in layer.modules():
             for number in LAYER_NUMBERS:
                 if isinstance(getattr(module, number, None), int):
                     setattr(module, number, index)
-    model.set_submodule(name, kept)
+    model.set_submodule(name, remaining)
     keep_in_config(model.config, block)
 
 
 def decoder_layers(model) -> tuple[str, nn.ModuleList]:
-    """The name and the list of the model's decoder layers, whatever the family calls them: the shallowest
+    """Return the name and the list of the model's decoder layers, in any family: the shallowest
     list of the right length (a layer's experts may be as many)."""
     found = [
         (name, module)
@@ -192,12 +192,12 @@ def decoder_layers(model) -> tuple[str, nn.ModuleList]:
 
 
 def hidden_of(output: Any) -> Tensor:
-    """What a decoder layer gives: some families add to it."""
+    """Return the hidden states of a decoder layer's output: some families return more beside them."""
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def cache_argument(model: Any) -> str:
-    """What the model's forward calls its cache: `cache` from transformers 5.24 on; '' where it takes none."""
+    """Return the name of the cache argument of the model's forward: `cache` from transformers 5.24 on; '' where it takes none."""
     takes = inspect.signature(model.forward).parameters
     # Something else is called so in a family before that.
     if "cache" in takes and "Cache" in str(takes["cache"].annotation):
@@ -211,7 +211,8 @@ def embedding_name(model) -> str:
 
 
 def of_block(layers: str, block: Sequence[int], embedding: str = "") -> Callable[[str], str | None]:
-    """Names in the files -> in a stage: its layers counted from 0, no other layers, not the token `embedding` if that is named."""
+    """Return a function from a tensor's name in the files to its name in a stage: layers counted from 0, no other layers, not the token
+    `embedding` if that is named."""
     layers, embedding = layers.split(".")[-1], embedding.split(".")[-1]
 
     def rename(tensor: str) -> str | None:

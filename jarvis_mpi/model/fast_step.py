@@ -1,8 +1,8 @@
-"""A token, or a few, through a block's layers and nothing else.
+"""Run a token, or a few, through a block's layers and nothing else.
 
-For a single row the family's forward makes, besides calling its layers, a mask in which nothing is
-masked, a row of the rotary tables, and a final norm that a stage throws away. Here the arguments of
-each layer are taken from one dry run of that forward over a page of positions, and a step uses its rows.
+For a single row the family's forward also makes a mask in which nothing is masked, a row of the
+rotary tables, and a final norm that a stage throws away. Here one dry run of that forward over a page
+of positions records each layer's arguments, and a step uses the rows of that page.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ FEW_ROWS = 33  # a token and its drafts
 # Rotary tables that depend on the position alone, as far as a text may go (context_of).
 FIXED_ROTARY = {"default", "linear", "llama3", "yarn", "proportional", *CHANGING_ROTARY}
 
-# What a step makes for a layer itself; any other argument must be the same at every position.
+# Arguments that a step makes itself; any other must be the same at every position.
 KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings"}
 
 
 class FastStep:
-    """See the module. `possible` only where every argument of every layer is understood."""
+    """A block's layers, called without the rest of the family's forward. `possible` only where every argument of every layer is understood."""
 
     def __init__(self, model, layers: nn.ModuleList):
         self.model, self.layers = model, layers
@@ -43,7 +43,7 @@ class FastStep:
         self.page_rows = PAGE_ROWS if rotary_kinds(model.config) <= FIXED_ROTARY else 1
         self.page: list[dict[str, Any]] = []
         self.page_start = -PAGE_ROWS
-        self.parts: list[Part] = []  # some of which are fused: for ROWS_AT_ONCE rows
+        self.parts: list[Part] = []  # some of them fused: for ROWS_AT_ONCE rows
         self.possible = kinds <= {"full_attention", "sliding_attention"} and self.understood()
         if self.possible and self.page_rows >= ROWS_AT_ONCE:
             self.turn_page(max(0, context_of(model.config) - self.page_rows))
@@ -51,7 +51,7 @@ class FastStep:
             self.page_start = -PAGE_ROWS
 
     def understood(self) -> bool:
-        """Whether each layer takes only arguments that a step knows how to make."""
+        """Return whether each layer takes only arguments that a step can make."""
         for self.gives_tuple in (False, True):
             with contextlib.suppress(Unservable), guarded("the family's forward"):
                 self.turn_page(0)
@@ -66,7 +66,7 @@ class FastStep:
         return self.possible and rows <= min(FEW_ROWS, self.page_rows)
 
     def run_parts(self, body: bytes | memoryview, start: int, cache) -> bytes:
-        """S rows, ROWS_AT_ONCE at the most -> S rows."""
+        """Run S rows, ROWS_AT_ONCE at the most -> S rows."""
         row = self.row_of(start, len(body) // (self.width * self.dtype.itemsize))
         for layers, fused in self.parts:
             if fused:
@@ -77,7 +77,7 @@ class FastStep:
         return bytes(body)
 
     def row_of(self, start: int, count: int) -> int:
-        """Where so many positions begin in the page; it is turned if need be."""
+        """Return the page's row of position `start`; turn the page where `count` rows do not fit."""
         if not self.page_start <= start <= self.page_start + self.page_rows - count:
             self.turn_page(start - start % self.page_rows if count == 1 else start)
         return start - self.page_start
@@ -87,7 +87,7 @@ class FastStep:
 
     @torch.inference_mode()
     def run_layers(self, layers: range, h: Tensor, row: int, start: int, cache) -> Tensor:
-        """`row` of the page is the first one's."""
+        """Run some layers by their own forward. `row`: the page's row of the first position."""
         count = h.shape[1]
         masks: dict[int, Tensor | None] = {}  # window -> its mask
         each = self.rows(row, row + count)
@@ -103,7 +103,7 @@ class FastStep:
         return h
 
     def rows(self, first: int, end: int) -> list[dict[str, Any]]:
-        """Each layer's arguments for rows of the page; layers that share a table share its rows."""
+        """Return each layer's arguments for rows of the page; layers that share a table share its rows."""
         cut: dict[int, Any] = {}
 
         def of(value):
@@ -126,7 +126,7 @@ class FastStep:
 
     @torch.inference_mode()
     def turn_page(self, start: int) -> None:
-        """Note what the family's forward would hand each layer at positions start .. start + page_rows."""
+        """Record each layer's arguments in the family's forward at positions start .. start + page_rows."""
         self.page, self.page_start = [], -PAGE_ROWS
         seen: list[dict[str, Any]] = []
         real = list(self.layers)
@@ -159,7 +159,7 @@ class FastStep:
 
 
 class Noting(nn.Module):
-    """In a layer's place: notes with which arguments the family calls it, and does nothing."""
+    """Stands in a layer's place: records the arguments of the call, and does nothing."""
 
     def __init__(self, layer: nn.Module, seen: list[dict[str, Any]], gives_tuple: bool):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a model's generation_config.json has transformers' `generate` do to a greedy text: done here too, or refused by name."""
+"""Follow a model's generation_config.json: what it changes of a greedy text under `generate` is done here too, or refused by name."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +10,9 @@ from ..common.errors import Unservable
 from ..common.settings import LEAST_PENALTY, MOST_PENALTY, Settings
 from .safetensors_files import json_object
 
-FILES = ("generation_config.json", "config.json")  # where `generate` finds it; the first that is there
+FILES = ("generation_config.json", "config.json")  # where `generate` looks; the first that exists
 PENALTY = "repetition_penalty"
-# Kinds of cache that keep what they are given, unlike "quantized".
+# Kinds of cache that store numbers unchanged, unlike "quantized".
 WHOLE_CACHES = (
     "dynamic",
     "static",
@@ -22,7 +22,7 @@ WHOLE_CACHES = (
     "hybrid",
     "hybrid_chunked",
 )
-# What else changes a greedy text, and its values that change nothing (besides none, False and what is empty).
+# Other options that change a greedy text, and their values that change nothing (besides None, False and what is empty).
 OTHERS: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "no_repeat_ngram_size": (), "encoder_no_repeat_ngram_size": (), "encoder_repetition_penalty": (1,),
     "min_length": (), "min_new_tokens": (), "exponential_decay_length_penalty": (), "forced_eos_token_id": (),
@@ -33,16 +33,16 @@ OTHERS: dict[str, tuple[Any, ...]] = {
 
 
 def followed(settings: Settings, folder: Path, say: Say) -> Settings:
-    """`settings` with a repetition penalty: their own, else the model's, else none. Raises Unservable where the model asks for more."""
+    """Return `settings` with a repetition penalty: their own, else the model's, else none. Raises Unservable where the model asks for more."""
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    said = json_object(path) if path else {}
-    for name, value in asked(said):
+    config = json_object(path) if path else {}
+    for name, value in asked(config):
         raise Unservable(
             f"{path} asks for {name} = {str(value)[:40]}, which changes a greedy text and is not done here: take it out of there"
         )
     if settings.repetition_penalty:
         return settings
-    penalty = said.get(PENALTY)
+    penalty = config.get(PENALTY)
     if penalty is None:
         return replace(settings, repetition_penalty=1.0)
     if type(penalty) not in (int, float) or not LEAST_PENALTY <= penalty <= MOST_PENALTY:
@@ -55,7 +55,7 @@ def followed(settings: Settings, folder: Path, say: Say) -> Settings:
     return replace(settings, repetition_penalty=float(penalty))
 
 
-def asked(said: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def asked(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, harmless in OTHERS.items():
-        if said.get(name) and said[name] not in harmless:
-            yield name, said[name]
+        if config.get(name) and config[name] not in harmless:
+            yield name, config[name]

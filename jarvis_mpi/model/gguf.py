@@ -1,8 +1,8 @@
-"""python -m jarvis_mpi convert-gguf FILE FOLDER: a GGUF file, dequantised by transformers into bfloat16 safetensors.
+"""python -m jarvis_mpi convert-gguf FILE FOLDER: dequantise a GGUF file, by transformers, into bfloat16 safetensors.
 
-Every tensor of the file must become a part of the model, and every part of the model must have come from the file:
-transformers passes over what it does not know, and draws what it does not find. What goes wrong is one sentence on
-standard error, with the status SENTENCE.
+Every tensor of the file must become a part of the model, and every part of the model must come from the file:
+transformers passes over tensors that it does not know, and makes random ones where it finds none. An error is one
+sentence on standard error, with the status SENTENCE.
 """
 
 import sys
@@ -22,7 +22,7 @@ from .family import quiet
 from .gguf_header import Gguf, join, read, read_shards
 from .gguf_rope import TABLES, Rope
 
-# What general.type says (gguf.constants.GGUFType); a clip's file of old says nothing.
+# Values of general.type (gguf.constants.GGUFType); an old clip file has none.
 NO_MODELS = {
     "adapter": "an adapter (LoRA), which is to be merged into its model first (llama.cpp's llama-export-lora)",
     "mmproj": "the part of a model that sees pictures or hears (mmproj), which is not served",
@@ -33,13 +33,13 @@ WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
 def spare_repetition() -> None:
-    """transformers asks for the same reader three times, and for the same table of names once a module: most of the time."""
+    """Cache transformers' reader of the file, which it makes three times, and its table of names, made once a module: most of the time."""
     for name in ("GGUFReader", "get_tensor_name_map"):
         setattr(gguf, name, cache(getattr(gguf, name)))
 
 
 def main(file: str, folder: str) -> int:
-    """-> exit status."""
+    """Convert `file` into `folder`; return the exit status."""
     try:
         make(file, folder)
     except Unservable as error:
@@ -59,7 +59,7 @@ def make(file: str, folder: str) -> None:
     else:
         join(files, source)
     whole = read(source)
-    whole.path = Path(file)  # as sentences call it
+    whole.path = Path(file)  # the name in error messages
     with guarded(f"{file} cannot be read by transformers"):
         convert(whole, source, made)
     source.unlink()
@@ -92,7 +92,7 @@ def convert(file: Gguf, source: Path, folder: Path) -> None:
 
 
 def check_model(file: Gguf) -> None:
-    """Raises Unservable for what is no model, or has other layers than it says: before anything of their size is made."""
+    """Raises Unservable for a file that is no model, or has other layers than it declares, before anything of their size is made."""
     kind = file.values.get("general.type", "model")
     if kind != "model" or file.values.get("general.architecture") == "clip":
         raise Unservable(
@@ -108,14 +108,14 @@ def check_model(file: Gguf) -> None:
             f"{file.path} does not say what kind of model it is (general.architecture): fetch another"
         )
     count = file.values.get(f"{architecture}.block_count")
-    there = {
+    present = {
         int(name.split(".")[1])
         for name in names(file)
         if name.startswith("blk.") and name.split(".")[1].isdecimal()
     }
-    if type(count) is not int or there != set(range(count)):
+    if type(count) is not int or present != set(range(count)):
         raise Unservable(
-            f"{file.path} says that it has {count} layers (block_count), and holds {len(there)}: fetch it again"
+            f"{file.path} says that it has {count} layers (block_count), and holds {len(present)}: fetch it again"
         )
 
 
@@ -124,7 +124,7 @@ def names(file: Gguf) -> list[str]:
 
 
 def checked_config(file: Gguf, source: Path, folder: Path) -> tuple[Rope, object]:
-    """The config of the file's model, as one that we serve, whose tensors have as many numbers as the file's."""
+    """Return the config of the file's model. Raises Unservable where we do not serve it, or its tensors have other sizes than the file's."""
     config = AutoConfig.from_pretrained(folder, gguf_file=source.name)
     config, rope = gguf_config.corrected(config, file)
     config.dtype = torch.bfloat16
@@ -147,7 +147,7 @@ def checked_config(file: Gguf, source: Path, folder: Path) -> tuple[Rope, object
 
 
 def known_names(model, config) -> set[str]:
-    """The file's names of what `model` has, as transformers finds them."""
+    """Return the file's names of the model's tensors, as transformers maps them."""
     from transformers.modeling_gguf_pytorch_utils import (
         TENSOR_PROCESSORS,
         TensorProcessor,

@@ -1,6 +1,6 @@
-"""What a GGUF file's metadata says of the arithmetic, and transformers does not read: put into the config, or refused by name.
+"""Correct a config from GGUF metadata that transformers does not read: each key is put into the config, or refused by name.
 
-Whatever of it nobody reads would make another model of it without a word.
+A key of the arithmetic that nothing reads would silently make another model.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from .gguf_header import Gguf
 from .gguf_rope import Rope
 
 EPSILONS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps", "rms_norm_eps")
-ABSENT = (-1, 2**32 - 1, 2**64 - 1)  # a token's number that says that there is none
+ABSENT = (-1, 2**32 - 1, 2**64 - 1)  # a token's number that stands for no token
 TOKENIZER = "tokenizer.ggml."
 ENDS = [f"{TOKENIZER}{name}_token_id" for name in ("eos", "eot", "eom")]
 NEEDED = [*ENDS, *(f"{TOKENIZER}{name}_token_id" for name in ("bos", "unknown"))]
-META_LAYOUT = "Meta AI original pth"  # of rows that rotate, which transformers turns back
-# Layers of the models whose scores are scaled by the width of a head as if the heads filled the model's.
+META_LAYOUT = "Meta AI original pth"  # a layout of rotating rows, which transformers turns back
+# Depths of the models whose scores are scaled as if the heads filled the model's width.
 SCALED_BY_MODEL_WIDTH = {"gemma2": 46, "gemma3": 62}
 
 
 def corrected(config, file: Gguf):
-    """The config that transformers made of `file`, with what it did not read. Raises Unservable where that cannot be said in it."""
+    """Return transformers' config of `file` with the keys that it did not read. Raises Unservable where a config cannot hold one."""
     architecture = file.values["general.architecture"]
     own = {
         key.removeprefix(f"{architecture}."): value
@@ -32,8 +32,8 @@ def corrected(config, file: Gguf):
         if key.startswith(f"{architecture}.")
     }
     mapping: Any = GGUF_CONFIG_MAPPING
-    told = mapping.get(config.model_type.removesuffix("_text"), {})
-    read = {key for key, name in told.items() if name is not None}
+    names = mapping.get(config.model_type.removesuffix("_text"), {})
+    read = {key for key, name in names.items() if name is not None}
     if own.get("expert_count"):
         raise Unservable(
             f"{file.path} is a mixture of experts ({architecture}.expert_count), which is not served"
@@ -69,10 +69,10 @@ def corrected(config, file: Gguf):
 
 
 def remade(config, changes: dict[str, Any]):
-    """As if the config had been written with `changes`: what follows from them follows again."""
-    said = config.to_dict()
-    said.pop("layer_types", None)
-    return type(config).from_dict(said | changes)
+    """Return the config as if it had been written with `changes`: values derived from them are derived again."""
+    fields = config.to_dict()
+    fields.pop("layer_types", None)
+    return type(config).from_dict(fields | changes)
 
 
 def shown(value: Any) -> str:
@@ -86,7 +86,7 @@ def pre_attention(config, architecture: str, changes: dict[str, Any]) -> float:
     return changes.get("head_dim") or config.head_dim
 
 
-# -- of one key each: whether it is honoured; what is to be changed goes into `changes`
+# -- one function a key: returns whether the key is honoured, and adds to `changes`
 
 
 def head_dim(config, value: Any, changes: dict[str, Any]) -> bool:
@@ -103,15 +103,15 @@ def same_as_key(config, value: Any, changes: dict[str, Any]) -> bool:
 
 def attribute(*names: str) -> Callable[[Any, Any, dict[str, Any]], bool]:
     def put(config, value: Any, changes: dict[str, Any]) -> bool:
-        there = [name for name in names if hasattr(config, name)]
-        changes.update(dict.fromkeys(there, value))
-        return bool(there) or not value
+        present = [name for name in names if hasattr(config, name)]
+        changes.update(dict.fromkeys(present, value))
+        return bool(present) or not value
 
     return put
 
 
 def window(config, value: Any, changes: dict[str, Any]) -> bool:
-    """Where the config has one that all its layers look through."""
+    """Honour a window where the config has one for all its layers."""
     if config.model_type not in ("phi3", "starcoder2", "mistral"):
         return not value
     changes["sliding_window"] = value or None
@@ -119,7 +119,7 @@ def window(config, value: Any, changes: dict[str, Any]) -> bool:
 
 
 def pattern(config, value: Any, changes: dict[str, Any]) -> bool:
-    """Which layers look through the window: the family's own, or it cannot be honoured."""
+    """Honour a window's layers where they are the family's own."""
     kinds = getattr(config, "layer_types", None) or []
     if isinstance(value, int) and value > 0:
         value = [bool((layer + 1) % value) for layer in range(len(kinds))]
@@ -154,8 +154,8 @@ KNOWN: dict[str, Callable[[Any, Any, dict[str, Any]], bool]] = {
 
 
 def leave_out_absent(file: Gguf) -> list[str]:
-    """Forget the special tokens that the file has not, by -1 or by a number that nobody needs: llama.cpp passes over them,
-    transformers looks them up. -> their keys."""
+    """Remove the special tokens that the file lacks, given as -1 or as an unused number: llama.cpp passes over them,
+    transformers looks them up. Return their keys."""
     absent = [
         key
         for key in token_keys(file)
@@ -176,7 +176,7 @@ def is_token(file: Gguf, key: str) -> bool:
 
 
 def check_tokens(file: Gguf) -> None:
-    """Raises Unservable where a special token is none of the file's."""
+    """Raises Unservable where a special token is not in the file's vocabulary."""
     for key in token_keys(file):
         if not is_token(file, key):
             count = len(file.values.get(f"{TOKENIZER}tokens", []))
@@ -184,5 +184,5 @@ def check_tokens(file: Gguf) -> None:
 
 
 def end_ids(file: Gguf) -> list[int]:
-    """The tokens that end an answer, of all that the file names so."""
+    """Return all tokens that the file names as ends of an answer."""
     return sorted({file.values[key] for key in ENDS if key in file.values})

@@ -1,8 +1,8 @@
-"""What a GGUF file says of itself, checked whole before a library reads it; and split files joined to one.
+"""Read and check the whole header of a GGUF file before a library reads it; join split files.
 
 The format: magic, version, counts of tensors and of metadata; metadata as key, type, value; for each tensor its name, shape,
 type and place; then, aligned, the tensors' bytes (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Whatever
-a damaged or hostile file claims, reading it costs no more than what is there.
+a damaged or hostile file claims, reading it costs no more than its real size.
 """
 
 import re
@@ -53,7 +53,7 @@ class Gguf:
 
 
 class Reading:
-    """A file, read from its beginning. Raises Unservable where it ends too soon."""
+    """A file that is read from its beginning. Raises Unservable where it ends too soon."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int):
         self.path, self.file, self.left = path, file, size
@@ -102,7 +102,7 @@ def damaged(path: Path, why: str) -> Unservable:
 
 
 def read(path: Path) -> Gguf:
-    """Raises Unservable, naming what is wrong."""
+    """Read the header of one file. Raises Unservable, naming what is wrong."""
     try:
         size = regular(path).stat().st_size
         with path.open("rb") as file:
@@ -148,14 +148,14 @@ def tensor_of(path: Path, reading: Reading) -> GgufTensor:
     shape = tuple(reading.number("Q") for _ in range(dimensions))
     kind, offset = reading.number("I"), reading.number("Q")
     try:
-        values, its_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError):
         raise Unservable(
             f"{path} holds {name} in a form that is not known here (ggml type {kind}): fetch the model in another"
         ) from None
     if not prod(shape) or shape[0] % values:
         raise damaged(path, f"the tensor {name} of {list(shape)} numbers has no whole blocks of {values}")
-    return GgufTensor(name, shape, kind, offset, prod(shape) // values * its_bytes)
+    return GgufTensor(name, shape, kind, offset, prod(shape) // values * block_bytes)
 
 
 def check_places(made: Gguf, size: int) -> None:
@@ -179,11 +179,11 @@ def up(at: int, alignment: int) -> int:
 
 
 def shards(path: Path) -> list[Path]:
-    """All files of a model of which `path` is one, in order. Raises Unservable where one is missing."""
-    told = SHARD.fullmatch(path.name)
-    if not told:
+    """Return all files of the model that `path` belongs to, in order. Raises Unservable where one is missing."""
+    matched = SHARD.fullmatch(path.name)
+    if not matched:
         return [path]
-    name, _, total = told.groups()
+    name, _, total = matched.groups()
     others = {
         int(found[2]): other
         for other in path.parent.iterdir()
@@ -198,14 +198,14 @@ def shards(path: Path) -> list[Path]:
 
 
 def read_shards(path: Path) -> list[Gguf]:
-    """Each file of a model, checked to be a part of one whole. Raises Unservable."""
+    """Read the header of each file of a model, and check that they are parts of one whole. Raises Unservable."""
     files = [read(shard) for shard in shards(path)]
     count = files[0].values.get("split.count", 1)
     for number, file in enumerate(files):
-        told = file.values.get("split.count", 1), file.values.get("split.no", 0)
-        if told != (max(1, count), number) and told != (0, 0):
+        split = file.values.get("split.count", 1), file.values.get("split.no", 0)
+        if split != (max(1, count), number) and split != (0, 0):
             raise Unservable(
-                f"{file.path} says that it is part {told[1]} of {told[0]} (counted from 0): name the first of files that are"
+                f"{file.path} says that it is part {split[1]} of {split[0]} (counted from 0): name the first of files that are"
                 " called NAME-00001-of-0000N.gguf, as they came, or join them with llama-gguf-split --merge"
             )
     if count not in (0, len(files)):
@@ -220,7 +220,7 @@ def read_shards(path: Path) -> list[Gguf]:
 
 
 def join(files: Sequence[Gguf], path: Path) -> None:
-    """One file of several, with the first one's metadata."""
+    """Join several files into one, with the metadata of the first."""
     first = files[0]
     raw = [data for key, data in first.raw.items() if not key.startswith("split.")]
     tensors = [(file, tensor) for file in files for tensor in file.tensors]

@@ -1,4 +1,4 @@
-"""How a GGUF file says that positions rotate -> a config's rope_parameters, and the check that the same comes of them."""
+"""Translate a GGUF file's rotary embedding to a config's rope_parameters, and check that the model rotates so."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,15 +10,15 @@ from .gguf_header import Gguf, damaged
 
 FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 TABLES = (FREQUENCIES, LONG, SHORT)  # tensors that are no weights
-NEAR = 1e-4  # relative: of float32 numbers that were computed in two ways
+NEAR = 1e-4  # relative difference of float32 numbers that were computed in two ways
 SCALING = "rope.scaling."
-# Keys under it -> where they go; None: they say nothing of the arithmetic.
+# Keys under it -> their names in rope_parameters; None: no part of the arithmetic.
 YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "finetuned": None, "type": None, "factor": "factor",
         "original_context_length": "original_max_position_embeddings"}  # fmt: skip
 
 
 class Rope:
-    """`own`: the metadata of the file's architecture, without its name."""
+    """A GGUF file's rotary embedding. `own`: the metadata of the file's architecture, without its name."""
 
     def __init__(self, file: Gguf, own: dict[str, Any], config):
         self.file, self.own, self.config = file, own, config
@@ -49,7 +49,7 @@ class Rope:
         )
 
     def changes(self, head_dim: int | None) -> dict[str, Any]:
-        """Of the config. Raises Unservable where it cannot say what the file says."""
+        """Return the changes to the config. Raises Unservable where a config cannot express the file's rotation."""
         has_none = getattr(self.config, "rope_parameters", None) is None
         if has_none:
             if self.tables or self.kind not in ("none", ""):
@@ -65,22 +65,22 @@ class Rope:
         self.rotating = self.own.get("rope.dimension_count", width)
         if type(self.rotating) is not int or not 0 < self.rotating <= width or self.rotating % 2:
             raise self.refused("rope.dimension_count")
-        said = self.parameters()
+        parameters = self.parameters()
         if self.rotating != width:
-            said["partial_rotary_factor"] = self.rotating / width
+            parameters["partial_rotary_factor"] = self.rotating / width
         had = self.config.rope_parameters
         if "full_attention" not in had:
-            changes: dict[str, Any] = {"rope_parameters": {**said, "rope_theta": self.base}}
+            changes: dict[str, Any] = {"rope_parameters": {**parameters, "rope_theta": self.base}}
         else:  # layers with a window rotate as they did
-            full = {**had["full_attention"], **said, "rope_theta": self.base}
+            full = {**had["full_attention"], **parameters, "rope_theta": self.base}
             sliding = {**had["sliding_attention"], "rope_theta": self.own.get("rope.freq_base_swa", 10000.0)}
             changes = {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
-        if "partial_rotary_factor" in said:
-            changes["partial_rotary_factor"] = said["partial_rotary_factor"]
-        if "original_max_position_embeddings" in said and hasattr(
+        if "partial_rotary_factor" in parameters:
+            changes["partial_rotary_factor"] = parameters["partial_rotary_factor"]
+        if "original_max_position_embeddings" in parameters and hasattr(
             self.config, "original_max_position_embeddings"
         ):
-            changes["original_max_position_embeddings"] = said["original_max_position_embeddings"]
+            changes["original_max_position_embeddings"] = parameters["original_max_position_embeddings"]
         return changes
 
     def parameters(self) -> dict[str, Any]:
@@ -101,8 +101,8 @@ class Rope:
                     and value
                 ):
                     raise self.refused(f"{SCALING}{key}")
-            said = {name: self.scaling[key] for key, name in YARN.items() if name and key in self.scaling}
-            return {"rope_type": "yarn", **said}
+            given = {name: self.scaling[key] for key, name in YARN.items() if name and key in self.scaling}
+            return {"rope_type": "yarn", **given}
         if self.kind == "linear" or (self.kind in ("none", "") and linear not in (0.0, 1.0)):
             factor = self.scaling.get("factor", linear) or 1.0
             self.factors = np.array([float(factor)])
@@ -123,14 +123,14 @@ class Rope:
         original = self.scaling.get("original_context_length")
         if type(original) is not int or original <= 0:
             raise self.refused(f"{SCALING}original_context_length")
-        said = {"rope_type": "longrope", "original_max_position_embeddings": original,
+        parameters = {"rope_type": "longrope", "original_max_position_embeddings": original,
                 "long_factor": self.tables[LONG].tolist(), "short_factor": self.tables[SHORT].tolist()}  # fmt: skip
         if attention := self.scaling.get("attn_factor"):
-            said["attention_factor"] = float(attention)
-        return said
+            parameters["attention_factor"] = float(attention)
+        return parameters
 
     def llama3(self, factors: np.ndarray) -> dict[str, Any]:
-        """The scaling of Llama 3.1 to 3.3 of which such factors come."""
+        """Return the scaling of Llama 3.1 to 3.3 that gives `factors`. Raises Unservable where none does."""
         self.factors = factors
         if len(factors) != self.rotating // 2:
             raise damaged(
@@ -148,31 +148,31 @@ class Rope:
         )
 
     def lengths(self) -> np.ndarray:
-        """Of the waves, in positions."""
+        """Return the wavelengths, in positions."""
         return 2 * np.pi * self.base ** (np.arange(0, self.rotating, 2) / self.rotating)
 
     def fitting(self, factors: np.ndarray) -> Iterator[tuple[float, float, float, int]]:
-        """What may have made `factors`: the usual numbers, then those that fit the factors between none and all."""
+        """Yield parameters that may have made `factors`: the usual ones, then those that fit the partly scaled factors."""
         most = round(float(factors.max()), 4)
-        told = self.scaling.get("original_context_length")
-        for original in ([told] if type(told) is int else []) + [2**power for power in range(8, 22)]:
+        stated = self.scaling.get("original_context_length")
+        for original in ([stated] if type(stated) is int else []) + [2**power for power in range(8, 22)]:
             yield most, 1.0, 4.0, original
         between = (factors > 1 + NEAR) & (factors < most * (1 - NEAR))
         if (
             between.sum() > 1
         ):  # smooth = (original / length - low) / (high - low): a line; its scale is free, so low is 1
             smooth = (1 / factors[between] - 1 / most) / (1 - 1 / most)
-            slope, at_nought = np.polyfit(1 / self.lengths()[between], smooth, 1)
-            if slope > 0 and at_nought < 0:
-                yield most, 1.0, round(1 - 1 / at_nought, 4), round(-slope / at_nought)
+            slope, intercept = np.polyfit(1 / self.lengths()[between], smooth, 1)
+            if slope > 0 and intercept < 0:
+                yield most, 1.0, round(1 - 1 / intercept, 4), round(-slope / intercept)
 
     def check(self, model) -> None:
-        """Raises Unservable unless `model` rotates as the file says; the longer kinds are transformers' to reckon."""
-        said = getattr(model.config, "rope_parameters", None)
-        if not said:
+        """Raises Unservable unless `model` rotates as the file says; yarn and longrope are left to transformers."""
+        parameters = getattr(model.config, "rope_parameters", None)
+        if not parameters:
             return
-        nested = "full_attention" in said
-        if (said["full_attention"] if nested else said).get("rope_type") in ("yarn", "longrope"):
+        nested = "full_attention" in parameters
+        if (parameters["full_attention"] if nested else parameters).get("rope_type") in ("yarn", "longrope"):
             return
         exact = self.base ** -(np.arange(0, self.rotating, 2) / self.rotating) / self.factors
         name = "full_attention_inv_freq" if nested else "inv_freq"

@@ -1,4 +1,4 @@
-"""A GGUF file's tokenizer as the file has it, where transformers reads it otherwise."""
+"""Correct transformers' tokenizer of a GGUF file where it reads the file otherwise."""
 
 import json
 from typing import Any
@@ -11,9 +11,9 @@ from .gguf_header import Gguf
 
 try:
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS as SPLITS
-except ImportError:  # of another version, which has it elsewhere
+except ImportError:  # another version has it elsewhere
     SPLITS = {}
-# As llama.cpp has them (src/llama-vocab.cpp).
+# The names of llama.cpp (src/llama-vocab.cpp).
 AS_GPT2 = (
     "gpt-2",
     "default",
@@ -32,15 +32,15 @@ CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 def correct(tokenizer: Any, file: Gguf) -> None:
-    """Mend `tokenizer`, which transformers read from `file`. Raises Unservable where that cannot be done."""
-    split_as_told(tokenizer, file)
-    begin_as_told(tokenizer, file)
+    """Correct `tokenizer`, which transformers read from `file`. Raises Unservable where that cannot be done."""
+    split_as_declared(tokenizer, file)
+    begin_as_declared(tokenizer, file)
     if file.values.get("tokenizer.ggml.model") == "gpt2":
         keep_whole(tokenizer, file)
 
 
-def split_as_told(tokenizer: Any, file: Gguf) -> None:
-    """Split text as the file's tokenizer.ggml.pre says, where transformers takes GPT-2's way for what it does not know."""
+def split_as_declared(tokenizer: Any, file: Gguf) -> None:
+    """Split text by the file's tokenizer.ggml.pre, where transformers does not know it and splits as GPT-2 does."""
     pre = file.values.get("tokenizer.ggml.pre")
     if file.values.get("tokenizer.ggml.model") != "gpt2" or pre is None or pre in (*AS_GPT2, *SPLITS):
         return
@@ -53,8 +53,8 @@ def split_as_told(tokenizer: Any, file: Gguf) -> None:
     )
 
 
-def begin_as_told(tokenizer: Any, file: Gguf) -> None:
-    """No space before a text's first word, where the file says so: transformers reads that, and puts one there in any case."""
+def begin_as_declared(tokenizer: Any, file: Gguf) -> None:
+    """Add no space before a text's first word, where the file says so: transformers reads that, and adds one in any case."""
     if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
         return
     backend = tokenizer.backend_tokenizer
@@ -73,10 +73,10 @@ def begin_as_told(tokenizer: Any, file: Gguf) -> None:
 
 
 def keep_whole(tokenizer: Any, file: Gguf) -> None:
-    """Take each token that the file calls a control or a user's one for itself, wherever it stands in a text.
+    """Never split a control token or a user-defined one of the file, wherever it stands in a text.
 
     transformers spells those with letters beyond ASCII in GPT-2's alphabet of bytes, where no text has them, and adds the
-    first token of a text anew, behind all tokens that the model knows.
+    first token of a text again, behind all tokens that the model knows.
     """
     tokens = file.values["tokenizer.ggml.tokens"]
     control = {words: control for words, control in control_of(file).items() if tokens.count(words) == 1}
@@ -103,7 +103,7 @@ def keep_whole(tokenizer: Any, file: Gguf) -> None:
 
 
 def control_of(file: Gguf) -> dict[str, bool]:
-    """Tokens that are never cut -> whether they control the model, so that they are not shown."""
+    """Return the tokens that are never split -> whether they are control tokens, which are not shown."""
     tokens, kinds = file.values["tokenizer.ggml.tokens"], file.values.get("tokenizer.ggml.token_type") or []
     return {
         words: kind == CONTROL

@@ -1,4 +1,4 @@
-"""Everything of the model but its decoder layers: embedding, final norm, output layer. The end user's.
+"""The model without its decoder layers: embedding, final norm, output layer. The end user runs it.
 
 Shapes: S rows (positions) in this message, D hidden size, V vocabulary; a batch is always 1.
 """
@@ -23,12 +23,12 @@ from .fast_step import positions
 from .not_a_number import Wanted, refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
-TRIED = range(3, 5)  # tokens, and rows as many
+TRIED = range(3, 5)  # tokens, and as many rows
 
 
 class Head:
-    """The family's own forward around a gap, or past it, where less gives the same bits: that forward takes as long as reading a tenth of a
-    small model's weights."""
+    """The family's own forward around a gap where the layers were. Where a shortcut gives the same bits it is taken: that forward takes as long as
+    reading a tenth of a small model's weights."""
 
     @of_model
     def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
@@ -45,7 +45,7 @@ class Head:
         self.width, self.dtype = self.model.config.hidden_size, dtype
         self.table = self.model.get_input_embeddings().weight
         self.choose_gap()
-        # Both read the weights in, so that the first token does not wait for the disk.
+        # Both calls read the weights in, so that the first token does not wait for the disk.
         self.factor = self.embedding_factor()
         self.norm = self.final_norm()
         # A bias of the output layer may rule tokens out with -inf.
@@ -54,15 +54,15 @@ class Head:
 
     @torch.inference_mode()
     def choose_gap(self) -> None:
-        """What a layer returns differs: a tensor, or a tuple of which that is the first. Find with which the forward works."""
+        """Find whether the forward takes a layer's output as a tensor or as a tuple that begins with it."""
         rows = len(TRIED)
         for self.gap.gives_tuple in (False, True):
             with (
                 contextlib.suppress(Unservable),
                 guarded(f"a model of kind {self.model.config.model_type!r} cannot be cut"),
             ):
-                told = self.around_gap(torch.zeros(1, rows, self.width, dtype=self.dtype))
-                if told.shape[:2] == (1, rows):
+                result = self.around_gap(torch.zeros(1, rows, self.width, dtype=self.dtype))
+                if result.shape[:2] == (1, rows):
                     return
         raise Unservable(
             f"a model of kind {self.model.config.model_type!r} cannot be cut: its forward does more with a layer's output than hand it on"
@@ -70,7 +70,7 @@ class Head:
 
     @torch.inference_mode()
     def embedding_factor(self) -> Tensor | None:
-        """By which a token's row of the table becomes what the first layer is given, at any position; None where that is something else."""
+        """Return the factor from a token's row of the table to the first layer's input, at any position; None where there is no such factor."""
         last = context_of(self.model.config) - len(TRIED)
         given = [self.through_gap(TRIED, start) for start in (0, last)]
         roots = torch.tensor([1.0, self.width**0.5], dtype=self.dtype)
@@ -81,7 +81,7 @@ class Head:
 
     @torch.inference_mode()
     def final_norm(self) -> nn.Module | None:
-        """After which only the output layer comes; None where the family does more."""
+        """Return the norm that only the output layer follows; None where the family does more."""
         h = torch.randn(1, len(TRIED), self.width, generator=torch.Generator().manual_seed(0)).to(self.dtype)
         norms = [
             module
@@ -93,7 +93,7 @@ class Head:
 
     @torch.inference_mode()
     def embed(self, ids: Sequence[int], start: int) -> bytes:
-        """Token ids at positions start, start + 1, ... -> S rows."""
+        """Embed token ids at positions start, start + 1, ... -> S rows."""
         if self.factor is None:
             return to_bytes(self.through_gap(ids, start))
         return to_bytes(self.table[list(ids)] * self.factor)
@@ -105,15 +105,15 @@ class Head:
         return self.gap.seen
 
     def logits(self, body: bytes | memoryview) -> Tensor:
-        """S rows -> [V], of the last row, in float32."""
+        """Return the logits of the last of S rows, [V], in float32."""
         return self.rows_logits(body, -1, None)[0]
 
     @torch.inference_mode()
     def rows_logits(self, body: bytes | memoryview, first: int, end: int | None) -> Tensor:
-        """S rows -> [R, V], of those from `first` to before `end`, in float32."""
+        """Return the logits of the rows from `first` to before `end`, [R, V], in float32."""
         h = from_bytes(body, self.width, self.dtype)[:, first:end]
-        told = self.around_gap(h) if self.norm is None else logits(self.model, self.norm(h))
-        return told[0].float()
+        result = self.around_gap(h) if self.norm is None else logits(self.model, self.norm(h))
+        return result[0].float()
 
     def around_gap(self, h: Tensor) -> Tensor:  # [1, R, D] -> [1, R, V]
         self.gap.answer = h
@@ -124,12 +124,12 @@ class Head:
 
 
 def logits(model: Any, rows: Tensor, tokens: Tensor | None = None) -> Tensor:
-    """Of rows behind the final norm: [..., D] -> [..., V], or those of `tokens`."""
+    """Return the logits of rows behind the final norm: [..., D] -> [..., V], or those of `tokens`."""
     output = model.get_output_embeddings()
-    told = output(rows) if tokens is None else rows @ output.weight[tokens].T
+    values = output(rows) if tokens is None else rows @ output.weight[tokens].T
     scale = getattr(model.config, "logits_scaling", None) or 1.0
     cap = getattr(model.config, "final_logit_softcapping", None)
-    return cap * torch.tanh(told / scale / cap) if cap else told / scale
+    return cap * torch.tanh(values / scale / cap) if cap else values / scale
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -137,7 +137,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 class Gap(nn.Module):
-    """Where the decoder layers were: keeps what came in, gives back `answer` if there is one."""
+    """Stands in the place of the decoder layers: stores its input, returns `answer` if there is one."""
 
     seen: Tensor
     answer: Tensor | None = None
@@ -145,12 +145,12 @@ class Gap(nn.Module):
 
     def forward(self, hidden_states: Tensor, *args, **kwargs) -> Tensor | tuple[Tensor]:
         self.seen = hidden_states
-        told = hidden_states if self.answer is None else self.answer
-        return (told,) if self.gives_tuple else told
+        result = hidden_states if self.answer is None else self.answer
+        return (result,) if self.gives_tuple else result
 
 
 class Nothing(nn.Module):
-    """In the place of rotary tables, where no layer asks for them."""
+    """Stands in the place of rotary tables, which no layer needs."""
 
     def __init__(self, config: Any):
         super().__init__()

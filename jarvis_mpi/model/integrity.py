@@ -1,13 +1,13 @@
-"""python -m jarvis_mpi doctor --model MODEL: is a model's folder, or GGUF file, whole and right?
+"""python -m jarvis_mpi doctor --model MODEL: check that a model's folder, or GGUF file, is whole and right.
 
-All of its bytes are read, in small pieces: a line for each file while that goes on, and one for each thing to mend.
+All of its bytes are read, in small pieces. It prints a line for each file while it reads, and one for each thing to mend.
 """
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..common import kept_folder
+from ..common import sealed_folder
 from ..common.boundary import guarded
 from ..common.cache_folder import cache_folder, writable
 from ..common.errors import Unservable
@@ -16,7 +16,7 @@ from .not_a_number import NAN, faults
 
 
 def check(model: str, timeout_s: float) -> int:
-    """-> exit status: 0, or 1 where something is to be mended."""
+    """Print the findings; return the exit status: 0, or 1 where something is to be mended."""
     print(f"looking for {model}", flush=True)
     found = 0
     for line in findings(model, timeout_s):
@@ -29,11 +29,11 @@ def check(model: str, timeout_s: float) -> int:
 
 
 def findings(model: str, timeout_s: float) -> Iterator[str]:
-    """A line for each thing to mend."""
+    """Yield a line for each thing to mend."""
     try:
         folder = checkpoint.locate(model, tell, timeout_s)
-        if (folder / kept_folder.SEAL).is_file():
-            yield from kept_folder.damage(folder, reading)
+        if (folder / sealed_folder.SEAL).is_file():
+            yield from sealed_folder.damage(folder, reading)
         yield from bad_tensors(folder)
     except Unservable as error:
         yield str(error)
@@ -57,7 +57,7 @@ def bad_tensors(folder: Path) -> Iterator[str]:
 
 
 def names_of_the_model(folder: Path) -> set[str] | None:
-    """The tensors that the model is made of; None where that cannot be told, for another reason, which is told too."""
+    """Return the tensors that the model uses; None where another finding makes that unknown."""
     from transformers import AutoModelForCausalLM
 
     from .family import load_config
@@ -71,15 +71,15 @@ def names_of_the_model(folder: Path) -> set[str] | None:
 
 
 def quantised_of(folder: Path) -> Iterator[str]:
-    """Damage of what was quantised of this model before."""
-    for its in sorted((cache_folder() / "quantised").glob(f"*/{kept_folder.SEAL}")):
-        said = kept_folder.sealed(its.parent)
-        if said is None or str(said.get("identity", "")).startswith(f"{folder.resolve()}/"):
-            yield from kept_folder.damage(its.parent, reading)
+    """Yield the damage of this model's quantised weights in the cache folder."""
+    for seal in sorted((cache_folder() / "quantised").glob(f"*/{sealed_folder.SEAL}")):
+        manifest = sealed_folder.sealed(seal.parent)
+        if manifest is None or str(manifest.get("identity", "")).startswith(f"{folder.resolve()}/"):
+            yield from sealed_folder.damage(seal.parent, reading)
 
 
 def unreadable(folder: Path) -> Iterator[str]:
-    """What stands in the way of using its config and its tokenizer."""
+    """Yield why the config or the tokenizer cannot be used."""
     tell(f"reading the config and the tokenizer of {folder}")
     from ..common.settings import Settings
     from .family import load_config, quiet

@@ -1,13 +1,13 @@
 """Import torch and transformers without what a stage never runs, and without reading transformers' sources.
 
 transformers 5 imports torch's compiler and sharded tensors (sympy with them) for masks that are compiled and for training,
-and what it finds installed for pictures: 75 MB and more than half of the import's time in every rank, which counts on a Pi.
-At each start it looks through 2,000 files of its own for what they define: that is kept in the cache folder.
-What an import makes stays, so that nothing is collected meanwhile: Python would look through all of it again and again.
+and packages for pictures that it finds installed: 75 MB and more than half of the import's time in every rank, which counts on
+a Pi. At each start it looks through 2,000 files of its own for their definitions: the result is stored in the cache folder.
+Objects of an import stay, so garbage collection is off meanwhile: Python would look through all of them again and again.
 
-Only transformers' own modules are answered differently here, and only while they are imported; that a package for pictures is
-not there, to a process of ours for good. Nothing false is ever in sys.modules: every other package that is imported meanwhile,
-by whomever, gets the real thing.
+Only transformers' own modules get other answers, and only while they are imported; in a process of ours packages for
+pictures can be absent for good. Nothing false is ever in sys.modules: every other package that is imported meanwhile, by
+whomever, gets the real thing.
 """
 
 import builtins
@@ -50,7 +50,7 @@ whole_process: list[bool] = []  # not empty: in this process they are left out f
 
 
 def leave_out_for_good() -> None:
-    """For a command of ours: whatever transformers imports in this process, now or later, comes without NOT_FOR_TEXT."""
+    """Leave NOT_FOR_TEXT out of whatever transformers imports in this process, now or later. For a command of ours."""
     whole_process[:] = [True]
     if ONLY not in sys.modules:
         sys.meta_path.insert(0, Finder([]))
@@ -58,9 +58,9 @@ def leave_out_for_good() -> None:
 
 @contextmanager
 def light_imports() -> Iterator[None]:
-    """What is imported in here comes without that; afterwards all is as it was.
+    """Leave those parts out of what the body imports; restore everything afterwards.
 
-    Raises Unservable where it cannot be imported, as with a library's own variable of a value that it refuses.
+    Raises Unservable where an import fails, as for a library's own variable with a value that it refuses.
     """
     gc.disable()
     try:
@@ -112,12 +112,12 @@ def without_compiler() -> Iterator[None]:
 
 
 def is_ours(name: Any) -> bool:
-    """Whether a module of that name is one of transformers'."""
+    """Return whether a module of that name is one of transformers'."""
     return isinstance(name, str) and name.partition(".")[0] == ONLY
 
 
 def to_ours(real: Callable, answer: Callable) -> Callable:
-    """`answer` where transformers asks, `real` where anybody else does."""
+    """Return a function that calls `answer` for transformers' modules, and `real` for all others."""
 
     def either(*given: Any, **named: Any) -> Any:
         asks = sys._getframe(1).f_globals.get("__name__")
@@ -127,19 +127,19 @@ def to_ours(real: Callable, answer: Callable) -> Callable:
 
 
 def unmarked(function: Any = None, *_: Any, **__: Any) -> Any:
-    """A decorator that changes nothing, with arguments or without."""
+    """Decorate without changing anything, with arguments or without."""
     return function if callable(function) else lambda decorated: decorated
 
 
 class Compiler:
-    """torch._dynamo to transformers' modules: what they mark while they are imported is marked for nobody."""
+    """Stands for torch._dynamo in transformers' modules: their decorators change nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return unmarked if name in MARKS else getattr(importlib.import_module("torch._dynamo"), name)
 
 
 def compiler_later(real: Callable) -> Callable:
-    """torch's own way to attributes that are there when they are asked for."""
+    """Wrap torch's way to make attributes at their first use."""
 
     def getattr_(name: str) -> Any:
         asks = sys._getframe(1).f_globals.get("__name__")
@@ -149,7 +149,7 @@ def compiler_later(real: Callable) -> Callable:
 
 
 def import_later(real: Callable) -> Callable:
-    """An import statement that leaves LATER to whoever calls it, for transformers' modules."""
+    """Wrap the import statement: transformers' modules import LATER at the first call."""
     module, name = LATER
 
     def import_(wanted, globals=None, locals=None, fromlist=(), level=0):
@@ -166,7 +166,7 @@ def called_later(*given: Any, **named: Any) -> Any:
 
 
 class Finder(MetaPathFinder):
-    """Of the module that finds out: so that it is changed before transformers, which is being imported, calls it."""
+    """Finds the module FINDS_OUT, and changes it before transformers, which is being imported, calls it."""
 
     def __init__(self, light: list[bool]) -> None:
         self.light = light  # empty: no more
@@ -188,9 +188,9 @@ class Finder(MetaPathFinder):
         return spec
 
     def change(self, module: ModuleType) -> None:
-        """What a release of transformers has not under that name stays as it is."""
+        """Replace the module's functions; names that a release of transformers lacks are passed over."""
         for name, changed in (
-            ("define_import_structure", kept),
+            ("define_import_structure", cached_structure),
             ("_is_package_available", self.without_packages),
             *((name, self.no) for name in FOR_PICTURES),
         ):
@@ -209,12 +209,12 @@ class Finder(MetaPathFinder):
         return lambda: not (self.light or whole_process) and real()
 
 
-def kept(look_through: Callable[..., dict]) -> Callable[..., dict]:
-    """The same for all families together, from a file where there is one for this state of the sources."""
+def cached_structure(look_through: Callable[..., dict]) -> Callable[..., dict]:
+    """Wrap `look_through`: for all families together, read its result from a cache file of this state of the sources."""
 
     def define_import_structure(sources: Any, prefix: str | None = None) -> dict:
-        folder = Path(sources) if Path(sources).is_dir() else Path(sources).parent  # it is asked with both
-        if folder.name != FAMILIES:  # a single family: done in no time
+        folder = Path(sources) if Path(sources).is_dir() else Path(sources).parent  # it is called with both
+        if folder.name != FAMILIES:  # a single family: fast
             return look_through(sources, prefix)
         state = importlib.metadata.version("transformers"), str(folder), folder.stat().st_mtime_ns, prefix
         path = cache_folder() / "transformers" / f"{sha256(repr(state).encode()).hexdigest()[:16]}.json"

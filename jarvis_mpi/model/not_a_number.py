@@ -1,7 +1,7 @@
-"""Numbers that are no numbers (NaN, infinity) in a model's files: which tensor has them. One in a layer makes all text wrong.
+"""Find the tensors of a model's files that hold NaN or infinity. One in a layer makes all text wrong.
 
-They are looked for when a model is loaded for the first time, and not found by what comes of them: kernels that round
-activations make numbers of them again. What was sound is noted in the cache folder, by each file's size and time.
+Files are checked when a model is loaded for the first time, since the output need not show it: kernels that round
+activations turn NaN into numbers again. Sound files are noted in the cache folder, by size and time.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..common.cache_folder import cache_folder, is_kept, keep
+from ..common.cache_folder import cache_folder, is_cached, keep
 from ..common.errors import Unservable
 from .checkpoint import headers
 from .safetensors_header import FLOATS, pieces, tensors_in
 
 NAN, ZEROS = "NaN or infinity", "nothing but zeros"
 Wanted = Callable[[str], object]  # a tensor's name -> whether it is looked at
-# Of a floating point number, as an unsigned one: the bits that are all set in NaN and infinity, and no other.
+# The bits of a floating point number that are all set in NaN and infinity, and in no other.
 NO_NUMBER = {
     "F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800000),
     "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F),
@@ -26,12 +26,12 @@ NO_NUMBER = {
 
 
 def unsound(path: Path, wanted: Wanted = lambda name: True) -> Iterator[str]:
-    """Tensors of a safetensors file that hold NaN or infinity; read in small pieces."""
+    """Yield the tensors of a safetensors file that hold NaN or infinity; it is read in small pieces."""
     return (name for name, fault in faults(path, wanted) if fault == NAN)
 
 
 def faults(path: Path, wanted: Wanted = lambda name: True) -> Iterator[tuple[str, str]]:
-    """Tensors of a safetensors file that hold NaN or infinity (NAN), or nothing but zeros (ZEROS); read in small pieces."""
+    """Yield the tensors of a safetensors file that hold NaN or infinity (NAN), or nothing but zeros (ZEROS); it is read in small pieces."""
     last, found, zero = "", "", False
     with path.open("rb") as file:
         for name, kind, at, length in pieces(path):
@@ -55,7 +55,7 @@ def faults(path: Path, wanted: Wanted = lambda name: True) -> Iterator[tuple[str
 
 def has_no_number(data: bytes, kind: str) -> bool:
     number, mask = NO_NUMBER[kind]
-    if kind in FLOATS and data:  # as fast as memory is: a sum of numbers is one, or too large for one
+    if kind in FLOATS and data:  # at the memory's speed: a finite sum has finite terms
         floats = torch.frombuffer(bytearray(data), dtype=getattr(torch, FLOATS[kind]))
         if floats.sum(dtype=torch.float64 if kind == "F64" else torch.float32).isfinite():
             return False
@@ -63,12 +63,12 @@ def has_no_number(data: bytes, kind: str) -> bool:
 
 
 def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
-    """Raises Unservable where a tensor of this part of the model holds what is no number."""
+    """Raises Unservable where a tensor of this part of the model holds NaN or infinity."""
     for path, header, data_at in headers(folder):
         file, names = path.stat(), sorted(filter(wanted, tensors_in(header)))
         identity = f"{path.resolve()} {file.st_size} {file.st_mtime_ns} {data_at} {names}"
         noted = cache_folder() / "sound" / hashlib.sha256(identity.encode()).hexdigest()[:16]
-        if is_kept(noted):
+        if is_cached(noted):
             continue
         for name in unsound(path, wanted):
             raise Unservable(

@@ -1,12 +1,12 @@
-"""Patches: a small linear map in the place of a block that nobody is left to run.
+"""Patches: a small linear map in the place of a block that no node is left to run.
 
     y = x + (x - m) A + b        x, y [S, D] before and after the hole, A [D, D] or its two factors [D, R] [R, D], m and b [D]
 
-A text's first position, every later one's attention sink, is unlike all others: there y = x + f, f [D].
+A text's first position, the attention sink of every later one, is unlike all others: there y = x + f, f [D].
 
-One file holds those of all holes (fit-patches makes it): safetensors, its metadata says of which model they are, and what
-each hole costs with and without its patch. It is memory-mapped, and a patch read when it is used for the first time, or
-before by the node whose hole it would be.
+One safetensors file holds the patches of all holes (fit-patches makes it). Its metadata names the model, and each hole's
+cost with and without its patch. It is memory-mapped. A patch is read at its first use, or earlier by the node whose hole
+it would fill.
 """
 
 import json
@@ -32,7 +32,7 @@ NUMBER, NONE = (int, float), type(None)
 
 @dataclass(frozen=True)
 class Patch:
-    """Of one hole: a full-rank one has no `up`, and its `down` is A."""
+    """The patch of one hole: a full-rank one has no `up`, and its `down` is A."""
 
     down: "Tensor"  # [D, D] or [D, R]
     up: "Tensor | None"  # [R, D]
@@ -41,7 +41,7 @@ class Patch:
     first: "Tensor"  # f
 
     def __call__(self, x: "Tensor", start: int = 0) -> "Tensor":  # [..., S, D] -> [..., S, D]
-        """`start`: the position of the first row."""
+        """Apply the patch. `start`: the position of the first row."""
         moved = (x - self.mean) @ self.down
         y = x + (moved if self.up is None else moved @ self.up) + self.bias
         if start == 0:
@@ -50,30 +50,30 @@ class Patch:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the file says of itself."""
+class PatchInfo:
+    """The metadata of a file of patches."""
 
-    fingerprint: str  # of the model, see models.fingerprint
+    fingerprint: str  # of the model, see checkpoint.fingerprint
     digest: str  # of the patches
-    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or two
-    # neighbours' patches one after the other are; how: in words
+    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or the
+    # patches of two neighbours one after the other are; how: in words
     holes: dict[Block, dict[str, Any]]
 
     @property
     def patched(self) -> frozenset[Block]:
-        return frozenset(hole for hole, said in self.holes.items() if said["patched"] is not None)
+        return frozenset(hole for hole, cost in self.holes.items() if cost["patched"] is not None)
 
     @property
     def losses(self) -> tuple[dict[Case, float], dict[Block, float]]:
-        """Nats a token lost by skipping each hole, and by patching it."""
+        """Return the nats a token lost by skipping each hole, and by patching it."""
         return (
-            {frozenset(hole): said["skipped"] for hole, said in self.holes.items()},
+            {frozenset(hole): cost["skipped"] for hole, cost in self.holes.items()},
             {hole: self.holes[hole]["patched"] for hole in self.patched},
         )
 
 
-def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
-    """Matrices in bfloat16, vectors in float32."""
+def write(path: Path, patches: dict[Block, Patch], info: PatchInfo) -> None:
+    """Write a file of patches: matrices in bfloat16, vectors in float32."""
     import torch
     from safetensors.torch import save_file
 
@@ -83,42 +83,46 @@ def write(path: Path, patches: dict[Block, Patch], told: Told) -> None:
         for name, tensor in vars(patch).items()
         if tensor is not None
     }
-    holes = {layers(hole): said for hole, said in told.holes.items()}
-    said = {
+    holes = {layers(hole): cost for hole, cost in info.holes.items()}
+    metadata = {
         "format": FORMAT,
-        "fingerprint": told.fingerprint,
-        "digest": told.digest,
+        "fingerprint": info.fingerprint,
+        "digest": info.digest,
         "holes": json.dumps(holes),
     }
     part = path.with_name(f"{path.name}.part")
-    save_file(tensors, part, said)
+    save_file(tensors, part, metadata)
     part.replace(path)
 
 
-def read(path: Path) -> Told:
-    """Raises Unservable."""
+def read(path: Path) -> PatchInfo:
+    """Read the metadata of a file of patches and check the tensors' shapes. Raises Unservable."""
     from safetensors import safe_open
 
     with guarded(f"--patches {path} cannot be read"), safe_open(regular(path), "pt") as file:
-        said = file.metadata() or {}
+        metadata = file.metadata() or {}
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    if said.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT:
         raise Unservable(f"--patches {path} holds no patches: make it by python -m jarvis_mpi fit-patches")
     with guarded(f"--patches {path} is damaged", "make it anew by python -m jarvis_mpi fit-patches"):
-        check(said, {"fingerprint": str, "digest": str, "holes": str}, "its metadata")
+        check(metadata, {"fingerprint": str, "digest": str, "holes": str}, "its metadata")
         holes = parsed(
-            said["holes"], {str: {"skipped": NUMBER, "patched": (*NUMBER, NONE), "how": str}}, "its metadata"
+            metadata["holes"],
+            {str: {"skipped": NUMBER, "patched": (*NUMBER, NONE), "how": str}},
+            "its metadata",
         )
-        told = Told(said["fingerprint"], said["digest"], {block_of(name): of for name, of in holes.items()})
-        for hole, of in told.holes.items():
+        info = PatchInfo(
+            metadata["fingerprint"], metadata["digest"], {block_of(name): of for name, of in holes.items()}
+        )
+        for hole, of in info.holes.items():
             if not 0 <= hole.start < hole.stop or not number(of["skipped"]) or not number(of["patched"] or 0):
                 raise ValueError(f"it cannot be that the hole {layers(hole)} costs {of}")
-        check_shapes(told.patched, shapes)
-    return told
+        check_shapes(info.patched, shapes)
+    return info
 
 
 def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> None:
-    """That every patch is there, and all are of one width. Raises ValueError."""
+    """Check that no patch is missing, and all have one width. Raises ValueError."""
     width = None
     for hole in sorted(patched, key=lambda hole: hole.start):
         down, up, *vectors = (shapes.get(f"{layers(hole)}.{name}") for name in PARTS)
@@ -132,7 +136,7 @@ def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> N
 
 
 class Patches:
-    """Those of a file, on activations as they travel: S rows in `dtype`, from position `start` on."""
+    """The patches of a file, applied to activations as they travel: S rows in `dtype`, from position `start` on."""
 
     def __init__(self, path: Path, dtype: "torch.dtype"):
         self.path, self.dtype = path, dtype
@@ -143,30 +147,30 @@ class Patches:
 
         from .activations import from_bytes, to_bytes
 
-        its = self.hold(hole)
+        patch = self.hold(hole)
         with torch.inference_mode():
-            return to_bytes(its(from_bytes(body, len(its.mean), self.dtype), start))
+            return to_bytes(patch(from_bytes(body, len(patch.mean), self.dtype), start))
 
-    def prepare(self, told: Told, blocks: Iterable[Block]) -> None:
-        """Read those of the holes that may open behind `blocks`."""
+    def prepare(self, info: PatchInfo, blocks: Iterable[Block]) -> None:
+        """Read the patches of the holes that may open behind `blocks`."""
         ends = {block.stop for block in blocks}
-        for hole in told.patched:
+        for hole in info.patched:
             if hole.start in ends:
                 self.hold(hole)
 
     def hold(self, hole: Block) -> Patch:
-        """Read it, once."""
+        """Return the patch of `hole`; it is read once."""
         if hole not in self.held:
             from safetensors import safe_open
 
             what = f"--patches {self.path}: the patch of {layers(hole)} cannot be read"
             with guarded(what), safe_open(regular(self.path), "pt") as file:
-                there: dict[str, Any] = {
+                tensors: dict[str, Any] = {
                     name: file.get_tensor(key).to(self.dtype) if key in file.keys() else None  # noqa: SIM118
                     for name in PARTS
                     for key in [f"{layers(hole)}.{name}"]
                 }
-                if not all(part.isfinite().all() for part in there.values() if part is not None):
+                if not all(part.isfinite().all() for part in tensors.values() if part is not None):
                     raise ValueError("a number in it is none")
-            self.held[hole] = Patch(**there)
+            self.held[hole] = Patch(**tensors)
         return self.held[hole]

@@ -1,4 +1,4 @@
-"""Which safetensors files hold a model's weights, as transformers finds them: by its config, its index or the usual name."""
+"""Find the safetensors files with a model's weights, as transformers does: by its config, its index or the usual name."""
 
 import json
 from pathlib import Path
@@ -9,28 +9,28 @@ from ..common.given_file import regular
 
 ONE_FILE, INDEX_ENDING = "model.safetensors", ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDING}"
-MOST_JSON = 200_000_000  # bytes: no config and no index has so many
+MOST_JSON = 200_000_000  # bytes: more than any config or index has
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """What a file of JSON holds. Raises Unservable where that is no object."""
+    """Read a file of JSON. Raises Unservable where it holds no object."""
     try:
         if regular(path).stat().st_size > MOST_JSON:
             raise Unservable(
                 f"{path} has over {MOST_JSON // 10**6} MB, too much for what it is: fetch it again"
             )
-        said = json.loads(path.read_bytes().decode())
+        content = json.loads(path.read_bytes().decode())
     except OSError as error:
         raise Unservable(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise Unservable(f"{path} is no JSON: fetch it again") from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise Unservable(f"{path} is no JSON object: fetch it again")
-    return said
+    return content
 
 
 def index_of(folder: Path) -> Path | None:
-    """The file that says where the tensors are, if more than one file may hold them: as transformers looks for it."""
+    """Return the index of the tensors' files, if there may be several: as transformers looks for it."""
     named = named_weights(folder)
     if named and not named.endswith(INDEX_ENDING):
         return None
@@ -41,7 +41,7 @@ def index_of(folder: Path) -> Path | None:
 
 
 def named_weights(folder: Path) -> str:
-    """The file of weights that the config names, if it names one. Raises Unservable where that is none of the folder's."""
+    """Return the file of weights that the config names, if it names one. Raises Unservable where it is not in the folder."""
     config = folder / "config.json"
     named = json_object(config).get("transformers_weights") if config.is_file() else None
     if named is None:
@@ -54,12 +54,12 @@ def named_weights(folder: Path) -> str:
 
 
 def is_outside(name: str) -> bool:
-    """Whether a file's name leads out of the folder that it should be in."""
+    """Return whether a file's name leads out of the folder that it should be in."""
     return name.startswith(("/", "\\")) or ".." in Path(name).parts or "\0" in name
 
 
 def index_names(index: Path) -> dict[str, str]:
-    """Tensor -> file. Raises Unservable where the index has no such table, or names what is outside its folder."""
+    """Return the index's table, tensor -> file. Raises Unservable where it has none, or names a file outside its folder."""
     names = json_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise Unservable(f"{index} is no index of safetensors files: fetch it again")
@@ -70,8 +70,8 @@ def index_names(index: Path) -> dict[str, str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, as transformers finds them: what the config names, else model.safetensors,
-    else those that the index names. Raises Unservable if one is missing."""
+    """Return the safetensors files of a model, as transformers finds them: the config's, else model.safetensors,
+    else the index's. Raises Unservable if one is missing."""
     if index := index_of(folder):
         names = sorted(set(index_names(index).values()))
         says = f"{index.name} names it"
@@ -86,7 +86,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def what_instead(folder: Path) -> str:
-    """What a folder without the usual names has, and what to do about it."""
+    """Return what a folder without the usual names has, and what to do about it."""
     other = sorted(
         path.name
         for path in folder.iterdir()

@@ -1,7 +1,7 @@
-"""The header of a safetensors file, checked whole before anything of the file is mapped.
+"""Read the header of a safetensors file, and check all of it before anything of the file is mapped.
 
-As the safetensors library checks it (which would map the whole file, more than a Pi has): every tensor's kind of number and
-shape are known, its bytes are as many as those say, and all of them, end to end, are the file.
+The checks are those of the safetensors library (which would map the whole file, more than a Pi has): every tensor's dtype and
+shape are known, its bytes are as many as those say, and all of them, end to end, fill the file.
 """
 
 import json
@@ -26,7 +26,7 @@ NOT_A_TENSOR = "__metadata__"
 
 
 def header_of(path: Path) -> tuple[dict[str, dict], int]:
-    """Its header as it stands there, and where the data begin. Raises Unservable, naming what is wrong."""
+    """Return the file's header, and where the data begin. Raises Unservable, naming what is wrong."""
     try:
         file = regular(path).stat()
         return read(path, file.st_size, file.st_mtime_ns)
@@ -71,7 +71,7 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def wrong(tensor: Any) -> str:
-    """What a tensor's entry has that cannot be, '' if nothing."""
+    """Return what is wrong in a tensor's entry, '' if nothing."""
     if not isinstance(tensor, dict):
         return "no entry of its own"
     kind, shape, offsets = tensor.get("dtype"), tensor.get("shape"), tensor.get("data_offsets")
@@ -91,21 +91,21 @@ def are_counts(value: Any) -> TypeGuard[list[int]]:
 
 
 def end_of_data(path: Path, header: dict[str, dict]) -> int:
-    """Where the last tensor ends; raises Unservable where two overlap, or bytes between them are nobody's."""
+    """Return where the last tensor ends. Raises Unservable where two overlap, or bytes between them belong to none."""
     end = 0
     for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
-        begin, its_end = header[name]["data_offsets"]
+        begin, tensor_end = header[name]["data_offsets"]
         if begin != end:
             raise Unservable(
                 f"{path} is damaged: {name} begins at byte {begin} of the data, the one before it ends at {end};"
                 " fetch it again"
             )
-        end = its_end
+        end = tensor_end
     return end
 
 
 def pieces(path: Path, most_bytes: int = 1 << 24) -> Iterator[tuple[str, str, int, int]]:
-    """The file's tensors in the order of their bytes, in pieces: name, kind, first byte in the file, bytes."""
+    """Yield the file's tensors in the order of their bytes, in pieces: name, kind, first byte in the file, bytes."""
     header, data = header_of(path)
     for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
         begin, end = header[name]["data_offsets"]

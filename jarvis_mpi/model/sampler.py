@@ -1,4 +1,4 @@
-"""Logits -> a token id. A draw depends on (seed, sequence, position) alone, never on how many nodes there are."""
+"""Choose a token id from logits. A draw depends on (seed, sequence, position) alone, never on the number of nodes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from ..common.boundary import guarded
 from ..common.errors import Unservable
 from ..common.settings import Settings
 
-COLDEST = 1e-30  # float32 knows no smaller quotients: whatever is likeliest is drawn
+COLDEST = 1e-30  # about float32's smallest quotient: the likeliest token is drawn
 LARGEST = 1e37  # near float32's own
 
 
 class Sampler:
-    """Greedy at temperature 0, else as transformers' own warpers have it, in its order."""
+    """Greedy at temperature 0, else as transformers' own warpers, in their order."""
 
     def __init__(self, settings: Settings):
         self.seed, self.model = settings.seed, settings.model
@@ -30,7 +30,7 @@ class Sampler:
         self.shifted_for: LogitsProcessor | None = None
         self.most = LARGEST  # that a logit may be before it is divided by the temperature
         self.warpers: list[LogitsProcessor] = []
-        if settings.repetition_penalty not in (0, 1):  # 0: nobody says one
+        if settings.repetition_penalty not in (0, 1):  # 0: not given
             self.warpers.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
         if not self.greedy:
             self.warpers.append(TemperatureLogitsWarper(min(settings.temperature, LARGEST)))
@@ -42,7 +42,7 @@ class Sampler:
             self.warpers.append(TopPLogitsWarper(settings.top_p))
 
     def choose(self, logits: Tensor, text: Sequence[int], sequence: int) -> int:
-        """[V], the ids so far -> the id of the next token of `sequence`."""
+        """Choose the next token of `sequence` from its logits [V] and the ids so far."""
         position = len(text)
         likeliest = int(logits.argmax())  # a NaN, if there is one
         if not logits[likeliest].isfinite():
@@ -50,7 +50,7 @@ class Sampler:
                 f"the model's numbers are no numbers any more (NaN or infinity) at token {position}:"
                 f" python -m jarvis_mpi doctor --model {self.model} names the tensor"
             )
-        if len(logits) > 1 and logits.min() == logits[likeliest]:  # as behind a norm that is all zeros
+        if len(logits) > 1 and logits.min() == logits[likeliest]:  # such as behind a norm of all zeros
             raise Unservable(
                 f"the model gives every token the same chance at token {position}: {self.model} is damaged,"
                 " fetch it again, or ask who made it"
@@ -75,6 +75,6 @@ class Sampler:
 
 
 def seed_of(seed: int, sequence: int, position: int) -> int:
-    """Of one draw: a digest, so that it is the same on any Python, and neighbouring positions draw independently."""
+    """Return the seed of one draw: a digest, so that it is the same on any Python, and neighbouring positions draw independently."""
     text = f"{seed} {sequence} {position}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -1,10 +1,10 @@
-"""A model cut in pieces: a Stage for every block of layers, besides the Head at the end user (head.py).
+"""Run a block of a model's layers: a Stage for every block, besides the Head at the end user (head.py).
 
 Nothing of any model family is rewritten here. A Stage is the family's own class, built with fewer
-layers, so the family keeps making its own masks and rotary tables; hooks let the activation in before
-the first layer and out after the last, because what a family does before its first layer (scaling,
+layers, so that the family makes its own masks and rotary tables. Hooks let the activation in before
+the first layer and out after the last, because a family's work before its first layer (scaling,
 position embeddings) must happen once a token, in the Head, and not once a hop. Layers of the usual form
-run in one call of ours, where that gives what the family's own forward gives (fusion.py).
+run in one call of ours, where that gives the same result as the family's own forward (fusion.py).
 
 Outside this file an activation is bytes: S rows of D numbers in the run's dtype, as they travel.
 
@@ -43,7 +43,7 @@ from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_b
 
 TRIED_ROWS = 3
 CHECK = -2  # the sequence of a comparison
-# How far apart a comparison may be, of what the layers change: in float32, and where numbers are rounded to less.
+# The largest difference in a comparison, relative to what the layers add: in float32, and where numbers are rounded to less.
 ROUNDING_EXACT, ROUNDING = 1e-3, 0.1
 
 
@@ -65,7 +65,7 @@ class Stage:
         self.build()
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
-        self.lean: FastStep | None = None
+        self.fast_step: FastStep | None = None
         if not asleep:
             self.refuse_unsound()
             self.wake()
@@ -74,7 +74,7 @@ class Stage:
 
     @of_model
     def build(self) -> None:
-        """The family's own class, with these layers and no weights."""
+        """Build the family's own class, with these layers and no weights."""
         config = load_config(self.folder)
         config.vocab_size, config.pad_token_id = 1, 0  # a stage embeds nothing: no memory for that
         with empty_parameters():
@@ -91,47 +91,47 @@ class Stage:
         self.row_bytes = self.width * self.dtype.itemsize
 
     def quantise_beforehand(self) -> None:
-        """So that one that is asleep need not do it when it takes over. It takes seconds: at a node's start, not in a run."""
+        """Quantise the weights at a node's start: it takes seconds, which a copy must not spend when it takes over."""
         if self.weights in FORMATS:
             quantise_beforehand(self.model, self.folder, self.rename, self.weights)
 
     def wake(self) -> FastStep:
         """Read the weights."""
         fill(self.model, self.folder, self.rename, self.dtype, self.weights)
-        self.lean = self.fast_step()
-        return self.lean
+        self.fast_step = self.make_fast_step()
+        return self.fast_step
 
     @of_model
-    def fast_step(self) -> FastStep:
+    def make_fast_step(self) -> FastStep:
         if self.model._supports_attention_backend:
             keep_rows_apart(self.layers, self.model)
         return FastStep(self.model, self.layers)
 
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
-        """S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins it anew."""
-        lean = self.lean or self.wake()
+        """Run S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins the sequence again."""
+        fast_step = self.fast_step or self.wake()
         if start == 0:
             self.caches[sequence] = new_cache(self.model.config)
         cache = self.caches[sequence]
         assert cache.get_seq_length() == start, f"{cache.get_seq_length()} positions cached, {start} expected"
-        if not lean.parts:
-            return self.run_by_layers(lean, body, start, cache)
+        if not fast_step.parts:
+            return self.run_by_layers(fast_step, body, start, cache)
         assert len(body), "no rows"
         rows, piece = memoryview(body), ROWS_AT_ONCE * self.row_bytes
         return b"".join(
-            lean.run_parts(rows[at : at + piece], start + at // self.row_bytes, cache)
+            fast_step.run_parts(rows[at : at + piece], start + at // self.row_bytes, cache)
             for at in range(0, len(rows), piece)
         )
 
     @torch.inference_mode()
-    def run_by_layers(self, lean: FastStep, body: bytes | memoryview, start: int, cache) -> bytes:
+    def run_by_layers(self, fast_step: FastStep, body: bytes | memoryview, start: int, cache) -> bytes:
         h = from_bytes(body, self.width, self.dtype)
-        if lean.can_run(h.shape[1]):
-            return to_bytes(lean.run(h, start, cache))
+        if fast_step.can_run(h.shape[1]):
+            return to_bytes(fast_step.run(h, start, cache))
         return to_bytes(self.run_by_family(h, start, cache))
 
     def run_by_family(self, h: Tensor, start: int, cache) -> Tensor:  # [1, S, D] -> [1, S, D]
-        """Through the forward of the model's own class."""
+        """Run rows through the forward of the model's own class."""
         self.h = h
         self.model(
             inputs_embeds=h.new_zeros(1, h.shape[1], self.model.get_input_embeddings().embedding_dim),
@@ -142,7 +142,7 @@ class Stage:
         return self.h
 
     def crop(self, sequence: int, end: int) -> bool:
-        """Forget the positions of a sequence from `end` on. -> False: a sliding window no longer has what it would need."""
+        """Forget the positions of a sequence from `end` on. Return False where a sliding window no longer has the rows that it would need."""
         return cropped(self.caches[sequence], end)
 
     def forget(self, sequence: int) -> None:
@@ -150,7 +150,7 @@ class Stage:
 
     @torch.inference_mode()
     def check_against_family(self) -> None:
-        """Compare what this stage gives for a few rows with the family's own forward and plain attention, on this processor.
+        """Compare this stage's result for a few rows with the family's own forward and plain attention, on this processor.
 
         Raises Unservable where they differ by more than rounding.
         """
@@ -163,7 +163,7 @@ class Stage:
         before = config._attn_implementation
         if (
             before == ROW_BY_ROW
-        ):  # else it is the family's own already, and another of them may give something else
+        ):  # else it is the family's own already, and another attention of the family may differ
             config._attn_implementation = "eager"
         try:
             theirs = [self.run_by_family(part, start, cache) for part, start in parts]
@@ -183,9 +183,8 @@ class Stage:
 
     @of_model
     def warm_up(self, pieces: Sequence[int], clock: Callable[[], float]) -> tuple[float, float]:
-        """Read the weights in and make the kernels for pieces of so many rows: every node at its start, all at
-        once, and not one after the other when the first prompt comes. -> seconds that a layer takes for one row, and for
-        each further one.
+        """Read the weights in and make the kernels for pieces of these numbers of rows: all nodes do it at once, at their start, not
+        one after the other at the first prompt. Return the seconds that a layer takes for one row, and for each further one.
 
         Raises Unservable where this processor gives something else than the family's own code.
         """
@@ -202,7 +201,7 @@ class Stage:
         return times[1] / len(self.block), more_s / len(self.block)
 
     def refuse_unsound(self) -> None:
-        """Raises Unservable where a tensor of this block, or a rotary table, holds what is no number."""
+        """Raises Unservable where a tensor of this block, or a rotary table, holds NaN or infinity."""
         used = names_used(self.model, self.folder, self.rename)
         refuse_unsound(
             self.folder, named(self.block), lambda name: layer_of(name) in self.block and name in used

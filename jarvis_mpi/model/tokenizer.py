@@ -1,4 +1,4 @@
-"""Text <-> token ids: the model's own tokenizer, chat template and end tokens."""
+"""Convert text to token ids and back: the model's own tokenizer, chat template and end tokens."""
 
 import uuid
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ ADVICE = "fetch the model's tokenizer files again"
 
 
 class Text:
-    """`ids` is all of a conversation so far, `prompt` what is asked next. What is raised of a prompt is Unservable, and
-    concerns that prompt only."""
+    """A model's tokenizer. In its methods `ids` is the whole conversation so far, `prompt` the next question. An error of a
+    prompt is Unservable, and concerns that prompt only."""
 
     def __init__(self, folder: Path, vocabulary: int | None = None):
-        """`vocabulary`: how many tokens the model knows."""
+        """Read the tokenizer. `vocabulary`: the number of tokens that the model knows."""
         self.tokenizer, self.vocabulary = tokenizer_of(folder), vocabulary
         with guarded(f"{folder} has a tokenizer whose special tokens cannot be read", ADVICE):
             self.special: dict[int, str] = {
                 number: str(token)
                 for number, token in self.tokenizer.added_tokens_decoder.items()
                 if token.special
-            }  # id -> its text, which is not shown
+            }  # id -> text; these are not shown
             self.has_template = bool(self.tokenizer.chat_template)
         named, self.end_note = end_ids(folder), ""
         if named is None and self.tokenizer.eos_token_id is not None:
@@ -41,20 +41,20 @@ class Text:
             ):  # its modules are loaded
                 self.tokenizer.apply_chat_template([user("x")], chat_template="x", tokenize=False)
         self.rendered = chat_template.Renderer(self.render)
-        self.longest = 0  # token, in characters
+        self.longest = 0  # characters of the longest token
 
-    def begin_anew(self) -> None:
-        """Another conversation."""
+    def begin_conversation(self) -> None:
+        """Forget the questions of the last conversation."""
         self.asked = []
 
     def ids_of(self, prompt: str) -> list[int]:
-        """The prompt as one turn of a chat; without a chat template, as text to be completed."""
+        """Encode the prompt as one turn of a chat; without a chat template, as text to be completed."""
         if self.has_template:
             return self.encode(self.asking([user(prompt)]), begin=False)
         return self.encode(prompt)
 
     def encode(self, words: str, begin: bool = True) -> list[int]:
-        """The ids of `words`; `begin`: begun as the model's texts begin (Gemma's do with <bos>)."""
+        """Return the ids of `words`; `begin`: with the beginning of the model's texts (Gemma's <bos>)."""
         with guarded("the tokenizer cannot take this text", ADVICE):
             ids = list(self.tokenizer(words, add_special_tokens=begin)["input_ids"])
         most = self.vocabulary or 1 << 62
@@ -68,33 +68,33 @@ class Text:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What `ids` say, without special tokens."""
+        """Return the text of `ids`, without special tokens."""
         with guarded("the tokenizer cannot make text of these tokens", ADVICE):
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def windows(self, ids: Sequence[int], window: int) -> list[list[int]]:
-        """A long text's `ids` in parts of at most `window` tokens, each begun as the model's texts begin."""
+        """Split a long text's `ids` into parts of at most `window` tokens, each with the beginning of the model's texts."""
         begin = self.encode("")
         step = window - len(begin)
         return [[*begin, *ids[first : first + step]] for first in range(0, len(ids), step)]
 
     def after(self, ids: Sequence[int], prompt: str) -> list[int]:
-        """The conversation with `prompt` at its end: `ids`, without an end token, stay as they are, so their caches do."""
+        """Return the conversation with `prompt` at its end. `ids`, without an end token, stay as they are, so their caches do."""
         if not ids:
             return self.ids_of(prompt)
         more = f"\n{prompt}"
         if self.has_template:
-            answer = uuid.uuid4().hex  # stands for the last answer: what comes behind it is new
+            answer = uuid.uuid4().hex  # stands for the last answer: the text behind it is new
             turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
             turns[-1] = assistant(answer)
             whole = self.asking([*turns, user(prompt)])
-            if answer not in whole:  # a template that keeps no answers
+            if answer not in whole:  # a template that drops answers
                 return self.encode(whole, begin=False)
             more = whole.rpartition(answer)[2]
         return [*ids, *self.encode(more, begin=False)]
 
     def asking(self, turns: list[dict[str, str]]) -> str:
-        """`turns` rendered, of which the last is asked. Raises Unservable where the template leaves that one out, as some do
+        """Render `turns`, the last of which is asked. Raises Unservable where the template leaves that one out, as some do
         that are made for pictures too and look for a list."""
         words, asked = self.rendered(turns), turns[-1]["content"]
         if asked.strip() not in words and words == self.rendered([*turns[:-1], user(uuid.uuid4().hex)]):
@@ -112,12 +112,12 @@ class Text:
             return str(words)
 
     def fewest_tokens(self, words: str) -> int:
-        """As many tokens `words` make at least, told without making them: of a text that is far too long that takes minutes."""
+        """Return a lower bound of the tokens of `words`, without encoding: for a text that is far too long that takes minutes."""
         self.longest = self.longest or max(map(len, self.tokenizer.get_vocab()), default=1)
         return len(words) // self.longest
 
     def pieces(self) -> Pieces:
-        """Of one answer: what one more token adds; '' while a character of several bytes is not whole."""
+        """Return the pieces of a new answer: what one more token adds; '' while a character of several bytes is not whole."""
         return Pieces(self.tokenizer)
 
 
@@ -130,7 +130,7 @@ def assistant(answer: str) -> dict[str, str]:
 
 
 def end_ids(folder: Path) -> set[int] | None:
-    """The ids that end an answer, as `generate` finds them: those of generation_config.json, else those of config.json.
+    """Return the ids that end an answer, as `generate` finds them: those of generation_config.json, else those of config.json.
 
     None where neither names any. Raises Unservable where they are no ids.
     """

@@ -1,4 +1,4 @@
-"""A model's tokenizer, read from its folder and looked at before it is trusted."""
+"""Read a model's tokenizer from its folder, and check it."""
 
 import importlib.util
 import json
@@ -15,12 +15,12 @@ PROBES = (
     "Hello, world! 12 x",
     "a\nb",
     "Grüße, 世界",
-)  # without what readers of one file are known to differ in
+)  # without text in which readers of one file are known to differ
 NEEDED = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # module -> its package
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """As transformers reads it. Raises Unservable where there is none that can be used."""
+    """Return transformers' tokenizer of the folder. Raises Unservable where there is none that can be used."""
     with guarded(f"{folder} has no tokenizer that can be used", "fetch its tokenizer files again"):
         pieces = only_sentencepiece(folder)
         if pieces:
@@ -36,7 +36,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 def only_sentencepiece(folder: Path) -> Path | None:
-    """The SentencePiece model of a folder that has nothing else to make tokens with."""
+    """Return the SentencePiece model of a folder without any other tokenizer; None where there is none."""
     found = sorted(path for path in folder.glob("*.model") if path.is_file())
     if not found or any(
         (folder / name).is_file() for name in ("tokenizer.json", "tekken.json", "vocab.json")
@@ -55,23 +55,23 @@ def only_sentencepiece(folder: Path) -> Path | None:
 
 
 def check_readable(path: Path) -> None:
-    """Raises Unservable where a SentencePiece model alone cannot be read here."""
-    if lacking := [package for module, package in NEEDED.items() if not there(module)]:
+    """Check that a SentencePiece model alone can be read here. Raises Unservable."""
+    if lacking := [package for module, package in NEEDED.items() if not is_installed(module)]:
         raise Unservable(
             f"{path} is a SentencePiece model, and without a tokenizer.json beside it"
             f" {' and '.join(lacking)} must be installed to read it: pip install {' '.join(lacking)},"
             " or put the model's tokenizer.json beside it"
         )
     config = path.with_name(CONFIG)
-    said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if not isinstance(said, dict) or not said.get("tokenizer_class"):
+    content = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if not isinstance(content, dict) or not content.get("tokenizer_class"):
         raise Unservable(
             f"{path} stands alone: {CONFIG}, which says how a text begins (tokenizer_class, add_bos_token),"
             " must be beside it"
         )
 
 
-def there(module: str) -> bool:
+def is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it

@@ -1,4 +1,4 @@
-"""Does a cut of a model say what the whole model says? Tried on a twin of it, before a weight is read."""
+"""Compare a cut of a model with the whole, on a small twin, before a weight is read."""
 
 import contextlib
 import importlib.metadata
@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ..common.boundary import guarded
 from ..common.cache_folder import Say, cache_folder, keep, only_one
 from ..common.errors import Shortage, Unservable
 from ..common.layers import Block
 from ..common.settings import is_utf8
-from .family import cache_argument, context_of, read_config
+from .family import cache_argument, context_of, read_config, rotary
 from .head import Head
 from .stage import Stage
 from .twin import GROUPS, STRENGTHS, UNSCALED, WINDOW, draw, make_twin
@@ -31,8 +32,8 @@ CUTS = (1, 3)  # numbers of stages, at a model's first use
 MIXTURE = re.compile("(Experts|MoeBlock|Moe|MoE|MoELayer|Router|TopKGating)$")  # a module's class
 # Of a config.
 SAYS_NOTHING = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")
-NEAR = 1e-4  # of the largest logit: what rounding makes in float32
-NOISE = NEAR / 10  # what it may make within the whole model, lest it hides a difference
+NEAR = 1e-4  # of the largest logit: the rounding of float32
+NOISE = NEAR / 10  # the rounding within the whole model, at the most: more could hide a difference
 
 
 class Asked(NamedTuple):
@@ -40,8 +41,8 @@ class Asked(NamedTuple):
     answer: int
 
 
-class Said(NamedTuple):
-    """What the whole model says."""
+class Reference(NamedTuple):
+    """The whole model's answer."""
 
     prompt: list[int]
     answer: list[int]
@@ -49,7 +50,8 @@ class Said(NamedTuple):
 
 
 def questions(context: int) -> list[Asked]:
-    """Short; past a window with the answer, and with the prompt; past the first border of rotary tables, if the model takes so many."""
+    """Return the lengths to try: short; past a window with the answer, and with the prompt; past the first border of rotary tables, where the
+    model takes such texts."""
     asked = [
         Asked(WINDOW - 3, WINDOW + 3),
         Asked(3 * WINDOW - 1, 5),
@@ -60,8 +62,8 @@ def questions(context: int) -> list[Asked]:
 
 
 @torch.inference_mode()
-def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
-    """The logits of the family's own forward, in one piece and without a cache, of a random text.
+def reference_of(model: Any, asked: Asked, seed: int) -> Reference:
+    """Run a random text through the family's own forward, in one piece and without a cache.
 
     `generate` itself would import torch's compiler: seconds. tests/families.py holds the cut against it.
     """
@@ -69,14 +71,14 @@ def said_by_whole(model: Any, asked: Asked, seed: int) -> Said:
     ids = torch.randint(3, model.config.vocab_size, (1, asked.prompt + asked.answer), generator=among)
     logits = model(ids[:, :-1], use_cache=False).logits[0, asked.prompt - 1 :].float()
     prompt, answer = ids[0].tensor_split([asked.prompt])
-    return Said(prompt.tolist(), answer.tolist(), logits)
+    return Reference(prompt.tolist(), answer.tolist(), logits)
 
 
-def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
-    """How far what the whole model says is from what it says in float64; infinity where its code knows no such numbers."""
+def noise_of(model: Any, reference: Reference, asked: Asked, seed: int) -> float:
+    """Return how far the whole model's logits are from those in float64; infinity where its code cannot run in float64."""
     try:
         with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
-            return apart(said.logits, said_by_whole(model.double(), asked, seed).logits)
+            return apart(reference.logits, reference_of(model.double(), asked, seed).logits)
     except Shortage:
         raise
     except Unservable:
@@ -86,15 +88,17 @@ def noise_of(model: Any, said: Said, asked: Asked, seed: int) -> float:
 
 
 @torch.inference_mode()
-def sees_what_comes_after(model: Any, said: Said) -> bool:
-    """Whether what is said behind the first tokens changes with those that come later: then the model is an encoder."""
-    few = len(said.prompt)
-    short, long = (torch.tensor([ids]) for ids in (said.prompt, said.prompt + said.answer))
+def sees_what_comes_after(model: Any, reference: Reference) -> bool:
+    """Return whether the logits of the first tokens change with later ones: then the model is an encoder."""
+    few = len(reference.prompt)
+    short, long = (torch.tensor([ids]) for ids in (reference.prompt, reference.prompt + reference.answer))
     return apart(model(long).logits[0, :few], model(short).logits[0]) > NEAR
 
 
-def said_by_cut(head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
-    """The logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
+def logits_of_cut(
+    head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]
+) -> Tensor:
+    """Return the logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
     rows, start, logits = list(prompt), 0, list[Tensor]()
     for token in answer:
         body = head.embed(rows, start)
@@ -114,42 +118,50 @@ def blocks_of(depth: int, count: int) -> list[Block]:
 
 
 def twin_that_answers(config: Any) -> Any:
-    """A twin of `config` whose forward works. Raises Unservable where none can be made."""
+    """Make a twin of `config` whose forward works. Raises Unservable where none can be made."""
     failures = []
     for groups in GROUPS:
         try:
             with guarded(f"a model of kind {config.model_type!r} cannot be tried"):
                 model = make_twin(config, groups)
-                said_by_whole(model, Asked(2, 2), 0)
+                reference_of(model, Asked(2, 2), 0)
                 return model
         except Shortage:
             raise
         except Unservable as error:
             failures.append(error)
+    if unknown := {str(each.get("rope_type", "default")) for each in rotary(config)} - {
+        "default",
+        *ROPE_INIT_FUNCTIONS,
+    }:
+        raise Unservable(
+            f"a model of kind {config.model_type!r} has rotary tables of a kind that transformers does not know:"
+            f" {', '.join(sorted(unknown))} (rope_type in its config); update transformers"
+        )
     raise failures[0]
 
 
-def answers_of(model: Any) -> list[Said]:
-    """What the whole twin says, with weights so strong that layers matter, and so weak that no rounding grows large."""
+def answers_of(model: Any) -> list[Reference]:
+    """Return the whole twin's answers, with weights strong enough that layers matter, and weak enough that rounding stays small."""
     asked = questions(context_of(model.config))
     for strength in STRENGTHS:
         draw(model, strength)
-        said = [said_by_whole(model, each, seed) for seed, each in enumerate(asked)]
-        if noise_of(model, said[0], asked[0], 0) < NOISE:
+        references = [reference_of(model, each, seed) for seed, each in enumerate(asked)]
+        if noise_of(model, references[0], asked[0], 0) < NOISE:
             break
-    return said
+    return references
 
 
 def unlike(config: Any, cuts: Sequence[int]) -> str:
-    """Why a model of this config is refused: what of it cannot be cut, or in how many stages its twin says something else.
+    """Return why a model of this config is refused: what of it cannot be cut, or in how many stages its twin answers otherwise.
 
-    '' where every cut says what the whole says. Raises Unservable where no twin can be made.
+    '' where every cut answers as the whole does. Raises Unservable where no twin can be made.
     """
     model = twin_that_answers(config)
     if why := uncuttable(model):
         return why
-    said = answers_of(model)
-    if sees_what_comes_after(model, said[0]):
+    references = answers_of(model)
+    if sees_what_comes_after(model, references[0]):
         return "each token sees those after it, as in an encoder (is_decoder in its config)"
     depth = model.config.num_hidden_layers
     with TemporaryDirectory() as name:
@@ -161,7 +173,7 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
         model.save_pretrained(folder)
         try:
             return next(
-                filter(None, (unlike_in(folder, said, min(count, depth), depth) for count in cuts)), ""
+                filter(None, (unlike_in(folder, references, min(count, depth), depth) for count in cuts)), ""
             )
         except Shortage:  # no verdict: it may pass
             raise
@@ -170,12 +182,12 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
             return why.removesuffix(": fetch it again")
 
 
-def unlike_in(folder: Path, said: Sequence[Said], count: int, depth: int) -> str:
-    """How the twin in `folder`, cut into `count` stages, differs from what the whole one `said`; '' if it does not."""
+def unlike_in(folder: Path, references: Sequence[Reference], count: int, depth: int) -> str:
+    """Return how the twin in `folder`, cut into `count` stages, differs from the whole one's `references`; '' if it does not."""
     head = Head(folder, torch.float32)
     stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, count)]
-    for prompt, answer, logits in said:
-        off = apart(said_by_cut(head, stages, prompt, answer), logits)
+    for prompt, answer, logits in references:
+        off = apart(logits_of_cut(head, stages, prompt, answer), logits)
         if not off < NEAR:
             return (
                 f"{SMALL} says something else in {count} stages than in one piece"
@@ -185,7 +197,7 @@ def unlike_in(folder: Path, said: Sequence[Said], count: int, depth: int) -> str
 
 
 def uncuttable(model: Any) -> str:
-    """What a model of this family is or lacks, so that it is not served."""
+    """Return why models of this family are not served; '' where they are."""
     mixing = [type(module).__name__ for module in model.modules() if MIXTURE.search(type(module).__name__)]
     if mixing:
         return f"it is a mixture of experts ({mixing[0]}), and mixtures are not served yet"
@@ -197,18 +209,18 @@ def uncuttable(model: Any) -> str:
 
 
 def check(folder: Path, say: Say = lambda line: None) -> None:
-    """Raises Unservable where a cut of the model in `folder` would not say what the whole says; no weight is read.
+    """Raises Unservable where a cut of the model in `folder` would not answer as the whole does; no weight is read.
 
-    Tried once for each config and state of the software: the verdict is kept in the cache folder.
+    It is tried once for each config and state of the software: the verdict stays in the cache folder.
     """
     config = read_config(folder)
     path = cache_folder() / "trials" / f"{identity(config)}.json"
-    if (why := kept(path)) is None:
+    if (why := cached_verdict(path)) is None:
         say("first use of this model: a cut of it is compared with the whole, in small")
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(Unservable):  # no such folder can be made: a lock saves work, no more
                 stack.enter_context(only_one(path, WAIT_S))
-            if (why := kept(path)) is None:
+            if (why := cached_verdict(path)) is None:
                 with guarded(f"{folder}, a model of kind {config.model_type!r}, cannot be tried"):
                     why = unlike(config, CUTS)
                 keep(path, json.dumps({"why": why}).encode())
@@ -216,8 +228,8 @@ def check(folder: Path, say: Say = lambda line: None) -> None:
         raise Unservable(f"{folder} is a model of kind {config.model_type!r} that cannot be cut: {why}")
 
 
-def kept(path: Path) -> str | None:
-    """An earlier verdict."""
+def cached_verdict(path: Path) -> str | None:
+    """Return an earlier verdict; None where there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         why = json.loads(path.read_text())["why"]
         return why if isinstance(why, str) else None
@@ -225,10 +237,10 @@ def kept(path: Path) -> str | None:
 
 
 def identity(config: Any) -> str:
-    """A digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
-    told = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
+    """Return a digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
+    values = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    digest = sha256(json.dumps([told, versions], sort_keys=True, default=str).encode())
+    digest = sha256(json.dumps([values, versions], sort_keys=True, default=str).encode())
     for wing in ("kernels", "nn", "model", "common"):
         for path in sorted((Path(__file__).parent.parent / wing).glob("*.py")):
             digest.update(path.read_bytes())

@@ -1,25 +1,25 @@
-"""The releases of torch and transformers that this version was tried with: others are told of, and used."""
+"""The releases of torch and transformers that this version was tried with. Others are reported, and used."""
 
 import importlib.metadata
 import re
 from collections.abc import Callable, Mapping
 
-# The first and the last; pyproject.toml says the same to pip, and tests/model/test_tried.py holds them together.
+# The first and the last; pyproject.toml has the same for pip, and tests/model/test_tried.py compares them.
 TRIED: Mapping[str, tuple[str, str]] = {"torch": ("2.11", "2.14"), "transformers": ("5.21.1", "5.23")}
 
 
 def untried(version_of: Callable[[str], str] = importlib.metadata.version) -> list[str]:
-    """A sentence for each that is older or newer than what was tried."""
+    """Return a sentence for each package that is older or newer than the tried releases."""
     sentences = []
     for name, (first, last) in TRIED.items():
         try:
             version = version_of(name)
-        except importlib.metadata.PackageNotFoundError:  # a source tree on the path says nothing of itself
+        except importlib.metadata.PackageNotFoundError:  # a source tree on the path has no version
             continue
-        there, oldest, newest = map(numbers, (version, first, last))
-        # Of the last one's line each release counts: 2.14.1 is no newer than 2.14.
-        newer = there[: len(newest)] > newest
-        if newer or there < oldest:
+        installed, oldest, newest = map(numbers, (version, first, last))
+        # Every release of the last one's line is tried: 2.14.1 is no newer than 2.14.
+        newer = installed[: len(newest)] > newest
+        if newer or installed < oldest:
             sentences.append(
                 f"{name} {version} is {'newer' if newer else 'older'} than what this version was tried with"
                 f" ({first} to {last}): if an answer looks wrong, install one of those"
@@ -28,6 +28,6 @@ def untried(version_of: Callable[[str], str] = importlib.metadata.version) -> li
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """2.13.0+cpu -> 2, 13, 0, and 2.14.0rc1 the same as 2.14.0."""
+    """Return the numbers of a version: 2.13.0+cpu -> 2, 13, 0, and 2.14.0rc1 the same as 2.14.0."""
     release = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, release[0].split("."))) if release else ()

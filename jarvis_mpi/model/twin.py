@@ -1,7 +1,7 @@
-"""A small model of the same making as a large one: its config with fewer and narrower layers, and random weights.
+"""Make a small twin of a large model: its config with fewer and narrower layers, and random weights.
 
-What a family does with masks, windows, rotary tables and kinds of layers shows in the small model as in the large one. So a cut of it
-can be compared with the whole in a second, before any weight of the large one is read (trial.py).
+The twin has the family's masks, windows, rotary tables and kinds of layers. A cut of it can be compared with the whole in a second,
+before any weight of the large model is read (trial.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from .family import CONTEXT, KEY_HEADS, cut_config, key_heads, longest_text, per_layer
 
 MOST_KINDS = 12  # of layers
-# Heads of keys: some families want four, and some have widths that depend on each other in ways of their own.
+# Key/value heads: some families need four, and in some the widths depend on each other in special ways.
 AS_THE_MODEL = 0
 GROUPS = (2, 4, AS_THE_MODEL)
 MOST_WIDTH = 1024  # of a twin as wide as the model
@@ -26,13 +26,13 @@ SEED = 7
 
 
 def twin_config(config: Any, groups: int) -> Any:
-    """`config` with few and narrow layers, but all its kinds of them, and at most so many heads of keys.
+    """Return `config` with few and narrow layers of all its kinds, and at most `groups` key/value heads.
 
     Raises ValueError where it is to be as wide as the model, and that is too wide.
     """
     if groups == AS_THE_MODEL and config.hidden_size > MOST_WIDTH:
         raise ValueError(f"a small model of its making cannot be made, and it is {config.hidden_size} wide")
-    few = cut_config(config, layers_kept(config))
+    few = cut_config(config, layers_of_twin(config))
     native = few.attribute_map
     small = shrunk(few.to_dict(), groups == AS_THE_MODEL)
     known = {native.get(name, name): value for name, value in widths(few, groups).items()}
@@ -40,8 +40,8 @@ def twin_config(config: Any, groups: int) -> Any:
     return type(config)(**small)
 
 
-def layers_kept(config: Any) -> list[int]:
-    """Of which layers the twin's are made: the first of each kind, the first and the last ones."""
+def layers_of_twin(config: Any) -> list[int]:
+    """Return the layers that the twin has: the first of each kind, the first and the last ones."""
     depth = config.num_hidden_layers
     lists = [getattr(config, name) for name in per_layer(config)]
     kinds = [repr([each[layer] for each in lists]) for layer in range(depth)]
@@ -51,15 +51,15 @@ def layers_kept(config: Any) -> list[int]:
 
 
 def widths(config: Any, groups: int) -> dict[str, Any]:
-    """What is narrower in the twin, by the names that all families share."""
+    """Return the twin's smaller sizes, by the names that all families share."""
     lengths = {"vocab_size": VOCABULARY, **dict.fromkeys(CONTEXT, length(config))}
     if groups == AS_THE_MODEL:
         return lengths
     heads = config.num_attention_heads
-    kept = key_heads(config)
+    kv_heads = key_heads(config)
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    group = min(heads // kept, 2)
-    few = min(kept, groups)
+    group = min(heads // kv_heads, 2)
+    few = min(kv_heads, groups)
     ratio = config.hidden_size / (heads * width)
     hidden = few * group * width * ratio
     return {
@@ -72,7 +72,7 @@ def widths(config: Any, groups: int) -> dict[str, Any]:
 
 
 def length(config: Any) -> int:
-    """Positions of the twin: as many times its unscaled ones as the model has."""
+    """Return the twin's positions: the same multiple of its unscaled ones as in the model."""
     whole = longest_text(config)
     unscaled = [value for value in of_rope(config.to_dict()) if isinstance(value, int) and 0 < value < whole]
     return min(LENGTH, round(UNSCALED * whole / unscaled[0])) if unscaled else LENGTH
@@ -84,7 +84,7 @@ def of_rope(named: Mapping[str, Any]) -> list[Any]:
 
 
 def shrunk(named: Mapping[str, Any], wide: bool) -> dict[str, Any]:
-    """What a config says, with short windows, early borders of rotary tables and, unless it is to be as `wide`, narrow MLPs."""
+    """Return a config's values with short windows, early borders of rotary tables and, unless it is to be as `wide`, narrow MLPs."""
     return {name: smaller(name, value, wide) for name, value in named.items()}
 
 
@@ -113,7 +113,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def make_twin(config: Any, groups: int) -> Any:
-    """A twin of `config` with random weights, the same each time, in float32."""
+    """Make a twin of `config` with random weights, the same each time, in float32."""
     with seeded(SEED):
         model = AutoModelForCausalLM.from_config(twin_config(config, groups), dtype=torch.float32).eval()
         draw(model, STRENGTHS[0])
@@ -122,7 +122,7 @@ def make_twin(config: Any, groups: int) -> Any:
 
 @torch.no_grad()
 def draw(model: Any, strength: float) -> None:
-    """Give the model random weights: of outputs `strength` times as large as what they are made from."""
+    """Give the model random weights that make outputs `strength` times as large as inputs."""
     embedding = {id(each) for each in model.get_input_embeddings().parameters()}
     with seeded(SEED):
         for parameter in model.parameters():

@@ -16,23 +16,23 @@ from transformers.pytorch_utils import Conv1D
 from ..common.errors import Unservable
 from ..nn import norm
 from ..nn.linear import DTYPES, FloatLinear, QuantisedLinear
-from ..nn.quantisation import FORMATS, kept, tensor_of
+from ..nn.quantisation import FORMATS, quantised_folder, tensor_of
 from .checkpoint import headers
 from .safetensors_header import tensors_in
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
-# A tensor's name in the files -> in this part, or None: not in this part.
+# A tensor's name in the files -> its name in this part; None where this part lacks it.
 Rename = Callable[[str], str | None]
 
-# Kinds of numbers in files. Those that no kernel reads are converted when they are loaded, which takes memory.
+# Dtypes in files. Those that no kernel reads are converted when they are loaded, which takes memory.
 STORED = {name: dtype for dtype, name in DTYPES.items()}
 STORED |= {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 
 
 @contextmanager
 def empty_parameters() -> Iterator[None]:
-    """Modules built in here have parameters without memory (on meta), but real buffers."""
+    """Build modules, in the body, with parameters without memory (on meta), but real buffers."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -65,7 +65,7 @@ class Stored(NamedTuple):
         return STORED[self.tensor["dtype"]]
 
     def mapped(self) -> Tensor:
-        """As the file holds it, with a mapping of its own, which goes when the tensor goes.
+        """Map the tensor as the file holds it; the mapping ends with the tensor.
 
         Only its own bytes are mapped, for reading: safetensors maps the whole file as if to be written, which
         Linux refuses where the file is larger than the memory of a Pi.
@@ -77,19 +77,21 @@ class Stored(NamedTuple):
         return tensor_of(numbers).view(self.stored).view(self.tensor["shape"])
 
     def quantised(self, weights: str, turned: bool) -> Path:
-        """`turned`: the file holds [in, out]."""
+        """Return the folder of the tensor, quantised. `turned`: the file holds [in, out]."""
         file = self.path.stat()
         identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor}"
         if turned:
-            return kept(weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T)
-        return kept(weights, identity, self.tensor["shape"], self.mapped)
+            return quantised_folder(
+                weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T
+            )
+        return quantised_folder(weights, identity, self.tensor["shape"], self.mapped)
 
 
 def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
-    """Where `folder` holds each parameter of `model`, and each buffer that is saved with it, by the names that transformers
-    would load them under.
+    """Find each parameter of `model`, and each buffer that is saved with it, in the files of `folder`, by the names that
+    transformers would load them under.
 
-    Raises Unservable where a parameter would have to be put together from tensors that are stored otherwise, or is there twice.
+    Raises Unservable where a parameter would have to be assembled from tensors that are stored otherwise, or is stored twice.
     """
     wanted = model.state_dict().keys()
     prefix = model.base_model_prefix + "."
@@ -125,13 +127,13 @@ def check_alike(folder: Path, one: Stored, other: Stored) -> None:
 
 
 def names_used(model, folder: Path, rename: Rename) -> set[str]:
-    """The tensors of the files that `model` is made of: some files hold more, such as the masks of older releases (-inf)."""
+    """Return the files' tensors that `model` uses: some files hold more, such as the masks of older releases (-inf)."""
     return {stored.name for stored in find(model, folder, rename).values()}
 
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> set[str]:
-    """Give `model` its parameters from `folder`, each with a mapping of its own: what is not used costs no
-    memory, what is quantised gives its mapping back. -> the names of their tensors in the files.
+    """Give `model` its parameters from `folder`, each with its own mapping: what is not used costs no
+    memory, what is quantised gives its mapping back. Return the names of their tensors in the files.
 
     Raises Unservable where one is missing or of another shape.
     """
@@ -145,7 +147,7 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
                 f" but its config asks for {list(wanted[name].shape)}"
             )
     model.load_state_dict(state, strict=False, assign=True)
-    # As transformers ties them: one that is missing to one that is there, and not two that differ.
+    # As transformers ties them: a missing one to one that is stored, and not two that differ.
     model.tie_weights(missing_keys=wanted.keys() - state.keys(), recompute_mapping=False)
     named = list(model.named_parameters(remove_duplicate=False))
     check_none_missing(folder, [name for name, parameter in named if parameter.is_meta])
@@ -176,12 +178,12 @@ def replaced(linear: nn.Linear | Conv1D, source: Stored, weights: str) -> nn.Mod
 
 
 def linears(model) -> dict[str, nn.Linear | Conv1D]:
-    """Every nn.Linear of `model`, or GPT-2's Conv1D, by its name there."""
+    """Return every nn.Linear of `model`, or GPT-2's Conv1D, by its name in the model."""
     return {name: module for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)}
 
 
 def is_turned(linear: nn.Linear | Conv1D) -> bool:
-    """Whether its weight is [in, out]."""
+    """Return whether its weight is [in, out]."""
     return type(linear) is Conv1D
 
 
@@ -194,7 +196,7 @@ def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
 
 
 def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:
-    """What `fill` will look for on disk: a copy that takes over must not quantise first."""
+    """Quantise the weights that `fill` will look for on disk: a copy that takes over must not quantise first."""
     source = find(model, folder, rename)
     found = {f"{name}.weight": linear for name, linear in linears(model).items()}
     check_none_missing(folder, [name for name in found if name not in source])

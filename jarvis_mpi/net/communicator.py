@@ -1,12 +1,12 @@
-"""Drop failed nodes from the communicator, beside the point-to-point traffic on COMM_WORLD.
+"""Drops failed nodes from the communicator, beside the point-to-point traffic on COMM_WORLD.
 
-A node is named by its launch rank. Every member is ordered to `begin` the same attempt, and then polls:
+A node's name is its launch rank. The end user orders every member to `begin` the same attempt; each then polls:
 
-    ready   each member tells the first one that it is there     nobody waits; who is missing costs nothing
+    ready   each member tells the first one that it is ready     nobody waits; who is missing costs nothing
     go      the first one has heard all, and tells them
     make    `Shrink` or `Create_group`, 1 to 30 ms               both block, and a hung member blocks them for ever
 
-So the making has a thread, which is left behind if it does not end. Nothing else may call MPI until then:
+So a thread makes it, and is left behind if it does not end. Nothing else may call MPI until then:
 with a second thread inside MPI one `Shrink` of about 1,000 went wrong (Open MPI 5.0.11).
 """
 
@@ -17,12 +17,12 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-PATIENCE_S = 1.0  # how long `poll` waits for the making, once: every member has just said that it is there
+PATIENCE_S = 1.0  # how long `poll` waits for `make`, once: every member has just said that it is ready
 LOWEST_PRIORITY = 19  # of a thread that cannot be ended
 
 
 class Membership:
-    """`comm` is the newest communicator, `nodes` are its ranks' nodes. All nodes make one at the start."""
+    """Keeps the newest communicator, `comm`, and its ranks' nodes, `nodes`. All nodes make one at the start."""
 
     def __init__(self, MPI: Any, world: Any):
         self.MPI, self.world = MPI, world
@@ -33,16 +33,16 @@ class Membership:
         self.nodes = list(range(world.size))
         self.members: list[int] = []
         self.number = self.made_by = 0  # this attempt, and the one that made `comm`
-        self.posted: list = []  # (request, its buffer): answers still awaited
-        self.said: list = []
+        self.posted: list = []  # (request, buffer): answers still awaited
+        self.sends: list = []
         self.maker: threading.Thread | None = None
         self.made: tuple | None = None
 
     def begin(self, number: int, members: Sequence[int], certain: bool) -> bool:
-        """Start attempt `number` (1, 2, ...) for the communicator of `members`; False if that cannot be.
+        """Start attempt `number` (1, 2, ...) for the communicator of `members`; False if that is impossible.
 
-        `certain`: MPI knows every dropped node to be dead. If it knows none of them to be: not `certain`.
-        A mixture cannot be made (False, or no end): stay on point to point until the hung node is dead too.
+        `certain`: MPI knows that every dropped node is dead; not `certain`: it knows it of none. Of a mixture no
+        communicator can be made (False, or no end): stay on point to point until the hung node is dead too.
         """
         self.give_up()
         self.take()  # an end that came late counts
@@ -59,7 +59,7 @@ class Membership:
         return True
 
     def poll(self) -> bool | None:
-        """True: `comm` and `nodes` are new. None: not yet. False: nothing came of it, or nothing is going on."""
+        """Advance the attempt. True: `comm` and `nodes` are new. None: not yet. False: it failed, or there is none."""
         try:
             if self.posted and all(request.Test() for request, _ in self.posted):
                 answers, self.posted = {answer[0] for _, answer in self.posted}, []
@@ -74,7 +74,7 @@ class Membership:
         return None if self.posted else self.take()
 
     def give_up(self) -> None:
-        """Expect nothing more. What is being made is left behind; `begin` may take it later."""
+        """Abandon the attempt. A thread that still makes one is left behind; `begin` may take its result later."""
         for request, _ in self.posted:
             if request != self.MPI.REQUEST_NULL:  # its answer came
                 request.Cancel()
@@ -85,10 +85,10 @@ class Membership:
 
     def say(self, nodes: Sequence[int]) -> None:
         word = array.array("q", [self.made_by])
-        self.said = [(self.talk.Isend([word, self.MPI.INT64_T], node, self.number), word) for node in nodes]
+        self.sends = [(self.talk.Isend([word, self.MPI.INT64_T], node, self.number), word) for node in nodes]
 
     def make(self) -> None:
-        """In the thread."""
+        """Make the communicator, in the thread."""
         with contextlib.suppress(self.MPI.Exception):
             if self.certain:
                 comm = self.comm.Shrink()

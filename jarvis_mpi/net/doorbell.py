@@ -1,8 +1,8 @@
-"""Wakes a rank of the same host when a message for it has been sent, so that it need not keep looking.
+"""Wakes a rank of the same host when a message for it has been sent, so that it need not poll.
 
-MPI has no call that sleeps until a message comes; ranks that share a machine and look again and again
-take its cores from the one that computes. A bell carries no data: who misses one finds the message at
-the next look. Between hosts, and where there are no abstract Unix sockets (not Linux), nothing rings.
+MPI has no call that sleeps until a message comes; ranks that share a machine and poll
+take its cores from the one that computes. A bell carries no data: a rank that misses one finds the message at
+its next look. Between hosts, and where there are no abstract Unix sockets (not Linux), nothing rings.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ import time
 
 class Doorbell:
     def __init__(self, me: int, ranks: int):
-        """`hears_all` tells whether every other rank can ring here: all are on this host."""
+        """`all_on_host`: every other rank is on this host and can ring here."""
         self.job = os.environ.get("PMIX_NAMESPACE", "")
         together = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == str(ranks)
-        self.hears_all = together and bool(self.job) and sys.platform == "linux"
-        if self.hears_all:
+        self.all_on_host = together and bool(self.job) and sys.platform == "linux"
+        if self.all_on_host:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self.socket.bind(self.address(me))
 
@@ -27,13 +27,13 @@ class Doorbell:
         return f"\0jarvis_mpi/{self.job}/{node}"
 
     def ring(self, node: int) -> None:
-        if self.hears_all:
-            with contextlib.suppress(OSError):  # nobody there, or rung often enough
+        if self.all_on_host:
+            with contextlib.suppress(OSError):  # no such rank, or its queue of rings is full
                 self.socket.sendto(b"!", self.address(node))
 
     def wait(self, seconds: float) -> None:
-        """Until it rings, but not longer."""
-        if not self.hears_all:
+        """Sleep until it rings, at most for `seconds`."""
+        if not self.all_on_host:
             time.sleep(seconds)
         elif select.select([self.socket], [], [], seconds)[0]:
             with contextlib.suppress(OSError):

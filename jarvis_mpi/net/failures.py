@@ -1,4 +1,4 @@
-"""Which processes MPI knows to have failed (ULFM), and its errors as ours: an error's class tells."""
+"""Asks MPI which processes have failed (ULFM), and translates its errors to ours by their class."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from ..protocol.link import Lost
 
 
 class Failures:
-    """Of `comm`, which has all nodes, each by its rank."""
+    """Knows the failures in `comm`, which has all nodes, each by its rank."""
 
     def __init__(self, MPI: Any, comm: Any):
         self.MPI, self.comm, self.everyone = MPI, comm, comm.group
-        # An MPI without ULFM has no such classes: mpi4py then says ERR_UNKNOWN, which tells of no process.
+        # An MPI without ULFM has no such classes: mpi4py then has ERR_UNKNOWN, which is about no process.
         self.classes = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED} - {MPI.ERR_UNKNOWN}
         self.reported: set[int] = set()  # by the last Lost
 
     def known(self) -> set[int]:
-        """The nodes whose failure MPI knows of."""
+        """Return the nodes whose failure MPI knows."""
         if not self.classes:
             return set()
         group = self.comm.Get_failed()
@@ -24,12 +24,12 @@ class Failures:
         return set(nodes)
 
     def acknowledge(self, error: Exception) -> None:
-        """Let the others be heard again, where `error` is about a failed process."""
+        """Let the others' messages through again, where `error` is about a failed process."""
         if self.is_one(error):
             self.comm.Ack_failed()
 
     def translated(self, error: Exception) -> Exception:
-        """MPI's error as one of ours, where it is about a failed process."""
+        """Return Lost for an MPI error about a failed process, else the same error."""
         return self.lost() if self.is_one(error) else error
 
     def lost(self) -> Lost:

@@ -1,15 +1,15 @@
 """The roll call: nodes report, are compared, and nobody is waited for without a deadline.
 
-Who is missing is done without.
+Who is missing is bypassed.
 """
 
 import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import psutil
 
@@ -20,8 +20,9 @@ from ..common.process_identity import machine
 from ..protocol import wire
 from ..protocol.link import Link, Lost, Silence
 from ..protocol.node_state import Sign
-from ..protocol.wire import Kind, Message, note, read_note
-from .launch_agents import LIFELINE
+from ..protocol.notes import Failed, GivesUp, Note, Ready, read
+from ..protocol.wire import Kind, Message
+from .launch_agents import SSH_KEEPALIVE
 
 Clock = Callable[[], float]
 
@@ -46,6 +47,20 @@ class Hello:
     patches: str  # the digest of those it has; '': none
 
 
+@dataclass(frozen=True)
+class Report(Note):
+    MARK = "hello"
+    node: int
+    hello: Hello
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> Self:
+        return cls(payload["node"], Hello(**payload["hello"]))
+
+
+Answer = TypeVar("Answer", Report, Ready)
+
+
 def hello(me: int, fingerprint: str, has_a_part: bool = False, patches: str = "") -> Hello:
     versions = {
         name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers")
@@ -61,7 +76,7 @@ def hello(me: int, fingerprint: str, has_a_part: bool = False, patches: str = ""
         versions={"jarvis_mpi": __version__, "wire": str(wire.VERSION), **versions},
         fingerprint=fingerprint,
         has_a_part=has_a_part,
-        daemon_at_home=LIFELINE in os.environ,
+        daemon_at_home=SSH_KEEPALIVE in os.environ,
         patches=patches,
     )
 
@@ -77,8 +92,8 @@ class Roll:
     def gather(self, mine: Hello) -> dict[int, Hello]:
         """The hellos of all that are there, in the order of nodes. Raises Unservable where one does not fit."""
         there = {END_USER: mine}
-        for answer in self.answers(range(1, self.link.size)):
-            there[answer["node"]] = Hello(**answer["hello"])
+        for report in self.answers(range(1, self.link.size), Report):
+            there[report.node] = report.hello
         for node, other in sorted(there.items()):
             for name, version in mine.versions.items():
                 if other.versions.get(name) != version:
@@ -97,16 +112,16 @@ class Roll:
             raise Unservable(f"no worker reported {why}")
         return dict(sorted(there.items()))
 
-    def await_ready(self, nodes: Iterable[int], tell: Callable[[int], None]) -> dict[int, dict[str, Any]]:
-        """What each worker says when it has loaded its block: loaded_s, pace. `tell` hears of each."""
+    def await_ready(self, nodes: Iterable[int], tell: Callable[[int], None]) -> dict[int, Ready]:
+        """What each worker says when it has loaded its block. `tell` hears of each."""
         loaded = {}
-        for answer in self.answers(nodes):
-            loaded[answer["node"]] = answer
-            tell(answer["node"])
+        for ready in self.answers(nodes, Ready):
+            loaded[ready.node] = ready
+            tell(ready.node)
         return loaded
 
-    def answers(self, nodes: Iterable[int]) -> Iterator[dict[str, Any]]:
-        """The notes of `nodes` as they come, but of those that are lost, silent or too late.
+    def answers(self, nodes: Iterable[int], kind: type[Answer]) -> Iterator[Answer]:
+        """The notes of that kind of `nodes` as they come, but of those that are lost, silent or too late.
 
         Raises Unservable if one says why it gives up.
         """
@@ -132,19 +147,19 @@ class Roll:
                 if message.kind is Kind.BEAT:
                     heard_at[wire.Beat.of(message).node] = self.clock()
                     continue
-                answer = read_note(message)
-                if "gives_up" in answer:
-                    raise Unservable(f"node {answer['node']} ({answer['host']}): {answer['gives_up']}")
-                if "failed" in answer:  # it is lost in a moment
-                    self.words[answer["node"]] = answer["failed"]
-                elif answer["node"] in awaited:
-                    awaited.discard(answer["node"])
+                answer = read(message, GivesUp, Failed, kind)
+                if isinstance(answer, GivesUp):
+                    raise Unservable(f"node {answer.node} ({answer.host}): {answer.sentence}")
+                if isinstance(answer, Failed):  # it is lost in a moment
+                    self.words[answer.node] = answer.traceback
+                elif isinstance(answer, kind) and answer.node in awaited:
+                    awaited.discard(answer.node)
                     yield answer
 
 
 def report(link: Link, mine: Hello) -> None:
     """A worker says hello."""
-    link.send(END_USER, note(node=link.me, hello=asdict(mine)).pack())
+    link.send(END_USER, Report(link.me, mine).pack())
     link.flush(60.0)
 
 

@@ -1,4 +1,4 @@
-"""A worker's sign of life, from a thread: while it computes, loads or waits too."""
+"""Sends a worker's heartbeats from a thread, also while it computes, loads or waits."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from ..protocol.wire import Beat
 
 
 class Beats:
-    """What is said at every beat, and how often."""
+    """What a beat sends, and how often."""
 
     def __init__(self, link: Link, beat_s: float):
         self.beat_s = beat_s
@@ -19,7 +19,7 @@ class Beats:
 
 @contextmanager
 def beating(link: Link, beat_s: float) -> Iterator[Beats]:
-    """Say it every `beat_s` seconds, as long as this lasts."""
+    """Send a beat every `beat_s` seconds inside the `with`."""
     beats, stop = Beats(link, beat_s), threading.Event()
 
     def go() -> None:

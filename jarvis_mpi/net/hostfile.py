@@ -1,9 +1,9 @@
-"""Hostfiles as mpirun reads them (Open MPI 5.0: PRRTE 3.0's hostfile.c). The only reader of them.
+"""Reads hostfiles as mpirun does (Open MPI 5.0: PRRTE 3.0's hostfile.c). The only reader of them.
 
     python -m jarvis_mpi.net.hostfile FILE        prints how many ranks it has room for: for scripts
 
-What mpirun refuses is one sentence here, with its line; what it takes gives the same ranks per host. Refused here alone: what
-mpirun takes for something that nobody means (a host without slots, a rankfile, a name that ssh would take for an option).
+What mpirun refuses is one sentence here, with its line; what it takes gives the same ranks per host. Only this reader refuses
+what mpirun takes for something that nobody means (a host without slots, a rankfile, a name that ssh would take for an option).
 """
 
 import shlex
@@ -34,7 +34,7 @@ HINTS = {
 
 
 class Refused(Exception):
-    """A part of a sentence: what is wrong, and in which line."""
+    """The rest of a sentence: what is wrong, and in which line."""
 
 
 @dataclass
@@ -43,16 +43,16 @@ class Host:
     user: str
     line: int
     slots: int = 1
-    told: bool = False  # whether the file says how many
+    has_slots: bool = False  # whether the file says how many
     most: int = 0
 
     def __str__(self) -> str:
-        """As ssh takes it."""
+        """USER@HOST, as ssh takes it."""
         return f"{self.user}@{self.name}" if self.user else self.name
 
 
 def ranks(path: Path) -> list[str]:
-    """The host of each rank, as ssh takes it: a host's slots one after the other. Raises Unservable."""
+    """Return each rank's host, as ssh takes it: a host's slots one after the other. Raises Unservable."""
     try:
         hosts = parsed(text_of(path), names_here().__contains__)
     except OSError as error:
@@ -60,7 +60,7 @@ def ranks(path: Path) -> list[str]:
     except Refused as error:
         raise Unservable(f"--hostfile {path}{error}".replace("{path}", shlex.quote(str(path)))) from None
     for host in hosts:
-        if not host.told:
+        if not host.has_slots:
             raise Unservable(
                 f"--hostfile {path}, line {host.line}: {host} has no slots, and mpirun would take its cores for them:"
                 " write slots=1"
@@ -74,7 +74,7 @@ def ranks(path: Path) -> list[str]:
 
 
 def text_of(path: Path) -> str:
-    """A character for each byte. Raises OSError or Refused."""
+    """Return the file as text, one character a byte. Raises OSError or Refused."""
     if path.exists() and not path.is_file():
         raise Refused(" is no file: mpirun reads a hostfile twice, so neither a pipe nor a folder will do")
     with path.open("rb") as file:
@@ -89,9 +89,9 @@ def text_of(path: Path) -> str:
 
 
 def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
-    """Its hosts in mpirun's order, each once. `here`: whether a name is this machine's, to mpirun. Raises Refused."""
+    """Return the hosts in mpirun's order, each once. `here`: whether mpirun takes a name for this machine's. Raises Refused."""
     found: dict[str, Host] = {}
-    stream = chain(tokens(text), repeat(END))  # as the lexer, which says 'done' as often as it is asked
+    stream = chain(tokens(text), repeat(END))  # as mpirun's lexer, which returns 'done' again and again
     while (token := next(stream)) is not END:
         if token.kind is Kind.NEWLINE:
             continue
@@ -108,7 +108,7 @@ def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
         name, user = name_and_user(token)
         key = "" if here(own := unqualified(name)) else own
         if host := found.get(key):
-            host.slots, host.told = host.slots + 1, True
+            host.slots, host.has_slots = host.slots + 1, True
         else:
             host = found[key] = Host(name, user, token.line)
         read_words(host, stream)
@@ -132,7 +132,7 @@ def name_and_user(token: Token) -> tuple[str, str]:
 
 
 def unqualified(name: str) -> str:
-    """By which mpirun tells hosts apart: without the domain."""
+    """Return the name without its domain, by which mpirun tells hosts apart."""
     try:
         socket.inet_aton(name)
         return name
@@ -141,11 +141,11 @@ def unqualified(name: str) -> str:
 
 
 def read_words(host: Host, stream: Iterator[Token]) -> None:
-    """The words behind a host's name, up to its line's end."""
+    """Read the words behind a host's name, up to the line's end."""
     got_most = False
     while (token := next(stream)).kind is not Kind.NEWLINE:
         match token.kind:
-            case Kind.USERNAME:  # what is no such word behind it is passed over
+            case Kind.USERNAME:  # anything but `=NAME` behind it is passed over
                 if next(stream).kind is Kind.EQUAL and (user := next(stream)).kind is Kind.STRING:
                     if user.text.startswith("-"):
                         raise Refused(f", line {user.line}: username={user.text} would be an option to ssh")
@@ -156,11 +156,11 @@ def read_words(host: Host, stream: Iterator[Token]) -> None:
                 )
             case Kind.SLOTS:
                 slots = number(host, token, stream)
-                if host.told:
+                if host.has_slots:
                     raise Refused(
                         f", line {token.line}: {host.name} has its slots told twice, which mpirun refuses: name it once"
                     )
-                host.slots, host.told = slots, True
+                host.slots, host.has_slots = slots, True
                 host.most = max(host.most, slots) if host.most else 0
             case Kind.MAX_SLOTS:
                 most = number(host, token, stream)
@@ -173,18 +173,18 @@ def read_words(host: Host, stream: Iterator[Token]) -> None:
                 pass  # passed over, as mpirun does
             case _:
                 raise unexpected(token)
-    if got_most and not host.told:
-        host.slots, host.told = host.most, True
+    if got_most and not host.has_slots:
+        host.slots, host.has_slots = host.most, True
 
 
 def number(host: Host, token: Token, stream: Iterator[Token]) -> int:
-    """What stands behind `slots` or `max_slots`."""
+    """Read the number behind `slots` or `max_slots`."""
     equal, value = next(stream), END
     if equal.kind is Kind.EQUAL:
         value = next(stream)
     if value.kind is not Kind.INT:
-        said = value.text[:40] if value.kind is not Kind.NEWLINE else ""
-        raise Refused(f", line {token.line}: {host.name} has {token.text}={said}, which is no number")
+        text = value.text[:40] if value.kind is not Kind.NEWLINE else ""
+        raise Refused(f", line {token.line}: {host.name} has {token.text}={text}, which is no number")
     digits = value.text.lstrip("0") or "0"
     return int(digits) if len(digits) <= 9 else 10**9  # more than can run in any case
 
@@ -195,7 +195,7 @@ def unexpected(token: Token) -> Refused:
 
 
 def names_here() -> set[str]:
-    """Names and addresses that mpirun knows for this machine's; it looks nothing up."""
+    """Return the names and addresses that mpirun knows as this machine's; it looks nothing up."""
     own = socket.gethostname()
     mine = {
         each.address.partition("%")[0]

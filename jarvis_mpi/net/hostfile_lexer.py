@@ -1,7 +1,6 @@
-"""A hostfile's tokens as mpirun's own lexer takes them (Open MPI 5.0: PRRTE 3.0's hostfile_lex.l).
+"""Splits a hostfile into tokens as mpirun's own lexer does (Open MPI 5.0: PRRTE 3.0's hostfile_lex.l).
 
-The longest match counts, and of two of the same length the first rule. Nothing is mended here: what mpirun calls an
-error is one.
+The longest match counts; of two equally long ones, the first rule. What is an error to mpirun is an error here.
 """
 
 import re
@@ -19,7 +18,7 @@ class Kind(Enum):
     RANK = auto()
     USERNAME = auto()
     PORT = auto()
-    WORD = auto()  # another word of theirs: it may stand nowhere in a hostfile
+    WORD = auto()  # another keyword of PRRTE's: it may stand nowhere in a hostfile
     RELATIVE = auto()
     INT = auto()
     STRING = auto()
@@ -59,7 +58,7 @@ PATTERNS = [(kind, re.compile(pattern)) for kind, pattern in RULES]
 
 
 def tokens(text: str) -> Iterator[Token]:
-    """All but spaces. `text`: a character for each byte."""
+    """Yield all tokens but spaces. `text`: one character a byte."""
     at, line = 0, 1
     while at < len(text):
         kind, found = max(

@@ -1,22 +1,22 @@
-"""Messages that have arrived in part."""
+"""Receives messages that have arrived in part."""
 
 from typing import Any
 
 
 class Inbox:
-    """The rest of a large message may never come, if its sender's host lost power: others are let in meanwhile."""
+    """Receives several messages at a time: the rest of a large one may never come, if its sender's host lost power."""
 
     def __init__(self, MPI: Any, comm: Any):
         self.MPI, self.comm = MPI, comm
         self.status = MPI.Status()
-        self.incoming: list[tuple[int, Any, bytearray]] = []  # sender, request, its buffer
+        self.incoming: list[tuple[int, Any, bytearray]] = []  # sender, request, buffer
 
     def __len__(self) -> int:
         return len(self.incoming)
 
     def take(self) -> bytearray | None:
-        """The next message that is whole; those of one sender in their order."""
-        if self.look() or self.look():  # what one look lets in, only the next one finds
+        """Return the next complete message, those of one sender in order; None if there is none."""
+        if self.look() or self.look():  # what the first probe lets in, only the second one finds
             data = bytearray(self.status.Get_count(self.MPI.BYTE))
             request = self.comm.Irecv([data, self.MPI.BYTE], self.status.source, self.status.tag)
             self.incoming.append((self.status.source, request, data))

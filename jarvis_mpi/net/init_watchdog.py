@@ -1,4 +1,4 @@
-"""A deadline for what no Python code can interrupt: MPI_Init, when a rank is lost on its way there."""
+"""Puts a deadline on what no Python code can interrupt: MPI_Init, when a rank is lost before it gets there."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ from .ssh_keepalive import borne_s
 
 @contextmanager
 def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
-    """End this process, and the run, when the body takes longer, with a sentence if there is one.
+    """End this process and the run if the body takes longer than `timeout_s`; print `sentence` if there is one.
 
-    A child process sees to it: while MPI starts, no thread of this one runs. Must come before MPI is started.
+    A child process does it: while MPI starts, no thread of this one runs. Enter it before MPI starts.
     """
     read, write = os.pipe()
     guarded_pid = os.getpid()
@@ -41,7 +41,7 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
 
 
 def is_through(done: int, timeout_s: float) -> bool:
-    """Wait for a word on `done`. False if it does not come in time, or home hangs up (see ssh_keepalive.py)."""
+    """Wait for a byte on `done`. False if none comes in time, or ssh hangs up (see ssh_keepalive.py)."""
     end = time.monotonic() + timeout_s
     watched = [done, 0] if borne_s() else [done]
     while (left_s := end - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""mpirun's daemons at home: a lost machine is then a lost process, which MPI tells of, and not the run's end.
+"""Keeps mpirun's daemons at home: a lost machine is then a lost process, which MPI reports, and not the run's end.
 
 Open MPI 5.0 starts a daemon on every host, and a daemon that is lost ends all. Two programs change that:
 
@@ -6,8 +6,8 @@ Open MPI 5.0 starts a daemon on every host, and a daemon that is lost ends all. 
 
 `python -m jarvis_mpi setup` names the first one to mpirun, which runs it where it would run ssh, so a run on
 one machine never comes here. The daemon's environment names the second one, which it runs where it would
-run the rank. ssh brings the daemon's own port to the host (-R, on its loopback), the rank's words back, and a
-sign of life to the rank, which ends when that stays away: nothing is left on a host that was cut off.
+run the rank. ssh brings the daemon's own port to the host (-R, on its loopback), the rank's output back, and a
+keepalive to the rank, which ends when that stops: nothing is left on a host that was cut off.
 
 Started once for every rank: only the standard library, and little of it.
 """
@@ -26,50 +26,51 @@ import time
 from typing import NoReturn
 
 from ..common import variables
-from ..common.variables import SSH
+from ..common.variables import DEBUG, SSH
 
-HOST, ABSENT, LIFELINE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_LIFELINE"
-PROGRAM = (
-    "jarvis_mpi"  # among a rank's words; other programs are started too, but nothing more is done for them
-)
+HOST, ABSENT, SSH_KEEPALIVE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_SSH_KEEPALIVE"
+PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
 AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
 LAUNCHERS = ("prterun", "mpirun", "mpiexec")  # what mpirun's process may be called
-SIGN_S = 5.0  # between signs of life
+KEEPALIVE_S = 5.0  # between keepalives
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
-LONGER_S = 15.0  # than that a host may be silent until it counts as lost
+LONGER_S = 15.0  # a host may be silent for this longer than GIVE_UP_S until it counts as lost
 CONNECT_S = 10  # for the host to answer
 SHELL_S = 30.0  # for its shell to answer: a start-up file may hang
 PORTS = range(20000, 32000)  # below those that kernels give away
 BEGIN_S = 90.0  # for Python to come to MPI_Init
 TRIES = 5
-# What may be otherwise the next time: a port that is taken, an sshd with too many callers at a time.
+# Worth another try: a port that is taken, an sshd with too many callers at a time.
 PASSING = re.compile("remote port forwarding failed|exchange_identification|Connection (closed|reset) by")
-# Of this machine alone. What else a rank is told (mpirun's own words, and the user's: mpirun -x NAME) goes along.
+# Variables of this machine alone. All others (mpirun's own, and the user's: mpirun -x NAME) are passed on.
 OURS = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TERM|TMPDIR|TZ|PWD|OLDPWD|SHLVL|_|SSH_.*|KRB5CCNAME|XDG_.*"
     rf"|{HOST}|{SSH}|PMIX_HOSTNAME|PMIX_SERVER_TMPDIR|PMIX_SYSTEM_TMPDIR"
 )
-MPIS = re.compile(r"(PMIX|PRTE|OMPI|OPAL)_.*|LD_LIBRARY_PATH")
+# Passed on without mpirun -x.
+PASSED_ON = re.compile(rf"(PMIX|PRTE|OMPI|OPAL)_.*|LD_LIBRARY_PATH|{DEBUG}")
 
 
-class Come(enum.Enum):
-    """How far a rank has come on its host."""
+class StartPhase(enum.Enum):
+    """How far a rank's start on its host has come."""
 
-    NOT = enum.auto()
-    BEGUN = enum.auto()  # its shell answered
-    STARTING = enum.auto()  # in MPI_Init
+    NOT_STARTED = enum.auto()
+    SHELL_ANSWERED = enum.auto()
+    IN_MPI_INIT = enum.auto()
     JOINED = enum.auto()
 
 
-# Each in one write, as a line of its own on the rank's standard error.
-MARKS: dict[Come, bytes] = {
-    come: f"jarvis_mpi: {come.name}\n".encode() for come in Come if come is not Come.NOT
+# The rank writes each in one write, as a line of its own on standard error.
+MARKS: dict[StartPhase, bytes] = {
+    phase: f"jarvis_mpi: {phase.name}\n".encode()
+    for phase in StartPhase
+    if phase is not StartPhase.NOT_STARTED
 }
 
 
 def daemon() -> None:
-    """mpirun's agent: `HOST COMMAND...` starts COMMAND, the daemon for HOST, here."""
+    """Start a daemon here, as mpirun's agent: `HOST COMMAND...` starts COMMAND, the daemon for HOST."""
     words = sys.argv[1:]
     while words and words[0] in AGENTS_OPTIONS:
         words.pop(0)
@@ -81,41 +82,45 @@ def daemon() -> None:
             f"{host} has a port in the hostfile: write it into ~/.ssh/config (Host {host}, Port {command[1]})"
         )
     environment = {
-        name: value for name, value in os.environ.items() if OURS.fullmatch(name) or MPIS.match(name)
+        name: value for name, value in os.environ.items() if OURS.fullmatch(name) or PASSED_ON.match(name)
     }
     environment[HOST] = host
     environment["PRTE_MCA_odls_base_exec_agent"] = sys.argv[0].removesuffix("-daemon") + "-rank"
     # PMIx's other store is memory that a daemon and its ranks share, and so is a topology if there is a hole for it.
     environment |= {"PMIX_MCA_gds": "hash", "PMIX_MCA_pmix_hwloc_hole_kind": "none"}
-    os.setpgrp()  # a Ctrl-C is mpirun's, who ends its daemons in order
+    os.setpgrp()  # a Ctrl-C is for mpirun, which ends its daemons in order
     os.execve("/bin/sh", ["sh", "-c", " ".join(command)], environment)
 
 
 def rank() -> None:
-    """The daemon's agent: `COMMAND...` runs it on the daemon's host."""
+    """Run a rank, as the daemon's agent: `COMMAND...` runs on the daemon's host."""
     command, host, daemon_pid = sys.argv[1:], os.environ.get(HOST, ""), os.getppid()
     if sentence := crowded():
         end_run(sentence)
     for number in range(TRIES):
-        status, come, said = over_ssh(host, command, daemon_pid)
-        if come is not Come.NOT or not PASSING.search(said) or os.getppid() != daemon_pid:
+        status, phase, ssh_output = over_ssh(host, command, daemon_pid)
+        if (
+            phase is not StartPhase.NOT_STARTED
+            or not PASSING.search(ssh_output)
+            or os.getppid() != daemon_pid
+        ):
             break
         time.sleep((1 + number) * os.urandom(1)[0] / 256)
-    if os.getppid() != daemon_pid:  # nobody is left to start anything for
+    if os.getppid() != daemon_pid:  # the daemon is gone
         sys.exit(1)
-    if come is Come.JOINED or status == 0 or PROGRAM not in command:
-        if come is Come.NOT:
-            os.write(2, f"{host} cannot be reached by ssh: {said}\n".encode())
-        if status == 255:  # a signal, or the host is lost: MPI tells of a signal's deaths alone
+    if phase is StartPhase.JOINED or status == 0 or PROGRAM not in command:
+        if phase is StartPhase.NOT_STARTED:
+            os.write(2, f"{host} cannot be reached by ssh: {ssh_output}\n".encode())
+        if status == 255:  # a signal, or the host is lost: MPI reports deaths by a signal only
             os.kill(os.getpid(), signal.SIGKILL)
         sys.exit(status)
     why = "was lost" if status == 255 else f"ended with status {status}"
-    if come is Come.STARTING:  # the others wait for it in MPI_Init for ever
+    if phase is StartPhase.IN_MPI_INIT:  # the others wait for it in MPI_Init for ever
         end_run(f"{host}: its rank {why} while MPI started, which ends the run: start again")
-    # Everybody waits for this rank to come into being, so it does, here, and dies.
+    # All ranks wait for this one to start, so it starts here, and dies.
     os.environ[ABSENT] = (
-        f"{host}: its rank {why} before MPI started" if come is Come.BEGUN
-        else f"{host} cannot be reached by ssh: {said}"
+        f"{host}: its rank {why} before MPI started" if phase is StartPhase.SHELL_ANSWERED
+        else f"{host} cannot be reached by ssh: {ssh_output}"
     )  # fmt: skip
     os.write(2, f"{os.environ[ABSENT]}\n".encode())
     os.environ["PATH"] = path_for(os.environ.get("PATH", ""))
@@ -123,10 +128,10 @@ def rank() -> None:
 
 
 def crowded() -> str:
-    """'' if MPI can start, else one sentence.
+    """Return '' if MPI can start, else one sentence.
 
-    To PMIx all hosts have one name, that of this machine, on which their daemons run. What it says of a host is said
-    of the last one, and MPI_Init fails in a rank that has more neighbours than that one's.
+    To PMIx all hosts have one name, that of this machine, on which their daemons run. What it reports of a host is of
+    the last one, and MPI_Init fails in a rank that has more neighbours than that one's.
     """
     try:
         rank, ranks = (variables.number([f"OMPI_COMM_WORLD_LOCAL_{name}"], -1) for name in ("RANK", "SIZE"))
@@ -138,7 +143,7 @@ def crowded() -> str:
 
 
 def end_run(sentence: str) -> NoReturn:
-    """Say why, and end mpirun, which ends all else in order, and this process."""
+    """Print why, and end mpirun, which ends all else in order, and this process."""
     import psutil
 
     with contextlib.suppress(OSError):
@@ -151,13 +156,13 @@ def end_run(sentence: str) -> NoReturn:
     os._exit(1)
 
 
-def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Come, str]:
-    """Run a rank. -> ssh's status (255: it died), how far the rank had come, what ssh said before it began."""
+def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, StartPhase, str]:
+    """Run a rank. -> ssh's status (255: it died), how far the rank had come, ssh's output before it began."""
     speaks = os.environ.get("PMIX_RANK") == "0"  # whose standard input is mpirun's
     port = PORTS[int.from_bytes(os.urandom(4)) % len(PORTS)]
     bearable_s = silence_s(command)
     script, home = remote(command, port, 0.0 if speaks else bearable_s)
-    # What a rank is told may be nobody else's business, and everybody can read the words of an ssh. dd reads no further.
+    # A rank's variables may be secret, and everybody can read the arguments of an ssh. dd reads no further.
     words = script if speaks else f'eval "$(dd bs=1 count={len(script.encode())} 2>/dev/null)"'
     try:
         ssh = subprocess.Popen(
@@ -173,57 +178,57 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Come,
             stderr=subprocess.PIPE,
         )
     except variables.Wrong as error:
-        return 255, Come.NOT, str(error)
+        return 255, StartPhase.NOT_STARTED, str(error)
     except OSError as error:
-        return 255, Come.NOT, variables.not_started(error)
+        return 255, StartPhase.NOT_STARTED, variables.not_started(error)
     assert ssh.stderr
-    come, said, tail, last_sign = Come.NOT, b"", b"", 0.0
+    phase, ssh_output, tail, last_keepalive = StartPhase.NOT_STARTED, b"", b"", 0.0
     give_up_at = time.monotonic() + CONNECT_S + SHELL_S
     if ssh.stdin:
         with contextlib.suppress(OSError):
             os.write(ssh.stdin.fileno(), script.encode())
     while True:
         now = time.monotonic()
-        if ssh.stdin and now - last_sign >= SIGN_S:
-            last_sign = now
+        if ssh.stdin and now - last_keepalive >= KEEPALIVE_S:
+            last_keepalive = now
             with contextlib.suppress(OSError):
                 os.write(ssh.stdin.fileno(), b"!")
         if os.getppid() != daemon_pid:
             ssh.kill()
-        if come in (Come.NOT, Come.BEGUN) and now > give_up_at:
-            said += b"its shell does not answer"
+        if phase in (StartPhase.NOT_STARTED, StartPhase.SHELL_ANSWERED) and now > give_up_at:
+            ssh_output += b"its shell does not answer"
             ssh.kill()
             break
-        if select.select([ssh.stderr], [], [], 1.0 if come is Come.NOT else SIGN_S)[0]:
+        if select.select([ssh.stderr], [], [], 1.0 if phase is StartPhase.NOT_STARTED else KEEPALIVE_S)[0]:
             if not (data := os.read(ssh.stderr.fileno(), 65536)):
                 break
-            if come is Come.NOT:
-                said, mark, data = (said + data).partition(MARKS[Come.BEGUN])
+            if phase is StartPhase.NOT_STARTED:
+                ssh_output, mark, data = (ssh_output + data).partition(MARKS[StartPhase.SHELL_ANSWERED])
                 if mark:
-                    come, give_up_at = Come.BEGUN, now + BEGIN_S
+                    phase, give_up_at = StartPhase.SHELL_ANSWERED, now + BEGIN_S
             tail = tail[-100:] + data  # a mark may come in two parts
-            for further in Come.STARTING, Come.JOINED:
-                if come is not further and MARKS[further] in tail:
-                    come, tail, data = further, b"", data.replace(MARKS[further], b"", 1)
+            for further in StartPhase.IN_MPI_INIT, StartPhase.JOINED:
+                if phase is not further and MARKS[further] in tail:
+                    phase, tail, data = further, b"", data.replace(MARKS[further], b"", 1)
             os.write(2, data)
-    status = 255 if come is Come.NOT or ssh.wait() < 0 else ssh.returncode
-    return status, come, " ".join(said.decode(errors="replace").split())
+    status = 255 if phase is StartPhase.NOT_STARTED or ssh.wait() < 0 else ssh.returncode
+    return status, phase, " ".join(ssh_output.decode(errors="replace").split())
 
 
 def silence_s(command: list[str]) -> float:
-    """How long a host may give no sign of life until its rank is lost: longer than the run waits for the node."""
+    """Return how long a host may be silent until its rank is lost: longer than the run waits for the node."""
     words = [part for word in command for part in word.split("=", 1)]
     given = [after for word, after in itertools.pairwise(words) if word == GIVE_UP]
     try:
         return LONGER_S + max(GIVE_UP_S, float(given[-1]))
-    except (IndexError, ValueError):  # not given; or nonsense, of which the run itself will complain
+    except (IndexError, ValueError):  # not given; or nonsense, which the run itself refuses
         return LONGER_S + GIVE_UP_S
 
 
 def options(silence_s: float) -> list[str]:
-    """ssh's, after the user's own on the command line (JARVIS_SSH), which come first and hold."""
+    """Return ssh's options. Those of the user's command (JARVIS_SSH) come before them and win."""
     return [
-        "BatchMode=yes",  # a question for a password would be nobody's to answer
+        "BatchMode=yes",  # nobody could answer a question for a password
         f"ConnectTimeout={CONNECT_S}",
         "ExitOnForwardFailure=yes",
         f"ServerAliveInterval={max(1, round(silence_s / 5))}",
@@ -237,9 +242,9 @@ def options(silence_s: float) -> list[str]:
 
 
 def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[str]]:
-    """The script for the host's shell, and the addresses here that `port` is to lead to."""
+    """Return the script for the host's shell, and the addresses here to which `port` leads."""
     home = set()
-    environment = {LIFELINE: str(bearable_s)}
+    environment = {SSH_KEEPALIVE: str(bearable_s)}
     for name, value in os.environ.items():
         if name.startswith("PMIX_SERVER_URI"):
             home |= set(re.findall(r"tcp[46]://(.*:\d+)", value))
@@ -248,11 +253,11 @@ def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[s
             environment[name] = value
     assigned = (f"{name}={value}" for name, value in environment.items())
     script = f"cd {shlex.quote(os.getcwd())} 2>/dev/null; "  # noqa: PTH109 (pathlib takes 10 ms to import)
-    script += f"echo {shlex.quote(MARKS[Come.BEGUN].decode().strip())} >&2; "
+    script += f"echo {shlex.quote(MARKS[StartPhase.SHELL_ANSWERED].decode().strip())} >&2; "
     script += f'PATH={shlex.quote(path_for(""))}"$PATH" exec env {shlex.join([*assigned, *command])}'
     return script, home
 
 
 def path_for(path: str) -> str:
-    """`path` with the environment's own programs before it: it is at the same place on every host."""
+    """Return `path` with the environment's programs before it: the environment is at the same place on every host."""
     return f"{os.path.dirname(sys.argv[0])}:{path}"  # noqa: PTH120

@@ -1,23 +1,23 @@
-"""What the launcher tells a process of itself before MPI is started."""
+"""Reads what the launcher tells a process before MPI starts: its rank, and how many there are."""
 
 import os
 from typing import TYPE_CHECKING
 
 from ..common import variables
 from ..common.layers import END_USER
-from .launch_agents import LIFELINE
+from .launch_agents import SSH_KEEPALIVE
 
 if TYPE_CHECKING:
     from .mpi_link import MpiLink
 
 
 def launch_rank() -> int:
-    """This process's rank, as the launcher tells it before MPI is started; 0 without a launcher. Raises variables.Wrong."""
+    """Return this process's rank; 0 without a launcher. Raises variables.Wrong."""
     return variables.number(("PMIX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"), 0)
 
 
-def size_told() -> int:
-    """How many ranks the launcher started. Raises variables.Wrong."""
+def launch_size() -> int:
+    """Return how many ranks the launcher started; 1 without a launcher. Raises variables.Wrong."""
     return variables.number(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1)
 
 
@@ -27,10 +27,10 @@ def connected() -> "MpiLink":
     return mpi_link.MpiLink(120.0, launch_rank() == 0)
 
 
-LAUNCHED = ("PMIX_SERVER_URI", "PMI_FD", "PMI_PORT", LIFELINE)  # where a launcher is to be found
+LAUNCHED = ("PMIX_SERVER_URI", "PMI_FD", "PMI_PORT", SSH_KEEPALIVE)  # where a launcher is to be found
 
 
 def complains() -> bool:
-    """Whether this process says what is wrong with its words: all ranks read the same. A variable of another's makes no rank of a
-    process that no launcher is there for. Raises variables.Wrong."""
+    """Whether this process reports what is wrong with the command line, which all ranks read: rank 0, or one that no launcher started,
+    whatever other programs' variables say. Raises variables.Wrong."""
     return launch_rank() == END_USER or not any(name.startswith(LAUNCHED) for name in os.environ)

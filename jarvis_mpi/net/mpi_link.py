@@ -1,7 +1,7 @@
-"""A Link over MPI, the only file that imports mpi4py.
+"""Implements protocol.link over MPI. The only file that imports mpi4py.
 
-Ranks probe and then sleep, because a rank that spins takes the core from one that computes.
-Every communicator returns its errors: see failures.py.
+Ranks probe and then sleep, because a rank that spins takes the core from one that computes. Every communicator
+returns its errors: see failures.py.
 """
 
 import os
@@ -26,19 +26,17 @@ from .outbox import Outbox
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
 
 NAP_S = 50e-6
-IMPATIENT_S = 0.1  # for so long after a send its progress is looked after closely
+IMPATIENT_S = 0.1  # how long after a send the naps stay short
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
 DIED = "a rank died while MPI started, or its host was lost or cannot reach the others; start again"
-START_S = (
-    180.0  # longest wait for all ranks in MPI_Init; longer than a silent host is borne (launch.silence_s)
-)
-LATER_S = 30.0  # one that does not speak waits longer, so that it is not taken for the one that is missing
+START_S = 180.0  # longest wait for all ranks in MPI_Init; longer than a host may be silent (launch_agents.silence_s)
+LATER_S = 30.0  # a rank that does not speak waits longer, so that it is not taken for the missing one
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
 
 
 class MpiLink:
-    """See link.Link. A node's name is its rank at launch."""
+    """A Link whose nodes are named by their ranks at launch. See link.Link."""
 
     def __init__(self, start_timeout_s: float, speaks: bool):
         """Raises Unservable if a rank died before all have made their communicators."""
@@ -59,7 +57,7 @@ class MpiLink:
         self.bell = Doorbell(self.me, self.size)
         self.failures = Failures(MPI, self.comm)
         self.outbox, self.inbox = Outbox(MPI, self.comm), Inbox(MPI, self.comm)
-        self.shrinking_until = 0.0  # 0: nothing is going on
+        self.shrinking_until = 0.0  # 0: no shrink is under way
         self.inside = threading.Lock()  # no second thread in MPI during a shrink
         self.last_beat = MPI.REQUEST_NULL
         self.last_beat_data = b""
@@ -86,7 +84,7 @@ class MpiLink:
             raise self.failures.translated(error) from None
 
     def sweep(self) -> int:
-        """Forget the sends that are done; how many are left. Raises Lost, once, if a receiver died."""
+        """Forget the sends that are done. -> how many are left. Raises Lost, once, if a receiver died."""
         if self.outbox and self.outbox.sweep(self.failures.known()) - self.failures.reported:
             raise self.failures.lost()
         return len(self.outbox)
@@ -103,7 +101,7 @@ class MpiLink:
                 self.last_beat_data = data
                 self.last_beat.Test()
         except self.MPI.Exception:
-            pass  # the main thread meets the same, and acts
+            pass  # the main thread meets the same error, and acts
         finally:
             self.inside.release()
 
@@ -144,10 +142,10 @@ class MpiLink:
                 self.shrinking_until = 0.0
 
     def nap(self, begun: float, timeout_s: float) -> None:
-        """Leave the core to others, the longer the more is left of the usual wait.
+        """Sleep: the longer, the more is left of the usual wait.
 
-        A chain's ranks wait about equally long for every token: short naps from the first moment on
-        would wake eight idle ranks so often that the one that computes runs at half its speed.
+        A chain's ranks wait about equally long for every token: with short naps from the start, eight idle ranks
+        would wake so often that the one that computes runs at half its speed.
         """
         waited = time.monotonic() - begun
         if waited > timeout_s:
@@ -157,16 +155,16 @@ class MpiLink:
             return
         if (
             self.outbox and time.monotonic() - self.outbox.posted_at < IMPATIENT_S
-        ):  # it goes on only while we look
+        ):  # it advances only while we look
             time.sleep(NAP_S)
             return
-        left = LONGEST_NAP_S if self.bell.hears_all else 0.9 * self.usual_wait_s - waited
+        left = LONGEST_NAP_S if self.bell.all_on_host else 0.9 * self.usual_wait_s - waited
         self.bell.wait(min(max(left / 2, NAP_S), LONGEST_NAP_S))
 
     def leave(self, status: int, together: bool) -> NoReturn:
-        """End this process; `together`: every other rank ends now too.
+        """End this process; `together`: every other rank ends now, too.
 
-        Only then MPI_Finalize, which waits for all and which no Python code can interrupt.
+        Only then call MPI_Finalize, which waits for all and which no Python code can interrupt.
         """
         if together and not self.lost:
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)

@@ -1,4 +1,4 @@
-"""MPI's parameters, as files in the environment."""
+"""Writes and reads Open MPI's parameter files in the environment."""
 
 import contextlib
 import os
@@ -34,18 +34,18 @@ HEADING = "# jarvis_mpi: written by python -m jarvis_mpi setup"
 
 
 def without_fault_tolerance(vendor: str) -> str:
-    """'' if this MPI tells of lost processes, else one sentence that says so and what to do."""
+    """Return '' if this MPI reports lost processes, else one sentence: that, and what to do."""
     if vendor != "Open MPI":
         how = (
             ", and a run outlives them only under mpiexec -disable-auto-cleanup" if vendor == "MPICH" else ""
         )
         return f"{vendor} does not tell of lost processes: only their silence shows that they are gone{how}"
     name = "mpi_ft_enable"
-    said = os.environ.get(f"OMPI_MCA_{name}")
+    value = os.environ.get(f"OMPI_MCA_{name}")
     for path in parameter_files():
-        if said is None:
-            said = parameters_in(text_of(path)).get(name)
-    if switched_on(said or ""):
+        if value is None:
+            value = parameters_in(text_of(path)).get(name)
+    if switched_on(value or ""):
         return ""
     return (
         f"MPI's fault tolerance is off ({name}): a lost process ends the run or shows by its silence only;"
@@ -54,24 +54,24 @@ def without_fault_tolerance(vendor: str) -> str:
 
 
 def parameter_files() -> Iterator[Path]:
-    """Open MPI's, the first before the second."""
+    """Yield Open MPI's parameter files; the first one wins."""
     with contextlib.suppress(RuntimeError):  # nobody's home
         yield Path.home() / ".openmpi" / "mca-params.conf"
     yield Path(sys.prefix) / "etc" / "openmpi-mca-params.conf"
 
 
 def text_of(path: Path) -> str:
-    """'' where it cannot be read: nor can MPI, which goes on."""
+    """Return the file's text; '' where it cannot be read: MPI cannot either, and goes on."""
     try:
         return path.read_text(errors="replace")
     except OSError:
         return ""
 
 
-def machines_without_daemon_at_home(there: Mapping[int, Hello]) -> str:
-    """'' if the run survives the loss of any machine but the end user's, else one sentence."""
-    mine = there[END_USER].machine
-    hosts = {other.host for other in there.values() if other.machine != mine and not other.daemon_at_home}
+def machines_without_daemon_at_home(hellos: Mapping[int, Hello]) -> str:
+    """Return '' if the run survives the loss of any machine but the end user's, else one sentence."""
+    mine = hellos[END_USER].machine
+    hosts = {other.host for other in hellos.values() if other.machine != mine and not other.daemon_at_home}
     if not hosts:
         return ""
     return (
@@ -81,40 +81,40 @@ def machines_without_daemon_at_home(there: Mapping[int, Hello]) -> str:
 
 
 def parameters_in(text: str) -> dict[str, str]:
-    """The parameters of a file of Open MPI's."""
+    """Parse a parameter file: name -> value."""
     lines = (line.partition("=") for line in text.splitlines() if not line.lstrip().startswith("#"))
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def no_agent() -> str:
-    """'' if mpirun can be told of our agent, else one sentence: one that it does not find would end every run."""
+    """Return '' if our agent can be named to mpirun, else one sentence: an agent that it does not find ends every run."""
     lost = "so a whole machine that is lost ends the run"
     if not os.access(AGENT, os.X_OK):
         return f"{AGENT} is not there, {lost}: pip install jarvis_mpi into this environment"
-    if " " in str(AGENT) or ":" in str(AGENT):  # what mpirun parts words and agents by
+    if " " in str(AGENT) or ":" in str(AGENT):  # by which mpirun splits words and agents
         return f"{AGENT.parent} has a space or a colon in its path, {lost}: move the environment"
     return ""
 
 
 def write_parameters(folder: Path) -> list[Path]:
-    """Add our lines to the parameter files in `folder`; the user's own lines stay, and so do ours if there."""
+    """Add our lines to the parameter files in `folder`; a parameter that has a line keeps it."""
     paths = []
     for name, parameters in PARAMETERS.items():
         path = folder / name
         try:
-            there = path.read_text() if os.path.lexists(path) else ""
+            text = path.read_text() if os.path.lexists(path) else ""
         except (OSError, UnicodeDecodeError) as error:
             raise Unservable(
                 f"{path} cannot be read ({reason(error)}): correct it, or use a virtual environment"
             ) from None
-        known = parameters_in(there)
+        known = parameters_in(text)
         if name.startswith("prte") and not no_agent():
             parameters = {**parameters, "plm_ssh_agent": str(AGENT)}
         missing = [f"{key} = {value}" for key, value in parameters.items() if key not in known]
         if missing:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                path.write_text("\n".join([there.rstrip(), HEADING, *missing, ""]).lstrip())
+                path.write_text("\n".join([text.rstrip(), HEADING, *missing, ""]).lstrip())
             except OSError as error:
                 raise Unservable(
                     f"{path} cannot be written: {error.strerror}; use a virtual environment"
@@ -123,8 +123,8 @@ def write_parameters(folder: Path) -> list[Path]:
     return paths
 
 
-def switched_on(said: str) -> bool:
-    """As Open MPI takes it."""
-    if re.fullmatch(r"\s*[+-]?\d+", said):
-        return bool(int(said))
-    return said.strip().lower() in ("true", "t", "yes", "y", "enabled")
+def switched_on(value: str) -> bool:
+    """Whether Open MPI takes the value for true."""
+    if re.fullmatch(r"\s*[+-]?\d+", value):
+        return bool(int(value))
+    return value.strip().lower() in ("true", "t", "yes", "y", "enabled")

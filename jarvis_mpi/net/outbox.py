@@ -1,4 +1,4 @@
-"""Messages that have been posted and are not under way yet."""
+"""Keeps messages that have been posted and are not under way yet."""
 
 import time
 from collections import deque
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class Outbox:
-    """A buffer outlives its request. Only what is complete is tested, and what is on its way to a process that died is put aside: Open MPI
-    would free it, and end this process when the connection breaks, which a host without power leaves open for minutes ("Send error after
-    request freed", 5.0.11).
+    """Keeps each buffer until its request is done. Only what is complete is tested, and what is on its way to a process that died is
+    put aside: Open MPI would free it, and end this process when the connection breaks, which a host without power leaves open for
+    minutes ("Send error after request freed", 5.0.11).
     """
 
     def __init__(self, MPI: Any, comm: Any):
         self.MPI, self.comm = MPI, comm
-        self.posted: deque[tuple[int, Any, bytes]] = deque()  # receiver, request, its buffer
+        self.posted: deque[tuple[int, Any, bytes]] = deque()  # receiver, request, buffer
         self.aside: list[tuple[Any, bytes]] = []  # for ever
         self.posted_at = 0.0
 
@@ -25,7 +25,7 @@ class Outbox:
         self.posted_at = time.monotonic()
 
     def sweep(self, dead: set[int]) -> set[int]:
-        """Forget the sends that are done; one to a stopped process stays for long. -> the dead that something was on its way to."""
+        """Forget the sends that are done; one to a stopped process stays for long. -> the dead nodes with a send under way."""
         met = set()
         for _ in range(len(self.posted)):
             node, request, data = self.posted.popleft()

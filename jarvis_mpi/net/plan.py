@@ -3,39 +3,38 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..common.errors import Unservable
 from ..common.layers import END_USER, Block
 from ..common.settings import Settings, flag
 from ..protocol.link import Link, Lost
+from ..protocol.notes import Note, Ready
 from ..protocol.placement import Placement
 from ..protocol.steps_in_flight import Pace
-from ..protocol.wire import Kind, Message, note, read_note
+from ..protocol.wire import Kind, read_note
 from .handshake import Clock, Hello, next_message
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Note):
     """What a worker is to hold, and how it is to run it."""
 
+    MARK = "blocks"
     blocks: list[Block]
     copies: list[Block]
     threads: int
     dtype: str
     pieces: list[int]  # of how many rows the prompt comes
 
-    def note(self) -> Message:
-        def spans(held):
-            return [[block.start, block.stop] for block in held]
 
-        return note(**{**asdict(self), "blocks": spans(self.blocks), "copies": spans(self.copies)})
+@dataclass(frozen=True)
+class RunOptions(Note):
+    """Of a run that is resumed: the workers cannot see its record."""
 
-    @classmethod
-    def of(cls, said: dict[str, Any]) -> "Plan":
-        spans = {name: [range(*span) for span in said[name]] for name in ("blocks", "copies")}
-        return cls(**{**said, **spans})
+    MARK = "options"
+    options: dict[str, Any]
 
 
 def free_bytes(there: Mapping[int, Hello]) -> dict[int, float]:
@@ -114,7 +113,7 @@ def hand_out(
         copied = [block for block, nodes in copies.items() if node in nodes]
         plan = Plan(list(placement[node]), copied, threads[node], dtype, pieces)
         with contextlib.suppress(Lost):
-            link.send(node, plan.note().pack())
+            link.send(node, plan.pack())
 
 
 def receive_plan(link: Link, timeout_s: float, clock: Clock) -> Plan | None:
@@ -124,17 +123,17 @@ def receive_plan(link: Link, timeout_s: float, clock: Clock) -> Plan | None:
 
 
 def hand_settings(link: Link, options: Mapping[str, Any]) -> None:
-    """Of a run that is resumed: the workers cannot see its record."""
+    """Tell every worker the options of a run that is resumed."""
     for node in range(1, link.size):
         with contextlib.suppress(Lost):
-            link.send(node, note(options=dict(options)).pack())
+            link.send(node, RunOptions(dict(options)).pack())
 
 
 def receive_settings(link: Link, timeout_s: float, clock: Clock) -> dict[str, Any] | None:
     """None if the end user has called the run off. Raises Silence or Lost."""
     message = next_message(link, timeout_s, clock)
-    return None if message.kind is Kind.GOODBYE else read_note(message)["options"]
+    return None if message.kind is Kind.GOODBYE else RunOptions.of(read_note(message)).options
 
 
 def ready(link: Link, loaded_s: float, pace: Pace) -> None:
-    link.send(END_USER, note(node=link.me, loaded_s=loaded_s, pace=list(pace)).pack())
+    link.send(END_USER, Ready(link.me, loaded_s, pace).pack())

@@ -15,7 +15,8 @@ import psutil
 from ..common.layers import END_USER
 from ..protocol import wire
 from ..protocol.link import Link, Lost, Silence
-from ..protocol.wire import Kind, Message, note, read_note
+from ..protocol.notes import Failed, Farewell, GivesUp, read
+from ..protocol.wire import Kind, Message
 from .handshake import Clock, Hello, next_message
 from .launch_agents import HOST
 
@@ -37,10 +38,10 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
         except Lost as more:
             awaited -= set(more.nodes)
             continue
-        answer = read_note(message) if message.kind is Kind.NOTE else {}
-        if "peak_bytes" in answer:  # else: said before it heard our goodbye
-            peaks[answer["node"]] = answer["peak_bytes"]
-            awaited.discard(answer["node"])
+        answer = read(message, Farewell) if message.kind is Kind.NOTE else None
+        if answer:  # else: said before it heard our goodbye
+            peaks[answer.node] = answer.peak_bytes
+            awaited.discard(answer.node)
     return dict(sorted(peaks.items()))
 
 
@@ -101,7 +102,7 @@ def peak_bytes() -> int:
 def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
     """A worker's last words, after the end user's goodbye. -> whether all part together."""
     try:
-        link.send(END_USER, note(node=link.me, peak_bytes=peak_bytes()).pack())
+        link.send(END_USER, Farewell(link.me, peak_bytes()).pack())
         # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
         return await_goodbye(link, 2 * timeout_s + 1, clock) == wire.TOGETHER
     except (Silence, Lost):
@@ -119,7 +120,7 @@ def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
 def give_up(link: Link, sentence: str, timeout_s: float, clock: Clock) -> bool:
     """A worker tells the end user why it cannot take part. -> whether all part together."""
     try:
-        link.send(END_USER, note(node=link.me, host=platform.node(), gives_up=sentence).pack())
+        link.send(END_USER, GivesUp(link.me, platform.node(), sentence).pack())
         await_goodbye(link, timeout_s, clock)
     except (Silence, Lost):
         return False
@@ -134,7 +135,7 @@ def die(link: Link, traceback: str, by_signal: bool) -> NoReturn:
     """
     with contextlib.suppress(Exception):
         if traceback:
-            link.send(END_USER, note(node=link.me, failed=traceback).pack())
+            link.send(END_USER, Failed(link.me, traceback).pack())
             link.flush(1.0)
     if by_signal:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""A rank on another host holds on to the one that started it: `launch.rank` sends a sign every few seconds.
+"""Ends a rank on another host when its keepalives stop: `launch_agents.rank`, which started it, sends one every few seconds.
 
-Where none comes for longer than a host is waited for, the rank was given up: it ends, whatever it is doing.
+When none comes for longer than the run waits for a host, the rank was given up: it ends, whatever it is doing.
 """
 
 import os
@@ -9,27 +9,27 @@ import signal
 import threading
 
 from ..common import variables
-from .launch_agents import LIFELINE, MARKS, Come
+from .launch_agents import MARKS, SSH_KEEPALIVE, StartPhase
 
 
-def tell_home(come: Come) -> None:
-    """How far this rank has come; nothing where it was started as usual."""
-    if LIFELINE in os.environ:
-        os.write(2, MARKS[come])
+def report_phase(phase: StartPhase) -> None:
+    """Tell `launch_agents.rank` how far this rank has come; do nothing where mpirun itself started it."""
+    if SSH_KEEPALIVE in os.environ:
+        os.write(2, MARKS[phase])
 
 
-def hold_on() -> None:
-    """End this process when the signs on its standard input stay away; nothing where it was started as usual.
+def end_without_keepalive() -> None:
+    """End this process when the keepalives on its standard input stop; do nothing where mpirun itself started it.
 
-    No signs come to rank 0, whose standard input is mpirun's.
+    Rank 0 gets none: its standard input is mpirun's.
     """
     if borne_s():
         threading.Thread(target=wait_for_the_end, daemon=True).start()
 
 
 def borne_s() -> float:
-    """How long the signs may stay away; 0 where none come. Raises variables.Wrong."""
-    return variables.seconds(LIFELINE)
+    """Return how long the keepalives may stop; 0 where there are none. Raises variables.Wrong."""
+    return variables.seconds(SSH_KEEPALIVE)
 
 
 def wait_for_the_end() -> None:

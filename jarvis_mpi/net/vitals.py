@@ -1,4 +1,4 @@
-"""What a node's machine tells of itself: a Pi throttles when it is hot, and its figures should say so."""
+"""Measures a node's memory, temperature and clock: a Pi throttles when it is hot, and its figures should show that."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ SENSORS = (
 
 
 def looking(clock: Callable[[], float]) -> Callable[[], Vitals]:
-    """What tells the vitals, which are looked at once a second."""
+    """Return a function that returns the vitals, measured at most once a second."""
     seen, seen_at, process = Vitals(), -LOOK_S, psutil.Process()
 
     def vitals() -> Vitals:
@@ -32,15 +32,15 @@ def looking(clock: Callable[[], float]) -> Callable[[], Vitals]:
 
 
 def temperature_c() -> int:
-    """Of the CPU; of whatever is there if none is called so."""
+    """Return the CPU's temperature, or any sensor's if none has a CPU's name."""
     try:
-        told = told_c()
+        celsius = sensor_c()
     except (OSError, ValueError):
         return NO_TEMPERATURE
-    return told if NO_TEMPERATURE < told < 1000 else NO_TEMPERATURE  # a broken sensor says anything
+    return celsius if NO_TEMPERATURE < celsius < 1000 else NO_TEMPERATURE  # a broken sensor says anything
 
 
-def told_c() -> int:
+def sensor_c() -> int:
     sensors: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
     named = [sensors[name] for name in SENSORS if name in sensors] or list(sensors.values())
     return (
@@ -50,7 +50,7 @@ def told_c() -> int:
 
 def clock_mhz() -> int:
     try:
-        told = psutil.cpu_freq()
+        frequency = psutil.cpu_freq()
     except (OSError, NotImplementedError, AttributeError, ValueError):  # as psutil has it on some ARM kernels
         return 0
-    return round(told.current) if told and 0 < told.current < 60000 else 0
+    return round(frequency.current) if frequency and 0 < frequency.current < 60000 else 0

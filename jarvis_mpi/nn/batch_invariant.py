@@ -1,8 +1,8 @@
-"""Rows that do not feel each other: what a position gives is the same, bit for bit, whatever else its message holds.
+"""Batch invariance: a position's result is the same, bit for bit, whatever other rows its message holds.
 
-Torch's kernels add in another order for one row than for many, so that a copy that catches up on many positions at once, or a step with
+Torch's kernels add in another order for one row than for many. A copy that catches up on many positions at once, or a step with
 drafts, would round otherwise than one row after the other, and a near-tie could turn. Our products (linear.py) and our attention
-(kernels/attention.py) do not; here the layers are made to use it, and to call what else mixes rows for each row by itself.
+(kernels/attention.py) do not. This module makes the layers use them, and calls whatever else mixes rows for each row by itself.
 """
 
 import sys
@@ -19,7 +19,7 @@ from ..kernels.attention import attention, scratch_bytes
 from ..kernels.builder import LANES
 from .linear import DTYPES
 
-# What a family tells its attention, and ours does; the mask tells of windows, too.
+# Options of a family's attention that ours honours; the mask holds windows, too.
 HONOURED = {
     "dropout",
     "scaling",
@@ -36,7 +36,7 @@ ROW_BY_ROW = "row_by_row"  # the name under which transformers finds `attend`
 def attend(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
-    """[1, heads, S, width] queries of the last S of K positions -> [1, S, heads, width]."""
+    """Attend with queries [1, heads, S, width] of the last S of K positions -> [1, S, heads, width]."""
     asked = {name for name, value in more.items() if value is not None and value is not False}
     if asked - HONOURED or query.shape[-1] % LANES or value.shape[-1] % LANES:
         return family_attention(module, query, key, value, attention_mask, **more)
@@ -58,7 +58,7 @@ def attend(
 def family_attention(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
-    """The plain attention that stands in the family's own file: with sinks, biases and whatever else its models have."""
+    """Attend with the eager attention of the family's own file: with sinks, biases and whatever else its models have."""
     plain = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
     if plain is None:
         raise Unservable(
@@ -74,35 +74,35 @@ def family_attention(
     ], None
 
 
-def scale_and_cap(query: Tensor, told: Mapping[str, Any]) -> tuple[float, float]:
-    """Of the scores, as a family's attention tells the function that it calls. A cap of 0: none."""
-    scale = told.get("scaling")
-    return query.shape[-1] ** -0.5 if scale is None else scale, told.get("softcap") or 0.0
+def scale_and_cap(query: Tensor, options: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the scale and the cap of the scores, from the options of a family's attention. A cap of 0: none."""
+    scale = options.get("scaling")
+    return query.shape[-1] ** -0.5 if scale is None else scale, options.get("softcap") or 0.0
 
 
 def first_seen(mask: Tensor) -> Tensor:
-    """Of each row's mask [S, K], boolean or to be added: the first position of its window."""
+    """Return the first position of each row's window, from a mask [S, K], boolean or additive."""
     return (mask if mask.dtype == torch.bool else mask == 0).int().argmax(-1)
 
 
 def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
-    """[1, 1, S, kept + S], to be added to the scores: each new row sees those before it, and no more than its window."""
-    kept = min(start, window - 1) if window else start
-    seen = torch.ones(count, kept + count, dtype=torch.bool).tril(kept)
+    """Return an additive mask [1, 1, S, cached + S]: each new row sees those before it, and no more than its window."""
+    cached = min(start, window - 1) if window else start
+    seen = torch.ones(count, cached + count, dtype=torch.bool).tril(cached)
     if window:
-        seen = seen.triu(kept - window + 1)
+        seen = seen.triu(cached - window + 1)
     return added(seen, dtype)[None, None]
 
 
 def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Which positions are seen, as what is added to their scores."""
+    """Turn a boolean mask of seen positions into an additive one."""
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def keep_rows_apart(layers: nn.Module, model) -> None:
-    """Attention, activation functions and rotary tables of each row by itself.
+    """Compute attention, activation functions and rotary tables for each row by itself.
 
-    Several threads share the numbers of all rows between them, and where a share is no multiple of the vectors' width its last numbers
+    Torch shares the numbers of all rows among its threads. Where a share is no multiple of the vectors' width, its last numbers
     go through another exp, tanh or cos.
     """
     model.config._attn_implementation = ROW_BY_ROW
@@ -115,7 +115,7 @@ def keep_rows_apart(layers: nn.Module, model) -> None:
 
 
 def is_rotary(module: nn.Module) -> bool:
-    """Whether it makes the tables of a rotary embedding."""
+    """Return whether the module makes the tables of a rotary embedding."""
     return type(module).__name__.endswith("RotaryEmbedding")
 
 

@@ -1,4 +1,4 @@
-"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and their like)."""
+"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and similar)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from .norm import BatchInvariantNorm
 
 BEFORE_ATTENTION, AFTER_ATTENTION = "input_layernorm", "post_attention_layernorm"
 BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
-# What a layer, its attention and its MLP are made of. All linear layers and others must be there.
+# The parts of a layer, its attention and its MLP. All linear layers and others are required.
 LINEARS = {
     "self_attn": {"q_proj", "k_proj", "v_proj", "o_proj"},
     "mlp": {"gate_proj", "up_proj", "down_proj"},
@@ -25,7 +25,7 @@ ACTIVATIONS = {"silu": nn.functional.silu, "gelu_tanh": lambda x: nn.functional.
 
 
 class Shape(NamedTuple):
-    """Of a layer, in numbers of a row."""
+    """A layer's widths, in numbers of a row."""
 
     hidden: int
     heads: int
@@ -36,22 +36,22 @@ class Shape(NamedTuple):
 
 
 def shape_of(layer: Any) -> Shape | None:
-    """None where it is of another form: has more or less than such layers have."""
+    """Return the layer's shape; None where it is of another form, with more or fewer parts."""
     parts = [("", layer), *((name, part) for name, part in layer.named_children() if name in LINEARS)]
     if not all(is_made_of(name, part) for name, part in parts):
         return None
-    its, mlp, width = layer.self_attn, layer.mlp, getattr(layer.self_attn, "head_dim", 0)
+    attention, mlp, width = layer.self_attn, layer.mlp, getattr(layer.self_attn, "head_dim", 0)
     activation = activation_of(mlp.act_fn)
     if activation is None or not width or width % 8:
         return None
-    heads, key_heads = its.q_proj.outputs // width, its.k_proj.outputs // width
-    shape = Shape(its.q_proj.columns, heads, key_heads, width, mlp.gate_proj.outputs, activation)
-    hidden, asked, kept, gate = shape.hidden, heads * width, key_heads * width, shape.gate
+    heads, key_heads = attention.q_proj.outputs // width, attention.k_proj.outputs // width
+    shape = Shape(attention.q_proj.columns, heads, key_heads, width, mlp.gate_proj.outputs, activation)
+    hidden, query_width, key_width, gate = shape.hidden, heads * width, key_heads * width, shape.gate
     expected = {
-        its.q_proj: (hidden, asked),
-        its.k_proj: (hidden, kept),
-        its.v_proj: (hidden, kept),
-        its.o_proj: (asked, hidden),
+        attention.q_proj: (hidden, query_width),
+        attention.k_proj: (hidden, key_width),
+        attention.v_proj: (hidden, key_width),
+        attention.o_proj: (query_width, hidden),
         mlp.gate_proj: (hidden, gate),
         mlp.up_proj: (hidden, gate),
         mlp.down_proj: (gate, hidden),
@@ -63,9 +63,11 @@ def shape_of(layer: Any) -> Shape | None:
 def is_made_of(name: str, part: nn.Module) -> bool:
     children = dict(part.named_children())
     linears = {
-        child for child, its in children.items() if isinstance(its, BatchInvariantLinear) and its.exact
+        child
+        for child, module in children.items()
+        if isinstance(module, BatchInvariantLinear) and module.exact
     }
-    norms = {child for child, its in children.items() if isinstance(its, BatchInvariantNorm)}
+    norms = {child for child, module in children.items() if isinstance(module, BatchInvariantNorm)}
     return (
         not list(part.parameters(recurse=False))
         and linears == LINEARS.get(name, set())
@@ -76,5 +78,7 @@ def is_made_of(name: str, part: nn.Module) -> bool:
 
 def activation_of(function: Callable[[Tensor], Tensor]) -> str | None:
     x = torch.linspace(-8.0, 8.0, 100)[None]
-    given = function(x)
-    return next((name for name, its in ACTIVATIONS.items() if torch.allclose(its(x), given)), None)
+    expected = function(x)
+    return next(
+        (name for name, activation in ACTIVATIONS.items() if torch.allclose(activation(x), expected)), None
+    )

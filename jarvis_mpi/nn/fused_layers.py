@@ -1,8 +1,8 @@
-"""A block's layers in one call, where they are of the usual form (decoder_layer.py).
+"""Run a block's layers in one call, where they are of the usual form (decoder_layer.py).
 
-In Python a layer is some 40 calls, each of which finds the processor's caches swept by the weights: together they took a fifth of a large layer's
-time, and most of a small one's. Here the kernels of all layers stand in a table that machine code goes through. The form is not taken on trust:
-model/fusion.py compares each layer with what the family's own forward gives.
+In Python a layer takes some 40 calls, and each finds the processor's caches swept by the weights: together they took a fifth of a large layer's
+time, and most of a small one's. Here a table holds the kernels of all layers, and machine code goes through it. The form is checked:
+model/fusion.py compares each layer with the family's own forward.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ COSINES, SINES, NEW_KEYS, NEW_VALUES, NEW_HEADS = 4, 5, 6, 7, 11  # of the rotar
 KEYS, VALUES, FIRSTS, SCRATCH, POSITIONS, KEY_HEADS, VALUE_HEADS = 2, 3, 5, 6, 8, 13, 15  # of attention
 
 
-class Told(NamedTuple):
-    """Of a layer: its shape, and what the family tells its attention, and this the function that it calls."""
+class LayerSpec(NamedTuple):
+    """A layer's shape, the options of its attention and the dtype of its rotary tables."""
 
     shape: Shape
     scale: float
@@ -36,7 +36,7 @@ class Told(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where in the table a layer's arguments are that change with each call, and what they are computed from."""
+    """Where the table holds the arguments of a layer that change with each call, and what they are computed from."""
 
     rotary: int
     attention: int
@@ -45,23 +45,23 @@ class Place(NamedTuple):
 
 
 class Fused:
-    """Layers of the usual form, as a table of kernels and their arguments. ROWS_AT_ONCE rows at the most."""
+    """Layers of the usual form as a table of kernels and their arguments. A call takes ROWS_AT_ONCE rows at the most."""
 
-    def __init__(self, layers: Sequence[nn.Module], told: Sequence[Told], dtype: torch.dtype):
+    def __init__(self, layers: Sequence[nn.Module], specs: Sequence[LayerSpec], dtype: torch.dtype):
         self.dtype, self.kind = dtype, DTYPES[dtype]
-        # Kept: the table is of addresses of their memory.
+        # Held, because the table has addresses of their memory.
         self.modules = [module for layer in layers for module in layer.modules()]
-        sizes = [self.room_bytes(layer, its.shape) for layer, its in zip(layers, told, strict=True)]
-        # Memory for each result on the way, which the layers share.
+        sizes = [self.room_bytes(layer, spec.shape) for layer, spec in zip(layers, specs, strict=True)]
+        # Memory for each intermediate result; the layers share it.
         self.rooms = {
             name: torch.zeros(max(size[name] for size in sizes), dtype=torch.uint8) for name in sizes[0]
         }
-        self.row_bytes = told[0].shape.hidden * dtype.itemsize
+        self.row_bytes = specs[0].shape.hidden * dtype.itemsize
         self.hidden = self.rooms["hidden"].numpy().data
         self.scratch = torch.empty(0, dtype=torch.uint8)  # of attention
         self.zero = torch.zeros(1, dtype=torch.int64)
         self.lines: list[list[int]] = []
-        self.places = [self.write(*each) for each in zip(layers, told, strict=True)]
+        self.places = [self.write(*each) for each in zip(layers, specs, strict=True)]
         self.table = np.array([line + [0] * (LINE - len(line)) for line in self.lines], np.int64)
         self.address = self.table.ctypes.data
         self.numbers = self.table.data.cast("B").cast("q")
@@ -69,14 +69,14 @@ class Fused:
         self.each_row = -self.table[self.per_row]
         self.count = 0
         self.sequence = elementwise.sequence()
-        self.page: list[Any] = []  # kept: the tables are addresses
+        self.page: list[Any] = []  # held, because `tables` has addresses of it
         self.tables: list[tuple[int, int, int]] = []  # of each layer: cosines, sines, and a row's bytes
 
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
-        asked, kept = shape.heads * shape.width, shape.key_heads * shape.width
+        query_width, key_width = shape.heads * shape.width, shape.key_heads * shape.width
         widths = {
-            "hidden": shape.hidden, "x": shape.hidden, "q": asked, "k": kept, "v": kept, "seen": asked,
-            "gate": shape.gate, "up": shape.gate,
+            "hidden": shape.hidden, "x": shape.hidden, "q": query_width, "k": key_width, "v": key_width,
+            "seen": query_width, "gate": shape.gate, "up": shape.gate,
         }  # fmt: skip
         scratch = max(
             module.scratch_bytes for module in layer.modules() if isinstance(module, BatchInvariantLinear)
@@ -86,36 +86,36 @@ class Fused:
         }
         return {name: ROWS_AT_ONCE * size for name, size in row_bytes.items()}
 
-    def write(self, layer: Any, told: Told) -> Place:
-        """A layer's lines."""
+    def write(self, layer: Any, spec: LayerSpec) -> Place:
+        """Append a layer's lines to the table."""
         norms = {
             name: module for name, module in layer.named_children() if isinstance(module, BatchInvariantNorm)
         }
-        its, mlp, shape = layer.self_attn, layer.mlp, told.shape
+        self_attn, mlp, shape = layer.self_attn, layer.mlp, spec.shape
         hidden, width, head_bytes = shape.hidden, shape.width, shape.width * self.dtype.itemsize
         add = elementwise.add(self.kind), "x", "hidden", "hidden", PER_ROW * hidden
         after, before = AFTER_ATTENTION, BEFORE_MLP
-        if not norms.keys() & {BEFORE_MLP, AFTER_MLP}:  # Llama's, of that name, comes before the MLP
+        if not norms.keys() & {BEFORE_MLP, AFTER_MLP}:  # Llama's norm of that name comes before the MLP
             after, before = "", AFTER_ATTENTION
 
         x = self.norm(norms.get(BEFORE_ATTENTION), "hidden", "x", hidden)
-        self.linear(its.q_proj, x, "q")
-        self.linear(its.k_proj, x, "k")
-        self.linear(its.v_proj, x, "v")
-        self.norm(getattr(its, "q_norm", None), "q", "q", shape.heads * width)
-        self.norm(getattr(its, "k_norm", None), "k", "k", shape.key_heads * width)
+        self.linear(self_attn.q_proj, x, "q")
+        self.linear(self_attn.k_proj, x, "k")
+        self.linear(self_attn.v_proj, x, "v")
+        self.norm(getattr(self_attn, "q_norm", None), "q", "q", shape.heads * width)
+        self.norm(getattr(self_attn, "k_norm", None), "k", "k", shape.key_heads * width)
         place = Place(
             len(self.lines) * LINE,
             (len(self.lines) + 1) * LINE,
             head_bytes,
             (torch.empty(1, shape.key_heads, 0, width, dtype=self.dtype),) * 2,
         )
-        rotary = elementwise.rotary(self.kind, DTYPES[told.tables], width)
+        rotary = elementwise.rotary(self.kind, DTYPES[spec.tables], width)
         self.line(rotary, "q", "k", "v", 0, 0, 0, 0, PER_ROW, shape.heads, shape.key_heads, 0)
-        kernel = attention(self.kind, width, width, told.scale, told.cap)
+        kernel = attention(self.kind, width, width, spec.scale, spec.cap)
         self.line(kernel, "q", 0, 0, "seen", 0, 0, PER_ROW, 0, shape.heads, shape.heads // shape.key_heads,
                   head_bytes, shape.heads * head_bytes, 0, head_bytes, 0, head_bytes)  # fmt: skip
-        self.linear(its.o_proj, "seen", "x")
+        self.linear(self_attn.o_proj, "seen", "x")
         self.norm(norms.get(after), "x", "x", hidden)
         self.line(*add)
 
@@ -130,7 +130,7 @@ class Fused:
         return place
 
     def line(self, kernel: Any, *arguments: str | int) -> None:
-        """Rooms by their names."""
+        """Append a line; a name stands for the address of the room of that name."""
         numbers = [self.room(each) if isinstance(each, str) else each for each in arguments]
         self.lines.append([kernel.address, *numbers])
 
@@ -138,7 +138,7 @@ class Fused:
         return self.rooms[name].data_ptr()
 
     def norm(self, module: BatchInvariantNorm | None, source: str, target: str, width: int) -> str:
-        """-> where the result is."""
+        """Append a norm, if there is one; return the name of the room with the result."""
         if module is None:
             return source
         columns = len(module.gains)
@@ -151,18 +151,18 @@ class Fused:
         self.line(module.kernel(self.kind), *arguments)
 
     def rows_of(self, name: str, count: int) -> Tensor:
-        """Results on the way of the last layer, [count, width]."""
+        """Return an intermediate result of the last layer, [count, width]."""
         return self.rooms[name].view(self.dtype).view(ROWS_AT_ONCE, -1)[:count]
 
     def turn_page(self, page: Sequence[dict[str, Any]]) -> None:
-        """Each layer's arguments for the positions from now on: of these, its cosines and sines [1, R, width]."""
+        """Set each layer's arguments for the coming positions: its cosines and sines [1, R, width] are used."""
         self.page = [arguments["position_embeddings"] for arguments in page]
         self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
     def run(self, body: bytes | memoryview, row: int, caches: Sequence[Any]) -> bytes:
-        """S rows, the first of which is the page's `row` -> S rows. `caches`: a cache.GrowingLayer for each layer.
+        """Run S rows, the first of which is the page's `row` -> S rows. `caches`: a GrowingLayer for each layer.
 
-        For a single row torch and numpy are hardly asked: their code is no longer in the processor's caches either.
+        A single row makes few calls of torch and numpy: their code is no longer in the processor's caches either.
         """
         size, numbers = len(body), self.numbers
         count, rest = divmod(size, self.row_bytes)
@@ -203,8 +203,8 @@ class Fused:
         return bytes(self.hidden[:size])
 
 
-def firsts_of(kept: int, count: int, window: int) -> Tensor:
-    """Of rows behind so many that the cache keeps: the first that each sees of all these."""
+def firsts_of(cached: int, count: int, window: int) -> Tensor:
+    """Return the first position that each of `count` new rows sees, behind `cached` rows."""
     if not window:
         return torch.zeros(count, dtype=torch.int64)
-    return (torch.arange(count) + kept - (window - 1)).clamp_(0)
+    return (torch.arange(count) + cached - (window - 1)).clamp_(0)

@@ -1,7 +1,7 @@
 """Key/value caches that grow in place: one more token copies one more row, not the whole cache.
 
-transformers' own dynamic layers concatenate, which moves every cached byte for every token. The
-shapes and the answers of these layers are the same.
+transformers' own dynamic layers concatenate, which moves every cached byte for every token. These
+layers have the same shapes and give the same results.
 """
 
 from torch import Tensor
@@ -9,11 +9,13 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 FIRST_ROWS = 256  # a buffer's first size; it doubles from there
-SPARE_ROWS = 64  # that a window has left and that are kept, so that so many of its last ones can be forgotten
+SPARE_ROWS = (
+    64  # rows behind a window that stay in the buffer, so that as many of its last rows can be cropped
+)
 
 
 def new_cache(config) -> DynamicCache:
-    """An empty cache for the layers of `config`."""
+    """Return an empty cache for the layers of `config`."""
     cache = DynamicCache(config=config)
     for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
@@ -24,7 +26,7 @@ def new_cache(config) -> DynamicCache:
 
 
 def cropped(cache: DynamicCache, end: int) -> bool:
-    """Forget the positions from `end` on. -> whether every layer could; where not, none has."""
+    """Forget the positions from `end` on, in every layer or in none; return whether it was done."""
     layers = [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
     able = len(layers) == len(cache.layers) and all(layer.can_crop(end) for layer in layers)
     for layer in layers if able else ():
@@ -48,7 +50,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reserve(self, rows: int, like: tuple[Tensor, Tensor]) -> int:
-        """So many further rows, the last ones before `end`, for the caller to write. -> the first row of `buffers` that they see."""
+        """Reserve `rows` further rows, the last ones before `end`, for the caller to write; return the first row of `buffers` that they see."""
         if self.end + rows > self.capacity:
             self.make_room(rows, like)
         self.end += rows
@@ -58,17 +60,17 @@ class GrowingLayer(DynamicLayer):
         return self.end - self.begin
 
     def make_room(self, rows: int, like: tuple[Tensor, Tensor]) -> None:
-        """New buffers with the rows that count, and a few before them, at their beginning."""
+        """Make larger buffers that begin with the rows that count and a few before them."""
         if not self.is_initialized:
             self.lazy_initialization(*like)
             self.buffers = [states[:, :, :0] for states in like]
         spare = min(self.begin, SPARE_ROWS)
-        first, kept = self.begin - spare, self.end - self.begin + spare
-        capacity = max(FIRST_ROWS, 2 * (kept + rows))
+        first, copied = self.begin - spare, self.end - self.begin + spare
+        capacity = max(FIRST_ROWS, 2 * (copied + rows))
         grown = [states.new_empty((*states.shape[:2], capacity, states.shape[3])) for states in like]
         for new, old in zip(grown, self.buffers, strict=True):
-            new[:, :, :kept] = old[:, :, first : self.end]
-        self.buffers, self.begin, self.end, self.capacity = grown, spare, kept, capacity
+            new[:, :, :copied] = old[:, :, first : self.end]
+        self.buffers, self.begin, self.end, self.capacity = grown, spare, copied, capacity
         self.keys, self.values = (buffer[:, :, :0] for buffer in grown)  # no view of what was before
         self.head_bytes = grown[0].stride(1) * grown[0].itemsize
 
@@ -82,7 +84,7 @@ class GrowingLayer(DynamicLayer):
 
 
 class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
-    """The same for a sliding window: an update sees the whole window, then its oldest rows no longer count."""
+    """A GrowingLayer for a sliding window: an update sees the whole window, then its oldest rows no longer count."""
 
     def __init__(self, sliding_window: int):
         DynamicSlidingWindowLayer.__init__(self, sliding_window)
@@ -94,7 +96,7 @@ class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
         return first
 
     def rows_of(self, positions: int) -> int:
-        """How many rows count of so many positions."""
+        """Return how many of `positions` rows count."""
         return min(positions, self.sliding_window - 1)
 
     def can_crop(self, end: int) -> bool:

@@ -1,4 +1,4 @@
-"""nn.Linear for inference: weights stay as they are on disk, mapped, and no row feels the others."""
+"""nn.Linear for inference: weights are mapped as they are on disk, and a row's result depends on no other row."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from ..kernels.int_matmul import block_product, block_scratch_bytes
 from ..kernels.jit import Compiled
 from .quantisation import FORMATS, mapped
 
-ROWS_AT_ONCE = 64  # of a long text: what they are multiplied from stays in the processor's cache
-# Rows that some processors foresee by themselves: told of, they read those slower. Shorter ones are faster told.
-FORESEEN_BYTES = 4096
+ROWS_AT_ONCE = 64  # of a long text: x stays in the processor's cache
+# Rows at least this long some processors prefetch by themselves, and our prefetch slows them down; shorter rows are faster with it.
+HARDWARE_PREFETCH_BYTES = 4096
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -27,7 +27,7 @@ class BatchInvariantLinear(nn.Module):
     scratch_bytes: int  # for each row
 
     def __init__(self, columns: int, outputs: int, padded: tuple[int, int], bias: Tensor | None):
-        """`padded`: columns and outputs as the kernel wants them."""
+        """`padded`: columns and outputs, rounded up to what the kernel takes."""
         super().__init__()
         self.missing, self.outputs = padded[0] - columns, outputs
         self.columns, self.padded_outputs = padded
@@ -51,7 +51,7 @@ class BatchInvariantLinear(nn.Module):
 
     @property
     def exact(self) -> bool:
-        """Whether the kernel takes x and gives y as they are."""
+        """Return whether the kernel takes x and y without padding."""
         return not self.missing and self.padded_outputs == self.outputs
 
     def multiply(self, x: Tensor, y: Tensor, rows: int) -> None:
@@ -60,7 +60,7 @@ class BatchInvariantLinear(nn.Module):
         self.kernel(DTYPES[x.dtype])(arguments, torch.get_num_threads())
 
     def arguments(self, x: int, scratch: int, y: int, rows: int) -> tuple[int, ...]:
-        """The kernel's, of these addresses."""
+        """Return the kernel's arguments for these addresses."""
         return (x, scratch, *self.addresses, self.bias.data_ptr(), y, rows, self.padded_outputs, self.columns)
 
 
@@ -71,13 +71,13 @@ class FloatLinear(BatchInvariantLinear):
         super().__init__(columns, outputs, (columns + missing, outputs), bias)
         self.weight = nn.functional.pad(weight, (0, missing)) if missing else weight.contiguous()
         self.addresses = self.weight.data_ptr(), 0
-        told = self.columns * weight.itemsize < FORESEEN_BYTES or autotune.told()
-        self.kernel = partial(float_product, DTYPES[weight.dtype], told)
+        prefetch = self.columns * weight.itemsize < HARDWARE_PREFETCH_BYTES or autotune.prefetch_rows()
+        self.kernel = partial(float_product, DTYPES[weight.dtype], prefetch)
         self.scratch_bytes = float_scratch_bytes(self.columns)
 
 
 class QuantisedLinear(BatchInvariantLinear):
-    """`folder` is what quantised.kept gave for `weights`. Raises Unservable where that is damaged."""
+    """A linear layer with the weights in `folder`, made by quantised_folder. Raises Unservable where they are damaged."""
 
     def __init__(self, weights: str, folder: Path, shape: Sequence[int], bias: Tensor | None):
         outputs, columns = shape

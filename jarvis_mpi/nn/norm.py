@@ -7,11 +7,11 @@ from ..kernels.builder import LANES
 from ..kernels.rms_norm import rms_norm
 from .linear import DTYPES
 
-TRIED_ROWS, NEAR = 4, 1e-5  # how alike ours must be to the family's own
+TRIED_ROWS, NEAR = 4, 1e-5  # how near ours must be to the family's own
 
 
 class BatchInvariantNorm(nn.Module):
-    """[..., K] -> [..., K], of the same dtype, rounded once."""
+    """RMSNorm [..., K] -> [..., K], of the same dtype, rounded once."""
 
     def __init__(self, gains: Tensor, epsilon: float):
         super().__init__()
@@ -27,7 +27,7 @@ class BatchInvariantNorm(nn.Module):
 
 
 def replacement(norm: nn.Module) -> BatchInvariantNorm | None:
-    """What does the same as a family's own, whose gains are its weights or one more than them; None where it does something else."""
+    """Return a BatchInvariantNorm equal to a family's own, whose gains are its weights or its weights + 1; None where neither is."""
     weight, epsilon = (
         getattr(norm, "weight", None),
         getattr(norm, "variance_epsilon", getattr(norm, "eps", None)),

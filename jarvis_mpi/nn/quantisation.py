@@ -1,13 +1,13 @@
 """8- and 4-bit weights: fewer bytes to read for each token.
 
-A block of weights of a row shares a scale, with 4 bits also a least value: w = scale * number, or scale * number + least; scales and least values are
-bfloat16. Activations are rounded in the kernel, each block of them with a scale of its own: to 16 bits, which is lost in the rounding of
-bfloat16 activations, or beside weights of 4 bits to 8, which is little beside what those weights have lost.
+A block of weights of a row shares a scale, with 4 bits also a least value: w = scale * number, or scale * number + least. Scales and least values
+are bfloat16. The kernel rounds activations, with a scale for each block: to 16 bits, which is less than the rounding of bfloat16 activations, or
+beside weights of 4 bits to 8, which is little beside the rounding of those weights.
 
-Quantised weights are kept on disk, the same for every machine: a further start, a copy and other ranks of the host map them, and nothing
-else is in memory. As the kernel reads them, LANES rows go together: numbers [out / LANES, blocks, bytes of a block], where pairs of columns
-(8 bits) or fours (4 bits: two in a byte, a block's second, fourth ... four in the higher half) alternate between the rows; scales [out /
-LANES, blocks, LANES, and as many least values after them].
+Quantised weights are files, the same for every machine: a later start, a copy and other ranks of the host map them, and nothing else is in
+memory. LANES rows lie together, as the kernel reads them: numbers [out / LANES, blocks, bytes of a block], where pairs of columns (8 bits) or
+fours (4 bits: two in a byte, a block's second, fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks,
+LANES, and as many least values after them].
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..common import kept_folder
+from ..common import sealed_folder
 from ..common.boundary import guarded
 from ..common.cache_folder import cache_folder, only_one
 from ..common.errors import Unservable
@@ -47,31 +47,31 @@ class Format(NamedTuple):
 
 
 FORMATS = {"int8": Format(8, 2), "int4": Format(4, 4)}  # --weights
-OUTPUT_LAYER = {"int4": "int8"}  # a quarter of what 4 bits lose, they would lose there
+OUTPUT_LAYER = {"int4": "int8"}  # with 4 bits this layer alone would cost a quarter of the whole loss
 PART_WEIGHTS = 4_000_000  # quantised at a time, to spare memory
 FILES = ("numbers.npy", "scales.npy")  # of a layer's folder
 WAIT_S = 600.0  # for another rank of this host that quantises the same layer
-LAYOUT = 5  # of the folder: another where what is in it changes
+LAYOUT = 5  # the version of the folder's content
 
 
 def mapped(folder: Path, weights: str, shape: Sequence[int]) -> list[Tensor]:
-    """The numbers (bytes) and the scales (16 bits each) that `kept` left in `folder` of a weight [out, in].
+    """Map the numbers (bytes) and the scales (16 bits each) of a weight [out, in] from a folder made by `quantised_folder`.
 
-    Raises Unservable where they are damaged, or of another weight: the kernel would read past their end.
+    Raises Unservable where they are damaged, or of another shape: the kernel would read past their end.
     """
     with guarded(f"the quantised weights in {folder} are damaged", "delete it"):
-        kept_folder.sizes_right(folder)
+        sealed_folder.sizes_right(folder)
         arrays = [np.load(folder / name, mmap_mode="r") for name in FILES]
-        for array, (its_shape, number) in zip(arrays, layout(FORMATS[weights], shape), strict=True):
-            if array.shape != its_shape or array.dtype != number or not array.flags.c_contiguous:
+        for array, (expected_shape, dtype) in zip(arrays, layout(FORMATS[weights], shape), strict=True):
+            if array.shape != expected_shape or array.dtype != dtype or not array.flags.c_contiguous:
                 raise ValueError(
-                    f"it holds {list(array.shape)} of {array.dtype}, not {list(its_shape)} of {np.dtype(number)}"
+                    f"it holds {list(array.shape)} of {array.dtype}, not {list(expected_shape)} of {np.dtype(dtype)}"
                 )
     return [tensor_of(array) for array in arrays]
 
 
 def layout(kind: Format, shape: Sequence[int]) -> list[tuple[tuple[int, ...], type]]:
-    """The shapes and types of a quantised weight's numbers and scales."""
+    """Return the shapes and types of a quantised weight's numbers and scales."""
     rows, columns = shape
     groups, blocks = -(-rows // LANES), -(-columns // kind.block)
     numbers, scales = LANES * kind.block * kind.bits // 8, LANES * kind.block_bytes // 2
@@ -80,18 +80,17 @@ def layout(kind: Format, shape: Sequence[int]) -> list[tuple[tuple[int, ...], ty
 
 def tensor_of(mapped: np.memmap) -> Tensor:
     with contextlib.suppress(OSError, AttributeError):  # a kernel, a system without them
-        # In large pages, where the kernel holds files so: they are found sooner, and read 6 to 9 % faster.
+        # Large pages, where the system has them for files, are read 6 to 9 % faster.
         mapped.base.madvise(mmap.MADV_HUGEPAGE)  # type: ignore
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it cannot be written: nobody does
+        warnings.simplefilter("ignore")  # it is read-only, and nothing writes it
         return torch.from_numpy(mapped)
 
 
-def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[], Tensor]) -> Path:
-    """The folder of a weight [out, in] quantised; made, whole or not at all, where it is not there yet.
+def quantised_folder(weights: str, identity: str, shape: Sequence[int], weight: Callable[[], Tensor]) -> Path:
+    """Return the folder of a weight [out, in], quantised; make it, whole or not at all, where it does not exist.
 
-    `identity` tells the weight from all others that were ever quantised on this host. Raises Unservable where the folder
-    cannot be written.
+    `identity` is unique among the weights quantised on this host. Raises Unservable where the folder cannot be written.
     """
     digest = hashlib.sha256(f"{LAYOUT} {FORMATS[weights]} {identity}".encode()).hexdigest()[:16]
     folder = cache_folder() / "quantised" / digest
@@ -106,7 +105,7 @@ def kept(weights: str, identity: str, shape: Sequence[int], weight: Callable[[],
                 try:
                     scratch.mkdir()
                     write(scratch, FORMATS[weights], shape, weight)
-                    kept_folder.seal(scratch, FILES, weights=weights, identity=identity)
+                    sealed_folder.seal(scratch, FILES, weights=weights, identity=identity)
                     scratch.rename(folder)
                 finally:
                     shutil.rmtree(scratch, ignore_errors=True)
@@ -126,7 +125,7 @@ def write(folder: Path, kind: Format, shape: Sequence[int], weight: Callable[[],
             header = np.lib.format.header_data_from_array_1_0(np.empty((0, *whole[1:]), number))
             np.lib.format.write_array_header_1_0(file, header | {"shape": whole})
         at_a_time = max(1, PART_WEIGHTS // columns // LANES) * LANES
-        for first in range(0, rows, at_a_time):  # each with a mapping that goes again
+        for first in range(0, rows, at_a_time):  # each with a short-lived mapping
             for file, part in zip(files, quantise(weight()[first : first + at_a_time], kind), strict=True):
                 file.write(part.tobytes())
         for file in files:  # a Pi may lose its power at any time; then the folder would look whole
@@ -135,7 +134,7 @@ def write(folder: Path, kind: Format, shape: Sequence[int], weight: Callable[[],
 
 
 def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray]:
-    """[R, in] -> numbers [R / LANES, blocks, bytes], scales [R / LANES, blocks, LANES or twice that]."""
+    """Quantise [R, in] -> numbers [R / LANES, blocks, bytes], scales [R / LANES, blocks, LANES or twice that]."""
     missing = (0, -weight.shape[1] % kind.block, 0, -len(weight) % LANES)
     w = nn.functional.pad(weight.float(), missing).unflatten(1, (-1, kind.block)).unflatten(0, (-1, LANES))
     if kind.bits == 8:
@@ -157,5 +156,5 @@ def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray]:
 
 
 def near(scales: Tensor) -> Tensor:
-    """As bfloat16 holds them; none is nought."""
+    """Round scales to bfloat16, none of them to zero."""
     return scales.clamp(min=1e-30).bfloat16().float()

@@ -58,15 +58,15 @@ class Cluster:
     def state(self, node: int) -> State:
         return self.states.get(node, State.WELL)
 
-    def after(self, node: int, sign: Sign) -> "Cluster":
+    def with_event(self, node: int, sign: Sign) -> "Cluster":
         """The cluster once `sign` was seen of `node`; itself if that changes nothing."""
         state = TRANSITIONS.get((self.state(node), sign))
         return replace(self, states={**self.states, node: state}) if state else self
 
     def with_copy(self, node: int, block: Block) -> "Cluster":
         """The cluster once `node` has loaded a copy of `block`."""
-        there = self.copies.get(block, ())
-        return self if node in there else replace(self, copies={**self.copies, block: (*there, node)})
+        holders = self.copies.get(block, ())
+        return self if node in holders else replace(self, copies={**self.copies, block: (*holders, node)})
 
     def blocks(self) -> list[tuple[Block, int]]:
         """Every block and the node whose own it is, in the order of the layers."""
@@ -88,8 +88,8 @@ class Cluster:
         if not hops:
             raise Unservable("no node that holds a layer is left")
         hops += self.patched(hops, hole)
-        there = {layer for hop in hops for layer in hop.block}
-        self.check([(block, owner) for block, owner in self.blocks() if not there & set(block)])
+        served = {layer for hop in hops for layer in hop.block}
+        self.check([(block, owner) for block, owner in self.blocks() if not served & set(block)])
         return tuple(hops)
 
     def patched(self, before: Sequence[Hop], hole: Sequence[Block]) -> list[Hop]:
@@ -104,7 +104,7 @@ class Cluster:
                 if span in self.patches and is_whole(hole[:count]):
                     hops.append(Hop(node, span, patch=True))
                     break
-            hole = hole[count:]  # where nothing spans it, the first alone is done without
+            hole = hole[count:]  # where nothing spans it, the first alone is bypassed
         return hops
 
     def holder(self, block: Block, owner: int) -> int | None:
@@ -137,7 +137,7 @@ class Cluster:
     def spares(self) -> tuple[int, ...]:
         return tuple(node for node, blocks in self.holds.items() if node != END_USER and not blocks)
 
-    def wanted(
+    def copies_to_load(
         self, ordered: Iterable[tuple[int, Block]] = (), unable: Container[tuple[int, Block]] = ()
     ) -> list[tuple[int, Block]]:
         """(node, block): copies to load so that the next fault finds one again, beside those on order.
@@ -162,20 +162,20 @@ class Cluster:
                     if node not in holders
                     and (node, block) not in unable
                     and self.state(node) is State.WELL
-                    and self.left_over(node, (*ordered, *orders)) >= len(block)
+                    and self.free_layers(node, (*ordered, *orders)) >= len(block)
                 ]
                 if not able:
                     break
                 spares = self.spares()
                 best = max(
                     able,
-                    key=lambda node: (node in spares, self.left_over(node, (*ordered, *orders)), node),
+                    key=lambda node: (node in spares, self.free_layers(node, (*ordered, *orders)), node),
                 )
                 holders.add(best)
                 orders.append((best, block))
         return orders
 
-    def left_over(self, node: int, ordered: Iterable[tuple[int, Block]]) -> float:
+    def free_layers(self, node: int, ordered: Iterable[tuple[int, Block]]) -> float:
         """Room of a node, in layers, beside what it holds and is to load."""
         copied = [block for block, nodes in self.copies.items() if node in nodes]
         copied += [block for which, block in ordered if which == node]

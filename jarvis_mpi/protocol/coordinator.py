@@ -12,7 +12,6 @@ And a step may carry drafts behind its token, guesses of the tokens to come: one
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from typing import Any
 
 from ..common.layers import END_USER
 from .cluster import Cluster
@@ -22,11 +21,12 @@ from .failure_detector import FailureDetector, Notice
 from .link import Lost, Silence
 from .maintenance import Maintenance
 from .node_state import Sign, State
+from .notes import CopyLoaded, CopyRefused, Failed, ForgetSequence, GivesUp, Note, Pong, StageBehind, read
 from .request import Request, Step
 from .route_changes import RouteChanges
 from .services import Parameters, Services
 from .verification import accept_tokens
-from .wire import APART, Beat, Kind, Message, note, read_note
+from .wire import APART, Beat, Kind, Message
 
 CLOCK_TRIPS, CLOCK_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 
@@ -40,8 +40,8 @@ class Coordinator:
             cluster.holds, parameters.patience, parameters.pace, self.clock(), parameters.row_s
         )
         self.dispatch = Dispatch(services, self.detector, parameters.prefill_rows)
-        self.upkeep = Maintenance(services, self.dispatch.send, parameters.speak_s)
-        self.news = RouteChanges(cluster, parameters.harm)  # what was told last
+        self.maintenance = Maintenance(services, self.dispatch.send, parameters.speak_s)
+        self.route_changes = RouteChanges(cluster, parameters.expected_loss)  # what was told last
         self.sequence = self.step = 0  # the next step's number
 
     # -- requests
@@ -65,16 +65,16 @@ class Coordinator:
         """An answer begins, beside those that are in flight: `tokens` yields theirs and its own."""
         requests = self.dispatch.requests
         if sequence not in requests:
-            requests[sequence] = Request(sequence, self.news.for_another_sequence())
+            requests[sequence] = Request(sequence, self.route_changes.for_another_sequence())
         request = requests[sequence]
         self.dispatch.withdraw(request)
         request.continue_with(text)
-        request.left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
+        request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
         self._send_next_step(request)
 
     def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
         """Yield what comes of all requests in flight, until none is under way; see `generate`. Raises Unanswerable of one
-        of them, which is then to be told that it is `over`; asked again, it yields what comes of the others.
+        of them, for which the caller then calls `forget_sequence`; called again, it yields what comes of the others.
 
         The next token's activation is sent before a token is yielded: it travels while that one is shown.
         """
@@ -85,23 +85,23 @@ class Coordinator:
                 self._send_next_step(request)
             yield from tokens
 
-    def begin_anew(self) -> None:
+    def start_sequence(self) -> None:
         """What comes next is another text, a new sequence."""
-        self.over(self.sequence)
+        self.forget_sequence(self.sequence)
         self.sequence += 1
 
-    def over(self, sequence: int) -> None:
+    def forget_sequence(self, sequence: int) -> None:
         """It ends here: it is forgotten everywhere, and what is under way of it is late."""
         self.dispatch.drop(sequence)
-        self.services.drafts.over(sequence)
+        self.services.drafts.finished(sequence)
         for stage in self.services.stages.values():
             stage.forget(sequence)
         for node in self.cluster.holds:
             if node != END_USER and self.cluster.state(node) is not State.GONE:
-                self.dispatch.send(node, note(over=sequence))
+                self.dispatch.send(node, ForgetSequence(sequence))
 
     def _send_next_step(self, request: Request) -> None:
-        drafts = self.services.drafts.of(request.sequence, request.ids, request.left - 1)
+        drafts = self.services.drafts.propose(request.sequence, request.ids, request.tokens_left - 1)
         step = Step(self.step, request.ran, len(request.ids) + len(drafts), drafts)
         self.step += 1
         self.dispatch.send_step(request, step, self.cluster.route())
@@ -115,44 +115,44 @@ class Coordinator:
         while not (dispatch.complete and heard_all):
             if not dispatch.complete and not (wanted() and dispatch.is_busy()):
                 return None
-            at_once = dispatch.complete or self.services.drafts.ahead()
+            at_once = dispatch.complete or self.services.drafts.propose_ahead()
             notices, heard_all = self._hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
             for request in self._act_on(notices):
                 if request.step and request.step.awaited:
                     dispatch.resend_step(request, request.step, self.cluster.route())
-                self.cluster = self.upkeep.order_copies(
+                self.cluster = self.maintenance.order_copies(
                     self.cluster, self.step
                 )  # while the others mend the step
         request = dispatch.complete.popleft()
         assert request.step
         number, last = request.step.number, request.step.last_piece()
-        for change in request.news.changes(number, last.runs, last.lacks):
+        for change in request.route_changes.changes(number, last.runs, last.lacks):
             self.services.observer.change(self.clock(), change)
-        self.news = request.news
-        self.cluster = self.upkeep.order_copies(self.cluster, number)
-        self.upkeep.shrink_to_those_left(self.cluster, self.news.last_sign, number)
-        self.upkeep.speak(self.cluster)
+        self.route_changes = request.route_changes
+        self.cluster = self.maintenance.order_copies(self.cluster, number)
+        self.maintenance.shrink_to_those_left(self.cluster, self.route_changes.last_sign, number)
+        self.maintenance.speak(self.cluster)
         return request
 
     # -- while no step is under way
 
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
-        self.upkeep.speak(self.cluster)
+        self.maintenance.speak(self.cluster)
         self.dispatch.break_off()
         heard_all = False
         while not heard_all:
             notices, heard_all = self._hear(0.0)
             self._act_on(notices)
-        self.cluster = self.upkeep.order_copies(self.cluster, self.step)
+        self.cluster = self.maintenance.order_copies(self.cluster, self.step)
 
     def compare_clocks(self) -> None:
         """At the start, while nobody works: the best of a few round trips to each worker."""
         for node in self.cluster.holds.keys() - {END_USER}:
             for _ in range(CLOCK_TRIPS):
-                self.upkeep.ask_clocks([node])
+                self.maintenance.ask_clocks([node])
                 end = self.clock() + CLOCK_TRIP_S
-                while node in self.upkeep.clocks_asked and self.clock() < end:
+                while node in self.maintenance.clocks_asked and self.clock() < end:
                     notices, _ = self._hear(max(0.0, end - self.clock()))
                     self._act_on(notices)
                 if self.clock() >= end:
@@ -178,39 +178,43 @@ class Coordinator:
             case Kind.BEAT:
                 self.detector.heard(Beat.of(message), self.clock())
             case Kind.NOTE:
-                return self._read(read_note(message))
+                return self._take_note(
+                    read(message, StageBehind, Pong, CopyLoaded, CopyRefused, Failed, GivesUp)
+                )
             case Kind.STEP if not self.dispatch.step_returned(message, received_bytes):
                 return [Notice(END_USER, Sign.MISSING, message.sequence)]
         return []
 
-    def _read(self, fields: dict[str, Any]) -> list[Notice]:
-        """A worker's note."""
-        node, observer = fields["node"], self.services.observer
-        if "behind" in fields and (request := self.dispatch.of_epoch(fields["sequence"], fields["epoch"])):
-            request.ledger.behind(node, range(*fields["behind"]), fields["have"])
-            return [Notice(node, Sign.MISSING, request.sequence)]
-        if "pong" in fields:
-            self.upkeep.clock_answered(node, fields)
-        if "loaded" in fields:
-            self.cluster = self.upkeep.copy_loaded(self.cluster, node, range(*fields["loaded"]), self.step)
-        if "cannot_load" in fields:
-            self.upkeep.copy_refused(node, range(*fields["cannot_load"]))
-        if "failed" in fields:  # and dies, of which MPI tells
-            observer.words(self.clock(), self.step, node, fields["failed"])
-        if "gives_up" in fields:
-            observer.words(self.clock(), self.step, node, fields["gives_up"])
-            return [Notice(node, Sign.LOST)]
+    def _take_note(self, note: Note | None) -> list[Notice]:
+        """A worker's; None is one that came too late, of the start or the end."""
+        last_words = self.services.observer.last_words
+        match note:
+            case StageBehind(node, sequence, epoch, block, have):
+                if request := self.dispatch.of_epoch(sequence, epoch):
+                    request.ledger.behind(node, block, have)
+                    return [Notice(node, Sign.MISSING, sequence)]
+            case Pong():
+                self.maintenance.clock_answered(note)
+            case CopyLoaded(node, block):
+                self.cluster = self.maintenance.copy_loaded(self.cluster, node, block, self.step)
+            case CopyRefused(node, block):
+                self.maintenance.copy_refused(node, block)
+            case Failed(node, traceback):  # and dies, of which MPI tells
+                last_words(self.clock(), self.step, node, traceback)
+            case GivesUp(node=node, sentence=sentence):
+                last_words(self.clock(), self.step, node, sentence)
+                return [Notice(node, Sign.LOST)]
         return []
 
     def _act_on(self, notices: Sequence[Notice]) -> list[Request]:
         """Change the cluster by these signs. -> the requests whose step must be sent again."""
         missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
         for node, sign, sequence in notices:
-            before, self.cluster = self.cluster, self.cluster.after(node, sign)
+            before, self.cluster = self.cluster, self.cluster.with_event(node, sign)
             if self.cluster is not before or sign is Sign.MISSING:
                 step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)
-                self.news.seen(node, sign)
+                self.route_changes.sign_seen(node, sign)
             if sign is Sign.GIVEN_UP:  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
         if not notices:

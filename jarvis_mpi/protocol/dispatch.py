@@ -11,6 +11,7 @@ from .cluster import Hop
 from .failure_detector import FailureDetector
 from .journal import Behind
 from .link import Lost
+from .notes import Sendable
 from .request import Request, Step, pieces
 from .services import Services
 from .wire import Kind, Message, Run
@@ -24,10 +25,10 @@ class Dispatch:
         self.services, self.detector, self.prefill_rows = services, detector, prefill_rows
         self.requests: dict[int, Request] = {}  # sequence -> its request
         self.complete: deque[Request] = deque()  # those whose step has returned whole
-        self.epoch, self.route = 0, tuple[Hop, ...]()  # of the newest departure
+        self.epoch, self.route = 0, tuple[Hop, ...]()  # of what was sent last
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
 
-    def send(self, node: int, message: Message) -> None:
+    def send(self, node: int, message: Sendable) -> None:
         try:
             self.services.link.send(node, message.pack())
         except Lost as lost:
@@ -118,7 +119,7 @@ class Dispatch:
         end = step.unsent.pop(0)
         drafted = len(step.drafts) if end == step.end else 0
         hops = request.ledger.hops(step.route, end - 1 - drafted)
-        request.ledger.left(hops, end)
+        request.ledger.sent(hops, end)
         self.detector.steps.sent(request.sequence, hops, step.epoch, end, services.clock(), more, again)
         start, begun = hops[0].since, services.clock()
         ids = [*request.ids[start : end - drafted], *step.drafts[:drafted]]
@@ -151,7 +152,7 @@ class Dispatch:
             return True
         step.awaited.discard(message.end)
         step.returned.append(message)
-        request.ledger.came_home(step.route, message.end)
+        request.ledger.returned(step.route, message.end)
         nodes = {hop.node for hop in step.route}
         self.detector.step_returned(request.sequence, nodes, step.since, not step.awaited)
         if not step.awaited:

@@ -1,4 +1,4 @@
-"""What a run is told as it goes: tokens, changes of the route."""
+"""What a run's observers hear of: tokens, changes of the route."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .wire import Message
 
 
 class Both:
-    """What it is told, it tells all of `others`."""
+    """Pass every call on to all of `others`."""
 
     def __init__(self, *others: Any):
         self.others = others
@@ -58,7 +58,7 @@ class RunObserver(Protocol):
     def route(self, at_s: float, step: int, epoch: int, route: tuple[Hop, ...]) -> None: ...
     def change(self, at_s: float, change: Change) -> None: ...
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None: ...
-    def words(self, at_s: float, step: int, node: int, words: str) -> None: ...
+    def last_words(self, at_s: float, step: int, node: int, words: str) -> None: ...
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None: ...
     def offset(self, at_s: float, node: int, offset_s: float, uncertainty_s: float) -> None: ...
 
@@ -74,6 +74,5 @@ class Token:
     at_s: float  # when it was chosen, by the end user's clock
     total_s: float  # from the token before it to this one: what was done with that one counts too
     head_s: float  # of that: embedding, logits, choice
-    pieces: tuple[
-        Message, ...
-    ]  # what came home: their `runs` tell each stage's part; none: it came with the token before
+    # What returned: their `runs` tell each stage's part. None: it came as a draft, with the token before.
+    pieces: tuple[Message, ...]

@@ -1,6 +1,6 @@
-"""What it costs to do without layers, as a skip study and a fit of patches have measured it; and what follows for a run.
+"""What it costs to bypass layers, as a skip study and a fit of patches have measured it; and what follows for a run.
 
-Nats a token of text over the whole model's, of greedy next-token prediction: e^harm is how many times less likely the text becomes.
+Nats a token of text over the whole model's, of greedy next-token prediction: e^loss is how many times less likely the text becomes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,17 +13,17 @@ TOO_MUCH = 1.0  # nats a token: e times less likely, where study/grading.py ends
 
 
 @dataclass(frozen=True)
-class Harm:
+class ExpectedLoss:
     """`skipped` of any layers, `patched` of holes with a patch."""
 
     skipped: Mapping[Case, float] = field(default_factory=dict)
     patched: Mapping[Block, float] = field(default_factory=dict)
 
-    def words(self, block: Block, patch: Block | None) -> str:
+    def sentence(self, block: Block, patch: Block | None) -> str:
         """What is expected of a hole; '' if nothing is known. `patch`: the one that is put over it."""
-        told = self.patched.get(patch) if patch else self.skipped.get(frozenset(block))
+        nats = self.patched.get(patch) if patch else self.skipped.get(frozenset(block))
         together = f" together with {layers(patch)}" if patch and patch != block else ""
-        return "" if told is None else f"expected loss {max(told, 0):.2f} nats a token{together}"
+        return "" if nats is None else f"expected loss {max(nats, 0):.2f} nats a token{together}"
 
     def never_skip(self) -> frozenset[int]:
         """Layers that cost more than TOO_MUCH, each by itself. Raises Unservable where no single layer was measured."""
@@ -36,14 +36,14 @@ class Harm:
         """The `count` blocks whose loss costs most, patched where there is a patch. Raises Unservable where one is not known."""
 
         def cost(block: Block) -> float:
-            told = self.patched.get(block, self.skipped.get(frozenset(block)))
-            if told is None:
+            nats = self.patched.get(block, self.skipped.get(frozenset(block)))
+            if nats is None:
                 raise Unservable(
                     f"what layers {layers(block)} are worth is not known: say --study FILE (with --cases blocks-{len(block)})"
                 )
-            return told
+            return nats
 
         return sorted(blocks, key=cost, reverse=True)[:count]
 
 
-NO_LOSS_KNOWN = Harm()
+NO_LOSS_KNOWN = ExpectedLoss()

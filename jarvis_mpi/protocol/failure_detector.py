@@ -16,7 +16,7 @@ from .steps_in_flight import INFINITY, Pace, Patience, StepInFlight, StepsInFlig
 from .wire import Beat, Reached
 
 RESENDS = 2  # of one step to a node that says it never got it, before it is held to be out of reach
-HELD_BACK_S = 10.0  # a node out of another's reach is not used again for so long
+HELD_BACK_S = 10.0  # a node out of another's reach is not used again before that
 
 
 @dataclass
@@ -24,9 +24,9 @@ class Liveness:
     """What is known of one node."""
 
     alive_at: float  # when it last gave a sign of life
-    left_at: float = 0.0  # when it last ceased to be WELL
+    outage_at: float = 0.0  # when it last ceased to be WELL
     held_back_until: float = 0.0  # if it comes back again and again
-    departures: int = 0  # how often it ceased to be WELL
+    outages: int = 0  # how often it ceased to be WELL
     beat: Beat | None = None  # the last one, if it came after the last work of the node that returned
     beat_at: float = 0.0
 
@@ -49,7 +49,7 @@ class FailureDetector:
     ):
         """`row_s`: how long a row may be on its way over the slowest link."""
         self.patience, self.steps = patience, StepsInFlight(patience, pace)
-        self.liveness = {node: Liveness(now, left_at=now) for node in nodes if node != END_USER}
+        self.liveness = {node: Liveness(now, outage_at=now) for node in nodes if node != END_USER}
         self.looked_at, self.row_s = now, row_s
 
     # -- what happens
@@ -98,16 +98,16 @@ class FailureDetector:
     def _sign_of(self, node: int, state: State, now: float) -> Sign | None:
         seen, quiet_s = self.liveness[node], now - self.liveness[node].alive_at
         borne_s = self.patience.silence_s + self.steps.rows * self.row_s  # a beat queues up behind rows
-        idle = seen.beat is not None and seen.beat_at > seen.left_at and not seen.busy_s
-        worked = seen.beat is None and seen.alive_at > seen.left_at
+        idle = seen.beat is not None and seen.beat_at > seen.outage_at and not seen.busy_s
+        worked = seen.beat is None and seen.alive_at > seen.outage_at
         back = (idle or worked) and quiet_s <= self.patience.silence_s and now >= seen.held_back_until
         match state:
             case State.WELL if quiet_s > borne_s:
-                return self._leaving(seen, Sign.SILENT, now)
+                return self._begin_outage(seen, Sign.SILENT, now)
             case State.STALLED if quiet_s > self.patience.silence_s:
                 return Sign.SILENT
             case State.WELL if seen.busy_s > self.steps.allowed_s(node):
-                return self._leaving(seen, Sign.STALLED, now)
+                return self._begin_outage(seen, Sign.STALLED, now)
             case State.STALLED if seen.busy_s > self.patience.stall_timeout_s:
                 return Sign.STUCK
             case State.STALLED | State.SILENT if back:
@@ -116,13 +116,13 @@ class FailureDetector:
                 return Sign.GIVEN_UP
         return None
 
-    def _leaving(self, seen: Liveness, sign: Sign, now: float) -> Sign:
+    def _begin_outage(self, seen: Liveness, sign: Sign, now: float) -> Sign:
         """`sign` ends a node's being WELL: the first time it may come back at once, then after 1 s, 2 s, 4 s, ..."""
-        if seen.departures:
-            wait_s = min(2.0 ** (seen.departures - 1), self.patience.give_up_s)
+        if seen.outages:
+            wait_s = min(2.0 ** (seen.outages - 1), self.patience.give_up_s)
             seen.held_back_until = max(seen.held_back_until, now + wait_s)
-        seen.departures += 1
-        seen.left_at = now
+        seen.outages += 1
+        seen.outage_at = now
         return sign
 
     def _missing(self, sequence: int, step: StepInFlight, cluster: Cluster, now: float) -> list[Notice]:
@@ -140,7 +140,7 @@ class FailureDetector:
             return [again]
         seen = self.liveness[node]
         if cluster.state(node) is State.WELL:
-            self._leaving(seen, Sign.STALLED, now)
+            self._begin_outage(seen, Sign.STALLED, now)
             seen.held_back_until = max(seen.held_back_until, now + HELD_BACK_S)
             return [Notice(node, Sign.STALLED), again]
         if cluster.state(node) is State.STALLED and now - step.sent_at > self.patience.stall_timeout_s:

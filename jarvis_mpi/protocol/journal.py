@@ -52,9 +52,9 @@ class Journal:
         self.rows += body
         self.end += rows
         if len(self.rows) > limit_bytes:  # the older half goes: all at once, because it moves the rest
-            kept = max(limit_bytes // 2 // self.row_bytes, 1)
-            del self.rows[: -kept * self.row_bytes]
-            self.first = self.end - kept
+            rows_left = max(limit_bytes // 2 // self.row_bytes, 1)
+            del self.rows[: -rows_left * self.row_bytes]
+            self.first = self.end - rows_left
 
     def crop(self, end: int) -> None:
         self.first, self.end, self.sure = min(self.first, end), end, min(self.sure, end)
@@ -89,13 +89,13 @@ class Journalled:
         body = memoryview(message.body)[old * (len(message.body) // message.rows) :]
         out = self.stage.run(body, journal.end, message.sequence)
         if since < journal.end:
-            kept = journal.since(since) + out
+            rows = journal.since(since) + out
         else:
-            kept = out[(since - journal.end) * (len(out) // new) :]
+            rows = out[(since - journal.end) * (len(out) // new) :]
         journal.add(out, new, self.limit_bytes)
         journal.sure = message.end - message.drafted
-        journal.lacks |= message.lacks | hole(message.runs, self.block)
-        return kept, new
+        journal.lacks |= message.lacks | layers_between(message.runs, self.block)
+        return rows, new
 
     def begin(self, message: Message, journal: Journal) -> None:
         """A new step: what was run in older ones counts as far as the end user says, or it was sure."""
@@ -119,7 +119,7 @@ class Journalled:
         return (message.step, message.end) < (journal.step, journal.end)
 
 
-def hole(runs: Iterable[Run], block: Block) -> int:
+def layers_between(runs: Iterable[Run], block: Block) -> int:
     """The layers between the last of `runs` and `block`, as bits; patched ones are lacking too."""
     before = max((run.block.stop for run in runs if not run.patch), default=0)
     return mask(range(before, block.start))

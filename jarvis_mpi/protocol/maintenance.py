@@ -1,15 +1,14 @@
 """Between two steps: what lets the next fault find a copy again, the communicator without the lost nodes, the clocks."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from ..common.layers import END_USER, Block
 from .cluster import Cluster
 from .node_state import Sign, State
+from .notes import LoadCopy, Ping, Pong, Sendable, Shrink
 from .services import Services
-from .wire import Message, note
 
-Send = Callable[[int, Message], None]
+Send = Callable[[int, Sendable], None]
 
 
 class Maintenance:
@@ -17,7 +16,7 @@ class Maintenance:
 
     def __init__(self, services: Services, send: Send, speak_s: float):
         self.link, self.stages, self.load = services.link, services.stages, services.load
-        self.hears, self.clock, self.send = services.observer, services.clock, send
+        self.observer, self.clock, self.send = services.observer, services.clock, send
         self.ordered: set[tuple[int, Block]] = set()
         self.unable: set[tuple[int, Block]] = set()  # that have said so
         self.copies_ordered_for: Cluster | None = None  # the cluster for which copies were last ordered
@@ -32,18 +31,18 @@ class Maintenance:
         if cluster is self.copies_ordered_for:
             return cluster
         self.copies_ordered_for = cluster
-        for node, block in cluster.wanted(self.ordered, self.unable):
+        for node, block in cluster.copies_to_load(self.ordered, self.unable):
             self.ordered.add((node, block))
             if node == END_USER:
                 self.stages[block] = self.load(block)
                 cluster = self.copy_loaded(cluster, node, block, step)
             else:
-                self.send(node, note(load=[block.start, block.stop]))
+                self.send(node, LoadCopy(block))
         return cluster
 
     def copy_loaded(self, cluster: Cluster, node: int, block: Block, step: int) -> Cluster:
         self.ordered.discard((node, block))
-        self.hears.copy(self.clock(), step, node, block)
+        self.observer.copy(self.clock(), step, node, block)
         return cluster.with_copy(node, block)
 
     def copy_refused(self, node: int, block: Block) -> None:
@@ -56,7 +55,7 @@ class Maintenance:
         """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
         if tuple(self.link.nodes) != self.members:
             self.members = tuple(self.link.nodes)
-            self.hears.shrunk(self.clock(), step, self.members)
+            self.observer.shrunk(self.clock(), step, self.members)
         left = [node for node in cluster.holds if cluster.state(node) is not State.GONE]
         dropped = set(self.members) - set(left)
         lost = [node for node in dropped if last_sign.get(node) is Sign.LOST]
@@ -65,7 +64,7 @@ class Maintenance:
         if all(cluster.state(node) is State.WELL for node in left):
             self.shrinking_to = left
             self.attempts += 1
-            order = note(shrink=left, attempt=self.attempts, certain=bool(lost))
+            order = Shrink(left, self.attempts, bool(lost))
             for node in left[1:]:
                 self.send(node, order)
             self.link.shrink(self.attempts, left, bool(lost))
@@ -80,10 +79,10 @@ class Maintenance:
         for node in nodes:
             if node != END_USER:
                 self.clocks_asked.add(node)
-                self.send(node, note(ping=self.clock()))
+                self.send(node, Ping(self.clock()))
 
-    def clock_answered(self, node: int, said: Mapping[str, Any]) -> None:
+    def clock_answered(self, pong: Pong) -> None:
         """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905, section 8)."""
-        now, asked_at = self.clock(), said["pong"]
-        self.clocks_asked.discard(node)
-        self.hears.offset(now, node, said["clock_s"] - (asked_at + now) / 2, (now - asked_at) / 2)
+        now, asked_at = self.clock(), pong.asked_at
+        self.clocks_asked.discard(pong.node)
+        self.observer.offset(now, pong.node, pong.clock_s - (asked_at + now) / 2, (now - asked_at) / 2)

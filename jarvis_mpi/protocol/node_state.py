@@ -6,7 +6,7 @@ from enum import Enum
 class State(Enum):
     WELL = "well"
     STALLED = "stalled"  # shows life but no progress: a copy works for it, without one it is waited for
-    SILENT = "silent"  # no sign of life, or no progress for too long: done without until it is back
+    SILENT = "silent"  # no sign of life, or no progress for too long: bypassed until it is back
     GONE = "gone"  # for good
 
 

@@ -27,8 +27,8 @@ def place(
     """
     if workers < 1:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
-    kept = kept_by_end_user(end_user_layers)
-    first, last = int("first" in kept), layers - int("last" in kept)
+    edges = edge_layers(end_user_layers)
+    first, last = int("first" in edges), layers - int("last" in edges)
     if last - first < 1:
         raise Unservable(
             f"the model has {layers} layers and --end-user-layers {end_user_layers} leaves none to the workers:"
@@ -112,12 +112,12 @@ def layers_named(words: str, depth: int) -> frozenset[int]:
     return frozenset(numbers)
 
 
-def kept_by_end_user(words: str) -> set[str]:
+def edge_layers(words: str) -> set[str]:
     """'first,last' -> {'first', 'last'}; 'none' -> {}."""
-    kept = {word.strip() for word in words.split(",")}
-    if not kept <= {"first", "last", "none"} or ("none" in kept and len(kept) > 1):
+    edges = {word.strip() for word in words.split(",")}
+    if not edges <= {"first", "last", "none"} or ("none" in edges and len(edges) > 1):
         raise Unservable(f"--end-user-layers {words!r} is not one of: first,last  first  last  none")
-    return kept - {"none"}
+    return edges - {"none"}
 
 
 def layer_counts(layers: int, workers: int, split: str, free_bytes: Sequence[float] = ()) -> list[int]:

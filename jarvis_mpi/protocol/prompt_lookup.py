@@ -6,7 +6,7 @@ LONGEST, SHORTEST = 4, 1  # tokens that must have stood there before
 
 
 class PromptLookup:
-    """What followed the same tokens when they stood there last (Saxena, "Prompt PromptLookup Decoding", 2023)."""
+    """What followed the same tokens when they stood there last (Saxena, "Prompt Lookup Decoding", 2023)."""
 
     guess_s = 0.0
 
@@ -44,9 +44,9 @@ class PromptLookup:
             coming += coming[: most - len(coming)]
         return coming
 
-    def ahead(self, most: int) -> bool:
+    def propose_ahead(self, most: int) -> bool:
         return False
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         self.ends.pop(sequence, None)
         self.done.pop(sequence, None)

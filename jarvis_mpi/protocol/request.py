@@ -38,16 +38,16 @@ class Step:
 
 @dataclass
 class Request:
-    """One sequence that is asked for. `left`: how many more tokens are wanted."""
+    """One sequence that is asked for. `tokens_left`: how many more tokens it may have."""
 
     sequence: int
-    news: RouteChanges
+    route_changes: RouteChanges
     ids: list[int] = field(default_factory=list)  # all of the text
     branch: int = 0  # how often some of it was taken back
     ran: int = 0  # positions of it that every stage has run, or has under way
     ledger: Ledger = field(default_factory=Ledger)
     step: Step | None = None
-    left: int = 0
+    tokens_left: int = 0
     end_ids: Set[int] = frozenset()
     chosen_at: float = 0.0  # the token before
 

@@ -1,4 +1,4 @@
-"""What the person is told of faults: said of what was really run, not of what was meant to be."""
+"""What the person is told of faults: it follows from what was really run, not from what was planned."""
 
 from collections.abc import Iterable
 from copy import copy
@@ -6,7 +6,7 @@ from copy import copy
 from ..common.layers import Block, mask
 from .cluster import Cluster
 from .events import Change
-from .expected_loss import NO_LOSS_KNOWN, Harm
+from .expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from .node_state import Sign
 from .wire import Run
 
@@ -14,8 +14,8 @@ from .wire import Run
 class RouteChanges:
     """Tells where a step of a sequence was run otherwise than the one before it."""
 
-    def __init__(self, cluster: Cluster, harm: Harm = NO_LOSS_KNOWN):
-        self.owners, self.harm = dict(cluster.blocks()), harm
+    def __init__(self, cluster: Cluster, expected_loss: ExpectedLoss = NO_LOSS_KNOWN):
+        self.owners, self.expected_loss = dict(cluster.blocks()), expected_loss
         self.served: dict[Block, int | None] = dict(self.owners)
         self.patched: dict[Block, Run] = {}  # by which patch
         self.last_sign: dict[int, Sign] = {}
@@ -23,18 +23,20 @@ class RouteChanges:
 
     def for_another_sequence(self) -> "RouteChanges":
         """Of another sequence, which goes on from what was told last: what it lacks is what is skipped now."""
-        news = copy(self)
-        news.served, news.patched = dict(self.served), dict(self.patched)
-        news.ever_missing = {layer for block, node in self.served.items() if node is None for layer in block}
-        return news
+        changes = copy(self)
+        changes.served, changes.patched = dict(self.served), dict(self.patched)
+        changes.ever_missing = {
+            layer for block, node in self.served.items() if node is None for layer in block
+        }
+        return changes
 
-    def seen(self, node: int, sign: Sign) -> None:
+    def sign_seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign
 
     def changes(self, step: int, runs: Iterable[Run], lacks: int) -> list[Change]:
         """What is new in how `step` was run, and in what the stages' positions so far lack (see wire.Message).
 
-        A stage may have run positions over a hole that was mended before the step came home by another way: the
+        A stage may have run positions over a hole that was mended before the step returned by another way: the
         text so far is whole, but what that stage says from now on is not what it would have been.
         """
         runs = list(runs)
@@ -57,7 +59,7 @@ class RouteChanges:
             node = owner if before is None or to == owner else before
             inexact = any(layer < block.stop for layer in self.ever_missing)
             sign = self.last_sign.get(node, Sign.LOST)
-            loss = self.harm.words(block, span) if to is None else ""
+            loss = self.expected_loss.sentence(block, span) if to is None else ""
             by = patched[block].node if span else None
             changes.append(Change(step, block, node, sign, to, inexact, by, loss))
         self.patched = patched

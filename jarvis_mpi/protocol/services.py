@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from ..common.layers import Block
 from .events import RunObserver
-from .expected_loss import NO_LOSS_KNOWN, Harm
+from .expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from .journal import Journalled
 from .link import Link
-from .speculation import NO_PROPOSALS, Drafts
+from .speculation import NO_PROPOSALS, Proposer
 from .steps_in_flight import Pace, Patience
 from .wire import Vitals
 from .worker import Clock, Patch, Stages, no_patch
@@ -39,7 +39,7 @@ class Services:
     observer: RunObserver
     vitals: Callable[[], Vitals] = Vitals
     patch: Patch = no_patch
-    drafts: Drafts = NO_PROPOSALS
+    drafts: Proposer = NO_PROPOSALS
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ class Parameters:
     pace: Mapping[int, Pace] = field(default_factory=dict)  # node -> what it measured
     speak_s: float = 10.0  # workers hear that often that the run goes on
     row_s: float = 0.0  # how long a row may be on its way over the slowest link
-    harm: Harm = NO_LOSS_KNOWN
+    expected_loss: ExpectedLoss = NO_LOSS_KNOWN

@@ -10,7 +10,7 @@ from typing import Protocol
 
 Clock = Callable[[], float]
 
-FORGET = 0.95  # what was seen counts so much less with every step
+FORGET = 0.95  # the weight that an observation has left after a step
 PRIOR_RIGHT, PRIOR_TRIED = 1.0, 2.0  # guesses, before any was seen: about half are right
 RECOVER = 0.02  # of what is known goes when nothing was tried: the text may have changed
 LATELY, TRIED_ENOUGH = 0.2, 3  # the weight of what was seen last; times
@@ -18,37 +18,37 @@ SURPRISE = 4.0  # times the usual time: a fault's, not a step's
 TRIALS = 0.03  # of the time, for guesses that did not seem to pay: they may by now
 
 
-class Drafts(Protocol):
+class Proposer(Protocol):
     """Who guesses."""
 
-    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         """What may follow `ids`, `most` tokens at the most."""
         ...
 
-    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
-        """A step with so many drafts came home after that time, and so many were right."""
+    def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+        """A step with `drafted` drafts returned after `seconds`, and `right` of them were right."""
         ...
 
-    def ahead(self) -> bool:
+    def propose_ahead(self) -> bool:
         """Guess on while the others work. -> whether there was anything to do."""
         ...
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         """It does not go on."""
         ...
 
 
 class NoProposals:
-    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         return ()
 
-    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+    def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         pass
 
-    def ahead(self) -> bool:
+    def propose_ahead(self) -> bool:
         return False
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         pass
 
 
@@ -61,7 +61,7 @@ class Source(Protocol):
     guess_s: float  # that one guess takes
 
     def follow(self, sequence: int, ids: Sequence[int]) -> None:
-        """The text so far; `ahead` may work on it."""
+        """The text so far; `propose_ahead` may work on it."""
         ...
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
@@ -69,8 +69,8 @@ class Source(Protocol):
         ...
 
     def guess(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]: ...
-    def ahead(self, most: int) -> bool: ...
-    def over(self, sequence: int) -> None: ...
+    def propose_ahead(self, most: int) -> bool: ...
+    def finished(self, sequence: int) -> None: ...
 
 
 class Rate:
@@ -93,7 +93,7 @@ class Rate:
 
 
 class Times:
-    """Seconds of a step with so many drafts: as it was lately; of a count that was hardly tried, by a line through the others.
+    """Seconds of a step, by its number of drafts: as it was lately; of a number that was hardly tried, by a line through the others.
 
     A line alone would not do: where a message outgrows a packet, or what a connection sends without being answered, the time jumps.
     """
@@ -120,7 +120,7 @@ class Times:
         """-> a step without drafts, and each draft more, by least squares."""
         count, x, y, xx, xy = self.sums
         spread = xx - x * x / count
-        # The slope that was told at first weighs as much as one draft tried.
+        # The slope that was given at first weighs as much as one draft tried.
         slope = max(0.0, (xy - x * y / count + self.prior_s) / (spread + 1.0))
         return max((y - slope * x) / count, 1e-9), slope
 
@@ -141,10 +141,10 @@ class AdaptiveProposer:
         self.rates: dict[Hashable, Rate] = {}
         self.under_way: dict[int, Hashable] = {}  # sequence -> the kind of its guesses
         self.begun: set[int] = set()  # sequences
-        self.expected: dict[int, float] = {}  # sequence -> when its step should come home
+        self.expected: dict[int, float] = {}  # sequence -> when its step should return
         self.times, self.guess_s, self.pays = Times(row_s), source.guess_s, True
 
-    def of(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
+    def propose(self, sequence: int, ids: Sequence[int], most: int) -> Sequence[int]:
         self.source.follow(sequence, ids)
         kind = self.source.kind(sequence, ids) if most > 0 else None
         tokens = self.guessed(kind, sequence, ids, most) if kind is not None and self.times.known else ()
@@ -180,7 +180,7 @@ class AdaptiveProposer:
                 best, best_rate = count, rate
         return best
 
-    def seen(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
+    def observe(self, sequence: int, drafted: int, right: int, seconds: float) -> None:
         first = sequence not in self.begun
         self.begun.add(sequence)
         self.expected.pop(sequence, None)
@@ -190,15 +190,15 @@ class AdaptiveProposer:
         if not first:  # its prompt took more
             self.times.add(drafted, seconds)
 
-    def ahead(self) -> bool:
-        """Not where a step would come home meanwhile, and wait."""
+    def propose_ahead(self) -> bool:
+        """Not where a step would return meanwhile, and wait."""
         ends_at = self.clock() + self.source.guess_s
         if not self.pays or any(ends_at > at for at in self.expected.values()):
             return False
-        return self.source.ahead(self.most)
+        return self.source.propose_ahead(self.most)
 
-    def over(self, sequence: int) -> None:
+    def finished(self, sequence: int) -> None:
         self.expected.pop(sequence, None)
         self.under_way.pop(sequence, None)
         self.begun.discard(sequence)
-        self.source.over(sequence)
+        self.source.finished(sequence)

@@ -37,7 +37,7 @@ class Pace(NamedTuple):
         return self._replace(one_s=one_s, row_s=one_s * self.row_s / self.one_s)
 
     def step_s(self, hop: Hop, rows: int) -> float:
-        """How long the node of `hop` should work on so many rows."""
+        """How long the node of `hop` should work on `rows` rows."""
         layers = 0 if hop.patch else len(hop.block)
         expected_s = layers * (self.one_s + (rows - 1) * self.row_s)
         return expected_s + layers * self.first_s * (rows > 1 and hop.since == 0)
@@ -50,7 +50,7 @@ class StepInFlight:
     hops: tuple[Hop, ...] = ()  # the workers' alone
     epoch: int = 0
     end: int = 0  # of its last piece that was sent
-    departure: int = 0  # of all departures
+    number: int = 0  # of all that were sent
     rows: int = 0  # that were sent with it
     resends: int = 0
     sent_at: float = 0.0
@@ -63,7 +63,7 @@ class StepsInFlight:
     def __init__(self, patience: Patience, pace: Mapping[int, Pace]):
         self.patience, self.pace = patience, pace
         self.by_sequence: dict[int, StepInFlight] = {}
-        self.departures = 0
+        self.sends = 0
 
     @property
     def rows(self) -> int:
@@ -79,11 +79,11 @@ class StepsInFlight:
         step = self.by_sequence[sequence] = before if more else StepInFlight(sent_at=now)
         if again:
             step.resends, step.sent_at = before.resends, before.sent_at
-        self.departures += 1
+        self.sends += 1
         step.hops = tuple(hop for hop in hops if hop.node != END_USER)
         # One piece queues up behind the other.
         step.rows += max((end - hop.since for hop in step.hops), default=0)
-        step.epoch, step.end, step.moved_at, step.departure = epoch, end, now, self.departures
+        step.epoch, step.end, step.moved_at, step.number = epoch, end, now, self.sends
         allowed_s: dict[int, float] = {}
         for hop in step.hops:
             expected_s = self.pace.get(hop.node, Pace()).step_s(hop, end - hop.since)
@@ -101,7 +101,7 @@ class StepsInFlight:
             for other in self.by_sequence.values():
                 # All that goes one way keeps its order; another way may be a shorter one.
                 same = [hop[:2] for hop in other.hops] == [hop[:2] for hop in step.hops]
-                if same and other.departure < step.departure:
+                if same and other.number < step.number:
                     other.overtaken_at = min(other.overtaken_at, now)
 
     def worked_on(self, node: int, now: float) -> None:
@@ -111,7 +111,7 @@ class StepsInFlight:
                 step.moved_at = now
 
     def postpone(self, seconds: float, now: float) -> None:
-        """Nobody could have been heard for so long."""
+        """Nobody could have been heard for these `seconds`."""
         for step in self.by_sequence.values():
             step.moved_at = min(now, step.moved_at + seconds)
 

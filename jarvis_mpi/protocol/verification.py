@@ -25,13 +25,13 @@ def accept_tokens(services: Services, request: Request, step: Step) -> tuple[lis
         ))  # fmt: skip
         request.chosen_at = now
         request.ids.append(token)
-        request.left -= 1
-        ended = token in request.end_ids or not request.left
+        request.tokens_left -= 1
+        ended = token in request.end_ids or not request.tokens_left
         if ended or row == len(step.drafts) or token != step.drafts[row]:
             break
     request.ran = len(request.ids) - 1
     if step.drafts:
         request.ledger.crop(request.ran)
-    services.drafts.seen(request.sequence, asked - 1, len(tokens) - 1, home_at - step.sent_at)
+    services.drafts.observe(request.sequence, asked - 1, len(tokens) - 1, home_at - step.sent_at)
     request.step = None
     return tokens, ended

@@ -33,7 +33,7 @@ TOGETHER, APART = b"together", b"apart"
 
 class Kind(IntEnum):
     STEP = 0  # run this activation and pass it on
-    NOTE = 1  # JSON: hello, plan, ready, failed
+    NOTE = 1  # JSON: see notes.py
     GOODBYE = 2  # the run is over: leave; its body tells how it ended
     BEAT = 3  # a worker lives; its body is a Beat
 
@@ -98,8 +98,8 @@ class Message:
 
     kind: Kind
     sequence: int = 0  # which text; several are in flight
-    epoch: int = 0  # which departure; what is of an older one of its sequence is late and changes nothing
-    step: int = 0  # a new one for every departure but those that leave again
+    epoch: int = 0  # a new one for every route, and for a step sent again; what is of an older one is late and changes nothing
+    step: int = 0  # its number; the same if it is sent again
     start: int = 0  # position of the first row in its sequence
     rows: int = 0  # positions; the body's length tells the rest
     first: int = (

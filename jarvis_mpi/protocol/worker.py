@@ -8,7 +8,20 @@ from ..common.errors import Unservable
 from ..common.layers import END_USER, Block, named
 from .journal import Behind, Journalled
 from .link import Link, Lost, Silence
-from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals, note, read_note
+from .notes import (
+    CopyLoaded,
+    CopyRefused,
+    ForgetSequence,
+    LoadCopy,
+    Note,
+    Ping,
+    Pong,
+    Sendable,
+    Shrink,
+    StageBehind,
+    read,
+)
+from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -58,7 +71,7 @@ class Worker:
                 case Kind.STEP:
                     self.step(message, len(data))
                 case Kind.NOTE:
-                    self.obey(read_note(message))
+                    self.obey(read(message, Ping, ForgetSequence, Shrink, LoadCopy))
                 case Kind.GOODBYE:
                     return message.body == APART
 
@@ -69,7 +82,7 @@ class Worker:
             return  # late or doubled: it changes nothing
         self.epochs[sequence], self.busy_since = message.epoch, self.clock()
         step, at = self.passed_on.get(sequence, (message.step, 0.0))
-        if message.step > step:  # the one before came home, from us too
+        if message.step > step:  # the one before has returned, from us too
             self.heard_of_at = max(self.heard_of_at, at)
         first = Run(
             self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes,
@@ -78,12 +91,10 @@ class Worker:
         try:
             ran_to = max(hop.block.stop for hop in message.ahead if hop.node == self.link.me)
             message = run_local_hops(first, self.stages, self.patch, message, self.clock)
-            answer, to = message, message.ahead[0].node if message.ahead else END_USER
+            answer: Sendable = message
+            to = message.ahead[0].node if message.ahead else END_USER
         except Behind as behind:
-            lacking = [behind.block.start, behind.block.stop]
-            answer = note(
-                node=self.link.me, sequence=sequence, epoch=message.epoch, behind=lacking, have=behind.have
-            )
+            answer = StageBehind(self.link.me, sequence, message.epoch, behind.block, behind.have)
             to, ran_to = END_USER, 0
         done_at = self.clock()
         self.reached[sequence] = Reached(message.epoch, message.end, ran_to)
@@ -93,7 +104,7 @@ class Worker:
         self.sent_s = self.free_at - done_at
         self.passed_on[sequence] = message.step, done_at
 
-    def pass_on(self, node: int, message: Message) -> None:
+    def pass_on(self, node: int, message: Sendable) -> None:
         """A send that stays stuck is left to go on by itself, and one to a dead node is dropped: the end user sees to it."""
         try:
             self.link.send(node, message.pack())
@@ -103,22 +114,22 @@ class Worker:
             if END_USER in lost.nodes:
                 raise
 
-    def obey(self, order: dict) -> None:
-        """The end user wants this node to forget a sequence, take part in a shrink, hold a copy or tell its clock."""
-        if "ping" in order:
-            self.pass_on(END_USER, note(node=self.link.me, pong=order["ping"], clock_s=self.clock()))
-        if "over" in order:
-            self.forget(order["over"])
-        if "shrink" in order:
-            self.link.shrink(order["attempt"], order["shrink"], order["certain"])
-        if "load" in order:
-            block = range(*order["load"])
-            try:
-                if block not in self.stages:
-                    self.stages[block] = self.load(block)
-                self.pass_on(END_USER, note(node=self.link.me, loaded=order["load"]))
-            except Unservable:  # its tensors are not here
-                self.pass_on(END_USER, note(node=self.link.me, cannot_load=order["load"]))
+    def obey(self, order: Note | None) -> None:
+        """What the end user wants of this node."""
+        match order:
+            case Ping(sent_at):
+                self.pass_on(END_USER, Pong(self.link.me, sent_at, self.clock()))
+            case ForgetSequence(sequence):
+                self.forget(sequence)
+            case Shrink(members, attempt, certain):
+                self.link.shrink(attempt, members, certain)
+            case LoadCopy(block):
+                try:
+                    if block not in self.stages:
+                        self.stages[block] = self.load(block)
+                    self.pass_on(END_USER, CopyLoaded(self.link.me, block))
+                except Unservable:  # its tensors are not here
+                    self.pass_on(END_USER, CopyRefused(self.link.me, block))
 
     def forget(self, sequence: int) -> None:
         """It does not go on: what is on its way of it comes too late."""
@@ -130,7 +141,7 @@ class Worker:
             stage.forget(sequence)
 
     def beat(self) -> None:
-        """Show the end user that this node lives, unless its work has just come home. From any thread."""
+        """Show the end user that this node lives, unless its work has just returned. From any thread."""
         now, since = self.clock(), self.busy_since
         if now - self.heard_of_at >= self.beat_s:
             busy_s = now - since if since is not None else 0.0
@@ -152,7 +163,7 @@ def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, c
                 block=hop.block, rows=message.rows, compute_s=clock() - begun, at_s=begun, patch=True
             )
             message = replace(message, ahead=tuple(rest), runs=(*message.runs, run), body=body)
-            first = own(first, hop.block)
+            first = next_arrival(first, hop.block)
             continue
         body, new = stages[hop.block].run(message, since)
         journal = stages[hop.block].journals[message.sequence]
@@ -163,10 +174,10 @@ def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, c
             message, start=since, rows=message.end - since, ahead=tuple(rest), runs=journal.runs,
             lacks=journal.lacks, body=body,
         )  # fmt: skip
-        first = own(first, hop.block)
+        first = next_arrival(first, hop.block)
     return message
 
 
-def own(run: Run, block: Block) -> Run:
+def next_arrival(run: Run, block: Block) -> Run:
     """From one own hop, that of `block`, to the next nothing travels."""
     return Run(run.node, block, 0, 0.0, 0.0, 0.0, 0, vitals=run.vitals)

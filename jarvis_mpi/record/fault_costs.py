@@ -1,4 +1,4 @@
-"""What each fault of a run cost: the gap in its answer, and the work that was done again."""
+"""Computes what each fault of a run cost: the gap in the answer, and the work that was done again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from .tables import Event
 
 @dataclass(frozen=True)
 class Fault:
-    """What became of a node, and what that cost. Times since the run's beginning."""
+    """A fault of a node, and what it cost. Times since the run's beginning."""
 
     node: int
     sign: str
@@ -19,14 +19,14 @@ class Fault:
     decided_s: float  # another route was taken; as `noticed_s` where none was needed
     mended_s: float  # the token under way was there; NaN: never
     gap_s: float  # that token's whole time
-    recomputed: int  # positions that were run again, all nodes together
-    told: tuple[str, ...]  # what the person was told of that step
+    recomputed: int  # positions that were run again, summed over the nodes
+    announcements: tuple[str, ...]  # what the user was told about that step
 
 
 def fault_costs(
     events: Sequence[Event], tokens: np.ndarray, hops: np.ndarray, follows: np.ndarray
 ) -> Iterator[Fault]:
-    """One for every sign of another state of a node. `follows`: [tokens] of bool, see Run.follows."""
+    """Yield a Fault for every sign that a node's state changed. `follows`: [tokens] of bool, see Run.follows."""
     steps = tokens["step"].tolist()
     first_of_step = {step: len(steps) - 1 - place for place, step in enumerate(steps[::-1])}
     for event in events:
@@ -45,5 +45,5 @@ def fault_costs(
             mended_s=np.nan if token is None else float(token["at_s"]),
             gap_s=np.nan if token is None else float(token["total_s"]),
             recomputed=int(again.sum()) if place is not None and follows[place] else 0,
-            told=tuple(other.text for other in same_step if other.event == "told"),
+            announcements=tuple(other.text for other in same_step if other.event == "told"),
         )

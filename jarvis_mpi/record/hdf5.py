@@ -1,8 +1,8 @@
-"""HDF5 files, opened in one way by all that write or read them, and read without trust in what they claim.
+"""Opens HDF5 files, in one way for all writers and readers, and reads them without trust in what they claim.
 
-HDF5's own locks are never asked for: it gives up where a file system has none (ENOLCK, as NFS without its lock daemon), and a
-reader's lock would stop a run that is resumed. Instead a writer takes a lock of ours where there are locks. Nothing that a file
-points to outside itself is followed, and nothing is read whose claimed size the file cannot hold.
+HDF5's own locks are never used: it gives up where a file system has none (ENOLCK, as NFS without its lock daemon), and a
+reader's lock would stop a run that is resumed. Instead a writer takes a lock of ours where there are locks. No reference to
+another file is followed, and nothing is read whose claimed size the file cannot hold.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from ..common.errors import Unservable
 from . import hdf5_check
 
 LEAST_LIMIT = 1 << 26  # bytes that any file may claim
-PACKED = 64  # how many times its size a file may claim: rows that are alike are packed, or not there yet
+PACKED = 64  # how many times its size a file may claim: equal rows are packed, or not written yet
 
 
 class InUse(OSError):
-    """Another process has the file's lock: one that writes it, or a reader with HDF5's own."""
+    """Another process has locked the file: its writer, or a reader with HDF5's own lock."""
 
     def __init__(self, path: Path | None = None) -> None:
         who = ", ".join(holders(path)) if path else ""
@@ -34,7 +34,7 @@ class InUse(OSError):
 
 
 def holders(path: Path) -> list[str]:
-    """Processes of this machine that have it open, as far as one may look."""
+    """Return the processes of this machine that have it open, as far as this user may see."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -46,7 +46,7 @@ def holders(path: Path) -> list[str]:
 
 
 def free(path: Path) -> None:
-    """Raises OSError where it cannot be written, InUse where another process has it."""
+    """Check that it can be written. Raises OSError where it cannot, InUse where another process has it."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         hold(descriptor, path)
@@ -55,15 +55,15 @@ def free(path: Path) -> None:
 
 
 def made(path: Path, libver: Any = None) -> h5py.File:
-    """A new file, where none is there; to its writer alone until `shared`. Raises OSError."""
+    """Create a new file, which only its writer may use until `shared`. Raises OSError."""
     file = h5py.File(path, "x", libver=libver, locking=False)
     hold(handle(file))
     return file
 
 
 def changed(path: Path, libver: Any = None) -> h5py.File:
-    """One that is there, to be written by this process alone until `shared`. Raises OSError, InUse if another writes it."""
-    # Before HDF5 opens it: it cuts a file to the length that it knew when it closes it again.
+    """Open an existing file to write, for this process alone until `shared`. Raises OSError, InUse if another writes it."""
+    # Lock before HDF5 opens it: on closing, HDF5 cuts a file to the length that it knew.
     first = os.open(path, os.O_RDWR)
     try:
         hold(first, path)
@@ -76,13 +76,13 @@ def changed(path: Path, libver: Any = None) -> h5py.File:
 
 
 def read(path: Path, **more: Any) -> h5py.File:
-    """To read, also where another process writes. Raises OSError."""
+    """Open a file to read, also while another process writes it. Raises OSError."""
     hdf5_check.check(path)
     return h5py.File(path, "r", locking=False, **more)
 
 
 def shared(file: h5py.File) -> None:
-    """Give up the writer's lock: readers that are not ours ask for HDF5's."""
+    """Release the writer's lock: other programs' readers ask for HDF5's."""
     with contextlib.suppress(OSError):
         fcntl.flock(handle(file), fcntl.LOCK_UN)
 
@@ -105,7 +105,7 @@ def limit(file: h5py.File) -> int:
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """The dataset of that name, if all of it is in the file and can be held. Raises KeyError or Unservable."""
+    """Return the dataset of that name, if all of it is in the file and fits. Raises KeyError or Unservable."""
     link = file.get(name, getlink=True)
     if link is None:
         raise KeyError(f"it has no {name}")
@@ -131,14 +131,14 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def plain(kind: np.dtype) -> bool:
-    """Whether it is of numbers and texts: HDF5 2.0 crashes in reading lists of what is not known (a damaged text's type)."""
+    """Whether it is of numbers and texts: HDF5 2.0 crashes in reading lists of an unknown type (of a damaged text)."""
     if kind.names is not None:
         return all(kind[name].names is None and plain(kind[name]) for name in kind.names)
     return kind.kind in "iufbS" or h5py.check_string_dtype(kind) is not None
 
 
 def rows(file: h5py.File, name: str, like: np.dtype | None = None, most: int | None = None) -> np.ndarray:
-    """The first `most` rows of a table. `like`: fields that it has to have, of these kinds. Raises KeyError or Unservable."""
+    """Return the first `most` rows of a table. `like`: the kinds of its fields. Raises KeyError or Unservable."""
     found = dataset(file, name)
     if found.ndim == 0 or (like is not None and not alike(found.dtype, like)):
         raise Unservable(f"{file.filename} is damaged: its {name} is no such table ({found.dtype})")
@@ -148,7 +148,7 @@ def rows(file: h5py.File, name: str, like: np.dtype | None = None, most: int | N
 
 
 def alike(has: np.dtype, wanted: np.dtype) -> bool:
-    """Whether all fields that both have are of one kind; a plain one: of one kind."""
+    """Whether the fields that both have are of the same kinds."""
     if has.names is None or wanted.names is None:
         return has.names == wanted.names and has.kind == wanted.kind and has.shape == wanted.shape
     return all(
@@ -158,12 +158,12 @@ def alike(has: np.dtype, wanted: np.dtype) -> bool:
 
 
 def attributes(file: h5py.File) -> dict[str, str | int | float]:
-    """All attributes, each a text or a number. Raises Unservable or ValueError."""
+    """Return all attributes, each a text or a number. Raises Unservable or ValueError."""
     found: dict[str, str | int | float] = {}
     attrs, most = file.attrs, limit(file)
     for name in attrs:
-        its = attrs.get_id(name)
-        if its.get_storage_size() > most or its.shape != () or not plain(its.dtype):
+        attribute = attrs.get_id(name)
+        if attribute.get_storage_size() > most or attribute.shape != () or not plain(attribute.dtype):
             raise Unservable(f"{file.filename} is damaged: its attribute {name} is no text and no number")
         value = attrs[name]
         if isinstance(value, str):

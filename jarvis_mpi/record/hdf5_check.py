@@ -1,6 +1,6 @@
-"""What has to hold in an HDF5 file lest its library never returns: damaged files made it loop for ever (HDF5 2.0).
+"""Checks HDF5 files for the damage that makes the library loop for ever (HDF5 2.0).
 
-A global heap, where texts of any length lie, is a chain of objects; one of number 0 and no length is a step of no length.
+A global heap, which holds texts of any length, is a chain of objects; after one of number 0 and length 0 the next one is itself.
 """
 
 import mmap
@@ -9,13 +9,13 @@ from pathlib import Path
 from ..common.given_file import regular
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-HEAP = b"GCOL\x01\x00\x00\x00"  # as it begins; no text has such bytes
+HEAP = b"GCOL\x01\x00\x00\x00"  # a heap's first bytes; no text has them
 HEADER = 16  # bytes of a heap's, and of an object's
 WIDTH = 8  # bytes of an address and of a length, in all files that we know
 
 
 def check(path: Path) -> None:
-    """Raises OSError, as HDF5 does of what it finds itself. What is no HDF5 file is left to HDF5."""
+    """Raise OSError on such damage, as HDF5 does on other damage. What is no HDF5 file is left to HDF5."""
     with regular(path).open("rb") as file:
         start = file.read(16)
         if not start.startswith(SIGNATURE):

@@ -1,4 +1,4 @@
-"""The file of `doctor --log`: what each host said, and the links between them; for analysis/predict.py and a run's --links."""
+"""Writes and reads the file of `doctor --log`: each host's answer, and the links between them; for analysis/predict.py and --links."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from . import hdf5
 
 
 class Measured(NamedTuple):
-    """Of the link between two nodes; NaN where they could not reach each other."""
+    """The link between two nodes, measured; NaN where they could not reach each other."""
 
     a: int
     b: int
@@ -34,13 +34,13 @@ Stamp = tuple[int, int, int] | None  # of a file; None: there is none
 def stamp(path: Path) -> Stamp:
     if not os.path.lexists(path):
         return None
-    there = path.stat()
-    return there.st_ino, there.st_size, there.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def usable(path: Path) -> Stamp:
-    """Raises Unservable where no file can be written, or one is there that no doctor has written."""
-    new_file.check_path(path, anew=False)
+    """Check that `path` can be written. Raises Unservable where it cannot, or where a file is there that doctor did not write."""
+    new_file.check_path(path, must_be_new=False)
     with guarded(f"--log {path} is not what doctor writes", "name another file"):
         if found := stamp(path):
             if not path.is_file():
@@ -50,16 +50,20 @@ def usable(path: Path) -> Stamp:
 
 
 def write(
-    path: Path, hosts: Sequence[str], said: Mapping[str, Any], links: Sequence[Measured], before: Stamp = None
+    path: Path,
+    hosts: Sequence[str],
+    answers: Mapping[str, Any],
+    links: Sequence[Measured],
+    before: Stamp = None,
 ) -> None:
-    """In the place of the file that `usable` found. Raises Unservable."""
+    """Replace the file that `usable` found. Raises Unservable."""
     with new_file.writing(path):
         if stamp(path) != before:
             raise Unservable(f"--log {path} was written by another process meanwhile: name another file")
         part = new_file.fresh(path)
         try:
             with part.open("xb") as file:
-                file.write(image(hosts, said, links))
+                file.write(image(hosts, answers, links))
             if before:
                 part.replace(path)
             else:
@@ -68,29 +72,29 @@ def write(
             part.unlink(missing_ok=True)
 
 
-def image(hosts: Sequence[str], said: Mapping[str, Any], links: Sequence[Measured]) -> bytes:
-    """Made in memory: HDF5 crashes where it finds no room."""
+def image(hosts: Sequence[str], answers: Mapping[str, Any], links: Sequence[Measured]) -> bytes:
+    """Make the file in memory: HDF5 crashes where a disk is full."""
     with h5py.File("doctor.h5", "w", driver="core", backing_store=False) as file:
         file.create_dataset("links", data=np.array([tuple(link) for link in links], LINKS))
         file.attrs["hosts"] = json.dumps(list(hosts))
-        file.attrs["said"] = json.dumps(said)
+        file.attrs["said"] = json.dumps(answers)
         file.flush()
         return file.id.get_file_image()
 
 
 def links_in(path: Path) -> Links:
-    """What `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through. Raises Unservable."""
+    """Read what `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through. Raises Unservable."""
     with guarded(f"--links {path} is not what doctor --log writes"):
         return links_of(path)
 
 
 def links_of(path: Path) -> Links:
-    """Raises whatever a file makes HDF5 raise."""
+    """As `links_in`; raises whatever HDF5 raises."""
     with hdf5.read(path) as file:
-        rows, told = hdf5.rows(file, "links", np.dtype(LINKS)), hdf5.attributes(file)
-    hosts = parsed(str(told["hosts"]), [str], "its attribute hosts")
-    said = parsed(str(told["said"]), {str: (str, {"host": str})}, "its attribute said")
-    names = [said[host]["host"] for host in hosts]
+        rows, attributes = hdf5.rows(file, "links", np.dtype(LINKS)), hdf5.attributes(file)
+    hosts = parsed(str(attributes["hosts"]), [str], "its attribute hosts")
+    answers = parsed(str(attributes["said"]), {str: (str, {"host": str})}, "its attribute said")
+    names = [answers[host]["host"] for host in hosts]
     return {
         frozenset((names[row["a"]], names[row["b"]])): [
             figure if math.isfinite(figure) and figure >= 0 else None

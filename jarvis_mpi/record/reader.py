@@ -1,4 +1,4 @@
-"""The one reader of records: of every schema, while they grow, and after `kill -9`. h5py and numpy, no MPI, no torch."""
+"""Reads records: of every schema, while they grow, and after `kill -9`. Needs h5py and numpy, no MPI, no torch."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from .tables import tables
 
 
 def load(path: Path | str) -> Run:
-    """All that is in the record now. Raises Unreadable."""
+    """Read all that is in the record now. Raises Unreadable."""
     path = Path(path)
     try:
         with guarded(f"{path} is damaged"), opened(path) as file:
@@ -32,7 +32,7 @@ def load(path: Path | str) -> Run:
 
 
 def opened(path: Path) -> h5py.File:
-    """Also one that another process writes, or was writing when it was killed."""
+    """Open the file, also if another process writes it, or wrote it when it was killed."""
     if not path.is_file():
         raise Unreadable(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     try:
@@ -50,13 +50,13 @@ def opened(path: Path) -> h5py.File:
 
 
 def claimed_bytes(path: Path) -> int:
-    """The file's length as its superblock says (HDF5's file format, version 3): SWMR does not look, and would wait for more."""
+    """Return the file's length as its superblock has it (HDF5's file format, version 3): SWMR does not look, and would wait for more."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(36)[28:36], "little")
 
 
 def read(path: Path, file: h5py.File) -> Run:
-    """The run in an open file. Raises ValueError, KeyError or Unservable."""
+    """Read the run from an open file. Raises ValueError, KeyError or Unservable."""
     schema = schema_of(path, file)
     tokens, hops, events, clocks = tables(file, schema)
     attributes = {
@@ -69,7 +69,7 @@ def read(path: Path, file: h5py.File) -> Run:
 
 
 def schema_of(path: Path, file: h5py.File) -> int:
-    """The schema that the file has. Raises Unreadable where it is no record, or one that is newer than this reader."""
+    """Return the file's schema. Raises Unreadable where it is no record, or newer than this reader."""
     schema = file.attrs.get("schema")
     if not isinstance(schema, int | np.integer) or schema < 1:
         raise Unreadable(f"{path} is no record of a run: it says of no schema that it is of")
@@ -83,7 +83,7 @@ def schema_of(path: Path, file: h5py.File) -> int:
 
 
 def unpacked(value: Any) -> Any:
-    """JSON, where an attribute is."""
+    """Parse an attribute that is JSON."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             return json.loads(value)

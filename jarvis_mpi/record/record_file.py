@@ -1,7 +1,7 @@
-"""The HDF5 file of a run that is under way: made or opened again, and rows put at the ends of its tables.
+"""Creates or reopens the HDF5 file of a run, and appends rows to its tables.
 
-It can be read while it grows (reader.py; HDF5 calls that SWMR): all datasets are there from the start, rows are
-only added, what a row points at stands before the row.
+It can be read while it grows (reader.py; HDF5 calls that SWMR): all datasets exist from the start, rows are
+only added, and what a row points at is written before the row.
 """
 
 import functools
@@ -24,17 +24,17 @@ from . import hdf5
 from .schema import FIELDS, LIBVER, SCHEMA
 
 CHUNK_ROWS = {"tokens": 256, "hops": 1024, "events": 64, "clocks": 64, "text": 4096}
-UNFINISHED: list[Any] = []  # for which there was no room: HDF5 crashes where one is let go
+UNFINISHED: list[Any] = []  # files whose disk is full: HDF5 crashes where one is released
 
 
 class Tells(Protocol):
-    """Who is told that the recording had to end."""
+    """Tells the user that the recording had to end."""
 
     def tell(self, line: str) -> None: ...
 
 
 class RecordFile:
-    """Times come in by the end user's clock and are written since the run's beginning, also of a run that is resumed."""
+    """The open file. Times come in by the end user's clock and are written since the run's beginning, also of a resumed run."""
 
     def __init__(self, path: Path, file: h5py.File, begun_at: float, now: float, screen: Tells):
         """`file` is written for readers from now on; `begun_at`: the run's beginning by the end user's clock."""
@@ -57,9 +57,9 @@ class RecordFile:
         self.add("events", row)
 
     def add(self, name: str, *rows: Any) -> None:
-        """On disk when this returns. Where that cannot be (the disk is full), the recording ends, and the run goes on.
+        """Append rows, on disk when this returns. Where that fails (the disk is full), the recording ends, and the run goes on.
 
-        HDF5 crashes where such a file is closed, or one of its datasets let go: nobody touches them any more.
+        HDF5 crashes where such a file is closed, or one of its datasets released: they are never touched again.
         """
         if not self.writes or not rows:
             return
@@ -77,7 +77,7 @@ class RecordFile:
 
 
 def created(path: Path, attributes: Mapping[str, Any], now: float, screen: Tells) -> RecordFile:
-    """A new file with `attributes`; it has its name when others can read it. Raises Unservable."""
+    """Create a file with `attributes`; it gets its name once others can read it. Raises Unservable."""
     part = new_file.fresh(path)
     held: list[Any] = []
     try:
@@ -95,7 +95,7 @@ def created(path: Path, attributes: Mapping[str, Any], now: float, screen: Tells
 
 
 def lay_out(file: h5py.File, attributes: Mapping[str, Any], now: float) -> None:
-    """The empty tables and the attributes. Raises OSError or RuntimeError."""
+    """Write the empty tables and the attributes. Raises OSError or RuntimeError."""
     for name, fields in FIELDS.items():
         dtype = np.dtype([(field.name, field.type) for field in fields]) if name != "text" else np.dtype("u1")
         file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(CHUNK_ROWS[name],))
@@ -105,7 +105,7 @@ def lay_out(file: h5py.File, attributes: Mapping[str, Any], now: float) -> None:
 
 
 def reopened(path: Path, now: float, screen: Tells, at_s: float) -> RecordFile:
-    """The file of a run that is resumed, whose last row is of `at_s`; nobody writes it any more. Raises Unservable."""
+    """Open the file of a resumed run, whose last row is of `at_s`; nobody else writes it any more. Raises Unservable."""
     try:
         file = hdf5.changed(path, libver=LIBVER)
     except OSError as error:
@@ -116,20 +116,20 @@ def reopened(path: Path, now: float, screen: Tells, at_s: float) -> RecordFile:
 
 
 def for_readers(file: h5py.File) -> h5py.File:
-    """The same file, which others may read from now on while it grows."""
+    """Return the same file, which others may read from now on while it grows."""
     file.swmr_mode = True
     hdf5.shared(file)
     return file
 
 
 def reason(error: OSError | RuntimeError) -> str:
-    """Of HDF5's many words those that the system said."""
+    """Return the system's own error message out of HDF5's."""
     found = re.search(r"error message = '([^']*)'", str(error))
     return found[1] if found else getattr(error, "strerror", None) or str(error).splitlines()[0]
 
 
 def append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
-    """By HDF5's own calls: h5py's `dataset[end:] = rows` takes four times as long, for it looks at the type each time."""
+    """Append rows by HDF5's own calls: h5py's `dataset[end:] = rows` takes four times as long, for it looks at the type each time."""
     end = dataset.id.shape[0]
     dataset.id.set_extent((end + len(rows),))
     place = dataset.id.get_space()
@@ -144,5 +144,5 @@ def memory_type(dtype: np.dtype) -> h5t.TypeID:
 
 
 def plain(value: Any) -> str | int | float:
-    """What is no text or number goes in as JSON."""
+    """Return texts and numbers as they are, all else as JSON."""
     return value if isinstance(value, str | int | float) else json.dumps(value)

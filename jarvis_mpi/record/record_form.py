@@ -1,4 +1,4 @@
-"""What the JSON in a record must be like, so that its readers can rely on it."""
+"""Checks the form of the JSON in a record, so that readers can rely on it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -58,8 +58,8 @@ def check_event(name: str, text: str, schema: int, where: str) -> None:
         return
     if name not in EVENTS:
         raise ValueError(f"{where} is a {name!r}, which there cannot be")
-    said = parsed(text, EVENTS[name], f"the text of {where} ({name})")
+    payload = parsed(text, EVENTS[name], f"the text of {where} ({name})")
     if name == "resumed":
-        check_start(said, f"the text of {where} (resumed)")
-    if name == "route" and not all(len(hop) in (3, 4) and min(hop) >= 0 for hop in said):
+        check_start(payload, f"the text of {where} (resumed)")
+    if name == "route" and not all(len(hop) in (3, 4) and min(hop) >= 0 for hop in payload):
         raise ValueError(f"the text of {where} is no route: {text[:60]}")

@@ -1,4 +1,4 @@
-"""A record whose writer was killed is made one for every HDF5 program: its flag is cleared, half rows are dropped."""
+"""Repairs a record whose writer was killed, for any HDF5 program: clears its flag, drops half rows."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from .reader import load, opened
 from .run import Run, Unreadable
 from .schema import FIELDS, LIBVER
 
-QUIET_S = 60.0  # a run writes its clocks' offsets every ten seconds
+QUIET_S = 60.0  # a run writes a row of clock offsets every ten seconds
 
 
 def mend(path: Path) -> Run:

@@ -1,4 +1,4 @@
-"""python -m jarvis_mpi.record.replay RUN.h5: the decisions of a run, made once more from the signs in its record."""
+"""python -m jarvis_mpi.record.replay RUN.h5: makes the decisions of a run once more, from the signs in its record."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -16,41 +16,41 @@ from .reader import load
 NEEDED = ("placement", "copies", "policy", "room", "settings")
 
 
-def crew_at_start(said: Mapping[str, Any]) -> Cluster:
-    """From the attributes that a start left."""
-    policy = said["policy"]
+def cluster_at_start(attributes: Mapping[str, Any]) -> Cluster:
+    """Build the cluster from the attributes that a start wrote."""
+    policy = attributes["policy"]
     return Cluster(
-        {int(node): tuple(map(block_of, held)) for node, held in said["placement"].items()},
-        {block_of(block): tuple(nodes) for block, nodes in said["copies"].items()},
+        {int(node): tuple(map(block_of, held)) for node, held in attributes["placement"].items()},
+        {block_of(block): tuple(nodes) for block, nodes in attributes["copies"].items()},
         Policy(
             tuple(policy["ladder"]),
             policy["max_skipped"],
             frozenset(policy["never_skip"]),
-            said["settings"]["copies"],
+            attributes["settings"]["copies"],
             None if policy.get("copied") is None else frozenset(map(block_of, policy["copied"])),
         ),
-        {int(node): room for node, room in said["room"].items()},
-        patches=frozenset(map(block_of, said.get("patches", ()))),
-        patchers=frozenset(said.get("patchers", ())),
+        {int(node): room for node, room in attributes["room"].items()},
+        patches=frozenset(map(block_of, attributes.get("patches", ()))),
+        patchers=frozenset(attributes.get("patchers", ())),
     )
 
 
 def replayed(path: Path) -> Iterator[str]:
-    """A line for every event; of a route it says whether it follows from the signs before it."""
+    """Yield a line for every event; a route's line says whether it follows from the signs before it."""
     record = load(path)
     for start in record.starts:
         if lacking := [name for name in NEEDED if name not in start]:
             raise Unservable(
                 f"{path} was made by a version that did not record {lacking[0]}: it cannot be replayed"
             )
-    cluster = crew_at_start(record.attributes)
+    cluster = cluster_at_start(record.attributes)
     for event in record.events:
         when = f"{event.at_s:9.3f} s  step {event.step:4d}"
         match event.event:
             case "route":
                 taken = tuple(
                     Hop(node, range(first, first + n), patch=bool(patch))
-                    for node, first, n, *patch in event.said
+                    for node, first, n, *patch in event.payload
                 )
                 verdict = "as decided" if cluster.route() == taken else f"NOT what follows: {cluster.route()}"
                 yield f"{when}  {' > '.join(map(str, taken))}  {verdict}"
@@ -60,18 +60,18 @@ def replayed(path: Path) -> Iterator[str]:
             case "shrunk":
                 yield f"{when}  the communicator has nodes {event.text}"
             case "asked":
-                yield f"{when}  asked: {event.said['prompt']!r}"
+                yield f"{when}  asked: {event.payload['prompt']!r}"
             case "answered":
-                yield f"{when}  the answer's end: {event.text if record.schema < 4 else event.said['ended']}"
+                yield f"{when}  the answer's end: {event.text if record.schema < 4 else event.payload['ended']}"
             case "resumed":
-                cluster = crew_at_start(event.said)
-                yield f"{when}  resumed by {len(event.said['hosts'])} nodes"
+                cluster = cluster_at_start(event.payload)
+                yield f"{when}  resumed by {len(event.payload['hosts'])} nodes"
             case "done" | "ended":
-                yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.said['sentence'])}"
+                yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.payload['sentence'])}"
             case "told" | "words":
                 yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:
-                cluster = cluster.after(event.node, Sign[event.event])
+                cluster = cluster.with_event(event.node, Sign[event.event])
                 yield f"{when}  node {event.node}: {Sign[event.event].value}"
 
 

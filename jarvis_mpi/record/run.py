@@ -1,9 +1,9 @@
-"""The Run that stands in a record: its attributes, its tables, and what follows from them.
+"""A record's Run: its attributes, its tables, and what is computed from them.
 
     run = load("runs/20261125-011225-17990.h5")
     run.tokens["total_s"], run.hops[run.hops["node"] == 3], run.questions, run.faults
 
-See docs/records.md for what the fields are.
+docs/records.md describes the fields.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Unreadable(Unservable):
 
 
 class Lacking(Unreadable, AttributeError):
-    """A record that lacks what is asked of it."""
+    """The record lacks this attribute."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Run:
     events: list[Event]
 
     def __getattr__(self, name: str) -> Any:
-        """An attribute of the record: run.settings, run.hosts, run.prompt ..."""
+        """Return an attribute of the record: run.settings, run.hosts, run.prompt ..."""
         try:
             return self.attributes[name]
         except KeyError:
@@ -46,7 +46,7 @@ class Run:
 
     @property
     def ended(self) -> str:
-        """'done', 'ended' too early, or '': it goes on, or was killed."""
+        """'done'; 'ended': too early; '': it goes on, or was killed."""
         if self.schema < 4:
             return {"": "", "text": "done"}.get(self.attributes.get("ended", ""), "ended")
         return self.events[-1].event if self.events and self.events[-1].event in ("done", "ended") else ""
@@ -57,11 +57,11 @@ class Run:
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
-        """The attributes of each start: the first, and every --resume."""
-        return [self.attributes, *(event.said for event in self.events if event.event == "resumed")]
+        """The attributes of each start: the first one, and every --resume."""
+        return [self.attributes, *(event.payload for event in self.events if event.event == "resumed")]
 
     def _of_starts(self, name: str) -> list[Any]:
-        """That attribute of each start that has it. Raises Lacking where none has."""
+        """Return that attribute of each start that has it. Raises Lacking where none has."""
         if not (found := [start[name] for start in self.starts if name in start]):
             raise Lacking(f"{self.path} does not say its {name}")
         return found
@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def questions(self) -> list[Question]:
-        """In the order in which they were asked; several may have been in flight."""
+        """The questions in the order asked; several may have been in flight."""
         return questions(self.events, self.tokens, self.schema, self._chats)
 
     def _chats(self) -> bool:
@@ -100,7 +100,7 @@ class Run:
 
     @cached_property
     def follows(self) -> np.ndarray:
-        """[tokens] of bool: whether another token of the same answer is before it: its time holds no prompt."""
+        """[tokens] of bool: whether it follows another token of the same answer, so that its time includes no prompt."""
         tokens = self.tokens
         first = {question.step for question in self.questions} or {0}
         for step in self.resumed_steps:  # of every sequence that goes on after it
@@ -114,10 +114,10 @@ class Run:
         return list(fault_costs(self.events, self.tokens, self.hops, self.follows))
 
     def on_one_clock(self, hops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """When the work of each of `hops` began, since the run's beginning, and how far off that may be, in seconds.
+        """Return when the work of each of `hops` began, since the run's beginning, and how far off that may be, in seconds.
 
-        The offsets on both sides of a moment are joined by a line; of those within a minute the best ones count.
-        NaN where a node's clock was never compared (schema 3 and before).
+        Interpolates between the offsets before and after; of those within a minute, the best ones count. NaN where a
+        node's clock was never compared (schema 3 and before).
         """
         at, within = np.full(len(hops), np.nan), np.full(len(hops), np.nan)
         # Each start compares the clocks again, the end user's with itself first: a machine may have been booted in between.
@@ -135,7 +135,7 @@ class Run:
 
 
 def nearby_minimum(clocks: np.ndarray, within_s: float = 60.0) -> np.ndarray:
-    """The least uncertainty of those around each round trip."""
+    """Return the least uncertainty of the round trips around each one."""
     first = np.searchsorted(clocks["at_s"], clocks["at_s"] - within_s)
     last = np.searchsorted(clocks["at_s"], clocks["at_s"] + within_s, side="right")
     return np.array([clocks["uncertainty_s"][a:b].min() for a, b in zip(first, last, strict=True)])

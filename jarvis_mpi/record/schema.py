@@ -1,4 +1,4 @@
-"""What stands in a record, in one place. docs/records.md is made from it (docs/make/generated.py)."""
+"""Lists all that is in a record, in one place. docs/records.md is made from it (docs/make/generated.py)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The skip study's file: what is to be scored, what is done, and what came out. NaN and '' until it is there."""
+"""Reads and writes the skip study's file: what is to be scored, and the results; NaN and '' until they are there."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Kind(StrEnum):
 
 
 class Unit(NamedTuple):
-    """What one rank does in one go. `at`: a first hole (TEXT) or a case's number (ANSWER), else 0."""
+    """A task that one rank does at a time. `at`: a first hole (TEXT) or a case's number (ANSWER), else 0."""
 
     kind: str
     number: int
@@ -37,7 +37,7 @@ class Unit(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What `nats` is of: a window of the text, or a choice of a question."""
+    """A column of `nats`: a window of the text, or a choice of a question."""
 
     task: str
     subject: str
@@ -49,7 +49,7 @@ class Item(NamedTuple):
 
 
 class StudyFile:
-    """Raises Unservable if the file cannot be used, or is of another study. `says`: what the study is; see study.main."""
+    """The open file. Raises Unservable if it cannot be used, or is of another study. `says`: what the study is; see study.command."""
 
     def __init__(
         self,
@@ -88,15 +88,15 @@ class StudyFile:
             raise
 
     def check(self, path: Path, names: list[str], says: Mapping[str, Any]) -> None:
-        """Raises Unservable where the file is of another study, or none."""
+        """Raise Unservable where the file is of another study, or of none."""
         from . import hdf5
 
-        said, was = hdf5.attributes(self.file), texts(self.file, "cases")
+        attributes, was = hdf5.attributes(self.file), texts(self.file, "cases")
         if was != names or any(
-            said.get(name) != value for name, value in says.items() if isinstance(value, str | int)
+            attributes.get(name) != value for name, value in says.items() if isinstance(value, str | int)
         ):
             raise Unservable(
-                f"--log {path} is of another study ({len(was)} cases of {said.get('model')}): name another file"
+                f"--log {path} is of another study ({len(was)} cases of {attributes.get('model')}): name another file"
             )
         shapes = {
             "items": (len(self.items),),
@@ -113,7 +113,7 @@ class StudyFile:
 
         if strange := sorted(set(self.file) - {"items", "nats", "answers", "prompts"}):
             raise Unservable(f"{self.file.filename} is no study, it holds {strange[0]}: name another file")
-        for name in list(self.file):  # of one that was killed while it made them
+        for name in list(self.file):  # left by a study that was killed here
             del self.file[name]
         text = h5py.string_dtype()
         rows = [(cut(item.task), cut(item.subject), *item[2:]) for item in self.items]
@@ -126,7 +126,7 @@ class StudyFile:
         self.file.flush()
 
     def left(self) -> list[Unit]:
-        """What is not done yet, in order."""
+        """Return what is not done yet, in order."""
         import numpy as np
 
         nats, answers = self.file["nats"][:], self.file["answers"][:]
@@ -146,7 +146,7 @@ class StudyFile:
         return list(dict.fromkeys(found))
 
     def write(self, unit: Unit, came: Any) -> None:
-        """On disk when this returns. `came`: what Worker.do gave, as JSON has it."""
+        """Write a result, on disk when this returns. `came`: Worker.do's, as JSON has it."""
         if unit.kind == Kind.RANK:
             self.file.attrs["rankings"] = json.dumps(came)
         elif unit.kind == Kind.ANSWER:
@@ -163,19 +163,19 @@ class StudyFile:
 
 
 def cut(name: str) -> bytes:
-    """As much of it as a column takes, of whole characters."""
+    """Return as much of the name as a column takes, in whole characters."""
     return name.encode()[:NAME_BYTES].decode(errors="ignore").encode()
 
 
 def texts(file: "h5py.File", name: str) -> list[str]:
-    """A column of texts. Raises Unservable, KeyError or UnicodeDecodeError."""
+    """Read a column of texts. Raises Unservable, KeyError or UnicodeDecodeError."""
     from . import hdf5
 
     return [cell.decode() for cell in hdf5.rows(file, name).tolist()]
 
 
 def table(file: "h5py.File", name: str) -> "np.ndarray":
-    """`items`. Raises Unservable or KeyError."""
+    """Read `items`. Raises Unservable or KeyError."""
     import numpy as np
 
     from . import hdf5
@@ -187,7 +187,7 @@ def table(file: "h5py.File", name: str) -> "np.ndarray":
 
 
 def costs_in(path: Path, depth: int) -> dict[Case, float]:
-    """Nats a token over the whole model's, of every case whose text is scored. Raises Unservable."""
+    """Return the nats a token over the whole model's of every case whose text is scored. Raises Unservable."""
     import numpy as np
 
     from . import hdf5
@@ -195,18 +195,20 @@ def costs_in(path: Path, depth: int) -> dict[Case, float]:
     with guarded(f"--study {path} is no study"), hdf5.read(path) as file:
         cases = [study_file.case_of(name) for name in texts(file, "cases")]
         items, nats = table(file, "items"), hdf5.rows(file, "nats", np.dtype("f8"))
-        its_depth = hdf5.attributes(file)["depth"]
+        file_depth = hdf5.attributes(file)["depth"]
         if nats.shape != (len(cases), len(items)):
             raise Unservable(
                 f"--study {path} is damaged: {nats.shape} figures of {len(cases)} cases and {len(items)} items"
             )
-    if its_depth != depth:
-        raise Unservable(f"--study {path} is of a model with {its_depth} layers, this one has {depth}")
+    if file_depth != depth:
+        raise Unservable(f"--study {path} is of a model with {file_depth} layers, this one has {depth}")
     text = items["answer"] < 0
-    told = nats[:, text].sum(axis=1) / max(1, items["tokens"][text].sum())
-    whole = dict(zip(cases, told.tolist(), strict=True)).get(study_file.WHOLE, float("nan"))
+    nats_per_token = nats[:, text].sum(axis=1) / max(1, items["tokens"][text].sum())
+    whole = dict(zip(cases, nats_per_token.tolist(), strict=True)).get(study_file.WHOLE, float("nan"))
     known = {
-        case: cost - whole for case, cost in zip(cases, told.tolist(), strict=True) if cost == cost and case
+        case: cost - whole
+        for case, cost in zip(cases, nats_per_token.tolist(), strict=True)
+        if cost == cost and case
     }
     if not text.any() or not known or not np.isfinite(whole):
         raise Unservable(f"--study {path} holds no text's losses: give it one made with --tasks text")
@@ -217,15 +219,15 @@ WHOLE: Case = frozenset()
 
 
 def written(case: Case) -> str:
-    """'3+7'; '' for the whole model."""
+    """Return the case as text: '3+7'; '' for the whole model."""
     return "+".join(map(str, sorted(case)))
 
 
 def case_of(words: str) -> Case:
-    """'3+7' or '', as `written` writes it."""
+    """Parse a case: '3+7' or '', as `written` writes it."""
     return frozenset(map(int, filter(None, words.split("+"))))
 
 
 def first_of(case: Case, depth: int) -> int:
-    """Its first hole; `depth` if it has none."""
+    """Return the case's first hole; `depth` if it has none."""
     return min(case, default=depth)

@@ -1,4 +1,4 @@
-"""The tables of a record, of any schema, as numpy's: only the rows that are whole, with the fields of today's schema."""
+"""Reads a record's tables, of any schema, into numpy's: only complete rows, with the fields of today's schema."""
 
 import json
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Event:
     text: str
 
     @property
-    def said(self) -> Any:
-        """The text, where it is JSON, as a value."""
+    def payload(self) -> Any:
+        """The text's value, where it is JSON."""
         return json.loads(self.text)
 
 
@@ -44,7 +44,7 @@ def tables(file: h5py.File, schema: int) -> Tables:
 
 
 def tables_since_4(file: h5py.File) -> Tables:
-    """A row counts when what it points at is there, whose rows were written before it: therefore this order."""
+    """Read the tables, each before what its rows point at: a row counts only if that is there, and that was written first."""
     tokens = rows_of(file, "tokens")
     tokens = tokens[: first_where(tokens["at_s"] == 0)]
     hops = rows_of(file, "hops", int(tokens["hops"].sum()))
@@ -57,7 +57,7 @@ def tables_since_4(file: h5py.File) -> Tables:
 
 
 def tables_until_3(file: h5py.File) -> Tables:
-    """Of schemas that had no clocks, and neither a token's moment nor its number of hops: both are worked out."""
+    """Read the tables of schemas without clocks, a token's moment and its number of hops; compute the latter two."""
     tokens, hops = rows_of(file, "tokens"), rows_of(file, "hops")
     steps, counts = np.unique(hops["step"], return_counts=True)
     hops_of = dict(zip(steps.tolist(), counts.tolist(), strict=True))
@@ -73,7 +73,7 @@ def tables_until_3(file: h5py.File) -> Tables:
 
 
 def rows_of(file: h5py.File, name: str, most: int | None = None) -> np.ndarray:
-    """Rows of any schema with the fields of this one; a field that they lack is 0, or what stands for unknown."""
+    """Read rows of any schema with the fields of this one; a field that they lack is 0, or the value for unknown."""
     rows = hdf5.rows(file, name, TYPES[name], most)
     found = np.zeros(len(rows), TYPES[name])
     if name == "hops":
@@ -84,7 +84,7 @@ def rows_of(file: h5py.File, name: str, most: int | None = None) -> np.ndarray:
 
 
 def first_where(true: np.ndarray) -> int:
-    """The place of the first True; the length where there is none."""
+    """Return the index of the first True; the length where there is none."""
     return int(true.argmax()) if true.any() else len(true)
 
 

@@ -1,6 +1,6 @@
-"""The record of a run: one HDF5 file, written by the end user, whole after `kill -9` of anyone; see docs/records.md.
+"""Writes the record of a run: one HDF5 file, by the end user, complete after `kill -9` of anyone; see docs/records.md.
 
-Workers' rows came with the messages.
+Workers' rows come with their messages.
 """
 
 import json
@@ -16,7 +16,7 @@ from .record_file import RecordFile, Tells, created, reopened
 
 
 class RecordedFaults:
-    """What protocol.events.RunObserver asks for: faults and what was decided, as events."""
+    """Records faults and decisions as events. See protocol.events.RunObserver."""
 
     def __init__(self, file: RecordFile):
         self.file = file
@@ -34,24 +34,24 @@ class RecordedFaults:
     def change(self, at_s: float, change: Change) -> None:
         self.file.add_event(at_s, change.step, change.node, "told", change.block, str(change))
 
-    def words(self, at_s: float, step: int, node: int, words: str) -> None:
+    def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.file.add_event(at_s, step, node, "words", text=words)
 
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:
         self.file.add_event(at_s, step, -1, "shrunk", text=json.dumps(list(nodes)))
 
     def offset(self, at_s: float, node: int, offset_s: float, uncertainty_s: float) -> None:
-        """The node's clock is ahead of the end user's by `offset_s`, +- `uncertainty_s`."""
+        """Record that the node's clock is ahead of the end user's by `offset_s`, +- `uncertainty_s`."""
         self.file.add_clock(at_s, node, offset_s, uncertainty_s)
 
 
 class Record(RecordedFaults):
-    """The record of a whole run: its questions, answers and tokens beside its faults."""
+    """Records a whole run: questions, answers and tokens beside the faults."""
 
     def __init__(
         self, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, file: RecordFile | None = None
     ):  # fmt: skip
-        """A new file with `attributes`, or `file`, which is there. Raises Unservable."""
+        """Create a file with `attributes`, or use `file`. Raises Unservable."""
         super().__init__(file or created(path, attributes, now, screen))
         self.path, self.begun_at = path, self.file.begun_at
         self.layers = 0  # run for the last token
@@ -60,7 +60,7 @@ class Record(RecordedFaults):
     def resumed(
         cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, at_s: float, step: int
     ) -> "Record":
-        """Go on with the file, which nobody writes any more; its last row is of `at_s`, and `step` is the next."""
+        """Continue the file, which nobody else writes any more; its last row is of `at_s`, and `step` is the next."""
         record = cls(path, attributes, now, screen, reopened(path, now, screen, at_s))
         record.file.add_event(now, step, -1, "resumed", text=json.dumps(dict(attributes)))
         return record
@@ -68,26 +68,26 @@ class Record(RecordedFaults):
     def asked(
         self, at_s: float, step: int, sequence: int, prompt: str, ids: Sequence[int], kept: int
     ) -> None:
-        """A question whose first token will be `step`; of its `ids` the first `kept` were there before."""
+        """Record a question whose first token will be `step`; the first `kept` of its `ids` were there before."""
         question = {"sequence": sequence, "prompt": prompt, "kept": kept, "ids": list(ids)}
         self.file.add_event(at_s, step, -1, "asked", text=json.dumps(question))
 
     def answered(self, at_s: float, step: int, sequence: int, ended: str, text: str) -> None:
-        """`step` is one after the answer's last."""
+        """Record an answer's end; `step` is one after its last."""
         answer = {"sequence": sequence, "ended": ended, "text": text}
         self.file.add_event(at_s, step, -1, "answered", text=json.dumps(answer))
 
     def refused(self, at_s: float, step: int, number: int, why: str) -> None:
-        """The line of that number of --prompts cannot be asked."""
+        """Record that this line of --prompts cannot be asked."""
         self.file.add_event(at_s, step, -1, "refused", text=json.dumps({"line": number, "error": why}))
 
     def ended(self, at_s: float, step: int, sentence: str, done: bool, peak_bytes: Mapping[int, int]) -> None:
-        """The last event: `done`, or what there is to resume. `sentence`: what went wrong, if anything."""
+        """Record the last event: `done`, or else the run can be resumed. `sentence`: what went wrong, if anything."""
         end = {"sentence": sentence, "peak_bytes": peak_bytes}
         self.file.add_event(at_s, step, -1, "done" if done else "ended", text=json.dumps(end))
 
     def write(self, token: Token) -> None:
-        """One token and the hops it took, on disk when this returns."""
+        """Record one token and the hops it took, on disk when this returns."""
         hops = [
             (
                 token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block), run.at_s,

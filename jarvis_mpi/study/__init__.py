@@ -1,4 +1,4 @@
-"""What each layer is worth, and what is made of that: patches for lost blocks, draft models.
+"""Measure what each layer is worth; fit patches for lost blocks and draft models.
 
 `command`, `fit_patches` and `fit_draft` are commands. No other wing imports this one.
 """

@@ -1,4 +1,4 @@
-"""Of a file of prompts, those that can be asked."""
+"""Read the prompts of a file that can be asked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,22 +19,22 @@ def askable_in(
     left_out: "Refuse",
     check: Callable[[str], None] = lambda prompt: None,
 ) -> tuple[list[str], list[list[int]]]:
-    """Those of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
+    """Return the prompts of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
 
-    `left_out` is given the others; `check` raises Unservable for what else cannot be taken.
+    `left_out` is called with the others; `check` raises Unservable for prompts that are refused for another reason.
     """
     from ..model.askable import askable
 
-    found, its_ids = [], []
+    found, prompt_ids = [], []
     for line in read(path):
         try:
             if line.wrong:
                 raise Unservable(line.wrong)
             check(line.prompt)
-            its_ids.append(askable(text, (), line.prompt, context))
+            prompt_ids.append(askable(text, (), line.prompt, context))
         except Unservable as error:
             place = "" if line.wrong else f"line {line.number}: "
             left_out(f"--prompts {path}", f"{place}{error}")
             continue
         found.append(line.prompt)
-    return found, its_ids
+    return found, prompt_ids

@@ -1,11 +1,11 @@
-"""python -m jarvis_mpi study: what skipping layers costs, for every single layer, every pair, every block.
+"""python -m jarvis_mpi study: measure what skipping layers costs, for every single layer, every pair, every block.
 
     mpirun -n 3 python -m jarvis_mpi study --model gemma-3-270m --cases singles,pairs,blocks-8 --log study.h5
     mpirun -n 9 python -m jarvis_mpi study --tasks mmlu:FOLDER --shots 5 --cases singles,blocks-3 --log mmlu.h5
     python -m jarvis_mpi study --tasks none --prompts FILE --cases singles --log answers.h5
 
-Every rank holds the whole model and works on units of its own; rank 0 hands them out, keeps the file, and with `-n 1`
-does all by itself. The file can be gone on with at any moment: the same command line does what is left.
+Every rank holds the whole model and works on units of its own; rank 0 hands them out, writes the file, and with `-n 1`
+does all by itself. A study can be continued at any moment: the same command line does what is left.
 python analysis/skip_map.py and analysis/skip_tasks.py draw it.
 """
 
@@ -21,7 +21,7 @@ from ..common.cache_folder import Say
 from ..common.errors import Unservable
 from ..common.settings import DEFAULT_MODEL, DTYPES
 from ..model import checkpoint
-from ..net.launcher import connected, size_told
+from ..net.launcher import connected, launch_size
 from ..protocol.link import Lost, Silence
 from ..record.study_file import StudyFile
 from . import skip_cases, tasks
@@ -58,9 +58,9 @@ def parser() -> ToolParser:
     add(
         "--tasks",
         default="text",
-        help="of: text (to be foretold), mmlu:PATH, cloze:PATH, bigbench:PATH, none (default: %(default)s)",
+        help="of: text (to be predicted), mmlu:PATH, cloze:PATH, bigbench:PATH, none (default: %(default)s)",
     )
-    add("--text", type=Path, help="a text to foretell; by default the prose of the Python Language Reference")
+    add("--text", type=Path, help="a text to predict; by default the prose of the Python Language Reference")
     add("--tokens", type=int, default=2000, help="of the text (default: %(default)s)")
     add("--window", type=int, help=f"tokens in one go (default: {WINDOW}, or what the model takes)")
     add(
@@ -88,7 +88,7 @@ def parser() -> ToolParser:
         "--log",
         type=Path,
         default=Path("runs/study.h5"),
-        help="the file, gone on with if it is there (default: %(default)s)",
+        help="the file, continued if it exists (default: %(default)s)",
     )
     return made
 
@@ -98,7 +98,7 @@ def main(words: Sequence[str]) -> int:
     from ..common.messages import say
 
     try:
-        link = connected() if size_told() > 1 else None
+        link = connected() if launch_size() > 1 else None
     except (Unservable, variables.Wrong) as error:
         say(str(error))
         return 1
@@ -116,13 +116,13 @@ def main(words: Sequence[str]) -> int:
     status = 0 if together and not (me == 0 and left_out.count) else 1
     if link:
         sys.stdout.flush()
-        # All are refused alike. Another's status would have mpirun end the one that speaks before it has.
+        # All ranks are refused alike. Another rank's status would make mpirun end rank 0 before it has printed.
         link.leave(0 if refused and me else status, together)
     return status
 
 
 def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_out: LeftOut) -> None:
-    """All that one rank does. Raises Unservable, OSError, Lost or Silence."""
+    """Run the study on one rank. Raises Unservable, OSError, Lost or Silence."""
     me = link.me if link else 0
     folder = checkpoint.locate(asked.model, speak, whole=True)
     from ..model.light_imports import light_imports
@@ -140,15 +140,15 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
     use_threads(asked.threads)
     text, dtype = Text(folder, config.vocab_size), dtype_of(config, asked.dtype)
     try:
-        wanted, items, said = wanted_of(asked, text, config, speak, left_out)
+        wanted, items, attributes = wanted_of(asked, text, config, speak, left_out)
     finally:
         left_out.tell_more()
     if me == 0:
-        said |= {
+        attributes |= {
             "model": asked.model, "fingerprint": checkpoint.fingerprint(folder), "dtype": str(dtype),
             "depth": config.num_hidden_layers,
         }  # fmt: skip
-        file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, said)
+        file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, attributes)
         shared, alone = skip_cases.passes(wanted.cases, config.num_hidden_layers)
         speak(
             f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"

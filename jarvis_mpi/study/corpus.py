@@ -1,4 +1,4 @@
-"""Running text to be foretold, and how it is cut into windows."""
+"""Find running text to be predicted, and cut it into windows."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def windows_of(
     text: str, words: "Text", tokens: int, window: int, say: Say, behind: int = 0
 ) -> list[list[int]]:
-    """`tokens` token ids behind the first `behind`, in windows (Text.windows)."""
+    """Return `tokens` token ids behind the first `behind`, in windows (Text.windows)."""
     ids = words.encode(text, begin=False)[behind : behind + tokens]
     if len(ids) < tokens:
         say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
@@ -24,13 +24,13 @@ def windows_of(
 
 
 def token_entropy(windows: Sequence[Sequence[int]]) -> float:
-    """Nats a token of a guesser that knows each token's share of what is to be foretold, and reads nothing."""
+    """Return the entropy of the predicted tokens' shares, in nats a token: the cost of a guesser that knows the shares and reads nothing."""
     counts = Counter(token for ids in windows for token in ids[1:])
     return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
 
 
 def prose() -> str:
-    """The long paragraphs of the Python Language Reference, which every Python carries, each once."""
+    """Return the long paragraphs of the Python Language Reference, which every Python carries, each once."""
     with guarded("the Python here lacks its reference (pydoc_data)", "say --text FILE"):
         from pydoc_data.topics import topics
 

@@ -1,4 +1,4 @@
-"""Distillation of a whole model into a copy with fewer layers: see fit_draft.py."""
+"""Distil a whole model into a copy with fewer layers: see fit_draft.py."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from ..model.family import context_of, cut_config, decoder_layers, load_config, 
 from ..model.head import logits
 from ..model.tokenizer import Text
 
-AT_ONCE = 128  # answers that are written side by side
-BATCH_TOKENS = 2048  # of a step of learning, padding included
+AT_ONCE = 128  # answers that are generated side by side
+BATCH_TOKENS = 2048  # of a training step, padding included
 ROWS = 512  # logits at a time
-WARM_STEPS = 20  # in which the rate of learning rises
+WARM_STEPS = 20  # in which the learning rate rises
 LONGEST_GRADIENT = 1.0
 
 Tick = Callable[[int], None]
@@ -30,7 +30,7 @@ class Lesson(NamedTuple):
 
 @torch.no_grad()
 def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick: Tick) -> list[Lesson]:
-    """The likeliest tokens, as a run says them: of questions of about one length side by side, in the questions' order."""
+    """Generate greedy answers, as a run does: questions of about one length side by side. Return them in the questions' order."""
     asked = [text.ids_of(question) for question in questions]
     found: dict[int, Lesson] = {}
     order = sorted(range(len(asked)), key=lambda at: len(asked[at]))
@@ -38,13 +38,13 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
         some = order[first : first + AT_ONCE]
         width = max(len(asked[at]) for at in some)
         ids = torch.tensor([[0] * (width - len(asked[at])) + asked[at] for at in some])
-        there = torch.tensor([[0] * (width - len(asked[at])) + [1] * len(asked[at]) for at in some])
+        attention_mask = torch.tensor([[0] * (width - len(asked[at])) + [1] * len(asked[at]) for at in some])
         room = context_of(model.config) - width
-        said = model.generate(
-            input_ids=ids, attention_mask=there, max_new_tokens=min(tokens, room), do_sample=False, pad_token_id=0,
+        generated = model.generate(
+            input_ids=ids, attention_mask=attention_mask, max_new_tokens=min(tokens, room), do_sample=False, pad_token_id=0,
             eos_token_id=sorted(text.end_ids), repetition_penalty=1.0,
         )[:, width:].tolist()  # fmt: skip
-        for at, answer in zip(some, said, strict=True):
+        for at, answer in zip(some, generated, strict=True):
             end = next((end for end, token in enumerate(answer, 1) if token in text.end_ids), len(answer))
             found[at] = Lesson([*asked[at], *answer[:end]], len(asked[at]))
         tick(len(some))
@@ -52,7 +52,7 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
 
 
 def some_layers(model: Any, folder: Path, taken: Sequence[int]) -> Any:
-    """A copy of the model that has only those of its layers."""
+    """Return a copy of the model that has only the layers `taken`."""
     made = AutoModelForCausalLM.from_config(
         cut_config(load_config(folder), taken), dtype=torch.float32
     ).eval()
@@ -65,7 +65,7 @@ def some_layers(model: Any, folder: Path, taken: Sequence[int]) -> Any:
 
 
 def batches(lessons: Sequence[Lesson], most: int) -> Iterator[list[Lesson]]:
-    """Of about one length, so that little is padding."""
+    """Yield batches of lessons of about one length, so that little is padding."""
     batch: list[Lesson] = []
     for lesson in sorted(lessons, key=lambda each: len(each.ids)):
         if batch and (len(batch) + 1) * len(lesson.ids) > most:
@@ -76,34 +76,34 @@ def batches(lessons: Sequence[Lesson], most: int) -> Iterator[list[Lesson]]:
 
 
 class Batch(NamedTuple):
-    ids: Tensor  # [L, S], padded behind, where nobody looks
-    told: Tensor  # [L, S] whether the next token is the answer's
+    ids: Tensor  # [L, S], padded at the end, where no row attends
+    is_answer: Tensor  # [L, S] whether the next token is the answer's
 
 
 def together(lessons: Sequence[Lesson]) -> Batch:
     width = max(len(lesson.ids) for lesson in lessons)
-    ids, told = (
+    ids, is_answer = (
         torch.zeros(len(lessons), width, dtype=torch.long),
         torch.zeros(len(lessons), width, dtype=torch.bool),
     )
     for at, lesson in enumerate(lessons):
         ids[at, : len(lesson.ids)] = torch.tensor(lesson.ids)
-        told[at, lesson.begin - 1 : len(lesson.ids) - 1] = True
-    return Batch(ids, told)
+        is_answer[at, lesson.begin - 1 : len(lesson.ids) - 1] = True
+    return Batch(ids, is_answer)
 
 
 def states(model: Any, batch: Batch) -> Tensor:
-    """-> [N, D], before the output layer, where the next token is the answer's."""
-    return model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state[batch.told]
+    """Return the states before the output layer, [N, D], where the next token is the answer's."""
+    return model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state[batch.is_answer]
 
 
 @torch.no_grad()
 def right(pupil: Any, lessons: Sequence[Lesson]) -> float:
-    """The share of the answers' tokens that the pupil finds likeliest."""
+    """Return the share of the answers' tokens that are the pupil's likeliest."""
     found = total = 0
     for lesson_batch in batches(lessons, BATCH_TOKENS):
         batch = together(lesson_batch)
-        wanted = batch.ids[:, 1:][batch.told[:, :-1]]
+        wanted = batch.ids[:, 1:][batch.is_answer[:, :-1]]
         for rows, tokens in zip(states(pupil, batch).split(ROWS), wanted.split(ROWS), strict=True):
             found += int((logits(pupil, rows).argmax(-1) == tokens).sum())
         total += len(wanted)
@@ -113,7 +113,7 @@ def right(pupil: Any, lessons: Sequence[Lesson]) -> float:
 def learn(
     pupil: Any, teacher: Any, lessons: Sequence[Lesson], passes: int, rate: float, tick: Tick, each: Callable[[int], None]
 ) -> None:  # fmt: skip
-    """Adam on the layers and the last norm; the embedding stays the teacher's. `each` is told after every pass."""
+    """Train the layers and the last norm with Adam; the embedding stays the teacher's. `each` is called after every pass."""
     pupil.requires_grad_(True)
     for shared in (pupil.get_input_embeddings(), pupil.get_output_embeddings()):
         shared.requires_grad_(False)
@@ -140,7 +140,7 @@ def learn(
 
 
 def gradient(pupil: Any, teacher: Any, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Of the mean Kullback-Leibler divergence of the next token's probabilities; some rows at a time, to spare memory."""
+    """Return the gradient of the mean Kullback-Leibler divergence of the next token's probabilities; some rows at a time, to spare memory."""
     parts = []
     for rows, wanted in zip(ours.split(ROWS), theirs.split(ROWS), strict=True):
         rows = rows.clone().requires_grad_()

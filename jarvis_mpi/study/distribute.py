@@ -1,4 +1,4 @@
-"""Rank 0 hands units out, the others work on them."""
+"""Distribute a study: rank 0 hands units out, the others work on them."""
 
 import contextlib
 
@@ -9,11 +9,11 @@ from ..protocol.wire import Message, note, read_note
 from ..record.study_file import StudyFile, Unit
 from .work import Worker
 
-UNIT_S = 3600.0  # the longest for one
+UNIT_S = 3600.0  # the longest time for one unit
 
 
 def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
-    """Rank 0: hand out what is left, write what comes. Alone it does all itself."""
+    """Hand out the units that are left and write the results, on rank 0. Alone it does all itself."""
     from ..common.progress_bar import bar
 
     units = file.left()
@@ -28,12 +28,12 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
         while waiting or busy:
             while waiting and idle:
                 busy[node := idle.pop()] = waiting.pop()
-                with contextlib.suppress(Lost):  # as the next message's wait will tell
+                with contextlib.suppress(Lost):  # the next receive raises it again
                     link.send(node, note(unit=list(busy[node])).pack())
             try:
-                said = read_note(Message.unpack(link.receive(UNIT_S)))
+                result = read_note(Message.unpack(link.receive(UNIT_S)))
             except Lost as lost:
-                for node in set(lost.nodes) & busy.keys():  # another does its work
+                for node in set(lost.nodes) & busy.keys():  # another node does its work
                     waiting.append(busy.pop(node))
                 idle = [node for node in idle if node not in lost.nodes]
                 if not idle and not busy:
@@ -43,8 +43,8 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
                 raise Unservable(
                     f"no worker has answered for {UNIT_S:g} s: the same command goes on from the file"
                 ) from None
-            file.write(busy.pop(said["node"]), said["came"])
-            idle.append(said["node"])
+            file.write(busy.pop(result["node"]), result["came"])
+            idle.append(result["node"])
             tick(1)
         for node in idle:
             with contextlib.suppress(Lost):
@@ -53,7 +53,7 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
 
 
 def follow(link: Link, worker: Worker) -> None:
-    """Ranks 1..N. Raises Silence or Lost."""
+    """Work on rank 0's units, on ranks 1..N. Raises Silence or Lost."""
     while True:
         try:
             message = Message.unpack(link.receive(UNIT_S))

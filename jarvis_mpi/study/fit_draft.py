@@ -1,12 +1,12 @@
-"""python -m jarvis_mpi fit-draft: a draft model, made of some of a model's own layers.
+"""python -m jarvis_mpi fit-draft: make a draft model of some of a model's own layers.
 
     python -m jarvis_mpi fit-draft --model M --prompts questions.txt --out draft
     mpirun -n 9 python -m jarvis_mpi --model M --draft draft
 
-For models of which there is no smaller one with the same tokenizer. The model answers the prompts; a copy of it that has only a few of
-its layers, all but some in the middle (Gromov et al., arXiv:2403.17887), learns to say the same next token (distillation: Hinton et al.,
-arXiv:1503.02531). One process on one machine, once; it holds the whole model in float32. Every twentieth prompt is not learnt from:
-by those is told how often a guess would be right.
+For models without a smaller one with the same tokenizer. The model answers the prompts; a copy of it that has only a few of its
+layers, all but some in the middle (Gromov et al., arXiv:2403.17887), learns to predict the same next token (distillation: Hinton
+et al., arXiv:1503.02531). One process on one machine does it once; it holds the whole model in float32. Every twentieth prompt is
+held back, to measure how often a guess would be right.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 LIMITS = {
     "layers": (0, None), "answer_tokens": (1, None), "passes": (1, None), "rate": (1e-9, 1.0), "threads": (0, None),
 }  # fmt: skip
-ASKED_APART = 20  # every so many prompts
-PAGES = "*token*", "*.jinja", "vocab*", "merges*", "special*", "added*"  # of the tokenizer
+ASKED_APART = 20  # one of 20 prompts is held back
+PAGES = "*token*", "*.jinja", "vocab*", "merges*", "special*", "added*"  # the tokenizer's files
 
 
 def parser() -> ToolParser:
@@ -59,13 +59,13 @@ def parser() -> ToolParser:
 
 
 def taken(depth: int, count: int) -> list[int]:
-    """Which layers: the first and the last ones. The middle is missed least, and as one piece less than every other layer would be."""
+    """Return the layers of the draft: the first and the last ones. The middle matters least, and less as one piece than every other layer would."""
     first = -(-count // 2)
     return [*range(first), *range(depth - count + first, depth)]
 
 
 def fit(asked: argparse.Namespace) -> int:
-    """-> how many prompts were left out. Raises Unservable."""
+    """Make the draft model; return how many prompts were left out. Raises Unservable."""
     from ..common.messages import say
     from ..common.progress_bar import bar
     from ..model import trial
@@ -118,7 +118,7 @@ def fit(asked: argparse.Namespace) -> int:
 
 
 def keep(pupil: Any, folder: Path, out: Path) -> None:
-    """In bfloat16, with the model's tokenizer."""
+    """Save the draft in bfloat16, with the model's tokenizer."""
     import torch
 
     state = {name: tensor.to(torch.bfloat16) for name, tensor in pupil.state_dict().items()}

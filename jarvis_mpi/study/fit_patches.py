@@ -1,11 +1,11 @@
-"""python -m jarvis_mpi fit-patches: small linear maps that stand in for lost blocks.
+"""python -m jarvis_mpi fit-patches: fit small linear maps that stand in for lost blocks.
 
     python -m jarvis_mpi fit-patches --model M --text prose.txt --workers 8 --out patches.safetensors
     mpirun -n 9 python -m jarvis_mpi --model M --patches patches.safetensors
 
 One process holds the whole model once, in float32, and streams the text through it: about 25,000 tokens to fit, 1,500 more to choose by.
-Patched are the blocks of the workers, by --split, and every two neighbours. The closed form comes first; where it wins back less
-than half of what skipping costs, it is distilled. What would not be better than skipping is left out.
+It patches the blocks of the workers, by --split, and every two neighbours. The closed form comes first; where it wins back less
+than half of the cost of skipping, it is distilled. A patch that is not better than skipping is left out.
 """
 
 import argparse
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 WINDOW = 256  # tokens at the most, each from position 0
 CHOOSING = 6  # windows to choose by
-SHRINK = (1.0, 0.75, 0.5, 0.25)  # the closed form's map, and less of it, while that is better
-HALF = 0.5  # of the loss: what the closed form is to win back, or it is distilled
+SHRINK = (1.0, 0.75, 0.5, 0.25)  # factors of the closed form's map, tried while they are better
+HALF = 0.5  # of the loss: a closed form that wins back less is distilled
 LIMITS = {
     "workers": (1, None), "rank": (0, None), "tokens": (1, None), "steps": (0, None), "rate": (1e-9, 1.0), "threads": (0, None),
 }  # fmt: skip
-EVERY = 10  # steps of distillation, then it is tried on the text to choose by
+EVERY = 10  # steps of distillation between two trials on the text to choose by
 
 
 def parser() -> ToolParser:
@@ -68,7 +68,7 @@ def parser() -> ToolParser:
 
 
 class Fitting:
-    """All holes' patches, over one pass of the text; the first `lessons` windows are kept to distil from."""
+    """Fits the patches of all holes, over one pass of the text; the first `lessons` windows are held for distillation."""
 
     def __init__(
         self, whole: "Whole", train: Any, choose: Any, holes: Sequence[Block], lessons: int, tick: Any
@@ -96,7 +96,7 @@ class Fitting:
         self.likely: Any = None
 
     def loss(self, hole: Block, patch: "patch.Patch | None" = None) -> float:
-        """Nats a token over the whole model, on the text to choose by."""
+        """Return the nats a token above the whole model's, on the text to choose by."""
         import torch
 
         x = self.seen[hole.start]
@@ -115,7 +115,7 @@ class Fitting:
         return patch_fitting.Lesson(torch.cat(self.x[hole.start]), finals, self.likely)
 
     def fitted(self, hole: Block, rank: int, steps: int, rate: float) -> "tuple[patch.Patch | None, dict]":
-        """The best of all that is tried, and what the file says of it."""
+        """Return the best patch of all that are tried, and its costs for the file."""
         from . import patch_fitting
 
         begun = time.monotonic()
@@ -136,19 +136,19 @@ class Fitting:
                     made = now.patch(units)
                     tried.append((self.loss(hole, made), f"distilled {step} steps", made, 1.0))
 
-            patch_fitting.distil(
+            patch_fitting.train(
                 self.whole, self.lesson(hole), units, full.scaled(by), hole.stop, steps, rate, each
             )
             best = min(tried, key=lambda each: each[0])
         self.tick(1)
         better = best[0] < skipped
-        said = {
+        cost = {
             "skipped": round(skipped, 4),
             "patched": round(best[0], 4) if better else None,
             "how": best[1] if better else "skipping is better",
             "took_s": round(time.monotonic() - begun, 1),
         }
-        return (best[2] if better else None), said
+        return (best[2] if better else None), cost
 
 
 def chained(first: "patch.Patch", second: "patch.Patch") -> Any:
@@ -156,7 +156,7 @@ def chained(first: "patch.Patch", second: "patch.Patch") -> Any:
 
 
 def holes_of(asked: argparse.Namespace, depth: int) -> tuple[list[Block], list[tuple[Block, Block]]]:
-    """The workers' blocks, and the neighbours among them. Raises Unservable."""
+    """Return the workers' blocks, and the neighbours among them. Raises Unservable."""
     placement = blocks.place(depth, asked.workers, split=asked.split, end_user_layers=asked.end_user_layers)
     owned = sorted(
         (block for node, held in placement.items() if node != END_USER for block in held),
@@ -166,7 +166,7 @@ def holes_of(asked: argparse.Namespace, depth: int) -> tuple[list[Block], list[t
 
 
 def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
-    """-> windows to fit by and windows to choose by, [W, tokens] each. Raises Unservable."""
+    """Return windows to fit by and windows to choose by, [W, tokens] each. Raises Unservable."""
     import torch
 
     from ..model.family import context_of, load_config
@@ -196,31 +196,31 @@ class PatchFile:
     def __init__(self, asked: argparse.Namespace, folder: Path):
         self.asked, self.fingerprint = asked, checkpoint.fingerprint(folder)
         self.patches: dict[Block, patch.Patch] = {}
-        self.told: dict[Block, dict[str, Any]] = {}
+        self.costs: dict[Block, dict[str, Any]] = {}
 
-    def keep(self, hole: Block, new: "patch.Patch | None", told: dict[str, Any]) -> None:
+    def keep(self, hole: Block, new: "patch.Patch | None", cost: dict[str, Any]) -> None:
         """A hole's patch, None where skipping is better, and what it was measured at. Raises Unservable."""
         from ..common.messages import say
 
-        self.told[hole] = told
+        self.costs[hole] = cost
         if new:
             self.patches[hole] = new
-        sign = hashlib.sha256()
+        digest = hashlib.sha256()
         for each in self.patches.values():
             for part in (each.down, each.bias, each.first):
-                sign.update(part.numpy().tobytes())
+                digest.update(part.numpy().tobytes())
         with guarded(f"--out {self.asked.out} cannot be written"):
-            written = patch.Told(self.fingerprint, sign.hexdigest()[:16], self.told)
+            written = patch.PatchInfo(self.fingerprint, digest.hexdigest()[:16], self.costs)
             patch.write(self.asked.out, self.patches, written)
         self.asked.is_written = True
-        left = "" if told["patched"] is None else f", {told['patched']:.3f} with its patch"
+        left = "" if cost["patched"] is None else f", {cost['patched']:.3f} with its patch"
         say(
-            f"{named(hole)}: {told['skipped']:.3f} nats a token lost{left} ({told['how']}, {told['took_s']:.0f} s)"
+            f"{named(hole)}: {cost['skipped']:.3f} nats a token lost{left} ({cost['how']}, {cost['took_s']:.0f} s)"
         )
 
     def summary(self, singles: Sequence[Block]) -> str:
-        lost = sum(self.told[hole]["skipped"] for hole in singles)
-        left = sum(self.told[hole]["patched" if hole in self.patches else "skipped"] for hole in singles)
+        lost = sum(self.costs[hole]["skipped"] for hole in singles)
+        left = sum(self.costs[hole]["patched" if hole in self.patches else "skipped"] for hole in singles)
         out = self.asked.out
         return (
             f"{out}: {len(self.patches)} patches, {out.stat().st_size / 1e6:.1f} MB; of {lost:.2f} nats lost by one block or another"
@@ -229,7 +229,7 @@ class PatchFile:
 
 
 def fit_all(asked: argparse.Namespace) -> None:
-    """Raises Unservable."""
+    """Fit and write all patches. Raises Unservable."""
     from ..common.messages import say
     from ..common.progress_bar import bar
     from ..model import trial
@@ -268,14 +268,14 @@ def fit_all(asked: argparse.Namespace) -> None:
 def fit_neighbours(a: Block, b: Block, fitting: Fitting, asked: argparse.Namespace, file: PatchFile) -> None:
     """A patch for both together, unless theirs one after the other are better."""
     union = range(a.start, b.stop)
-    new, told = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
+    new, cost = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
     if a in file.patches and b in file.patches:
         composed = fitting.loss(union, chained(file.patches[a], file.patches[b]))
-        if told["patched"] is None or composed <= told["patched"]:
+        if cost["patched"] is None or composed <= cost["patched"]:
             new = None
-            told |= {"patched": None, "composed": round(composed, 4),
+            cost |= {"patched": None, "composed": round(composed, 4),
                      "how": f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"}  # fmt: skip
-    file.keep(union, new, told)
+    file.keep(union, new, cost)
 
 
 def main(words: Sequence[str]) -> int:

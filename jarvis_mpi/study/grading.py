@@ -1,10 +1,10 @@
-"""How good an answer still is: functioning, degraded or critical, as the JARVIS poster grades them, by a rule.
+"""Grade an answer by a rule: functioning, degraded or critical, the grades of the JARVIS poster.
 
-The poster grades by eye. Here three things are measured of an answer (greedy, of a model with layers left out), and judged
-beside the whole model's own answer to the same prompt:
+The poster grades by eye. Here three numbers of an answer (greedy, of a model with layers left out) are compared with those of
+the whole model's own answer to the same prompt:
 
-- nats: what a token of it costs the whole model (mean of -log p): how likely the whole model finds the text;
-- repetition: the share of its runs of four tokens that stood in it before;
+- nats: what a token of it costs the whole model (mean of -log p), which shows how likely the whole model finds the text;
+- repetition: the share of its runs of four tokens that occurred in it before;
 - agrees: how many of its first tokens are the whole model's own.
 """
 
@@ -33,10 +33,10 @@ class Answer(NamedTuple):
 
 
 def grade(answer: Answer, whole: Answer, prose_nats: float) -> Grade:
-    """`prose_nats`: what a token of ordinary prose, which somebody else has written, costs the whole model.
+    """Grade an answer beside the whole model's. `prose_nats`: what a token of ordinary prose, by another writer, costs the whole model.
 
-    Critical: nothing is said, or it is less likely than prose of somebody else's, or more than half of it repeats itself
-    where the whole model does not. Functioning: likely, and no more repetitive than the whole model's. Else degraded.
+    Critical: the answer is empty, or less likely than such prose, or more than half of it repeats itself where the whole
+    model's does not. Functioning: likely, and no more repetitive than the whole model's. Else degraded.
     """
     more = answer.repetition - whole.repetition
     if (
@@ -51,13 +51,13 @@ def grade(answer: Answer, whole: Answer, prose_nats: float) -> Grade:
 
 
 def repetition(ids: Sequence[int]) -> float:
-    """Of the runs of four tokens, the share that stood there before; 0 for fewer than four."""
+    """Return the share of the runs of four tokens that occurred before; 0 for fewer than four tokens."""
     runs = [tuple(ids[at : at + RUN]) for at in range(len(ids) - RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def agreeing(ids: Sequence[int], whole: Sequence[int]) -> int:
-    """How many of the first tokens are the same."""
+    """Return how many of the first tokens are the same."""
     at = 0
     while at < min(len(ids), len(whole)) and ids[at] == whole[at]:
         at += 1

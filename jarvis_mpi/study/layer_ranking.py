@@ -1,4 +1,4 @@
-"""Which layers matter, without any task: from one pass over a calibration text.
+"""Rank layers without any task, from one pass over a calibration text.
 
 - Block Influence (Men et al. 2024, "ShortGPT", eq. 1): 1 - the mean cosine of a layer's input and output;
 - angular distance (Gromov et al. 2024, "The Unreasonable Ineffectiveness of the Deeper Layers", eq. 7): arccos of the cosine of
@@ -59,7 +59,7 @@ def rank(scorer: Scorer, ids: list[int]) -> Rankings:
 
 
 def divergence(whole: Any, skipped: Any) -> float:
-    """Summed over the rows of two [S, V] of log p."""
+    """Return the KL divergence summed over the rows of two [S, V] of log p."""
     from torch.nn.functional import kl_div
 
     return kl_div(skipped, whole, log_target=True, reduction="sum").item()

@@ -1,4 +1,4 @@
-"""Fitting a patch (model/patch.py): ridge least squares in each channel's own units, then, where that is not enough, distillation.
+"""Fit a patch (model/patch.py): ridge least squares in each channel's own units, then, where that is not enough, distillation.
 
 The closed form is that of ReplaceMe (arXiv:2505.02819), y ~ x + x D, but on z = (x - mean) / std: a ridge then weighs on all
 channels alike, and a few huge ones do not decide alone. Distillation moves the same numbers towards the whole model's next-token
@@ -16,15 +16,15 @@ from ..model.patch import Patch
 from .whole_model import ROWS, Whole
 
 RIDGE = 0.03  # of a channel's variance
-LIKELY = 16  # tokens of the teacher's, at each position: a step's loss is over all those of its positions
+LIKELY = 16  # likely tokens of the teacher at each position: a step's loss is over those of all its positions
 AT_ONCE = 2  # windows a step of distillation
 
 
 @dataclass
 class Sums:
-    """Streamed over calibration text, of states of all positions but the first of each window.
+    """Sums of states, streamed over calibration text, of all positions but the first of each window.
 
-    That one is every later position's attention sink, and unlike all others: a patch has a shift of its own for it.
+    The first is the attention sink of every later position, and unlike all others: a patch has its own shift for it.
     """
 
     x: dict[int, Tensor] = field(default_factory=dict)  # boundary -> [D]
@@ -34,7 +34,7 @@ class Sums:
     windows: int = 0
 
     def add(self, states: dict[int, Tensor], pairs: Iterable[tuple[int, int]]) -> None:
-        """States [W, S, D] by their boundary; the pairs of boundaries whose products are wanted."""
+        """Add states [W, S, D] by their boundary, and the products of the `pairs` of boundaries."""
         rows = {at: h[:, 1:].flatten(0, 1).double() for at, h in states.items()}
         for at, h in rows.items():
             self.x[at] = self.x.get(at, 0) + h.sum(0)
@@ -47,7 +47,7 @@ class Sums:
 
 
 class Units(NamedTuple):
-    """Of a hole's channels, [D] each: of what comes before it, and of what it adds."""
+    """The units of a hole's channels, [D] each: of its input, and of what it adds."""
 
     mean: Tensor
     std: Tensor
@@ -73,7 +73,7 @@ class Fit(NamedTuple):
             down = down * units.added_std
         else:
             up = up * units.added_std
-        half = torch.bfloat16  # as it is kept: what is measured is what is used
+        half = torch.bfloat16  # as the file holds it, so that the measured patch is the used one
         return Patch(
             down.to(half).to(down.dtype), None if up is None else up.to(half).to(down.dtype), self.bias * units.added_std,
             units.mean, by * units.added_first,
@@ -81,7 +81,7 @@ class Fit(NamedTuple):
 
 
 def least_squares(sums: Sums, a: int, b: int, rank: int = 0) -> tuple[Units, Fit]:
-    """Of the hole between boundaries a and b; `rank` 0: full (else reduced-rank regression)."""
+    """Fit the hole between boundaries a and b in closed form; `rank` 0: full (else reduced-rank regression)."""
     n = sums.count
     mean, after = sums.x[a] / n, sums.x[b] / n
     added = after - mean
@@ -107,7 +107,7 @@ def least_squares(sums: Sums, a: int, b: int, rank: int = 0) -> tuple[Units, Fit
 
 
 def gain(sums: Sums, a: int, b: int) -> Patch:
-    """A gain and a shift a channel, to compare with."""
+    """Fit a gain and a shift a channel, to compare with."""
     units, full = least_squares(sums, a, b)
     n, mean, after = sums.count, sums.x[a] / sums.count, sums.x[b] / sums.count
     covariance = sums.xx[a, a].diagonal() / n - mean * mean
@@ -117,7 +117,7 @@ def gain(sums: Sums, a: int, b: int) -> Patch:
 
 
 class Lesson(NamedTuple):
-    """Windows to distil from."""
+    """Windows for distillation."""
 
     x: Tensor  # [W, S, D] before the hole
     final: Tensor  # [W, S, D] the teacher's, before the output layer
@@ -126,15 +126,15 @@ class Lesson(NamedTuple):
 
 def likely(whole: Whole, final: Tensor) -> Tensor:
     with torch.no_grad():
-        told = [whole.logits(rows).topk(LIKELY).indices for rows in final.flatten(0, 1).split(ROWS)]
-    return torch.cat(told).view(*final.shape[:2], LIKELY)
+        tokens = [whole.logits(rows).topk(LIKELY).indices for rows in final.flatten(0, 1).split(ROWS)]
+    return torch.cat(tokens).view(*final.shape[:2], LIKELY)
 
 
-def distil(
+def train(
     whole: Whole, lesson: Lesson, units: Units, start: Fit, b: int, steps: int, rate: float,
     each: Callable[[int, Fit], None],
 ) -> None:  # fmt: skip
-    """Adam from `start`; `each(step, fit)` is told after every step. `b`: the boundary behind the hole."""
+    """Distil with Adam from `start`; `each(step, fit)` is called after every step. `b`: the boundary behind the hole."""
     learned = [part.clone().requires_grad_() for part in start if part is not None]
     adam = torch.optim.Adam(learned, betas=(0.9, 0.98))
     for step in range(steps):

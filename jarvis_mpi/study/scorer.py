@@ -1,4 +1,4 @@
-"""A whole model, layer by layer, that scores texts, questions and answers with layers left out."""
+"""Score texts, questions and answers with a whole model, layer by layer, with layers left out."""
 
 import copy
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..model.tokenizer import Text
 
 ROWS = 64  # logits at a time: 262,144 numbers a row with Gemma 3
-SHARED, OWN = 0, 1  # sequences: what all choices begin with, and the rest of one
+SHARED, OWN = 0, 1  # sequences: the beginning of all choices, and the rest of one
 
 
 class Encoded(NamedTuple):
@@ -25,7 +25,7 @@ class Encoded(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """Tokens that all inputs begin with. The last token of a text is foretold, and never an input."""
+        """Return how many tokens all inputs begin with. The last token of a text is predicted, and never an input."""
         inputs = [ids[:-1] for ids in self.ids]
         return next(
             (at for at, column in enumerate(zip(*inputs, strict=False)) if len(set(column)) > 1),
@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
 
 
 def encoded(text: "Text", question: Question) -> Encoded:
-    """Context and choice are cut into tokens together, as lm-eval does: a choice's tokens are those behind the context's."""
+    """Encode context and choice together, as lm-eval does: a choice's tokens are those behind the context's."""
     context = question.context.rstrip()
     spaces = question.context[len(context) :]
     whole = [tuple(text.encode(context + spaces + choice)) for choice in question.choices]
@@ -42,7 +42,7 @@ def encoded(text: "Text", question: Question) -> Encoded:
 
 
 class Scorer:
-    """Holds every layer as a stage of its own, and one text's states before each layer."""
+    """Holds a stage for every layer, and one text's states before each layer."""
 
     def __init__(
         self, folder: Path, dtype: Any, windows: Sequence[Sequence[int]] = (), weights: str = "auto"
@@ -65,14 +65,14 @@ class Scorer:
         return done
 
     def states_of(self, ids: Sequence[int]) -> list[bytes]:
-        """Before each layer, and after the last one."""
+        """Return a text's states before each layer, and after the last one."""
         before = [self.head.embed(ids, 0)]
         for layer in range(self.depth):
             before.append(self.run(layer, before[-1]))
         return before
 
     def windows_nats(self, window: int, first: int, cases: Sequence[Case]) -> Iterator[tuple[Case, float]]:
-        """Summed nats of the window's tokens after the first, of cases that all have `first` as their first hole."""
+        """Yield the summed nats of the window's tokens after the first, for cases that all have `first` as their first hole."""
         if window != self.window:
             self.window, self.before = window, self.states_of(self.windows[window])
         for case, body in skip_cases.walk(cases, self.depth, first, self.before[first], self.run):
@@ -81,7 +81,7 @@ class Scorer:
     def choices_nats(
         self, question: Encoded, cases: Sequence[Case]
     ) -> Iterator[tuple[Case, tuple[float, ...]]]:
-        """Summed nats of each choice's own tokens."""
+        """Yield the summed nats of each choice's own tokens, for each case."""
         shared = question.shared
         tails = [ids[shared:-1] for ids in question.ids]
         first = [self.head.embed(question.ids[0][:shared], 0)]
@@ -96,9 +96,9 @@ class Scorer:
         most: int,
         end_ids: Container[int],
     ) -> tuple[list[int], float | None]:
-        """Greedy, `most` tokens at the most -> its ids, and what a token of it costs the whole model; None without tokens.
+        """Generate greedily, `most` tokens at the most; return the ids, and what a token of them costs the whole model, None without tokens.
 
-        `through` takes rows from a position on through the layers that are there.
+        `through` takes rows from a position on through the remaining layers.
         """
         ids, start = list(prompt), 0
         while len(ids) - len(prompt) < most:
@@ -110,14 +110,14 @@ class Scorer:
             ids.append(token)
         for stage in self.layers:
             stage.forget(0)
-        said = ids[len(prompt) :]
-        if not said:
-            return said, None
+        generated = ids[len(prompt) :]
+        if not generated:
+            return generated, None
         body = self.states_of(ids)[-1][(len(prompt) - 1) * self.row :]
-        return said, nats(self.head, body, ids[len(prompt) - 1 :]) / len(said)
+        return generated, nats(self.head, body, ids[len(prompt) - 1 :]) / len(generated)
 
     def run_choices(self, layer: int, bodies: list[bytes]) -> list[bytes]:
-        """What all choices begin with is run once; each goes on from a copy of its keys and values."""
+        """Run a layer: the beginning of all choices once, and each choice's rest from a copy of its keys and values."""
         stage, (before, *after) = self.layers[layer], bodies
         done = [stage.run(before, 0, SHARED)]
         for body in after:
@@ -132,9 +132,11 @@ class Scorer:
     def of_choices(self, question: Encoded, before: bytes, after: Sequence[bytes]) -> tuple[float, ...]:
         import torch
 
-        if not any(after) and len(before) == question.context * self.row:  # letters: all foretold by one row
-            told = torch.log_softmax(self.head.logits(before[-self.row :]), -1)
-            return tuple(-told[ids[-1]].item() for ids in question.ids)
+        if (
+            not any(after) and len(before) == question.context * self.row
+        ):  # letters: one row predicts all of them
+            log_probabilities = torch.log_softmax(self.head.logits(before[-self.row :]), -1)
+            return tuple(-log_probabilities[ids[-1]].item() for ids in question.ids)
         start = (question.context - 1) * self.row
         return tuple(
             nats(self.head, (before + tail)[start:], ids[question.context - 1 :])
@@ -143,7 +145,7 @@ class Scorer:
 
 
 def nats(head: "Head", body: bytes, ids: Sequence[int]) -> float:
-    """S - 1 or more rows -> the sum of -log p of the S - 1 tokens after the first."""
+    """Return the sum of -log p of the S - 1 tokens after the first, from S - 1 or more rows."""
     import torch
     from torch.nn.functional import cross_entropy
 

@@ -1,4 +1,4 @@
-"""Which layers a case of the skip study leaves out, and how cases share their states: what comes before a hole is run once."""
+"""Name the cases of the skip study, by the layers that each leaves out, and share their states: all before a hole is run once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
@@ -10,7 +10,7 @@ from ..record.study_file import WHOLE
 
 State = TypeVar("State")
 MOST_DIGITS = 9
-LONGEST = 60  # characters of a wrong word that are shown
+LONGEST = 60  # characters shown of a wrong word
 
 
 def singles(depth: int) -> list[Case]:
@@ -22,7 +22,7 @@ def pairs(depth: int) -> list[Case]:
 
 
 def runs(depth: int, most: int) -> list[Case]:
-    """Every contiguous block of 1 to `most` layers."""
+    """Return every contiguous block of 1 to `most` layers."""
     return [
         frozenset(range(first, first + count))
         for count in range(1, most + 1)
@@ -31,7 +31,7 @@ def runs(depth: int, most: int) -> list[Case]:
 
 
 def named(words: str, depth: int) -> list[Case]:
-    """'singles,pairs,blocks-8', and cases by hand such as '3+7+8' -> the cases, the whole model first, each once.
+    """Parse 'singles,pairs,blocks-8', and cases by hand such as '3+7+8': return the cases, the whole model first, each once.
 
     Raises Unservable.
     """
@@ -59,17 +59,17 @@ def by_hand(word: str, depth: int) -> Case:
 
 
 def number_of(word: str) -> int:
-    """-1 where it is none: other alphabets have digits too, and no layer has many."""
+    """Return a word's number; -1 where it is none: other alphabets have digits too, and no layer has many."""
     return int(word) if word.isascii() and word.isdigit() and len(word) <= MOST_DIGITS else -1
 
 
 def walk(
     cases: Sequence[Case], depth: int, first: int, state: State, run: Callable[[int, State], State]
 ) -> Iterator[tuple[Case, State]]:
-    """Each case and its state after the last layer, from `state` before layer `first`, where all of them are alike.
+    """Yield each case and its state after the last layer, from `state` before layer `first`, which all of them share.
 
-    `run` takes a state through a layer. Cases part where one leaves a layer out and another does not: all that is
-    before is run once for both.
+    `run` takes a state through a layer. Cases part where one leaves a layer out and another does not: the layers
+    before are run once for both.
     """
     if first == depth:
         for case in cases:
@@ -84,7 +84,7 @@ def walk(
 
 
 def passes(cases: Iterable[Case], depth: int) -> tuple[int, int]:
-    """Layer passes that `cases` take with shared states, and without."""
+    """Return the layer passes that `cases` take with shared states, and without."""
     known = list(cases)
     shared = 0
 

@@ -1,4 +1,4 @@
-"""Files of multiple-choice questions as people have them -> rows. A bad line hurts only itself: it is left out, and named."""
+"""Read files of multiple-choice questions, as people have them, to rows. A bad line is left out and named, and costs no other."""
 
 import csv
 import io
@@ -25,11 +25,11 @@ BIGBENCH = {
 }  # fmt: skip
 EXAMPLE = {"input": str, "target_scores": {str: (int, float)}}
 
-LeaveOut = Callable[[str], None]  # is given the sentence
+LeaveOut = Callable[[str], None]  # called with the sentence
 
 
 class Row(NamedTuple):
-    """Of a file: nothing of a prompt yet. `place`: the file's name and the line."""
+    """A question as its file has it. `place`: the file's name and the line."""
 
     place: str
     subject: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def read(path: Path, split: str, leave_out: LeaveOut) -> list[Row]:
-    """An MMLU file, or a folder of them (of its test/ or dev/). Raises Unservable."""
+    """Read an MMLU file, or a folder of them (its test/ or dev/). Raises Unservable."""
     if path.is_dir():
         files = sorted((path / split).glob(f"*_{split}.csv")) or sorted(path.rglob(f"{split}*.parquet"))
         if not files:
@@ -54,7 +54,7 @@ def read(path: Path, split: str, leave_out: LeaveOut) -> list[Row]:
         return found
     if path.suffix == ".parquet":
         return rows_of(path, "row", parquet_rows(path), of_json, leave_out)
-    # What is not UTF-8 is seen at the line that it is in.
+    # Bytes that are not UTF-8 are reported with their line.
     text = data_of("its file", path).decode(errors="surrogateescape").removeprefix(MARK)
     if path.suffix == ".csv":
         subject = path.stem.removesuffix(f"_{split}")
@@ -80,7 +80,7 @@ def rows_of(
 
 
 def csv_lines(text: str) -> Iterator[tuple[int, Any]]:
-    """Each row, or the error of one that cannot be taken apart, such as one whose quote is not closed."""
+    """Yield each row, or the error of one that cannot be parsed, such as one whose quote is not closed."""
     lines = csv.reader(io.StringIO(text, newline=""))
     while True:
         number = lines.line_num + 1
@@ -101,7 +101,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def of_csv(subject: str, cells: Any) -> Row | None:
-    """Raises ValueError; so do the others. None: no question."""
+    """Return the row of a csv line; None where it is no question. It and the functions below raise ValueError."""
     if isinstance(cells, csv.Error):
         raise ValueError(f"{cells}: is a quote not closed?")
     if not cells or [cell.strip().lower() for cell in cells[5:]] == ["answer"]:  # a header
@@ -142,9 +142,9 @@ def letter(answer: str) -> int:
 
 
 def bigbench(path: Path, leave_out: LeaveOut) -> list[Row]:
-    """Of BIG-bench's task.json, with its own defaults for what it does not say; `question` is all that is shown. Raises Unservable."""
-    said = json_form.check(object_of(text_of("its file", path)), BIGBENCH, "the task")
-    before, between = said.get("example_input_prefix", "\nQ: "), said.get("example_output_prefix", "\nA: ")
+    """Read BIG-bench's task.json, with its own defaults for missing keys; `question` is all that is shown. Raises Unservable."""
+    task = json_form.check(object_of(text_of("its file", path)), BIGBENCH, "the task")
+    before, between = task.get("example_input_prefix", "\nQ: "), task.get("example_output_prefix", "\nA: ")
 
     def made(example: Any) -> Row:
         scores = list(json_form.check(example, EXAMPLE, "it")["target_scores"].values())
@@ -152,15 +152,15 @@ def bigbench(path: Path, leave_out: LeaveOut) -> list[Row]:
             raise ValueError("a score in its target_scores is no number")
         if len(scores) > 1 and max(scores) == min(scores):
             raise ValueError("its target_scores prefer no choice")
-        shown = f"{said.get('task_prefix', '')}{before}{example['input']}{between}".strip()
+        shown = f"{task.get('task_prefix', '')}{before}{example['input']}{between}".strip()
         right = scores.index(max(scores)) if scores else 0
         return Row("", "", shown, tuple(example["target_scores"]), right)
 
-    return rows_of(path, "example", iter(enumerate(said["examples"], 1)), made, leave_out)
+    return rows_of(path, "example", iter(enumerate(task["examples"], 1)), made, leave_out)
 
 
 def check_row(row: Row) -> None:
-    """Raises ValueError where it cannot be asked or recorded."""
+    """Raises ValueError where a row cannot be asked or recorded."""
     for words in (row.subject, row.question, *row.options):
         if "\0" in words:
             raise ValueError("it holds zero bytes, which no text has")

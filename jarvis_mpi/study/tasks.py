@@ -23,12 +23,12 @@ from .task_file import LETTERS, Row
 from .tool import Refuse
 
 FORMS = ("mmlu", "cloze", "bigbench")
-DRAW = 0  # the seed of --limit's sample: everybody's is the same
+DRAW = 0  # the seed of --limit's sample: the same for everybody
 
 
 @dataclass(frozen=True)
 class Question:
-    """`choices` are texts that go on from `context`; `answer` is the right one's number."""
+    """A multiple-choice question. `choices` are texts that continue `context`; `answer` is the right one's number."""
 
     task: str
     subject: str
@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 
 def tasks_of(words: str) -> list[Task]:
-    """Raises Unservable."""
+    """Parse the words of --tasks. Raises Unservable."""
     found: dict[str, Task] = {}
     for word in words.split(","):
         form, _, place = word.partition(":")
@@ -69,21 +69,21 @@ def tasks_of(words: str) -> list[Task]:
 def questions(
     words: str, shots: int = 0, shots_from: Path | None = None, limit: int = 0, left_out: Refuse | None = None
 ) -> list[Question]:
-    """Of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for all. Raises Unservable.
+    """Read the questions of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for all. Raises Unservable.
 
-    `left_out` is given each line and each task that cannot be used; without it the first one is raised.
+    `left_out` is called with each line and each task that cannot be used; without it the first one is raised.
     """
     found: list[Question] = []
     wrong: list[str] = []
-    say = left_out or (lambda what, said: wrong.append(f"{what}: {said}"))
+    say = left_out or (lambda what, sentence: wrong.append(f"{what}: {sentence}"))
     for task in tasks_of(words):
         what, bad = f"--tasks {task.word}", list[str]()
         try:
             with guarded(f"it cannot be read as {task.form}"):
-                its = list(questions_of(task, shots, shots_from, bad.append))
-                if not its and not bad:
+                asked_of_task = list(questions_of(task, shots, shots_from, bad.append))
+                if not asked_of_task and not bad:
                     raise Unservable("it holds no question that can be asked")
-            found += sample(its, limit)
+            found += sample(asked_of_task, limit)
         except Unservable as error:
             bad.append(str(error))
         for sentence in bad:
@@ -116,12 +116,12 @@ def questions_of(
             except Unservable as error:
                 leave_out(str(error))
                 shown[row.subject] = None
-        if (its := shown[row.subject]) is not None:
-            yield asked(task.name, task.form, row, its)
+        if (examples_shown := shown[row.subject]) is not None:
+            yield asked(task.name, task.form, row, examples_shown)
 
 
 def usable(rows: Iterable[Row], form: str, leave_out: Callable[[str], None]) -> list[Row]:
-    """Lettered questions have four choices."""
+    """Return the rows that can be asked in `form`: lettered questions need four choices."""
     found = []
     for row in rows:
         if form == "mmlu" and len(row.options) != len(LETTERS):
@@ -166,7 +166,7 @@ def lettered(row: Row) -> str:
 
 
 def shots_of(examples: Iterable[Row], subject: str, shots: int) -> list[Row]:
-    """The first ones of the same subject. Raises Unservable where there are too few."""
+    """Return the first examples of the same subject. Raises Unservable where there are too few."""
     own = [row for row in examples if row.subject.replace("_", " ") == subject.replace("_", " ")][:shots]
     if len(own) < shots:
         raise Unservable(
@@ -176,7 +176,7 @@ def shots_of(examples: Iterable[Row], subject: str, shots: int) -> list[Row]:
 
 
 def wilson(right: int, of: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): it stays within 0 to 1 and holds for few questions too."""
+    """Return the 95 % interval of a share (Wilson 1927): it stays within 0 to 1 and holds for few questions too."""
     if not of:
         return 0.0, 1.0
     share, square = right / of, z * z / of

@@ -1,4 +1,4 @@
-"""The command lines of the tools beside a run: what cannot be used is one sentence, said by one rank, before any work."""
+"""Parse the command lines of the tools beside a run. An error is one sentence, printed by one rank, before any work."""
 
 import argparse
 import contextlib
@@ -15,10 +15,10 @@ from ..common.options import Parser
 from ..common.settings import flag, is_utf8, refuse_beyond
 
 USAGE = 2  # exit status
-LONGEST = 300  # characters of what is said
-SAID = 5  # sentences of one kind; the others are counted
+LONGEST = 300  # characters of an error
+MOST_SHOWN = 5  # sentences of one kind that are printed; the others are counted
 
-Refuse = Callable[[str, str], None]  # is given a thing, and what of it is left out
+Refuse = Callable[[str, str], None]  # called with a thing, and with what of it is left out
 
 
 class ToolParser(Parser):
@@ -29,7 +29,7 @@ class ToolParser(Parser):
 def options(
     made: ToolParser, words: Sequence[str], limits: Mapping[str, tuple[float, float | None]]
 ) -> argparse.Namespace:
-    """Raises SystemExit: behind a sentence, or behind --help."""
+    """Parse and check a tool's options. Raises SystemExit after an error's sentence, or after --help."""
     from ..net.launcher import complains
 
     try:
@@ -48,13 +48,13 @@ def options(
     except Unservable as error:
         if speaks:
             print(error, file=sys.stderr)
-        # Another's status would have mpirun end the one that speaks before it has.
+        # Another rank's status would make mpirun end the one that prints before it has.
         raise SystemExit(USAGE if speaks else 0) from None
     return asked
 
 
 def use_threads(wanted: int) -> None:
-    """No more than there are cores; 0: as torch chooses."""
+    """Set torch's threads, no more than there are cores; 0: as torch chooses."""
     import torch
 
     if wanted:
@@ -62,7 +62,7 @@ def use_threads(wanted: int) -> None:
 
 
 def refuse_place(option: str, path: Path, is_folder: bool = False) -> None:
-    """Before hours of work: raises Unservable where what it makes cannot be written."""
+    """Check before hours of work that the result can be written. Raises Unservable."""
     if path.exists() and not (path.is_dir() if is_folder else path.is_file()):  # a device would be replaced
         advice = "no folder: name one" if is_folder else "no file: name one"
         raise Unservable(f"{option} {path} is {advice}")
@@ -74,14 +74,14 @@ def refuse_place(option: str, path: Path, is_folder: bool = False) -> None:
 
 
 class LeftOut:
-    """What is bad beside what is good: said as it is found, counted, and done without."""
+    """Reports and counts the bad items among good ones, which are left out."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say, self.counts = say, dict[str, int]()
 
     def __call__(self, what: str, sentence: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
-        if self.counts[what] <= SAID:
+        if self.counts[what] <= MOST_SHOWN:
             self.say(f"{what}: {sentence}")
 
     @property
@@ -89,7 +89,7 @@ class LeftOut:
         return sum(self.counts.values())
 
     def tell_more(self) -> None:
-        """Of what was only counted. Once, when all is read."""
+        """Print how many more were only counted. Called once, when all is read."""
         for what, count in self.counts.items():
-            if count > SAID:
-                self.say(f"{what}: {count - SAID} more are left out")
+            if count > MOST_SHOWN:
+                self.say(f"{what}: {count - MOST_SHOWN} more are left out")

@@ -24,7 +24,7 @@ CALIBRATION = 512  # tokens behind the text's, for layer_ranking.py
 
 
 class Wanted(NamedTuple):
-    """All that the study scores; the same on every rank. Texts are token ids but for `prompts`."""
+    """All that the study scores; the same on every rank. Texts are token ids, except `prompts`."""
 
     cases: list[Case]
     windows: list[list[int]]
@@ -39,9 +39,9 @@ class Wanted(NamedTuple):
 def wanted_of(
     asked: argparse.Namespace, text: "Text", config: Any, say: Say, left_out: Refuse
 ) -> tuple[Wanted, list[Item], dict[str, Any]]:
-    """-> what is to be scored, its rows in the file, and what tells one study from another. Raises Unservable.
+    """Return what is to be scored, its rows in the file, and the attributes that identify the study. Raises Unservable.
 
-    `left_out` is given what cannot be scored beside what can.
+    `left_out` is called with the items that cannot be scored.
     """
     from ..model.family import context_of
 
@@ -50,27 +50,27 @@ def wanted_of(
     window = window_of(asked, text, context)
     prose_text = text_of("--text", asked.text) if asked.text else prose()
     windows, calibration = predictions_of(asked, prose_text, text, window, context, say)
-    foretold = windows if "text" in asked.tasks.split(",") else []
+    predicted = windows if "text" in asked.tasks.split(",") else []
     questions, cut = questions_of(asked, ",".join(words), text, context, left_out) if words else ([], [])
     lines, prompts_ids = (
         askable_prompts.askable_in(asked.prompts, text, context, left_out, refuse_zero_bytes)
         if asked.prompts
         else ([], [])
     )
-    if (words or asked.prompts) and not (foretold or cut or lines):
+    if (words or asked.prompts) and not (predicted or cut or lines):
         raise Unservable("nothing is left to score: mend what is named above")
-    wanted = Wanted(cases, foretold, cut, lines, prompts_ids, asked.answer_tokens, context, calibration)
-    said = {
-        "window": window, "text": digest(prose_text) if foretold else "", "questions": digest(cut) if cut else "",
-        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "", "token_entropy": token_entropy(foretold or windows),
+    wanted = Wanted(cases, predicted, cut, lines, prompts_ids, asked.answer_tokens, context, calibration)
+    attributes = {
+        "window": window, "text": digest(prose_text) if predicted else "", "questions": digest(cut) if cut else "",
+        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "", "token_entropy": token_entropy(predicted or windows),
         "shots": asked.shots,
     }  # fmt: skip
-    return wanted, items_of(foretold, questions, cut), said
+    return wanted, items_of(predicted, questions, cut), attributes
 
 
 def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
-    """Tokens of a window. Raises Unservable."""
-    least = len(text.encode("")) + 2  # one token foretells another
+    """Return the tokens of a window. Raises Unservable."""
+    least = len(text.encode("")) + 2  # one token predicts another
     window = min(WINDOW, context) if asked.window is None else asked.window
     if not least <= window <= context:
         raise Unservable(
@@ -82,7 +82,7 @@ def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
 def predictions_of(
     asked: argparse.Namespace, prose_text: str, text: "Text", window: int, context: int, say: Say
 ) -> tuple[list[list[int]], list[int]]:
-    """-> the text's windows, and one behind them for the rankings. Raises Unservable."""
+    """Return the text's windows, and one behind them for the rankings. Raises Unservable."""
     behind = min(CALIBRATION, context)
     try:
         windows = windows_of(prose_text, text, asked.tokens, window, say)
@@ -97,34 +97,34 @@ def predictions_of(
 def questions_of(
     asked: argparse.Namespace, words: str, text: "Text", context: int, left_out: Refuse
 ) -> tuple[list[tasks.Question], list[Encoded]]:
-    """Those that can be scored."""
+    """Return the questions that can be scored, and their ids."""
     questions, cut = [], []
     for question in tasks.questions(words, asked.shots, asked.shots_from, asked.limit, left_out):
         try:
-            its = encoded_for(question, text, context, f"--shots {asked.shots}")
+            question_ids = encoded_for(question, text, context, f"--shots {asked.shots}")
         except Unservable as error:
             left_out(f"--tasks {question.task}", f"{question.place}: {error}")
             continue
         questions.append(question)
-        cut.append(its)
+        cut.append(question_ids)
     return questions, cut
 
 
 def encoded_for(question: tasks.Question, text: "Text", context: int, shots: str) -> Encoded:
-    """Raises Unservable if a model that takes `context` positions cannot score it."""
+    """Encode a question. Raises Unservable if a model that takes `context` positions cannot score it."""
     advice = "say fewer shots, or leave it out"
     longest = question.context + max(question.choices, key=len)
     if len(longest) > context and (fewest := text.fewest_tokens(longest)) > context:
         raise Unservable(f"it has over {fewest} tokens ({shots}), the model takes {context}: {advice}")
-    its = encoded(text, question)
-    if (most := max(map(len, its.ids))) > context:
+    question_ids = encoded(text, question)
+    if (most := max(map(len, question_ids.ids))) > context:
         raise Unservable(f"it has {most} tokens ({shots}), the model takes {context}: {advice}")
-    for choice, ids in zip(question.choices, its.ids, strict=True):
-        if len(ids) <= its.context:
+    for choice, ids in zip(question.choices, question_ids.ids, strict=True):
+        if len(ids) <= question_ids.context:
             raise Unservable(f"its choice {choice[:20]!r} adds no token to the question")
-    if not its.context or not its.shared:
-        raise Unservable("it has no token before its choices, from which they could be foretold")
-    return its
+    if not question_ids.context or not question_ids.shared:
+        raise Unservable("it has no token before its choices, from which they could be predicted")
+    return question_ids
 
 
 def refuse_zero_bytes(prompt: str) -> None:
@@ -136,10 +136,10 @@ def items_of(
     windows: Sequence[Sequence[int]], asked: Sequence[tasks.Question], cut: Sequence[Encoded]
 ) -> list[Item]:
     found = [Item("text", "", number, 0, -1, len(ids) - 1, 0) for number, ids in enumerate(windows)]
-    for number, (question, its) in enumerate(zip(asked, cut, strict=True)):
+    for number, (question, question_ids) in enumerate(zip(asked, cut, strict=True)):
         found += [
             Item(question.task, question.subject, number, choice, question.answer,
-                 len(its.ids[choice]) - its.context, len(words.strip()))
+                 len(question_ids.ids[choice]) - question_ids.context, len(words.strip()))
             for choice, words in enumerate(question.choices)
         ]  # fmt: skip
     return found

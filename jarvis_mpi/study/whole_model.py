@@ -1,4 +1,4 @@
-"""The whole model in one process, of which any layer can be left out."""
+"""Run the whole model in one process, with any layers left out."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ ROWS = 128  # logits at a time
 
 
 class Through(nn.Module):
-    """In the place of a layer that is not run; the last of them hands on what enters the model there."""
+    """Stands in the place of a layer that is not run; the last of them returns what enters the model there."""
 
     def __init__(self, layer: nn.Module, entering: Tensor | None = None):
         super().__init__()
@@ -28,12 +28,12 @@ class Through(nn.Module):
 
 
 def read(folder: Path, dtype: torch.dtype) -> Any:
-    """A whole model, frozen."""
+    """Load a whole model, frozen."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
 
 
 class Whole:
-    """A whole model, frozen, that can be entered before any layer, and tells its states on the way."""
+    """A whole model, frozen, that can be entered before any layer, and returns its intermediate states."""
 
     def __init__(self, folder: Path, dtype: torch.dtype):
         self.model = read(folder, dtype)
@@ -42,7 +42,7 @@ class Whole:
         self.depth, self.width = len(self.real), self.model.config.hidden_size
 
     def states(self, ids: Tensor, at: Iterable[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """[W, S] -> what comes before each layer of `at` (the depth: behind the last), and before the output layer, [W, S, D]."""
+        """Run ids [W, S]; return the states before each layer of `at` (the depth: behind the last), and before the output layer, [W, S, D]."""
         seen: dict[int, Tensor] = {}
 
         def before(layer: int) -> Callable[..., None]:
@@ -66,7 +66,7 @@ class Whole:
         return {layer: seen[layer] for layer in at}, final
 
     def behind(self, layer: int, h: Tensor) -> Tensor:
-        """What enters before `layer` -> before the output layer, both [W, S, D]; with gradients if `h` has any."""
+        """Run states that enter before `layer`; return those before the output layer, both [W, S, D]; with gradients if `h` has any."""
         try:
             for skipped in range(layer):
                 entering = h if skipped == layer - 1 else None
@@ -82,7 +82,7 @@ class Whole:
 
     @torch.no_grad()
     def nats(self, final: Tensor, ids: Tensor) -> float:
-        """The mean of -log p of each window's tokens after the first."""
+        """Return the mean of -log p of each window's tokens after the first."""
         rows, wanted = final[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         parts = zip(rows.split(ROWS), wanted.split(ROWS), strict=True)
         return sum(

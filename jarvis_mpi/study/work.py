@@ -1,4 +1,4 @@
-"""One rank's work on a study."""
+"""Do one rank's work on a study."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """Does a unit. What comes out can be told as JSON."""
+    """Does units of a study. A result can be sent as JSON."""
 
     def __init__(self, scorer: Scorer, text: "Text", wanted: Wanted):
         self.scorer, self.text, self.wanted = scorer, text, wanted
@@ -29,13 +29,13 @@ class Worker:
             return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
         if unit.kind == Kind.TEXT:
             cases = [case for case in wanted.cases if study_file.first_of(case, scorer.depth) == unit.at]
-            told = scorer.windows_nats(unit.number, unit.at, cases)
-            return [[sorted(case), [nats]] for case, nats in told]
+            costs = scorer.windows_nats(unit.number, unit.at, cases)
+            return [[sorted(case), [nats]] for case, nats in costs]
         of_choices = scorer.choices_nats(wanted.questions[unit.number], wanted.cases)
         return [[sorted(case), list(nats)] for case, nats in of_choices]
 
     def answer(self, prompt: Sequence[int], case: Case) -> dict[str, Any]:
-        """Greedy, and what a token of it costs the whole model; see grading.py."""
+        """Generate a greedy answer, and return it with its cost for the whole model; see grading.py."""
         scorer = self.scorer
         stages = [stage for layer, stage in enumerate(scorer.layers) if layer not in case]
 
@@ -45,6 +45,6 @@ class Worker:
             return body
 
         most = min(self.wanted.answer_tokens, self.wanted.context - len(prompt))
-        said, told = scorer.answer(prompt, through, most, self.text.end_ids)
-        words = self.text.decode(said)
-        return {"ids": said, "text": words, "nats": told}
+        ids, cost = scorer.answer(prompt, through, most, self.text.end_ids)
+        words = self.text.decode(ids)
+        return {"ids": ids, "text": words, "nats": cost}

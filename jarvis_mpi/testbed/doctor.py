@@ -1,7 +1,7 @@
-"""python -m jarvis_mpi doctor: look at every host before a run, or at one model, and say in a line each what to mend.
+"""python -m jarvis_mpi doctor: checks every host before a run, or one model, and prints a line for each thing to mend.
 
-With --hostfile each host says by ssh what it is and has (probe.py); then mpirun measures the links between all pairs.
-Without, the model alone is checked, every byte of it: model/integrity.py.
+With --hostfile each host is asked by ssh what it has (probe.py); then mpirun measures the links between all pairs.
+Without, only the model is checked, every byte of it: model/integrity.py.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 
 from ..common.errors import Unservable
 from ..common.layers import END_USER
-from ..common.options import PLAN, Parser, add_options, preparing, said_in
+from ..common.options import PLAN, Parser, add_options, given_options, preparing
 from ..common.settings import Settings, flag
 from ..model import checkpoint, safetensors_files
 from ..net import hostfile
@@ -24,7 +24,7 @@ from .probe import ask_all
 
 PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python -m benchmarks.memory.peaks`)
 ALSO = ("slowest_link_kbit_s", "start_timeout_s")  # of a run's options, beside PLAN
-# What is of hosts alone: where it stands when it was said, and its option.
+# What needs hosts: the name among the given options, and the option.
 OF_HOSTS = {"measure": "--links", "file": "--log"} | {
     name: flag(name) for name in ("split", "end_user_layers", "copies", "slowest_link_kbit_s")
 }
@@ -39,42 +39,45 @@ CLOCK_S = 5.0  # how far a host's time of day may be off, for logs that are read
 
 
 def problems(
-    hosts: Sequence[str], said: Mapping[str, Any], needs: Mapping[str, float], layers: Mapping[str, set[int]]
+    hosts: Sequence[str],
+    answers: Mapping[str, Any],
+    needs: Mapping[str, float],
+    layers: Mapping[str, set[int]],
 ) -> Iterator[str]:
-    """A line for each thing to mend. `needs`: a host's bytes; `layers`: those that it is to run."""
-    mine = said[hosts[0]]
+    """Yield a line for each thing to mend. `needs`: each host's bytes; `layers`: those that it is to run."""
+    mine = answers[hosts[0]]
     for host in dict.fromkeys(hosts):
-        its = said[host]
-        if isinstance(its, str):
-            yield its
-        if isinstance(its, str) or isinstance(mine, str):
+        answer = answers[host]
+        if isinstance(answer, str):
+            yield answer
+        if isinstance(answer, str) or isinstance(mine, str):
             continue
         for name, version in mine["versions"].items():
-            if its["versions"].get(name) != version:
-                yield f"{host} has {name} {its['versions'].get(name)}, {hosts[0]} {version}: install the same there"
-        if its["wrong_model"]:
-            yield f"{host}: {its['wrong_model']}"
-        elif its["fingerprint"] != mine["fingerprint"]:
+            if answer["versions"].get(name) != version:
+                yield f"{host} has {name} {answer['versions'].get(name)}, {hosts[0]} {version}: install the same there"
+        if answer["wrong_model"]:
+            yield f"{host}: {answer['wrong_model']}"
+        elif answer["fingerprint"] != mine["fingerprint"]:
             yield (
-                f"{host} has another model (fingerprint {its['fingerprint']}, {hosts[0]}: {mine['fingerprint']}):"
+                f"{host} has another model (fingerprint {answer['fingerprint']}, {hosts[0]}: {mine['fingerprint']}):"
                 " copy the same there, or stage-model"
             )
-        elif its["layers"] is not None and (lacking := sorted(layers[host] - set(its["layers"]))):
+        elif answer["layers"] is not None and (lacking := sorted(layers[host] - set(answer["layers"]))):
             yield f"{host} lacks layer {', '.join(map(str, lacking))} of the model: python -m jarvis_mpi stage-model for this split"
-        if its["free_bytes"] < needs[host]:
+        if answer["free_bytes"] < needs[host]:
             yield (
-                f"{host} has {its['free_bytes'] / 1e9:.2f} GB of memory free, its ranks need {needs[host] / 1e9:.2f} GB:"
+                f"{host} has {answer['free_bytes'] / 1e9:.2f} GB of memory free, its ranks need {needs[host] / 1e9:.2f} GB:"
                 " give it fewer layers (--split memory), or more hosts"
             )
-        if its["lacks"]:
-            yield f"{host}: {its['lacks']}"
-        off_s = its["time"] - (its["asked_at"] + its["heard_at"]) / 2
-        if abs(off_s) > CLOCK_S + (its["heard_at"] - its["asked_at"]) / 2:
+        if answer["lacks"]:
+            yield f"{host}: {answer['lacks']}"
+        off_s = answer["time"] - (answer["asked_at"] + answer["heard_at"]) / 2
+        if abs(off_s) > CLOCK_S + (answer["heard_at"] - answer["asked_at"]) / 2:
             yield f"{host}'s time of day is off by {off_s:+.0f} s: its logs will not fit the others' (timedatectl set-ntp true)"
 
 
 def show(
-    hosts: Sequence[str], said: Mapping[str, Any], needs: Mapping[str, float], links: Sequence[Measured]
+    hosts: Sequence[str], answers: Mapping[str, Any], needs: Mapping[str, float], links: Sequence[Measured]
 ) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -86,10 +89,10 @@ def show(
     for column in ("host", "ranks", "cores", "free GB", "needs GB", "torch", "model"):
         table.add_column(column, justify="left" if column in ("host", "torch", "model") else "right")
     for host, count in Counter(hosts).items():
-        its = said[host]
-        if not isinstance(its, str):
-            table.add_row(host, str(count), str(its["cores"]), f"{its['free_bytes'] / 1e9:.1f}", f"{needs[host] / 1e9:.1f}",
-                          escape(its["versions"]["torch"]), escape(its["fingerprint"]) or "-")  # fmt: skip
+        answer = answers[host]
+        if not isinstance(answer, str):
+            table.add_row(host, str(count), str(answer["cores"]), f"{answer['free_bytes'] / 1e9:.1f}", f"{needs[host] / 1e9:.1f}",
+                          escape(answer["versions"]["torch"]), escape(answer["fingerprint"]) or "-")  # fmt: skip
     terminal.print(table)
     if not links:
         return
@@ -112,12 +115,12 @@ def show(
 
 
 def planned(
-    hosts: Sequence[str], said: Mapping[str, Any], folder: Path, settings: Settings
+    hosts: Sequence[str], answers: Mapping[str, Any], folder: Path, settings: Settings
 ) -> tuple[dict[str, float], dict[str, set[int]]]:
-    """What each host needs, in bytes, and which layers it is to have. Raises Unservable."""
+    """Compute how many bytes each host needs, and which layers it is to have. Raises Unservable."""
     free = {
-        node: said[host]["free_bytes"] / hosts.count(host)
-        for node, host in enumerate(hosts) if not isinstance(said[host], str)
+        node: answers[host]["free_bytes"] / hosts.count(host)
+        for node, host in enumerate(hosts) if not isinstance(answers[host], str)
     }  # fmt: skip
     per_layer = checkpoint.bytes_by_layer(folder)
     placement = blocks.place(
@@ -140,16 +143,16 @@ def planned(
 
 
 def look_at_hosts(settings: Settings, path: Path, measure: str = "yes", file: Path | None = None) -> int:
-    """-> exit status. Raises Unservable."""
+    """Check the hosts and print what is to be mended. -> exit status. Raises Unservable."""
     from ..record import links_file
 
     before = links_file.usable(file) if file else None
     hosts = hostfile.ranks(path)
     folder = checkpoint.locate(settings.model, print, settings.start_timeout_s, whole=True)
-    said = ask_all(hosts, settings.model)
-    needs, layers = planned(hosts, said, folder, settings)
-    found = list(problems(hosts, said, needs, layers))
-    answering = [host for host in dict.fromkeys(hosts) if not isinstance(said[host], str)]
+    answers = ask_all(hosts, settings.model)
+    needs, layers = planned(hosts, answers, folder, settings)
+    found = list(problems(hosts, answers, needs, layers))
+    answering = [host for host in dict.fromkeys(hosts) if not isinstance(answers[host], str)]
     links: list[Measured] = []
     if measure == "yes" and len(answering) > 1 and answering[0] == hosts[0]:
         try:
@@ -159,13 +162,13 @@ def look_at_hosts(settings: Settings, path: Path, measure: str = "yes", file: Pa
             found.append(str(error))
     show(
         hosts,
-        said,
+        answers,
         needs,
         [link._replace(a=hosts.index(answering[link.a]), b=hosts.index(answering[link.b])) for link in links],
     )
     if file:
         try:
-            links_file.write(file, answering, said, links, before)
+            links_file.write(file, answering, answers, links, before)
         except Unservable as error:
             found.append(str(error))
     for line in found:
@@ -199,12 +202,12 @@ def parser() -> Parser:
 
 def main(words: Sequence[str]) -> int:
     try:
-        said = said_in(parser(), words)
-        settings = Settings.of(said).checked()
-        if "hostfile" in said:
-            own = {name: said[name] for name in ("measure", "file") if name in said}
-            return look_at_hosts(settings, said["hostfile"], **own)
-        if idle := [option for name, option in OF_HOSTS.items() if name in said]:
+        options = given_options(parser(), words)
+        settings = Settings.of(options).checked()
+        if "hostfile" in options:
+            own = {name: options[name] for name in ("measure", "file") if name in options}
+            return look_at_hosts(settings, options["hostfile"], **own)
+        if idle := [option for name, option in OF_HOSTS.items() if name in options]:
             raise Unservable(
                 f"{' and '.join(idle)} would change nothing: without --hostfile the doctor looks at the model"
                 f" {settings.model} alone"

@@ -1,6 +1,6 @@
-"""Round trip and rate between every two nodes: mpirun ... python -m jarvis_mpi.testbed.link_rates
+"""Measures the round trip and the rate between every two nodes: mpirun ... python -m jarvis_mpi.testbed.link_rates
 
-One pair at a time, so that none spoils another's figures. Rank 0 prints the matrix as JSON; see doctor.py.
+One pair at a time, so that none disturbs another's figures. Rank 0 prints the matrix as JSON; see doctor.py.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from ..protocol.link import Link, Lost, Silence
 from ..protocol.wire import Kind, Message, note, read_note
 from ..record.links_file import Measured
 
-TRIPS = 9
-BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent one after the other while each takes less than ENOUGH_S
+ROUND_TRIPS = 9
+BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent in turn, until one takes ENOUGH_S
 ENOUGH_S = 0.1
 NAN = float("nan")
 PAIR_S = 30.0  # the longest for a pair
@@ -31,7 +31,7 @@ Clock = Callable[[], float]
 
 
 def measure(link: Link, clock: Clock) -> Iterator[Measured]:
-    """The end user's part: has every pair measured, and tells of each."""
+    """Have every pair measured, as the end user, and yield each result."""
     for a, b in combinations(range(link.size), 2):
         try:
             if a == link.me:
@@ -49,7 +49,7 @@ def measure(link: Link, clock: Clock) -> Iterator[Measured]:
 
 
 def answer_of(link: Link, a: int, b: int, clock: Clock) -> Measured:
-    """One that came too late is of another pair. Raises Silence or Lost."""
+    """Wait for this pair's result; a late one is another pair's. Raises Silence or Lost."""
     end = clock() + 2 * PAIR_S
     while True:
         found = Measured(**await_note(link, max(0.0, end - clock()), clock, "measured"))
@@ -58,34 +58,36 @@ def answer_of(link: Link, a: int, b: int, clock: Clock) -> Measured:
 
 
 def serve(link: Link, clock: Clock) -> None:
-    """The others' part. Raises Silence or Lost."""
+    """Measure what the end user asks for, as a worker. Raises Silence or Lost."""
     while True:
         message = Message.unpack(link.receive(link.size**2 * PAIR_S))
         if message.kind is Kind.GOODBYE:
             return
-        if message.kind is Kind.STEP:  # somebody's bytes: say that they are here
+        if message.kind is Kind.STEP:  # another node's bytes: acknowledge them
             link.send(message.step, note(here=message.rows).pack())
-        elif "measure" in (said := read_note(message)):
+        elif "measure" in (payload := read_note(message)):
             try:
-                found = between(link, said["measure"], clock)
+                found = between(link, payload["measure"], clock)
             except (Silence, Lost):
-                found = Measured(link.me, said["measure"], NAN, NAN)
+                found = Measured(link.me, payload["measure"], NAN, NAN)
             link.send(0, note(measured=found._asdict()).pack())
 
 
 def between(link: Link, node: int, clock: Clock) -> Measured:
-    trips = [trip(link, node, 0, clock) for _ in range(TRIPS + 1)][1:]  # the first one connects
-    round_trip_s, kbit_s = statistics.median(trips), float("nan")
+    round_trips_s = [time_transfer(link, node, 0, clock) for _ in range(ROUND_TRIPS + 1)][
+        1:
+    ]  # the first one connects
+    round_trip_s, kbit_s = statistics.median(round_trips_s), float("nan")
     for size in BYTES:
-        took_s = trip(link, node, size, clock)
+        took_s = time_transfer(link, node, size, clock)
         kbit_s = 8e-3 * size / max(took_s - round_trip_s, took_s / 5)
         if took_s - round_trip_s > ENOUGH_S:
             break
     return Measured(link.me, node, round_trip_s, kbit_s)
 
 
-def trip(link: Link, node: int, size: int, clock: Clock) -> float:
-    """Seconds until `size` bytes are there, and that is known here."""
+def time_transfer(link: Link, node: int, size: int, clock: Clock) -> float:
+    """Return the seconds until `size` bytes have arrived and are acknowledged."""
     begun = clock()
     link.send(node, Message(Kind.STEP, step=link.me, rows=size, body=bytes(size)).pack())
     link.flush(PAIR_S)
@@ -94,24 +96,24 @@ def trip(link: Link, node: int, size: int, clock: Clock) -> float:
 
 
 def await_note(link: Link, timeout_s: float, clock: Clock, name: str) -> Any:
-    """What the next note says of `name`; others came too late. Raises Silence or Lost."""
+    """Return the field `name` of the next note that has it; others came too late. Raises Silence or Lost."""
     end = clock() + timeout_s
     while True:
         message = Message.unpack(link.receive(max(0.0, end - clock())))
-        if message.kind is Kind.NOTE and name in (said := read_note(message)):
-            return said[name]
+        if message.kind is Kind.NOTE and name in (payload := read_note(message)):
+            return payload[name]
 
 
 def main() -> None:
-    from ..net.launch_agents import Come
-    from ..net.ssh_keepalive import hold_on, tell_home
+    from ..net.launch_agents import StartPhase
+    from ..net.ssh_keepalive import end_without_keepalive, report_phase
 
-    hold_on()
+    end_without_keepalive()
     from ..net.mpi_link import MpiLink
 
-    tell_home(Come.STARTING)
+    report_phase(StartPhase.IN_MPI_INIT)
     link = MpiLink(60.0, True)
-    tell_home(Come.JOINED)
+    report_phase(StartPhase.JOINED)
     if link.me == 0:
         print(json.dumps([list(found) for found in measure(link, time.perf_counter)]), flush=True)
     else:
@@ -128,7 +130,7 @@ LINKS_S = 300.0
 
 
 def measured_links(hosts: Sequence[str]) -> list[Measured]:
-    """Of those that answer. Raises Unservable."""
+    """Measure the links between `hosts`, by mpirun. Raises Unservable."""
     with tempfile.NamedTemporaryFile("w", suffix=".hostfile") as file:
         file.write("".join(f"{host} slots=1\n" for host in hosts))
         file.flush()

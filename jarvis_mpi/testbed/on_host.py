@@ -1,4 +1,4 @@
-"""`python -m jarvis_mpi WORDS` on a host, by ssh where that is another machine."""
+"""Runs `python -m jarvis_mpi WORDS` on a host, by ssh where that is another machine."""
 
 import json
 import shlex
@@ -23,18 +23,18 @@ OPTIONS = (
 )
 
 
-MOST_LINES = 1000  # that a shell may say before
+MOST_LINES = 1000  # that a shell may print before
 
 
 def json_object(lines: Iterable[bytes]) -> dict[str, Any] | None:
-    """The first line that is an object in JSON: a shell may say something of its own before and behind it. None where there is none."""
+    """Return the first line that is a JSON object, None if there is none: a shell may print lines of its own around it."""
     for line in islice(lines, MOST_LINES):
         try:
-            said = json.loads(line)
+            value = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(said, dict):
-            return said
+        if isinstance(value, dict):
+            return value
     return None
 
 
@@ -52,7 +52,7 @@ def is_here(host: str) -> bool:
 
 
 def start(host: str, *words: str, **more: Any) -> subprocess.Popen:
-    """Start it, by this environment's path there. Raises Unservable."""
+    """Start the command there, by this environment's path. Raises Unservable."""
     command = [sys.executable, "-m", "jarvis_mpi", *words]
     try:
         if not is_here(host):

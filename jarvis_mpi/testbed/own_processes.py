@@ -51,7 +51,7 @@ def every_host() -> list[int]:
 def processes(host: int | str) -> list[int]:
     """All on a host, by their numbers here; the first is the host's own process 1, if it is up."""
     found = map(int, sh(f"ip netns pids {host if host == AIR else name(int(host))}", check=False).split())
-    return sorted(found, key=lambda pid: (number_there(pid) != 1, pid))
+    return sorted(found, key=lambda pid: (number_on_host(pid) != 1, pid))
 
 
 def busy(host: int) -> list[int]:
@@ -59,7 +59,7 @@ def busy(host: int) -> list[int]:
     return [
         pid
         for pid in processes(host)
-        if number_there(pid) > 1 and not proc_file(pid, "comm").startswith("sshd")
+        if number_on_host(pid) > 1 and not proc_file(pid, "comm").startswith("sshd")
     ]
 
 
@@ -70,7 +70,7 @@ def proc_file(pid: int, what: str) -> str:
     return ""
 
 
-def number_there(pid: int) -> int:
+def number_on_host(pid: int) -> int:
     """A process's number on its host; 0 if it belongs to none."""
     numbers = next(
         (line.split()[1:] for line in proc_file(pid, "status").splitlines() if "NSpid" in line), []
@@ -80,7 +80,7 @@ def number_there(pid: int) -> int:
 
 def command(host: int, words: list[str]) -> list[str]:
     """What runs `words` on a host, in this folder. Raises Unservable if it is down."""
-    first = next((pid for pid in processes(host) if number_there(pid) == 1), None)
+    first = next((pid for pid in processes(host) if number_on_host(pid) == 1), None)
     if first is None:
         raise Unservable(f"{name(host)} is down: boot {host}")
     spaces = ["nsenter", "-t", str(first), "-m", "-u", "-i", "-n", "-p", f"--wdns={Path.cwd()}"]

@@ -1,4 +1,4 @@
-"""What a host says of itself: `probe` there, `ask_all` here, by ssh. Whatever a host does, it is that host's line."""
+"""Asks hosts what they have: `probe` runs there, `ask_all` here, by ssh. Whatever goes wrong on a host is that host's line."""
 
 import json
 import subprocess
@@ -33,21 +33,21 @@ FORM = {
 
 
 def probe(model: str) -> None:
-    """What this host says of itself, as a line of JSON."""
-    said: dict[str, Any] = {"lacks": without_fault_tolerance("Open MPI") or no_agent(), "wrong_model": ""}
+    """Print what this host has, as a line of JSON."""
+    answer: dict[str, Any] = {"lacks": without_fault_tolerance("Open MPI") or no_agent(), "wrong_model": ""}
     fingerprint = ""
     try:
         folder = checkpoint.locate(model, fetch=False)
         fingerprint, names = checkpoint.fingerprint(folder), checkpoint.delivered(folder)
-        said["layers"] = sorted({checkpoint.layer_of(name) for name in names} - {None}) if names else None
+        answer["layers"] = sorted({checkpoint.layer_of(name) for name in names} - {None}) if names else None
     except Unservable as error:
-        said["wrong_model"] = str(error)
-    there = hello(0, fingerprint)
-    print(json.dumps({**said, **vars(there), "machine": machine(), "time": time.time()}))
+        answer["wrong_model"] = str(error)
+    mine = hello(0, fingerprint)
+    print(json.dumps({**answer, **vars(mine), "machine": machine(), "time": time.time()}))
 
 
 def answer_of(host: str, model: str) -> dict[str, Any]:
-    """Raises Unservable, with that host's line."""
+    """Ask one host. Raises Unservable, with that host's line."""
     asked_at = time.time()
     process = on_host.start(host, "probe", model, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
@@ -58,8 +58,8 @@ def answer_of(host: str, model: str) -> dict[str, Any]:
             f"{host} does not answer within {PROBE_S:g} s: is it up, and does ssh {host} work?"
         ) from None
     heard_at = time.time()
-    said = on_host.json_object(reversed(out.splitlines()))
-    if said is None:
+    answer = on_host.json_object(reversed(out.splitlines()))
+    if answer is None:
         lines = (errors or out).decode(errors="replace").strip().splitlines() or ["it says nothing"]
         what = (
             "cannot be reached by ssh"
@@ -68,24 +68,26 @@ def answer_of(host: str, model: str) -> dict[str, Any]:
         )
         raise Unservable(f"{host} {what}: {lines[-1]}")
     try:
-        check(said, FORM, "its answer")
+        check(answer, FORM, "its answer")
     except ValueError as error:
-        raise Unservable(other_version(host, said, error)) from None
-    return {**said, "asked_at": asked_at, "heard_at": heard_at}
+        raise Unservable(other_version(host, answer, error)) from None
+    return {**answer, "asked_at": asked_at, "heard_at": heard_at}
 
 
-def other_version(host: str, said: dict[str, Any], error: ValueError) -> str:
-    versions = said.get("versions")
-    its = versions.get("jarvis_mpi") if isinstance(versions, dict) else None
-    if isinstance(its, str) and its != __version__:
-        return f"{host} has jarvis_mpi {its[:LONGEST]}, this machine {__version__}: install the same there"
+def other_version(host: str, answer: dict[str, Any], error: ValueError) -> str:
+    versions = answer.get("versions")
+    version = versions.get("jarvis_mpi") if isinstance(versions, dict) else None
+    if isinstance(version, str) and version != __version__:
+        return (
+            f"{host} has jarvis_mpi {version[:LONGEST]}, this machine {__version__}: install the same there"
+        )
     return (
         f"{host} does not answer as jarvis_mpi {__version__} does ({reason(error)}): install the same there"
     )
 
 
 def ask_all(hosts: Sequence[str], model: str) -> dict[str, Any]:
-    """host -> what it says, or that host's line, as text."""
+    """Ask all hosts at a time. -> host -> its answer, or that host's line, as text."""
     answers: dict[str, Any] = {}
 
     def ask(host: str) -> None:

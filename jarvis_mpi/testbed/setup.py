@@ -1,4 +1,4 @@
-"""python -m jarvis_mpi setup: make this Python environment ready, so that the plain mpirun line works.
+"""python -m jarvis_mpi setup: prepares this Python environment, so that the plain mpirun line works.
 
 Writes what MPI must know into the environment's own etc/ files (nothing outside it) and fetches the
 default model.

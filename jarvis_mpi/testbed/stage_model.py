@@ -1,4 +1,4 @@
-"""python -m jarvis_mpi stage-model: each node gets the tensors that it runs, and a run finds them there.
+"""python -m jarvis_mpi stage-model: sends each node the tensors that it runs, where a run finds them.
 
     sender                                            receiver (on the host, started by ssh)
     what is to be there: files, ranges, hashes   ->
@@ -6,8 +6,8 @@
     those ranges' bytes                          ->
                                                  <-   whether all is as it should be
 
-A node's files have the names and sizes of the whole model's, with holes where other nodes' tensors are; so nothing that
-reads them has to know. Every tensor's middle is there, of which models.fingerprint is made.
+A node's files have the names and sizes of the whole model's, with holes where other nodes' tensors are; so no reader
+has to know. The middle of every tensor is there: checkpoint.fingerprint is made of them.
 """
 
 import subprocess
@@ -32,7 +32,7 @@ def layers_of(placement: blocks.Placement, copied: dict[Block, tuple[int, ...]],
 
 
 def main(words: Sequence[str]) -> int:
-    from ..common.options import preparing, said_in
+    from ..common.options import given_options, preparing
     from ..common.settings import Settings
 
     parser = preparing("stage-model", "Each node gets the tensors that it runs, and a run finds them there.")
@@ -40,18 +40,18 @@ def main(words: Sequence[str]) -> int:
         "--hostfile", type=Path, required=True, help="as mpirun's: rank 0, which is here, first"
     )
     try:
-        options = said_in(parser, words)
-        hosts, said = hostfile.ranks(options["hostfile"]), Settings.of(options).checked()
-        if said.split == "memory":
+        options = given_options(parser, words)
+        hosts, settings = hostfile.ranks(options["hostfile"]), Settings.of(options).checked()
+        if settings.split == "memory":
             raise Unservable(
                 "--split memory is decided when a run starts: say layers per worker, such as --split 2,3,3"
             )
-        folder = checkpoint.locate(said.model, print, said.start_timeout_s, whole=True)
+        folder = checkpoint.locate(settings.model, print, settings.start_timeout_s, whole=True)
         depth = len(checkpoint.bytes_by_layer(folder))
         placement = blocks.place(
-            depth, len(hosts) - 1, split=said.split, end_user_layers=said.end_user_layers
+            depth, len(hosts) - 1, split=settings.split, end_user_layers=settings.end_user_layers
         )
-        copied = blocks.copies(placement, said.copies)
+        copied = blocks.copies(placement, settings.copies)
         layers: dict[str, set[int]] = {}
         for node, host in enumerate(hosts):
             if node != END_USER and not on_host.is_here(host):
@@ -59,14 +59,14 @@ def main(words: Sequence[str]) -> int:
         if not layers:
             print("all ranks are on this machine, which has the whole model: nothing is to be sent")
             return 0
-        return deliver(said.model, folder, layers)
+        return deliver(settings.model, folder, layers)
     except Unservable as error:
         print(error, file=sys.stderr)
         return 1
 
 
 def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
-    """To all hosts at a time. -> exit status."""
+    """Send to all hosts at a time. -> exit status."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,

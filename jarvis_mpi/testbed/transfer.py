@@ -1,4 +1,4 @@
-"""One host's part of a model, sent and received."""
+"""Sends one host's part of a model, and receives it there."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from .probe import other_version
 PIECE_BYTES = 1 << 22  # hashed and sent at a time
 
 
-SAMPLE_BYTES = 64  # see models.fingerprint
+SAMPLE_BYTES = 64  # see checkpoint.fingerprint
 
 
 SMALL = ("config.json", "generation_config.json", "model.safetensors.index.json")
@@ -31,7 +31,7 @@ Progress = Callable[[int], None]
 
 
 def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]:
-    """What is to be at a node that runs `layers`, for the receiver; and how many bytes their tensors have."""
+    """List what a node that runs `layers` is to have, for the receiver. -> it, and how many bytes the tensors have."""
     if checkpoint.delivered(folder) is not None:
         raise Unservable(f"{folder} holds a part of the model only: stage-model needs the whole")
     vocabulary = vocabulary_of(folder)
@@ -61,13 +61,13 @@ def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]
 
 
 def vocabulary_of(folder: Path) -> int:
-    """Rows of the embedding and of the output layer, which no worker needs."""
-    said = json.loads((folder / "config.json").read_text()).get("vocab_size")
-    if said is None:  # its family's default
+    """Return the rows of the embedding and of the output layer, which no worker needs."""
+    vocabulary = json.loads((folder / "config.json").read_text()).get("vocab_size")
+    if vocabulary is None:  # its family's default
         from ..model.family import load_config
 
-        said = load_config(folder).vocab_size
-    return said
+        vocabulary = load_config(folder).vocab_size
+    return vocabulary
 
 
 def hash_of(file: BinaryIO, at: int, length: int) -> str:
@@ -76,7 +76,7 @@ def hash_of(file: BinaryIO, at: int, length: int) -> str:
 
 
 def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Progress) -> int:
-    """-> how many bytes were sent; -1: the host has the whole model. Raises Unservable."""
+    """Send a host what it lacks. -> how many bytes were sent; -1: it has the whole model. Raises Unservable."""
     process = on_host.start(host, "receive-model", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
@@ -114,18 +114,18 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
 
 
 def answer_of(host: str, lines: Iterable[bytes], form: Any) -> dict[str, Any]:
-    """Raises ConnectionError where none came, Unservable where it is of another version."""
-    said = on_host.json_object(lines)
-    if said is None:
+    """Read the host's answer. Raises ConnectionError where none came, Unservable where it is another version's."""
+    answer = on_host.json_object(lines)
+    if answer is None:
         raise ConnectionError
     try:
-        return check(said, form, "its answer")
+        return check(answer, form, "its answer")
     except ValueError as error:
-        raise Unservable(other_version(host, said, error)) from None
+        raise Unservable(other_version(host, answer, error)) from None
 
 
 def asked_for(host: str, missing: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, list[int]]]:
-    """What is to be sent. Raises Unservable where the host asks for what it was not offered."""
+    """Yield what is to be sent. Raises Unservable where the host asks for what it was not offered."""
     for name, numbers in missing.get("missing", {}).items():
         offered = len(wanted["weights"].get(name, {"ranges": ()})["ranges"])
         if wrong := [number for number in numbers if not 0 <= number < offered]:
@@ -137,7 +137,7 @@ def asked_for(host: str, missing: dict[str, Any], wanted: dict[str, Any]) -> Ite
 
 
 def receive_here() -> str | None:
-    """-> what goes wrong, for standard error."""
+    """Receive a model on this host. -> what went wrong, for standard error."""
     try:
         with guarded("the model cannot be received"):
             receive(sys.stdin.buffer, sys.stdout.buffer)
@@ -146,9 +146,9 @@ def receive_here() -> str | None:
     return None
 
 
-def receive(said: BinaryIO, answer: BinaryIO) -> None:
-    """The other end, on the host."""
-    wanted = json.loads(said.readline())
+def receive(source: BinaryIO, answer: BinaryIO) -> None:
+    """Receive what this host lacks: the other end of `send`."""
+    wanted = json.loads(source.readline())
     here = checkpoint.whole_here(wanted["model"])
     if here and checkpoint.fingerprint(here) == wanted["fingerprint"]:
         answer.write(json.dumps({"whole": True}).encode() + b"\n")
@@ -171,7 +171,7 @@ def receive(said: BinaryIO, answer: BinaryIO) -> None:
         with (folder / name).open("r+b") as file:
             for number in numbers:
                 at, length, sha256 = wanted["weights"][name]["ranges"][number]
-                data = said.read(length)
+                data = source.read(length)
                 if hashlib.sha256(data).hexdigest() != sha256:
                     wrong = wrong or "what came is not what was sent"
                     continue
@@ -186,7 +186,7 @@ def receive(said: BinaryIO, answer: BinaryIO) -> None:
 
 
 def lacking(path: Path, size: int, ranges: Sequence[tuple[int, int, str]]) -> list[int]:
-    """Which of `ranges` are not what they should be in the file, which has its size after this."""
+    """Return which of `ranges` are missing or damaged in the file, and give it its size."""
     path.touch()
     with path.open("r+b") as file:
         file.truncate(size)

@@ -25,23 +25,23 @@ def test_a_bad_record_costs_no_others_figure(folder, capsys):
     assert f"{folder}/good.h5: schema 5" in capsys.readouterr().out
     assert script("load", "--mend", folder / "bad.h5", folder / "good.h5") == "1"
     assert script("load", "--mend", folder / "good.h5") == ""
-    said = script("latency", folder / "bad.h5", folder / "none.h5")
-    assert len(said.splitlines()) == 2
+    message = script("latency", folder / "bad.h5", folder / "none.h5")
+    assert len(message.splitlines()) == 2
 
 
 @pytest.mark.parametrize("name", ["a$\\foo$", "[red]x", "z\udcff"])
 def test_a_name_of_a_file_is_no_formula_and_no_markup(folder, capsys, name):
     shutil.copy(folder / "good.h5", folder / f"{name}.h5")
     assert script("compare", folder / f"{name}.h5", folder / "good.h5") == ""
-    said = capsys.readouterr().out
-    assert name.replace("\udcff", "\ufffd") in said
+    printed = capsys.readouterr().out
+    assert name.replace("\udcff", "\ufffd") in printed
 
 
 def test_a_bad_member_of_a_list_costs_no_other_row(capsys):
     words = "--nodes 9,0,x,1000000000 --model nothing,gemma-2b --machine pi4 --kbit-s 50000,0,nan --delay-ms 0,inf"
     assert script("predict", *words.split()) == "1"
-    said = capsys.readouterr()
-    assert said.out.splitlines()[1].split()[:6] == ["gemma-2b", "on", "pi4", "9", "0", "50000"]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1].split()[:6] == ["gemma-2b", "on", "pi4", "9", "0", "50000"]
     for part in (
         "--model nothing is not known",
         "--nodes 0 is",
@@ -50,8 +50,8 @@ def test_a_bad_member_of_a_list_costs_no_other_row(capsys):
         "--kbit-s 0 is",
         "--kbit-s nan is",
     ):
-        assert part in said.err
-    assert len(said.err.splitlines()) == 7
+        assert part in printed.err
+    assert len(printed.err.splitlines()) == 7
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -60,6 +60,6 @@ def test_a_bad_member_of_a_list_costs_no_other_row(capsys):
     ("study_time", "--tokens -3"),
 ])  # fmt: skip
 def test_numbers_that_cannot_be_are_one_sentence(name, words):
-    said = script(name, *words.split())
-    assert said.startswith(words.split()[0])
-    assert len(said.splitlines()) == 1
+    message = script(name, *words.split())
+    assert message.startswith(words.split()[0])
+    assert len(message.splitlines()) == 1

@@ -7,17 +7,17 @@ from places import ROOT
 
 sys.path.insert(0, str(ROOT / "analysis"))
 from costs import Costs, costs_of, with_slow
-from prediction import Network, more_trips, predicted
+from prediction import Network, extra_rtts, predicted
 
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.run import Unreadable
 
 COSTS = Costs(
-    layers=18, layer_s=0.010, stage_s=0.001, row_s=0.002, head_s=0.020, hop_s=0.003, body_bytes=1000, told_bytes=100, run_bytes=0
+    layers=18, layer_s=0.010, stage_s=0.001, row_s=0.002, head_s=0.020, hop_s=0.003, body_bytes=1000, header_bytes=100, run_bytes=0
 )  # fmt: skip
 
 
-def test_a_token_takes_its_layers_its_stages_its_hops_and_the_head():
+def test_a_token_takes_the_layers_stages_hops_and_the_head():
     # 8 workers and the end user's two stages: 10 stages, 9 hops
     _, rate, ended = predicted(COSTS, Network(), 9, tokens=50)
     assert ended == ""
@@ -34,7 +34,7 @@ def test_a_prompt_in_pieces_keeps_all_stages_busy():
     assert one_by_one_s / 8 < first_s < one_by_one_s / 3
 
 
-def test_a_slow_node_costs_its_own_layers_only():
+def test_a_slow_node_costs_that_nodes_layers_only():
     _, rate, _ = predicted(COSTS, Network(), 9, tokens=20)
     _, slower, _ = predicted(with_slow(COSTS, 9, 3, 3.0), Network(), 9, tokens=20)
     assert 1 / slower == pytest.approx(1 / rate + 2 * (2 * 0.010 + 0.001))
@@ -49,8 +49,8 @@ def test_failures_cost_a_gap_each_until_nobody_is_left():
     assert "are lost and no copy is left" in ended
 
 
-def test_large_messages_take_tcps_round_trips():
-    assert [more_trips(size) for size in (1000, 14000, 20000, 50000, 70000)] == [0, 0, 1, 2, 3]
+def test_large_messages_take_tcps_rtts():
+    assert [extra_rtts(size) for size in (1000, 14000, 20000, 50000, 70000)] == [0, 0, 1, 2, 3]
 
 
 def test_a_run_predicts_itself():

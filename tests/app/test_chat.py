@@ -59,7 +59,7 @@ def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, 
     assert done.returncode == 0, done.stderr.decode()
     text, one = Text(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids: list[int] = []
-    said, asked_for = [], [json.loads(event) for event in events(log, "asked")]
+    answered, asked_for = [], [json.loads(event) for event in events(log, "asked")]
     for turn, asked in zip(TURNS, asked_for, strict=True):
         ids = text.after(ids, turn)
         text.asked.append(turn)
@@ -72,30 +72,30 @@ def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, 
             do_sample=False,
             use_cache=False,
         )
-        said.append(answer[0, whole.shape[1] :].tolist())
+        answered.append(answer[0, whole.shape[1] :].tolist())
         ids = answer[0].tolist()
         if ids[-1] in text.end_ids:
             ids.pop()
     run = load(log)
-    assert run.tokens["token"].tolist() == [token for answer in said for token in answer]
+    assert run.tokens["token"].tolist() == [token for answer in answered for token in answer]
     # Nobody ran a position twice, and all but the last token of all were run.
     for node in range(1, 4):
         mine = run.hops[run.hops["node"] == node]
         assert mine["rows"].sum() in (len(ids) - 1, len(ids))  # an end token is no part of the text
-    answers = [text.tokenizer.decode(answer, skip_special_tokens=True) for answer in said]
+    answers = [text.tokenizer.decode(answer, skip_special_tokens=True) for answer in answered]
     assert done.stdout.decode() == "".join(f"{answer}\n" for answer in answers)
 
 
-def test_a_pipe_ends_a_chat_and_what_cannot_be_answered_is_said(small, tmp_path):
+def test_a_pipe_ends_a_chat_and_what_cannot_be_answered_is_named(small, tmp_path):
     words = words_for(small, tmp_path / "run.h5")
     del words[2:4]  # --prompt
     done = piped(b"abc\n/route\n\xff\n" + b"x" * 200 + b"\n/nonsense\n//slash", 3, *words)
-    said = done.stderr.decode()
-    assert done.returncode == 1, said
-    assert "a line is not UTF-8 text" in said
-    assert "tokens, the model takes 128: /reset begins a new conversation" in said
-    assert "/nonsense is no command" in said
-    assert "3 lines could not be answered" in said
+    errors = done.stderr.decode()
+    assert done.returncode == 1, errors
+    assert "a line is not UTF-8 text" in errors
+    assert "tokens, the model takes 128: /reset begins a new conversation" in errors
+    assert "/nonsense is no command" in errors
+    assert "3 lines could not be answered" in errors
     asked = [json.loads(event) for event in events(tmp_path / "run.h5", "asked")]
     assert [each["prompt"] for each in asked] == ["abc", "/slash"]
     assert_nothing_is_left()
@@ -147,7 +147,7 @@ def test_answers_in_flight_with_drafts_are_those_of_one_at_a_time_whoever_dies(s
     assert any("node 2 lost" in event.text for event in run.events if event.event == "told")
 
 
-def test_what_was_answered_is_there_when_the_end_user_dies(small, tmp_path):
+def test_the_record_has_every_answer_when_the_end_user_dies(small, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("again\n" * 100000)
     words = words_for(small, tmp_path / "run.h5", "--prompts", str(file))
@@ -157,8 +157,8 @@ def test_what_was_answered_is_there_when_the_end_user_dies(small, tmp_path):
         env={**os.environ, "JARVIS_TEST": MARK},
     ) as run:  # fmt: skip
         seen = [run.stdout.readline() for _ in range(5)]
-        for process, said in environments():
-            if f"JARVIS_TEST={MARK}".encode() in said and b"PMIX_RANK=0" in said:
+        for process, environment in environments():
+            if f"JARVIS_TEST={MARK}".encode() in environment and b"PMIX_RANK=0" in environment:
                 os.kill(process, signal.SIGKILL)
         seen += run.communicate(timeout=60)[0].splitlines(keepends=True)
     numbers = [json.loads(line)["line"] for line in seen if line.endswith(b"\n")]
@@ -175,6 +175,7 @@ def test_json_tells_programs_what_a_screen_tells_people(small, tmp_path):
     kinds = [line["event"] for line in lines]
     assert kinds[:3] == ["loaded"] * 3
     assert kinds[-1] == "summary"
+    assert [row["state"] for row in lines[-1]["nodes"]] == ["up", "up", "lost", "up"]
     assert lines[3]["text"] == "layers 2 are left out (counted from 1; elsewhere layers count from 0)"
     answer = next(line for line in lines if line["event"] == "answer")
     assert answer["text"] == "".join(line["text"] for line in lines if line["event"] == "token")
@@ -191,7 +192,7 @@ def test_an_answer_ends_before_the_text_that_is_to_stop_it(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--prompts", "/nowhere/prompts"], "--prompts /nowhere/prompts cannot be read: No such file"),
         (["--skip-layers", "0"], "--skip-layers '0' is not layers from 1 to 6"),
@@ -200,12 +201,12 @@ def test_an_answer_ends_before_the_text_that_is_to_stop_it(small, tmp_path):
         (["--repetition-penalty", "-1"], "--repetition-penalty is -1.0, but must be between"),
     ],
 )
-def test_what_cannot_be_asked_is_one_sentence(small, tmp_path, words, said):
+def test_what_cannot_be_asked_is_one_sentence(small, tmp_path, words, expected):
     run = words_for(small, tmp_path / "run.h5", *words)
     if "--prompts" in words:
         del run[2:4]
     begun = time.monotonic()
-    assert said in sentence(mpirun(3, *run))
+    assert expected in sentence(mpirun(3, *run))
     assert time.monotonic() - begun < 30
     assert not (tmp_path / "run.h5").exists()
 

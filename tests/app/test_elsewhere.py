@@ -148,7 +148,7 @@ def test_a_pipe_from_a_process_to_itself_is_nobodys():
         os.close(to_us)
 
 
-def test_a_bar_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
+def test_a_bar_is_lines_without_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(bar_module, "AGAIN_S", 0.0)
     with bar_module.bar(3, "windows") as advance:
         advance(1)
@@ -156,7 +156,7 @@ def test_a_bar_is_lines_where_there_is_no_terminal(monkeypatch, capsys):
     assert capsys.readouterr().err == "windows: 1 of 3 after 0 s\nwindows: 3 of 3 after 0 s\n"
 
 
-def test_a_start_that_takes_long_is_told_again(monkeypatch, capsys):
+def test_a_start_that_takes_long_is_reported_again(monkeypatch, capsys):
     monkeypatch.setattr(startup_laps, "AGAIN_S", 0.2)
     monkeypatch.setattr(startup_laps, "goes_to_a_file", lambda _: True)
     aloud = startup_laps.Aloud()
@@ -164,10 +164,10 @@ def test_a_start_that_takes_long_is_told_again(monkeypatch, capsys):
     time.sleep(0.5)
     aloud.lap("model_s")
     aloud.lap(startup_laps.LAST)
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     time.sleep(0.5)
-    assert said.count("looking for a model") >= 2
-    assert said.endswith("importing torch and transformers\n")
+    assert errors.count("looking for a model") >= 2
+    assert errors.endswith("importing torch and transformers\n")
     assert capsys.readouterr().err == ""
 
 
@@ -189,15 +189,15 @@ def test_standard_output_and_input_closed_and_standard_error_a_file(small, tmp_p
         if not first_s and words.stat().st_size:
             first_s = time.monotonic() - begun
         time.sleep(0.05)
-    said = words.read_text()
-    assert run.returncode == 0, said
-    assert said.startswith("starting, 0 s: looking for "), said
-    assert "standard output is closed: the answer stands in the record only" in said
-    assert "Traceback" not in said
+    errors = words.read_text()
+    assert run.returncode == 0, errors
+    assert errors.startswith("starting, 0 s: looking for "), errors
+    assert "standard output is closed: the answer stands in the record only" in errors
+    assert "Traceback" not in errors
     assert 0 < first_s < 5, "a second or less on a machine that does nothing else"
-    kept = load(log)
-    assert len(kept.tokens) == 8
-    assert kept.attributes["prompt"] == PROMPT
+    record = load(log)
+    assert len(record.tokens) == 8
+    assert record.attributes["prompt"] == PROMPT
 
 
 AS_NOBODY = """
@@ -249,10 +249,10 @@ def test_an_ordinary_user_of_what_root_has_set_up(small):
             ["unshare", "-m", "bash", "-c", AS_NOBODY, "bash", *words_of(own / "model", None)],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=200,
         )  # fmt: skip
-        said = done.stderr.decode()
-        assert done.returncode == 0, said
-        assert "Traceback" not in said
-        assert "Read-only file system, nor can the user's state folder: the record is" in said
+        errors = done.stderr.decode()
+        assert done.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert "Read-only file system, nor can the user's state folder: the record is" in errors
         (log,) = own.glob("jarvis_mpi-*/*.h5")
         run = load(log)
         assert len(run.tokens) == 8
@@ -274,5 +274,5 @@ def test_each_command_can_do_without_docstrings(command):
 
 
 def test_no_docstring_is_more_than_a_description():
-    for path in (*ROOT.glob("jarvis_mpi/**/*.py"), *ANALYSIS.glob("*.py"), *ROOT.glob("benchmarks/**/*.py")):
+    for path in (*ROOT.glob("jarvis_mpi/**/*.py"), *ANALYSIS.glob("*.py"), *ROOT.glob("benchmarks/*.py")):
         assert not re.search(r"__doc__\s*[.\[}]", path.read_text()), path

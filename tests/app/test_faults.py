@@ -43,8 +43,8 @@ def test_both_ways_to_shrink_end_with_the_same_communicator(how, ulfm):
         text=True,
         env={**os.environ, **without},
     )
-    said = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert said == [f"rank {node}: [0, 1, 3, 4], sum 8" for node in (0, 1, 3, 4)], done.stdout + done.stderr
+    lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert lines == [f"rank {node}: [0, 1, 3, 4], sum 8" for node in (0, 1, 3, 4)], done.stdout + done.stderr
 
 
 def test_decisions_can_be_replayed_from_the_log(tmp_path):

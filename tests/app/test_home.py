@@ -112,6 +112,6 @@ def test_the_doctor_goes_on_without_a_home(small, monkeypatch, capsys):
 
     monkeypatch.setattr(integrity, "cache_folder", refuse)
     assert integrity.check(str(small), 10.0) == 1
-    said = capsys.readouterr().out
-    assert "\nthere is no home folder\n" in said
-    assert said.endswith("1 thing to mend\n")
+    output = capsys.readouterr().out
+    assert "\nthere is no home folder\n" in output
+    assert output.endswith("1 thing to mend\n")

@@ -14,7 +14,7 @@ FLAGS = "import runpy, sys; runpy.run_module('jarvis_mpi', run_name='__main__')"
 
 
 @pytest.mark.parametrize(
-    ("said", "kept", "optimize"),
+    ("words", "expected", "optimize"),
     [
         (["-m", "jarvis_mpi", "-OO"], ["-m", "jarvis_mpi", "-OO"], "2"),
         (["-OO", "-m", "jarvis_mpi"], ["-m", "jarvis_mpi"], None),
@@ -27,16 +27,16 @@ FLAGS = "import runpy, sys; runpy.run_module('jarvis_mpi', run_name='__main__')"
         (["-m", "jarvis_mpi"], None, None),
     ],
 )
-def test_python_is_started_again_with_docstrings(said, kept, optimize, monkeypatch):
+def test_python_is_started_again_with_docstrings(words, expected, optimize, monkeypatch):
     again: list[list[str]] = []
-    monkeypatch.setattr(sys, "orig_argv", ["python", *said])
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     monkeypatch.setattr(sys, "flags", SimpleNamespace(optimize=2))
     monkeypatch.setattr(os, "execv", lambda _, words: again.append(words[3:]))
     monkeypatch.setenv("PYTHONOPTIMIZE", optimize) if optimize else monkeypatch.delenv(
         "PYTHONOPTIMIZE", raising=False
     )
     interpreter.start_again()
-    assert again == ([kept] if kept else [])
+    assert again == ([expected] if expected else [])
     assert "PYTHONOPTIMIZE" not in os.environ
 
 
@@ -55,14 +55,14 @@ def test_where_nothing_can_be_changed_python_is_not_started_again_and_again():
 
 
 @pytest.mark.parametrize(
-    ("said", "on"),
+    ("value", "on"),
     [
-        *((said, True) for said in ("1", "2", "-1", "+3", "true", "t", "yes", "y", "enabled")),
-        *((said, False) for said in ("", "0", "00", "false", "f", "no", "n", "disabled", "1x", "on")),
+        *((value, True) for value in ("1", "2", "-1", "+3", "true", "t", "yes", "y", "enabled")),
+        *((value, False) for value in ("", "0", "00", "false", "f", "no", "n", "disabled", "1x", "on")),
     ],
 )
-def test_open_mpis_switch_is_read_as_open_mpi_reads_it(said, on):
-    assert switched_on(said) is on
+def test_open_mpis_switch_is_read_as_open_mpi_reads_it(value, on):
+    assert switched_on(value) is on
 
 
 MAIN = "import runpy; runpy.run_module('jarvis_mpi', run_name='__main__')"

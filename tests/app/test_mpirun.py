@@ -212,11 +212,11 @@ def test_a_worker_that_fails_while_loading_says_why_and_is_done_without(small, t
     )
     before = as_rank(2, "failing", tmp_path)
     done = mpirun(3, *words_for(small, tmp_path / "run.h5"), before=before)
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
-    assert "node 2 lost before the first token" in said
-    assert "): RuntimeError: the SD card is gone" in said
-    assert "Traceback" not in said
+    errors = done.stderr.decode()
+    assert done.returncode == 0, errors
+    assert "node 2 lost before the first token" in errors
+    assert "): RuntimeError: the SD card is gone" in errors
+    assert "Traceback" not in errors
     run = load(tmp_path / "run.h5")
     words = [event.text for event in run.events if event.event == "words"]
     assert len(words) == 1
@@ -230,9 +230,9 @@ def test_without_the_end_user_the_workers_leave_within_seconds(way, sentence_of,
     run = start(4, "--prompt", PROMPT, "--max-new-tokens", "2000", "--log", str(tmp_path / "run.h5"))
     try:
         run.stdout.read(20)  # the answer comes
-        for process, said in environments():
-            if f"JARVIS_TEST={MARK}".encode() in said:
-                if way == "kill" and b"PMIX_RANK=0" in said:
+        for process, environment in environments():
+            if f"JARVIS_TEST={MARK}".encode() in environment:
+                if way == "kill" and b"PMIX_RANK=0" in environment:
                     os.kill(process, signal.SIGKILL)
                 if way == "Ctrl-C" and Path(f"/proc/{process}/comm").read_text().strip() == "prterun":
                     os.kill(process, signal.SIGINT)

@@ -39,10 +39,10 @@ def test_an_empty_value_is_refused_by_name(name, form):
         parse([word.format(name) for word in form])
 
 
-def test_no_faults_and_no_skipped_layers_are_said_so():
+def test_no_faults_and_no_skipped_layers_can_be_asked_for():
     """As sweeps over them do."""
-    said = parse(["--fault", "", "--skip-layers="])
-    assert (said.fault, said.skip_layers) == ("", "")
+    settings = parse(["--fault", "", "--skip-layers="])
+    assert (settings.fault, settings.skip_layers) == ("", "")
 
 
 def test_what_only_looks_empty_is_not(tmp_path):
@@ -52,7 +52,7 @@ def test_what_only_looks_empty_is_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "lines"),
+    ("options", "lines"),
     [
         ({}, []),
         ({"draft_tokens": 4}, ["--draft-tokens 4 has no effect: it needs --draft"]),
@@ -83,8 +83,8 @@ def test_what_only_looks_empty_is_not(tmp_path):
         ({"max_skipped": 5, "never_skip": "none", "on_fault": "patch,skip", "patches": "p"}, []),
     ],
 )
-def test_options_without_effect_are_a_line(said, lines):
-    assert list(idle(Settings(**said))) == lines
+def test_options_without_effect_are_a_line(options, lines):
+    assert list(idle(Settings(**options))) == lines
 
 
 @pytest.mark.parametrize("split", ["-1,5", "5,-1", "-4"])
@@ -119,19 +119,19 @@ def test_what_is_no_file_is_a_sentence_and_not_waited_for(kind, what, tmp_path):
         path.mkdir()
     else:
         path.symlink_to("/dev/zero")
-    said: list[str] = []
+    errors: list[str] = []
 
     def read() -> None:
         try:
             READERS[kind](path)
         except Unservable as error:
-            said.append(str(error))
+            errors.append(str(error))
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
-    assert "it is no file" in said[0] or "is no file" in said[0]
+    assert "it is no file" in errors[0] or "is no file" in errors[0]
 
 
 # -- a run that is resumed
@@ -148,9 +148,9 @@ def test_the_same_line_asks_the_same_question():
         for words in ([], ["--prompt", "Sum:"], ["--prompt", SHORT["prompt"]]):
             assert resume.settings_of(run, words).prompt == SHORT["prompt"]
     whole = run_of(prompt_said=SHORT["prompt"])
-    for run, said in ((run_of(), "Sum"), (run_of(prompt_said="Sum:"), "else"), (whole, "Sum:")):
-        with pytest.raises(Unservable, match=f"--prompt is '{said}', but the run in st.h5 has 'Sum:"):
-            resume.settings_of(run, ["--prompt", said])
+    for run, prompt in ((run_of(), "Sum"), (run_of(prompt_said="Sum:"), "else"), (whole, "Sum:")):
+        with pytest.raises(Unservable, match=f"--prompt is '{prompt}', but the run in st.h5 has 'Sum:"):
+            resume.settings_of(run, ["--prompt", prompt])
 
 
 def test_a_sentence_never_holds_a_whole_document():

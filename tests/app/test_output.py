@@ -55,7 +55,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(words):
     assert done.returncode == 141
 
 
-def test_what_cannot_be_said_on_standard_error_ends_nothing():
+def test_a_standard_error_that_cannot_be_written_ends_nothing():
     code = f'exec "{sys.executable}" -m jarvis_mpi doctor --model /nowhere 2>/dev/full'
     done = subprocess.run(["bash", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "1 thing to mend" in done.stdout
@@ -71,8 +71,8 @@ def test_standard_output_that_does_not_block_is_waited_for():
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=to_it, env={**os.environ, "PYTHONIOENCODING": "ascii"}) as it:  # fmt: skip
         os.close(to_it)
         with os.fdopen(from_it, "rb") as reader:
-            said = reader.read()
-    assert said.decode() == "\u00e9" * 400_000 + "\n"
+            data = reader.read()
+    assert data.decode() == "\u00e9" * 400_000 + "\n"
     assert it.returncode == 0
 
 

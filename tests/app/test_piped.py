@@ -22,10 +22,10 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.app.piped_input import Piped
 begun = time.monotonic()
 try:
-    said = Piped().appended_to("Sum it up:")
+    outcome = Piped().appended_to("Sum it up:")
 except Unservable as error:
-    said = ["", str(error)]
-print(json.dumps([*said, time.monotonic() - begun]))
+    outcome = ["", str(error)]
+print(json.dumps([*outcome, time.monotonic() - begun]))
 """
 ALONE = [sys.executable, "-c", READ]
 UNDER_MPIRUN = ["timeout", "-k", "5", "60", "mpirun", "-n", "1", *ALONE]
@@ -39,11 +39,11 @@ def answer(command, **how):
 
 @pytest.mark.mpirun
 @pytest.mark.parametrize("command", WAYS)
-def test_a_pipes_text_is_appended_and_told(command):
+def test_a_pipes_text_is_appended_with_a_notice(command):
     text = "Grüße, 世界\n" + "many lines\n" * 30_000
-    prompt, told, _ = answer(command, input=b"\xef\xbb\xbf" + text.encode())
+    prompt, notice, _ = answer(command, input=b"\xef\xbb\xbf" + text.encode())
     assert prompt == f"Sum it up:\n\n{text.rstrip()}"
-    assert told == f"standard input is appended to --prompt: {len(text)} characters"
+    assert notice == f"standard input is appended to --prompt: {len(text)} characters"
 
 
 @pytest.mark.mpirun
@@ -51,9 +51,9 @@ def test_a_pipes_text_is_appended_and_told(command):
 def test_a_file_is_appended_whole(command, tmp_path):
     (tmp_path / "text").write_text("x" * 1_000_000)
     with (tmp_path / "text").open() as file:
-        prompt, told, _ = answer(command, stdin=file)
+        prompt, notice, _ = answer(command, stdin=file)
     assert len(prompt) == 1_000_012
-    assert told.endswith("1000000 characters")
+    assert notice.endswith("1000000 characters")
 
 
 @pytest.mark.mpirun
@@ -62,11 +62,11 @@ def test_a_slow_writer_is_waited_for_once_it_writes(command):
     read, write = os.pipe()
     writer = subprocess.Popen(["sh", "-c", "sleep 1; echo one; sleep 3; echo two"], stdout=write)
     os.close(write)
-    prompt, told, _ = answer(command, stdin=read)
+    prompt, notice, _ = answer(command, stdin=read)
     os.close(read)
     writer.wait()
     assert prompt == "Sum it up:\n\none\ntwo"
-    assert "did not come" not in told
+    assert "did not come" not in notice
 
 
 @pytest.mark.mpirun
@@ -81,29 +81,29 @@ def test_where_nothing_comes_nothing_is_waited_for(command, tmp_path):
     assert answer(["sh", "-c", 'exec "$@" <&-', "sh", *command])[0] == "Sum it up:"
     read, write = os.pipe()  # open, and nobody writes
     begun = time.monotonic()
-    prompt, told, waited_s = answer(command, stdin=read)
+    prompt, notice, waited_s = answer(command, stdin=read)
     assert prompt == "Sum it up:"
-    assert ("nothing came on standard input within 2 s" in told) == ("mpirun" in command)
+    assert ("nothing came on standard input within 2 s" in notice) == ("mpirun" in command)
     assert waited_s < 4
     assert time.monotonic() - begun < 30
     os.close(read)
     os.close(write)
 
 
-def test_a_pipe_that_stays_open_behind_its_text_is_told(monkeypatch):
+def test_a_pipe_that_stays_open_behind_a_text_is_noticed(monkeypatch):
     read, write = os.pipe()
     os.write(write, b"text")
-    prompt, told, waited_s = answer(ALONE, stdin=read)
+    prompt, notice, waited_s = answer(ALONE, stdin=read)
     assert prompt == "Sum it up:\n\ntext"
-    assert told.endswith("4 characters; its end did not come within 10 s")
+    assert notice.endswith("4 characters; its end did not come within 10 s")
     assert waited_s < 12
     os.close(read)
     os.close(write)
 
 
 def test_bytes_that_are_no_text_are_one_sentence():
-    said = answer(ALONE, input=b"\x89PNG\r\n\xff")[1]
-    assert said.startswith("standard input is not UTF-8 text, so it cannot be appended to --prompt")
+    message = answer(ALONE, input=b"\x89PNG\r\n\xff")[1]
+    assert message.startswith("standard input is not UTF-8 text, so it cannot be appended to --prompt")
 
 
 def test_zero_bytes_are_one_sentence():
@@ -112,11 +112,11 @@ def test_zero_bytes_are_one_sentence():
 
 @pytest.mark.mpirun
 @pytest.mark.parametrize("command", WAYS)
-def test_what_comes_beside_prompts_is_told_and_nothing_more_is_waited_for(command):
+def test_what_comes_beside_prompts_is_noticed_and_nothing_more_is_waited_for(command):
     code = READ.replace('Piped().appended_to("Sum it up:")', '["", Piped(0).left_out("there are prompts")]')
-    said = "what comes on standard input is left out: there are prompts"
-    for data, told in ((b"text", said), (b"\xff\0" * 1_000_000, said), (b"", ""), (b" \n", "")):
-        assert answer([*command[:-1], code], input=data)[1] == told
+    left_out = "what comes on standard input is left out: there are prompts"
+    for data, notice in ((b"text", left_out), (b"\xff\0" * 1_000_000, left_out), (b"", ""), (b" \n", "")):
+        assert answer([*command[:-1], code], input=data)[1] == notice
 
 
 def test_a_terminal_is_not_read():
@@ -131,32 +131,32 @@ def test_a_terminal_is_not_read():
 # -- where the record goes
 
 
-def test_the_record_goes_where_it_can_be_written_and_that_is_said(monkeypatch, tmp_path):
-    said: list[str] = []
+def test_the_record_goes_where_it_can_be_written_with_a_notice(monkeypatch, tmp_path):
+    notices: list[str] = []
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
-    assert record_path.new_log(said.append).parent == Path("runs")
-    assert said == []
+    assert record_path.new_log(notices.append).parent == Path("runs")
+    assert notices == []
     monkeypatch.chdir("/proc")  # where not even root can write
-    path = record_path.new_log(said.append)
+    path = record_path.new_log(notices.append)
     assert path.parent == tmp_path / "state/jarvis_mpi/runs"
-    assert said[0].startswith("runs/")
-    assert said[0].endswith(f": the record is {path}")
+    assert notices[0].startswith("runs/")
+    assert notices[0].endswith(f": the record is {path}")
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(record_path.tempfile, "tempdir", None)
-    path = record_path.new_log(said.append)
+    path = record_path.new_log(notices.append)
     assert path.parent.parent == tmp_path
-    assert str(path) in said[1]
+    assert str(path) in notices[1]
     monkeypatch.setattr(record_path.tempfile, "mkdtemp", lambda **_: (_ for _ in ()).throw(OSError(30, "no")))
     with pytest.raises(Unservable, match="say --log FILE where one can be written"):
-        record_path.new_log(said.append)
+        record_path.new_log(notices.append)
 
 
 def test_the_state_folder_is_below_home_and_may_be_none(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
-    for said in (None, "", "not/absolute"):
-        monkeypatch.setenv("XDG_STATE_HOME", said or "")
+    for state_home in (None, "", "not/absolute"):
+        monkeypatch.setenv("XDG_STATE_HOME", state_home or "")
         assert record_path.state_folder() == Path("/home/somebody/.local/state/jarvis_mpi/runs")
     monkeypatch.setattr(record_path.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert record_path.state_folder() is None
@@ -175,19 +175,19 @@ class Host:
         self.cores, self.host, self.machine = cores, host, host
 
 
-def test_what_asks_for_more_than_there_is_is_told():
-    there = {0: Host(4, "laptop"), 1: Host(2)}
-    told = list(told_of_wishes(there, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300))
-    assert told == [
+def test_what_asks_for_too_much_is_noticed():
+    hellos = {0: Host(4, "laptop"), 1: Host(2)}
+    lines = list(told_of_wishes(hellos, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300))
+    assert lines == [
         "--threads 3 is more than the 2 cores of pi: a node has as many as its host's cores",
         "--copies 9 is more than there are nodes for: a block has 1 at the most",
         "--top-k 999 is more than the 300 tokens that the model knows: it draws among all",
     ]
     assert (
-        list(told_of_wishes(there, Settings(threads=2, copies=1, top_k=300, temperature=1.0), 1, 300)) == []
+        list(told_of_wishes(hellos, Settings(threads=2, copies=1, top_k=300, temperature=1.0), 1, 300)) == []
     )
     assert "needs copy in --on-fault" in next(
-        told_of_wishes(there, Settings(copies=9, on_fault="skip"), 0, 300)
+        told_of_wishes(hellos, Settings(copies=9, on_fault="skip"), 0, 300)
     )
-    assert list(told_of_wishes(there, Settings(streams=2, prompts="file"), 1, 300)) == []
-    assert "is of --prompts alone" in next(told_of_wishes(there, Settings(streams=2), 1, 300))
+    assert list(told_of_wishes(hellos, Settings(streams=2, prompts="file"), 1, 300)) == []
+    assert "is of --prompts alone" in next(told_of_wishes(hellos, Settings(streams=2), 1, 300))

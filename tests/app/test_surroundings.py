@@ -41,12 +41,19 @@ def test_a_rank_that_nobody_launched_complains(name, words):
 
 def test_a_launchers_other_ranks_are_silent(monkeypatch):
     monkeypatch.setenv("PMIX_RANK", "2")
-    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_LIFELINE"):
+    for name in ("PMIX_SERVER_URI41", "PMI_FD", "PMI_PORT", "JARVIS_SSH_KEEPALIVE"):
         with monkeypatch.context() as other:
             other.setenv(name, "1")
             assert not launcher.complains()
     monkeypatch.setenv("PMIX_RANK", "0")
     assert launcher.complains()
+
+
+@pytest.mark.parametrize("path", ["jarvis_mpi", "jarvis_mpi/__main__.py"])
+def test_the_package_as_a_script_says_how_it_is_started(path):
+    done = python(path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("start it as a module")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["doctor", "--model", "none-of-that-name"]])
@@ -146,7 +153,7 @@ def test_blocks_are_those_that_a_model_has():
             skip_cases.named(wrong, 6)
 
 
-def test_a_machine_without_ssh_is_told_what_to_do():
+def test_without_ssh_the_sentence_says_what_to_do():
     gone = FileNotFoundError(2, "No such file or directory", "ssh")
     assert variables.not_started(gone) == "there is no ssh here: apt-get install openssh-client"
     assert (

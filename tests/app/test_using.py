@@ -54,7 +54,7 @@ class Signs(Deaf):
         self.signs.append((node, sign))
 
 
-def chained(folder: Path, left_out=frozenset(), hears=None):
+def chained(folder: Path, left_out=frozenset(), observer=None):
     placement = blocks.place(tiny.LAYERS, 3, split="even", end_user_layers="first,last")
     placement = blocks.without(placement, left_out)
     stages = {
@@ -62,18 +62,18 @@ def chained(folder: Path, left_out=frozenset(), hears=None):
         for node, held in placement.items()
     }
     choose = lambda logits, text, sequence: int(logits.argmax())  # noqa: E731
-    return chain(Head(folder, torch.float32), stages, choose, hears=hears)
+    return chain(Head(folder, torch.float32), stages, choose, observer=observer)
 
 
 @pytest.mark.parametrize("broken_off", [False, True])
 def test_a_text_goes_on_where_it_was_left_and_only_what_is_new_is_run(folder, broken_off):
     heard = Signs()
-    with chained(folder, hears=heard) as enduser:
+    with chained(folder, observer=heard) as coordinator:
         text = [5, 8, 13]
         for more in ([], [21, 34], [55, 1, 2, 3]):
             before, text = len(text) if more else 0, [*text, *more]
             expected, tokens = greedy(folder, text, 9), []
-            for token in enduser.generate(text, 20 if broken_off else 9, set()):
+            for token in coordinator.generate(text, 20 if broken_off else 9, set()):
                 tokens.append(token)
                 if len(tokens) == 9:
                     break
@@ -86,11 +86,11 @@ def test_a_text_goes_on_where_it_was_left_and_only_what_is_new_is_run(folder, br
 
 
 def test_another_text_begins_with_empty_caches(folder):
-    with chained(folder) as enduser:
+    with chained(folder) as coordinator:
         for text in ([5, 8, 13], [7], [5, 8, 13, 2]):
-            assert [token.id for token in enduser.generate(text, 9, set())] == greedy(folder, text, 9)
-            enduser.begin_anew()
-            assert not any(stage.journals for stage in enduser.services.stages.values())
+            assert [token.id for token in coordinator.generate(text, 9, set())] == greedy(folder, text, 9)
+            coordinator.start_sequence()
+            assert not any(stage.journals for stage in coordinator.services.stages.values())
 
 
 def test_layers_left_out_from_the_start_are_those_of_a_smaller_model(folder):
@@ -100,8 +100,8 @@ def test_layers_left_out_from_the_start_are_those_of_a_smaller_model(folder):
         layer for number, layer in enumerate(model.model.layers) if number not in left_out
     )
     ids = [5, 8, 13]
-    with chained(folder, left_out) as enduser, torch.inference_mode():
-        tokens = [token.id for token in enduser.generate(ids, 12, set())]
+    with chained(folder, left_out) as coordinator, torch.inference_mode():
+        tokens = [token.id for token in coordinator.generate(ids, 12, set())]
         for _ in range(12):
             ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     assert tokens == ids[3:]
@@ -135,17 +135,17 @@ def talking(bytes_folder, tmp_path):
     return Text(tmp_path / "talking")
 
 
-def test_a_chat_is_what_the_template_makes_of_it_and_what_was_said_stays_as_it_is(talking):
+def test_a_chat_is_what_the_template_makes_of_it_and_earlier_turns_stay_as_they_are(talking):
     ids: list[int] = []
-    said = []
+    messages = []
     for turn, answer in zip(TURNS, ["one", "two 世", "three"], strict=True):
         asked = talking.after(ids, turn)
         assert asked[: len(ids)] == ids
         talking.asked.append(turn)
-        said += [{"role": "user", "content": turn}]
-        rendered = talking.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        messages += [{"role": "user", "content": turn}]
+        rendered = talking.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert talking.tokenizer.decode(asked) == rendered
-        said += [{"role": "assistant", "content": answer}]
+        messages += [{"role": "assistant", "content": answer}]
         ids = asked + talking.tokenizer(answer)["input_ids"]
 
 
@@ -211,7 +211,7 @@ def test_a_file_without_prompts_is_one_sentence(content, sentence, tmp_path):
 # -- what is typed
 
 
-def test_lines_are_taken_whole_and_what_is_no_text_is_told_apart():
+def test_lines_are_taken_whole_and_what_is_no_text_is_recognised():
     board = Keyboard()
     for data in (b"on", b"e\ntwo\r\n", "世".encode()[:2], "世".encode()[2:] + b"\n", b"\xff\xfe\n", b"rest"):
         assert not board.take(data)

@@ -1,4 +1,4 @@
-"""Whatever a library raises where a user's data goes into it becomes one sentence: injected into each."""
+"""Whatever a library raises on a user's data becomes one sentence: errors are injected into each boundary."""
 
 import jinja2
 import pytest
@@ -17,7 +17,7 @@ from jarvis_mpi.model.tokenizer import Text
 
 
 class PanicException(BaseException):
-    """As pyo3 has it: no Exception."""
+    """pyo3's exception, which is no Exception."""
 
 
 RAISED = [
@@ -37,10 +37,10 @@ def raises(error):
 def sentence_of(call) -> str:
     with pytest.raises(Unservable) as raised:
         call()
-    said = str(raised.value)
-    assert said
-    assert "\n" not in said
-    return said
+    sentence = str(raised.value)
+    assert sentence
+    assert "\n" not in sentence
+    return sentence
 
 
 @pytest.mark.parametrize("words", ["\ud800 no", "\x1b[2J gone", "a\0b"])
@@ -60,36 +60,36 @@ def folder(tmp_path_factory):
 class TestEachBoundary:
     def test_loading_a_tokenizer(self, error, folder, monkeypatch):
         monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", raises(error))
-        said = sentence_of(lambda: Text(folder))
-        assert said.startswith(f"{folder} has no tokenizer that can be used: ")
-        assert said.endswith(
+        sentence = sentence_of(lambda: Text(folder))
+        assert sentence.startswith(f"{folder} has no tokenizer that can be used: ")
+        assert sentence.endswith(
             "free some" if isinstance(error, MemoryError) else "fetch its tokenizer files again"
         )
 
     def test_rendering_a_template(self, error, folder, monkeypatch):
         text = Text(folder)
         monkeypatch.setattr(chat_template_utils, "_compile_jinja_template", raises(error))
-        said = sentence_of(lambda: askable(text, (), "abc", 100))
-        assert said.startswith("the model's chat template does not take this: ")
+        sentence = sentence_of(lambda: askable(text, (), "abc", 100))
+        assert sentence.startswith("the model's chat template does not take this: ")
 
     def test_encoding(self, error, folder, monkeypatch):
         text = Text(folder)
         monkeypatch.setattr(type(text.tokenizer), "__call__", raises(error))
-        said = sentence_of(lambda: askable(text, (), "abc", 100))
-        assert said.startswith("the tokenizer cannot take this text: ")
+        sentence = sentence_of(lambda: askable(text, (), "abc", 100))
+        assert sentence.startswith("the tokenizer cannot take this text: ")
 
     def test_decoding(self, error, folder, monkeypatch):
         text = Text(folder)
         piece = text.pieces()
         monkeypatch.setattr(type(text.tokenizer), "decode", raises(error))
-        said = sentence_of(lambda: piece(5))
-        assert said.startswith("the tokenizer cannot make text of token 5: ")
+        sentence = sentence_of(lambda: piece(5))
+        assert sentence.startswith("the tokenizer cannot make text of token 5: ")
 
     def test_drawing(self, error, monkeypatch):
         sampler = Sampler(Settings(temperature=1.0))
         monkeypatch.setattr(torch, "multinomial", raises(error))
-        said = sentence_of(lambda: sampler.choose(torch.randn(9), [1], 0))
-        assert said.startswith("no token can be drawn: ")
+        sentence = sentence_of(lambda: sampler.choose(torch.randn(9), [1], 0))
+        assert sentence.startswith("no token can be drawn: ")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
@@ -99,7 +99,7 @@ def test_who_ends_the_run_is_not_held_up(error):
 
 
 def test_a_real_panic_of_rust_is_a_sentence():
-    """tokenizers' own, not ours."""
+    """A panic of tokenizers' own, not an injected one."""
     with pytest.raises(Unservable) as raised, guarded("a tokenizer"):
         raise PanicException("index out of bounds")
     assert str(raised.value) == "a tokenizer: index out of bounds"

@@ -1,4 +1,4 @@
-"""The kernels as a Raspberry Pi 4 and a Pi 5 would run them, in an emulator: the same bits as here."""
+"""Run the kernels as a Raspberry Pi 4 and a Pi 5 would, in an emulator: the same bits as on this processor."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)",
 )
 
-# Reads its arguments: numbers as they are, "/file" and "out:bytes" as addresses of what a file holds and of room for the result; "+/file" is both.
+# Its arguments: numbers as they are; "/file" is the address of a file's content, "out:bytes" of room for the result; "+/file" is both.
 HARNESS = r"""
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,13 +57,13 @@ int main(int count, char **words) {
 
 
 class InPlace(NamedTuple):
-    """Among a kernel's arguments: numbers in whose place the result will stand."""
+    """Marks an argument of a kernel whose numbers the result replaces."""
 
     numbers: torch.Tensor
 
 
 class ForArm:
-    """In the place of compiled.Compiled: run by the emulator, with tensors in place of addresses."""
+    """Stands in the place of jit.Compiled: run by the emulator, with tensors in place of addresses."""
 
     def __init__(self, cpu: str, _name: str, write: Callable[[], builder.Code]):
         self.cpu, self.text = cpu, write().text()
@@ -95,7 +95,7 @@ class ForArm:
 
 
 def here(kernel: jit.Compiled, arguments) -> bytes:
-    """The same by this processor."""
+    """Run the same kernel on this processor."""
     room = {
         at: torch.zeros(int(word.split(":")[1]), dtype=torch.uint8)
         if isinstance(word, str)
@@ -114,7 +114,7 @@ def here(kernel: jit.Compiled, arguments) -> bytes:
 
 @pytest.fixture(params=["cortex-a72", "cortex-a76"])  # a Pi 4's and a Pi 5's, which adds products in one step
 def both(request, monkeypatch, tmp_path):
-    """What a kernel gives in the emulator, and here."""
+    """Return a kernel's results in the emulator, and here."""
 
     def run(maker, parameters, arguments) -> tuple[bytes, bytes]:
         ours = maker(*parameters)

@@ -18,8 +18,6 @@ from jarvis_mpi.model.tokenizer import Text
 FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
 DOUBLED = "{% set n = namespace(s=messages[0].content) %}{% for i in range(60) %}"
 
-# -- templates
-
 
 @pytest.mark.parametrize(
     ("template", "sentence"),
@@ -79,7 +77,7 @@ def test_a_template_that_loops_is_cut_off_in_any_thread_and_sooner_each_time(tmp
 
 
 def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
-    """A stopped process uses no time of the processor's."""
+    """A stopped process uses no processor time."""
     aside = Aside(lambda of: of)
     assert aside.text("first", 1.0, 1 << 28) == "first"
     child = aside.child
@@ -90,7 +88,7 @@ def test_a_machine_that_is_busy_elsewhere_cuts_no_template_off():
     assert aside.child == child
 
 
-IN_C = [  # each a single call that no line of Python comes between
+IN_C = [  # each a single call, with no line of Python in between
     "{{ messages|length|round(999999999, 'ceil') }}",
     "{{ 'a'|center(4000000000) }}",
     "{{ '%4000000000d' % 1 }}",
@@ -105,9 +103,9 @@ IN_C = [  # each a single call that no line of Python comes between
 ]
 
 
-@pytest.mark.parametrize("harm", IN_C)
-def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(harm, tmp_path):
-    template = "{% if 'hang' in messages[-1].content %}" + harm + "{% endif %}{{ messages[-1].content }}"
+@pytest.mark.parametrize("fault", IN_C)
+def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(fault, tmp_path):
+    template = "{% if 'hang' in messages[-1].content %}" + fault + "{% endif %}{{ messages[-1].content }}"
     text = Text(texts.of_bytes(tmp_path, template))
     text.rendered.limit_s = 1.0
     assert text.tokenizer.decode(text.ids_of("one")) == "one"
@@ -120,7 +118,7 @@ def test_a_template_that_stays_in_one_call_is_ended_and_costs_no_other_prompt(ha
 
 
 def test_a_template_that_takes_for_ever_to_be_compiled_is_cut_off(tmp_path):
-    """jinja reckons with constants while it compiles, and takes no exception there for an error."""
+    """jinja computes constants while it compiles, and ignores exceptions there."""
     text = Text(texts.of_bytes(tmp_path, "{{ [1]|slice(2000000000)|list|length }}{{ messages[-1].content }}"))
     text.rendered.limit_s = 0.5
     with pytest.raises(Unservable, match=r"was cut off after 0.5 s of work"):
@@ -158,9 +156,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_nothing_that_renders_outlives_the_process_it_renders_for(when):
     done = subprocess.run([sys.executable, "-c", ENDS, when], capture_output=True, text=True, timeout=30)
     assert done.returncode == -signal.SIGKILL
-    said, child = done.stdout.split()
-    assert said == "x"
-    end = time.monotonic() + 25  # 1 s of the processor's, at most 22 of the clock's
+    rendered, child = done.stdout.split()
+    assert rendered == "x"
+    end = time.monotonic() + 25  # 1 s of processor time, at most 22 s of the clock
     while psutil.pid_exists(int(child)) and psutil.Process(int(child)).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -171,6 +169,3 @@ def test_a_template_that_keeps_no_answers_is_rendered_whole(tmp_path):
     ids = text.after([], "one")
     text.asked.append("one")
     assert text.tokenizer.decode(text.after([*ids, 5, 6], "two")) == "[two]"
-
-
-# -- tokenizer folders

@@ -1,4 +1,4 @@
-"""What a model's own files have `generate` do to a greedy text is done here too, or refused by name."""
+"""Options in a model's own files that change a greedy text under `generate` are followed, or refused by name."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def greedy(folder: Path, settings: Settings, count: int) -> list[int]:
     return ids[len(PROMPT) :]
 
 
-# What changes no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of what is given back; `eos_token_id` is
+# Options that change no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of the return value; `eos_token_id` is
 # in text.end_ids. forced_bos_token_id concerns texts of one token.
 HARMLESS = set(
     """max_length max_new_tokens early_stopping do_sample use_mtp use_cache cache_config max_cache_len temperature top_k
@@ -90,17 +90,17 @@ def test_an_answer_ends_where_generate_ends_it(folder, generation, config, ends)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
-def test_the_models_own_repetition_penalty_is_used_and_told(folder, name):
+def test_the_models_own_repetition_penalty_is_used_and_announced(folder, name):
     if name == "config.json":
         (folder / "generation_config.json").unlink()
     say_in(folder, name, repetition_penalty=1.3)
-    told: list[str] = []
-    settings = followed(Settings(), folder, told.append)
+    lines: list[str] = []
+    settings = followed(Settings(), folder, lines.append)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     whole = model.generate(torch.tensor([PROMPT]), max_new_tokens=24, do_sample=False, eos_token_id=None)
     assert greedy(folder, settings, 24) == whole[0, len(PROMPT) :].tolist()
     assert greedy(folder, Settings(), 24) != whole[0, len(PROMPT) :].tolist()
-    assert told == [
+    assert lines == [
         f"{folder / name} asks for repetition_penalty 1.3: it is used (--repetition-penalty 1 uses none)"
     ]
 
@@ -115,16 +115,16 @@ def test_what_the_user_says_goes_first_and_none_changes_nothing(folder):
 
 
 @pytest.mark.parametrize("penalty", [1.3, 0, "1.3", math.nan])
-def test_a_penalty_of_1_that_is_said_switches_the_models_own_off(folder, penalty):
+def test_an_explicit_penalty_of_1_switches_the_models_own_off(folder, penalty):
     say_in(folder, repetition_penalty=penalty)
-    told: list[str] = []
-    settings = followed(parse(["--repetition-penalty", "1"]).checked(), folder, told.append)
+    lines: list[str] = []
+    settings = followed(parse(["--repetition-penalty", "1"]).checked(), folder, lines.append)
     assert settings.repetition_penalty == 1
-    assert told == []
-    kept = followed(
-        Settings.of(settings.as_dict()), folder, told.append
-    )  # as a record's are, when it is resumed
-    assert kept == settings
+    assert lines == []
+    resumed = followed(
+        Settings.of(settings.as_dict()), folder, lines.append
+    )  # the settings of a resumed record
+    assert resumed == settings
     assert greedy(folder, settings, 24) == greedy(folder, Settings(), 24)
 
 

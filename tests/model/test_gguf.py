@@ -1,7 +1,6 @@
-"""GGUF files: the same model as the one that they were made of, or one sentence; converted once, by one of those that want it."""
+"""GGUF files: the same model as the one that they were made of, or one sentence; converted once, by one of the processes that need it."""
 
 import json
-import time
 
 import ggufs
 import numpy as np
@@ -11,7 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint
-from jarvis_mpi.model.gguf_header import read, read_shards
+from jarvis_mpi.model.gguf_header import read_shards
 from jarvis_mpi.model.gguf_rope import FREQUENCIES
 
 PARTS = (
@@ -71,7 +70,7 @@ def test_all_files_of_a_split_model_are_read_and_a_missing_one_is_named(tmp_path
 
 
 def llama3_table(width: int = 8, **changes) -> np.ndarray:
-    """As llama.cpp's converter writes it: the frequencies without scaling over those with it."""
+    """Return the table as llama.cpp's converter writes it: the frequencies without scaling over those with it."""
     config = LlamaConfig(head_dim=width, rope_parameters={**LLAMA3, **changes}, max_position_embeddings=128)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
     return (10000.0 ** -(np.arange(0, width, 2) / width) / scaled.numpy()).astype(np.float32)
@@ -126,8 +125,8 @@ def test_linear_yarn_and_longrope_are_honoured(tmp_path):
     )  # fmt: skip
     folder = ggufs.converted(tmp_path / "c.gguf")
     assert ggufs.same(folder, model)
-    said = json.loads((folder / "config.json").read_text())["rope_parameters"]
-    assert np.allclose(said["long_factor"], long)
+    parameters = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    assert np.allclose(parameters["long_factor"], long)
 
 
 @pytest.mark.parametrize(
@@ -168,17 +167,3 @@ def test_nothing_is_drawn_and_nothing_passed_over(what, named, tmp_path):
     ggufs.write(tmp_path / "a.gguf", **what)
     with pytest.raises(Unservable, match=named):
         ggufs.converted(tmp_path / "a.gguf")
-
-
-def test_a_hostile_header_costs_nothing(tmp_path):
-    ggufs.write(tmp_path / "a.gguf")
-    good = (tmp_path / "a.gguf").read_bytes()
-    for at, number in ((8, 2**40), (16, 2**40), (8, 2**63), (24, 2**50)):
-        (tmp_path / "b.gguf").write_bytes(good[:at] + number.to_bytes(8, "little") + good[at + 8 :])
-        begun = time.monotonic()
-        with pytest.raises(Unservable, match=r"b.gguf is damaged"):
-            read(tmp_path / "b.gguf")
-        assert time.monotonic() - begun < 2
-    (tmp_path / "b.gguf").write_bytes(good[:-1])
-    with pytest.raises(Unservable, match=r"has \d+ bytes, but its header asks for \d+"):
-        read(tmp_path / "b.gguf")

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import ggufs
 import pytest
 
-from jarvis_mpi.common import kept_folder
+from jarvis_mpi.common import sealed_folder
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, download
+from jarvis_mpi.model.gguf_header import read
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def quick(monkeypatch, convert):
-    """`convert(source, folder)` in the place of the process that converts."""
+    """Put `convert(source, folder)` in the place of the process that converts."""
 
     def run(words, **_):
         return subprocess.CompletedProcess(words, *convert(Path(words[-2]), Path(words[-1])))
@@ -48,8 +49,8 @@ def test_capital_endings_other_names_and_links_are_one_model(cache, tmp_path, mo
     assert len(found) == len(times) == 1
     made = found.pop()
     assert made.name.endswith(f"-{download.CONVERTER}")
-    assert kept_folder.sealed(made)["converter"] == download.CONVERTER
-    # What an older version left is not used, and what was damaged since is made anew.
+    assert sealed_folder.sealed(made)["converter"] == download.CONVERTER
+    # An older version's result is not used, and a damaged one is made again.
     (made / "model.safetensors").write_bytes(b"short")
     assert checkpoint.locate(str(tmp_path / "a.gguf")) == made
     assert len(times) == 2
@@ -62,12 +63,12 @@ def test_a_whole_conversion_with_capitals(cache, tmp_path):
     ggufs.write(tmp_path / "A.GGUF")
     made = checkpoint.locate(str(tmp_path / "A.GGUF"))
     assert sorted(path.suffix for path in cache.iterdir() if path.is_file()) == [".lock"]
-    assert list(kept_folder.damage(made, lambda path: None)) == []
+    assert list(sealed_folder.damage(made, lambda path: None)) == []
 
 
 def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypatch):
     ggufs.write(tmp_path / "a.gguf")
-    times, said = [], []
+    times, reasons = [], []
 
     def convert(source, into):
         times.append(source)
@@ -77,7 +78,7 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     def ask():
         with pytest.raises(Unservable) as error:
             checkpoint.locate(str(tmp_path / "a.gguf"))
-        said.append(str(error.value))
+        reasons.append(str(error.value))
 
     quick(monkeypatch, convert)
     threads = [threading.Thread(target=ask) for _ in range(3)]
@@ -86,11 +87,11 @@ def test_those_that_waited_hear_at_once_why_it_failed(cache, tmp_path, monkeypat
     for thread in threads:
         thread.join(20)
     assert len(times) == 1
-    assert len(said) == 3
-    assert len(set(said)) == 1
-    assert "No space left on device" in said[0]
-    assert "JARVIS_CACHE" in said[0]
-    assert "transformers" not in said[0]
+    assert len(reasons) == 3
+    assert len(set(reasons)) == 1
+    assert "No space left on device" in reasons[0]
+    assert "JARVIS_CACHE" in reasons[0]
+    assert "transformers" not in reasons[0]
     monkeypatch.setattr(download, "BEGUN", time.time() + 1)  # another run tries again
     ask()
     assert len(times) == 2
@@ -114,5 +115,19 @@ def test_a_disk_that_fills_up_in_a_real_conversion(cache, tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert "File too large" in last
     assert "JARVIS_CACHE" in last
-    # Nothing of a model; what transformers' import found is kept there too.
+    # No folder of a model; transformers' import has a file there too.
     assert not [path for path in cache.iterdir() if path.is_dir() and path.name != "transformers"]
+
+
+def test_a_hostile_header_costs_nothing(tmp_path):
+    ggufs.write(tmp_path / "a.gguf")
+    good = (tmp_path / "a.gguf").read_bytes()
+    for at, number in ((8, 2**40), (16, 2**40), (8, 2**63), (24, 2**50)):
+        (tmp_path / "b.gguf").write_bytes(good[:at] + number.to_bytes(8, "little") + good[at + 8 :])
+        begun = time.monotonic()
+        with pytest.raises(Unservable, match=r"b.gguf is damaged"):
+            read(tmp_path / "b.gguf")
+        assert time.monotonic() - begun < 2
+    (tmp_path / "b.gguf").write_bytes(good[:-1])
+    with pytest.raises(Unservable, match=r"has \d+ bytes, but its header asks for \d+"):
+        read(tmp_path / "b.gguf")

@@ -79,7 +79,7 @@ def test_a_text_begins_with_a_space_only_where_the_file_has_it_so(tmp_path, monk
 
 
 def test_tokens_beyond_the_alphabet_are_taken_whole(tmp_path):
-    """As DeepSeek's distilled models have them, and runs of spaces, as OLMo has them."""
+    """Added tokens as in DeepSeek's distilled models, and runs of spaces, as in OLMo."""
     further = {"<｜begin｜>": 3, "<｜User｜>": 3, "<think>": 4, "<｜sep▁1｜>": 4, "  ": 4}
     first = len(ggufs.TOKENS)
 

@@ -28,7 +28,7 @@ def test_the_same_bits_by_the_shorter_way(family, dtype, tmp_path):
     assert torch.equal(head.logits(to_bytes(h)), wanted[-1])
 
 
-def test_a_family_that_scales_its_logits(tmp_path):
+def test_a_family_that_scales_the_logits(tmp_path):
     folder = tiny.make("gemma2", tmp_path / "model", final_logit_softcapping=5.0)
     head = Head(folder, torch.float32)
     assert head.norm is not None

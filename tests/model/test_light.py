@@ -1,4 +1,4 @@
-"""Imports: what transformers finds in its own sources is looked for once; afterwards all is as it was."""
+"""Imports: transformers' own sources are searched once; afterwards everything is restored."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from running import planted
 from transformers.utils.import_utils import create_import_structure_from_path, spread_import_structure
 
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.model.light_imports import kept, light_imports
+from jarvis_mpi.model.light_imports import cached_structure, light_imports
 
 FAMILIES = Path(transformers.__file__).parent / "models"
 
@@ -30,37 +30,37 @@ def look_through(sources, prefix=None):
     return {needs: {f"{prefix}{name}": what for name, what in of.items()} for needs, of in found.items()}
 
 
-def test_what_is_kept_is_what_was_found(folder):
+def test_what_is_cached_is_what_was_found(folder):
     found = look_through(FAMILIES, "models")
     assert len(found) > 1
-    assert kept(look_through)(FAMILIES, "models") == found
-    again = kept(lambda *_: pytest.fail("looked through twice"))
+    assert cached_structure(look_through)(FAMILIES, "models") == found
+    again = cached_structure(lambda *_: pytest.fail("looked through twice"))
     assert again(FAMILIES, "models") == found
-    own = FAMILIES / "__init__.py"  # what the folder itself asks with, later
-    assert kept(look_through)(own) == look_through(FAMILIES)
+    own = FAMILIES / "__init__.py"  # the argument of the folder's own later call
+    assert cached_structure(look_through)(own) == look_through(FAMILIES)
     assert again(own) == look_through(FAMILIES)
 
 
 @pytest.mark.parametrize("left", ["", "[[", '{"a": 1}'])
-def test_what_is_damaged_is_found_anew(folder, left):
+def test_what_is_damaged_is_found_again(folder, left):
     def once(sources, prefix):
         return {frozenset({"torch"}): {"models.a": {"A", "B"}}}
 
-    kept(once)(FAMILIES, "models")
+    cached_structure(once)(FAMILIES, "models")
     (path,) = folder.iterdir()
     whole = path.read_text()
     path.write_text(left)
-    assert kept(once)(FAMILIES, "models") == once(FAMILIES, "models")
+    assert cached_structure(once)(FAMILIES, "models") == once(FAMILIES, "models")
     assert path.read_text() == whole
 
 
 def test_a_folder_that_cannot_be_written_costs_time_only(folder):
     folder.write_text("a file in its place")
-    assert kept(lambda *_: {})(FAMILIES, "models") == {}
+    assert cached_structure(lambda *_: {})(FAMILIES, "models") == {}
 
 
-def test_a_single_family_is_not_kept(folder):
-    assert kept(lambda sources, _: {"said": sources})(__file__) == {"said": __file__}
+def test_a_single_family_is_not_cached(folder):
+    assert cached_structure(lambda sources, _: {"sources": sources})(__file__) == {"sources": __file__}
     assert not folder.exists()
 
 
@@ -107,7 +107,7 @@ with light_imports():
 
 
 def starts(folder, inside="pass", afterwards="", path=()):
-    """A process of its own that imports as a rank does. -> what it says."""
+    """Run a process that imports as a rank does; return its output."""
     code = textwrap.dedent(STARTS).format(inside=inside) + textwrap.dedent(afterwards)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *sys.path])}
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_a_rank_starts_without_torchs_compiler(tmp_path):
 
 
 def test_a_neighbour_that_is_imported_meanwhile_gets_the_real_thing(tmp_path):
-    """As a plugin of another package would be; and torch is whole afterwards."""
+    """The neighbour is like a plugin of another package; torch is whole afterwards."""
     folder = planted(tmp_path, "neighbour", NEIGHBOUR)
     afterwards = """
     import torch
@@ -134,8 +134,8 @@ def test_a_neighbour_that_is_imported_meanwhile_gets_the_real_thing(tmp_path):
     with TransformGetItemToIndex():
         print("masks")
     """
-    said = starts(tmp_path, "import neighbour", afterwards, [folder])
-    assert said == "[2.0, 2.0, 2.0] True\n[3.0, 3.0, 3.0]\nmasks\n"
+    printed = starts(tmp_path, "import neighbour", afterwards, [folder])
+    assert printed == "[2.0, 2.0, 2.0] True\n[3.0, 3.0, 3.0]\nmasks\n"
 
 
 def test_torch_compiles_afterwards(tmp_path):
@@ -154,6 +154,6 @@ def test_torch_compiles_afterwards(tmp_path):
     "name", ["torchvision", "PIL", "torchaudio", "peft", "kernels", "flash_attn", "scipy"]
 )
 def test_a_neighbour_that_cannot_be_imported_is_left_alone(name, tmp_path):
-    """torchvision for CUDA beside a torch for the CPU is such a one."""
+    """One example is torchvision for CUDA beside a torch for the CPU."""
     folder = planted(tmp_path, name, "raise RuntimeError('operator torchvision::nms does not exist')")
     starts(tmp_path, path=[folder])

@@ -20,7 +20,7 @@ from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import end_ids
-from jarvis_mpi.nn.quantisation import kept
+from jarvis_mpi.nn.quantisation import quantised_folder
 from jarvis_mpi.testbed import doctor
 
 
@@ -31,8 +31,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def change(path: Path, **changes) -> None:
-    said = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({key: value for key, value in said.items() if value is not ...}))
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
 
 
 # -- which files
@@ -87,7 +87,7 @@ def test_a_folder_of_other_forms_is_named_with_what_lies_in_it(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "/etc/x.safetensors", "a/../../x.safetensors", "x.bin", 7, None]
 )
-def test_an_index_names_files_of_its_folder_only(folder, name):
+def test_an_index_names_files_of_the_same_folder_only(folder, name):
     shutil.copy(folder / "model.safetensors", folder.parent / "x.safetensors")
     (folder / "model.safetensors").rename(folder / "other")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
@@ -101,7 +101,7 @@ def test_a_tensor_that_only_the_index_has_is_named(folder):
     index = folder / "split" / "model.safetensors.index.json"
     names = json.loads(index.read_text())["weight_map"]
     change(index, weight_map={**names, "lm_head.rotary.inv_freq": next(iter(names.values()))})
-    everything(folder / "split")  # which no part of the model asks for
+    everything(folder / "split")  # no part of the model needs it
     shard = folder / "split" / names["model.layers.1.mlp.up_proj.weight"]
     tensors = load_file(shard)
     del tensors["model.layers.1.mlp.up_proj.weight"]
@@ -112,14 +112,14 @@ def test_a_tensor_that_only_the_index_has_is_named(folder):
 
 
 def test_names_with_one_prefix_more_than_the_familys(folder):
-    """As wrappers for training save them."""
+    """Names as wrappers for training save them."""
     path = folder / "model.safetensors"
     save_file({f"model.{name}": tensor for name, tensor in load_file(path).items()}, path)
     everything(folder)
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_tensor_that_is_there_under_two_names(folder, same):
+def test_a_tensor_that_is_stored_under_two_names(folder, same):
     path = folder / "model.safetensors"
     tensors, name = load_file(path), "layers.1.mlp.up_proj.weight"
     tensors[name] = tensors[f"model.{name}"].clone() if same else -tensors[f"model.{name}"]
@@ -152,7 +152,7 @@ def test_what_a_config_says_of_further_outputs_changes_nothing(folder):
 
 
 def test_a_part_of_a_model_in_the_hubs_cache_is_fetched(folder, monkeypatch):
-    """As after a look at its config alone; the hub's cache says that it is there."""
+    """The hub's cache lists the model after a look at its config alone."""
     (folder / "model.safetensors").rename(folder / "elsewhere")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     assert checkpoint.in_hubs_cache("owner/name") is None
@@ -232,16 +232,16 @@ def test_the_doctor_finds_nothing_and_says_what_it_reads(folder, bytes_folder, c
     for path in bytes_folder.glob("tokenizer*"):
         shutil.copy(path, folder)
     assert doctor.main(["--model", str(folder)]) == 0
-    said = capsys.readouterr().out
-    assert "model.safetensors (" in said
-    assert said.endswith("nothing to mend\n")
+    printed = capsys.readouterr().out
+    assert "model.safetensors (" in printed
+    assert printed.endswith("nothing to mend\n")
 
 
 def test_the_doctor_names_each_fault(folder, bytes_folder, capsys):
     for path in bytes_folder.glob("tokenizer*"):
         shutil.copy(path, folder)
     weight, identity = torch.randn(64, 32), f"{folder.resolve()}/model.safetensors and more"
-    numbers = kept("int8", identity, weight.shape, lambda: weight) / "numbers.npy"
+    numbers = quantised_folder("int8", identity, weight.shape, lambda: weight) / "numbers.npy"
     data = bytearray(numbers.read_bytes())
     data[-5] ^= 1
     numbers.write_bytes(data)
@@ -249,10 +249,10 @@ def test_the_doctor_names_each_fault(folder, bytes_folder, capsys):
     (folder / "tokenizer.json").write_text("{}")
     change(folder / "config.json", hidden_act=5)
     assert doctor.main(["--model", str(folder)]) == 1
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for fault in ("the tensor model.layers.4.mlp.up_proj.weight holds NaN or infinity", "numbers.npy is damaged: its sha256",
                   "config.json cannot be used", "tokenizer", "4 things to mend"):  # fmt: skip
-        assert fault in said
+        assert fault in printed
 
 
 def test_the_doctor_names_a_tensor_of_zeros_but_no_bias(folder, bytes_folder, capsys):
@@ -266,10 +266,10 @@ def test_the_doctor_names_a_tensor_of_zeros_but_no_bias(folder, bytes_folder, ca
     )
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert doctor.main(["--model", str(folder)]) == 1
-    said = capsys.readouterr().out
-    assert "the tensor model.norm.weight holds nothing but zeros" in said
-    assert "up_proj.weight holds nothing but zeros" in said
-    assert "2 things to mend" in said
+    printed = capsys.readouterr().out
+    assert "the tensor model.norm.weight holds nothing but zeros" in printed
+    assert "up_proj.weight holds nothing but zeros" in printed
+    assert "2 things to mend" in printed
 
 
 def test_the_doctor_as_a_command(folder):
@@ -284,6 +284,6 @@ def test_the_doctor_as_a_command(folder):
 
 
 def test_a_model_that_prefers_no_token_is_refused():
-    """As where a file's last page was lost, and with it the final norm."""
+    """A file's last page was lost, and with it the final norm."""
     with pytest.raises(Unservable, match="every token the same chance at token 2: M is damaged"):
         Sampler(Settings(model="M")).choose(torch.zeros(9), [1, 2], 0)

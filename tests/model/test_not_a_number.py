@@ -1,4 +1,4 @@
-"""Numbers that are none: in the files, in a layer, in the logits of a run."""
+"""NaN and infinity: in the files, in a layer, in the logits of a run."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_layer_with_a_number_that_is_none_names_it_in_loading(folder, name, value, weights):
     tiny.put(folder, f"model.layers.3.{name}", value)
     Stage(folder, range(0, 3), torch.float32, weights=weights).warm_up([2], lambda: 0.0)
-    for _ in range(2):  # what was found is not noted as sound
+    for _ in range(2):  # a damaged file is not noted as sound
         with pytest.raises(
             Unservable, match=rf"layers 2-4 cannot be used: the tensor model.layers.3.{name} in"
         ):
@@ -63,8 +63,8 @@ def test_a_workers_number_that_is_none_ends_the_run_with_one_sentence(folder, by
         shutil.copy(path, folder)
     tiny.put(folder, "model.layers.2.mlp.up_proj.weight", float("nan"))
     done = mpirun(3, *words_for(folder, tmp_path / "log.h5"))
-    said = done.stderr.decode().strip().splitlines()
+    lines = done.stderr.decode().strip().splitlines()
     assert done.returncode
     assert "Traceback" not in done.stderr.decode()
-    assert any("node 1" in line and "model.layers.2.mlp.up_proj.weight" in line for line in said), said
+    assert any("node 1" in line and "model.layers.2.mlp.up_proj.weight" in line for line in lines), lines
     assert not done.stdout.strip()

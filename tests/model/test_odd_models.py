@@ -1,4 +1,4 @@
-"""Checkpoints as they are found: with what older releases kept in the files, and templates that were made for something else."""
+"""Odd checkpoints: with tensors of older releases, and templates that were made for something else."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_masks_of_older_releases_are_not_looked_at(tmp_path):
     save_file(load_file(path) | masks | {"transformer.masked_bias": torch.tensor(float("nan"))}, path)
     Stage(folder, range(tiny.LAYERS), torch.float32).check_against_family()
     Head(folder, torch.float32)
-    assert list(integrity.no_numbers(folder)) == []
+    assert list(integrity.bad_tensors(folder)) == []
 
 
 def test_alibi_of_falcon_is_compared_with_the_attention_that_it_uses(tmp_path):
@@ -81,13 +81,13 @@ def test_a_buffer_that_is_saved_with_the_model_is_read(tmp_path):
 @pytest.mark.parametrize(
     "template", [LIST, "{% if false %}x{% endif %}", "Hello!", "{{ messages[0].content[:0] }}"]
 )
-def test_a_template_that_leaves_the_question_out_is_told(template, tmp_path):
+def test_a_template_that_leaves_the_question_out_is_reported(template, tmp_path):
     text = Text(texts.of_bytes(tmp_path, template))
     with pytest.raises(Unservable, match="chat template leaves out what is asked"):
         askable(text, (), "hello", 99)
 
 
-def test_a_template_that_always_asks_the_first_question_is_told(tmp_path):
+def test_a_template_that_always_asks_the_first_question_is_reported(tmp_path):
     text = Text(texts.of_bytes(tmp_path, "[{{ messages[0].content }}]"))
     ids = askable(text, (), "one", 99)
     text.asked.append("one")
@@ -114,7 +114,7 @@ def read(tmp_path, data: bytes, name="prompts.txt") -> list[str]:
     return [asked.prompt for asked in prompt_file.read(tmp_path / name)]
 
 
-def test_a_list_of_json_and_old_line_ends_are_told(tmp_path):
+def test_a_list_of_json_and_old_line_ends_are_reported(tmp_path):
     objects = [{"prompt": "one"}, {"prompt": "two"}]
     for data in (json.dumps(objects), json.dumps(objects, indent=2)):
         with pytest.raises(Unservable, match="is one list of JSON: write an object a line"):
@@ -128,7 +128,7 @@ def test_objects_may_be_indented_and_a_file_may_end_as_under_dos(tmp_path):
     assert read(tmp_path, b'  {"prompt": "one"}\r\n\t{"prompt": "two"}\r\n\x1a') == ["one", "two"]
 
 
-def test_a_reason_that_a_colon_promises_is_told():
+def test_a_reason_that_a_colon_promises_is_given():
     error = ValueError(
         "Validation error for field 'rms_norm_eps':\n    TypeError: expected float, got '1e-5'\nmore"
     )
@@ -144,7 +144,7 @@ def test_a_reason_that_a_colon_promises_is_told():
 
 @pytest.mark.parametrize("refuses", ["mkdir", "is_file"])
 def test_a_model_is_tried_and_built_without_a_cache_folder(refuses, tmp_path, monkeypatch):
-    """A parent that is no folder, and one of another user's, in which nothing can be looked for."""
+    """A parent that is no folder, and a folder of another user, which cannot be read."""
     folder, cache = tiny.make("llama", tmp_path / "model"), tmp_path / "cache"
     cache.write_text("")
     monkeypatch.setenv("JARVIS_CACHE", str(cache))
@@ -177,7 +177,7 @@ def test_a_folder_that_may_not_be_looked_into_and_a_name_that_none_can_have(tmp_
 
 
 def test_a_layer_that_changes_nothing_is_served(tmp_path):
-    """As in a pruned model, or one that was made deeper by layers that are yet to be trained."""
+    """Such layers are in a pruned model, or in one that was made deeper by untrained layers."""
     folder = tiny.make("llama", tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     last = f"model.layers.{tiny.LAYERS - 1}."

@@ -40,7 +40,7 @@ def test_a_folder_is_a_model_as_it_is(folder):
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "/nowhere/at/all", "nowhere.gguf"])
-def test_what_is_not_there_is_one_sentence(name):
+def test_what_is_missing_is_one_sentence(name):
     with pytest.raises(Unservable, match=r"^there is no (model|GGUF file) .*(nowhere|no-such-model)"):
         names.locate(name)
 
@@ -115,10 +115,10 @@ def test_a_damaged_download_is_not_used(tmp_path, monkeypatch):
 
 def test_characters_of_several_bytes_and_spaces_stream_whole(bytes_folder):
     text = Text(bytes_folder)
-    said = "  Grüße, 世界! 👩‍🚀\n\tdone "
-    ids = text.ids_of(said)
+    words = "  Grüße, 世界! 👩‍🚀\n\tdone "
+    ids = text.ids_of(words)
     pieces = [*map(text.pieces(), ids)]
-    assert "".join(pieces) == said
+    assert "".join(pieces) == words
     assert "" in pieces
     assert not any("\ufffd" in piece for piece in pieces)
 
@@ -236,7 +236,7 @@ def test_every_token_shown_is_in_the_record_after_kill_9(tmp_path):
 # -- setup
 
 
-def test_setup_adds_its_lines_once_and_keeps_the_users(tmp_path):
+def test_setup_adds_the_lines_once_and_keeps_the_users(tmp_path):
     mine = tmp_path / "openmpi-mca-params.conf"
     mine.write_text("# my lines\nmpi_ft_enable = 0\nbtl = tcp,self")
     mpi_parameters.write_parameters(tmp_path)

@@ -1,4 +1,4 @@
-"""A model cut in pieces says what the whole model says: every family, every cut, past every window."""
+"""A model cut in pieces gives the whole model's answer: every family, every cut, past every window."""
 
 import json
 
@@ -32,7 +32,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """The whole model's greedy answer, computed without any cache: ids, and the logits of each step."""
+    """Return the whole model's greedy answer, computed without any cache: ids, and the logits of each step."""
     return answer_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 
@@ -55,8 +55,8 @@ def ask(folder, placement, dtype=torch.float32, prefill_rows=128):
     stages = {
         node: {block: Stage(folder, block, dtype) for block in held} for node, held in placement.items()
     }
-    with chain(Head(folder, dtype), stages, choose, prefill_rows=prefill_rows) as enduser:
-        return [token.id for token in enduser.generate(PROMPT, TOKENS, set())], seen
+    with chain(Head(folder, dtype), stages, choose, prefill_rows=prefill_rows) as coordinator:
+        return [token.id for token in coordinator.generate(PROMPT, TOKENS, set())], seen
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, tiny.LAYERS])
@@ -64,7 +64,7 @@ def test_any_number_of_stages_gives_the_whole_models_tokens_and_logits(folder, w
     placement = blocks.place(tiny.LAYERS, workers, split="even", end_user_layers="none")
     tokens, logits = ask(folder, placement)
     assert tokens == whole[0]
-    assert len(set(tokens)) > 3  # a text that says something: a repeated token would hide a lot
+    assert len(set(tokens)) > 3  # a repeated token would hide errors
     assert max((a - b).abs().max() for a, b in zip(logits, whole[1], strict=True)) < 1e-4
 
 
@@ -85,21 +85,21 @@ def test_a_copy_takes_over_in_the_middle_of_the_text(folder, whole):
         }
         for node, mine in held.items()
     }
-    told = Told()
+    announced = Announced()
     with chain(
         Head(folder, torch.float32),
         stages,
         lambda logits, text, sequence: int(logits.argmax()),
-        hears=told,
+        observer=announced,
         copies={taken: (1,)},
         fault="mute 2 @ 12",
-    ) as enduser:
-        tokens = [token.id for token in enduser.generate(PROMPT, TOKENS, set())]
+    ) as coordinator:
+        tokens = [token.id for token in coordinator.generate(PROMPT, TOKENS, set())]
     assert tokens == whole[0]
-    assert told.lines == [f"node 2 silent at step 12: {named(taken)} from the copy on node 1"]
+    assert announced.lines == [f"node 2 silent at step 12: {named(taken)} from the copy on node 1"]
 
 
-class Told(Deaf):
+class Announced(Deaf):
     def __init__(self):
         self.lines = []
 
@@ -113,22 +113,22 @@ def test_dropping_any_layer_changes_the_text(folder, whole):
         assert ask(folder, placement)[0] != whole[0], f"layer {dropped} does not matter in this tiny model"
 
 
-def test_every_family_takes_the_lean_step_and_agrees_with_its_own_forward(folder):
+def test_every_family_takes_the_fast_step_and_agrees_with_the_familys_forward(folder):
     stage = Stage(folder, range(1, 5), torch.float32)
-    assert stage.lean.possible
+    assert stage.fast_step.possible
     counts = [1] * 2 * tiny.WINDOW + [3, 5, 1, tiny.WINDOW + 2, 2]
     starts = [sum(counts[:step]) for step in range(len(counts))]
     steps = [to_bytes(torch.randn(1, count, stage.width)) for count in counts]
-    lean = [stage.run(step, start) for start, step in zip(starts, steps, strict=True)]
-    stage.lean.possible, stage.lean.parts = False, []
-    for got_bytes, start, step in zip(lean, starts, steps, strict=True):
+    ours = [stage.run(step, start) for start, step in zip(starts, steps, strict=True)]
+    stage.fast_step.possible, stage.fast_step.parts = False, []
+    for got_bytes, start, step in zip(ours, starts, steps, strict=True):
         got, expected = (
             torch.frombuffer(bytearray(b), dtype=torch.float32) for b in (got_bytes, stage.run(step, start))
         )
         assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_a_stage_holds_its_own_layers_and_no_embedding(folder):
+def test_a_stage_holds_the_blocks_layers_and_no_embedding(folder):
     stage = Stage(folder, range(2, 4), torch.float32)
     assert len(stage.layers) == 2
     assert stage.model.get_input_embeddings().weight.numel() <= stage.width
@@ -157,10 +157,10 @@ def test_sequences_do_not_see_each_other(folder):
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     tokens, logits = ask(folder, {0: (), 1: (range(0, tiny.LAYERS),)}, dtype=torch.bfloat16)
-    ids, said = torch.tensor([PROMPT + tokens[:-1]]), slice(len(PROMPT) - 1, None)
+    ids, answered = torch.tensor([PROMPT + tokens[:-1]]), slice(len(PROMPT) - 1, None)
     with torch.inference_mode():
-        theirs = model(input_ids=ids).logits[0, said].float()
-        exact = model.float()(input_ids=ids).logits[0, said]
+        theirs = model(input_ids=ids).logits[0, answered].float()
+        exact = model.float()(input_ids=ids).logits[0, answered]
     ours = torch.stack(list(logits))  # the prompt's many rows, then single ones
     assert (ours - exact).norm() < 2 * (theirs - exact).norm()
 

@@ -1,7 +1,6 @@
-"""Text: stop texts, prompts and draws of strangers bring about a sentence, or the right text."""
+"""Text: stop texts, prompts and draws of strangers give the right text, or one sentence."""
 
 import os
-import random
 import time
 
 import pytest
@@ -22,21 +21,6 @@ from jarvis_mpi.model.tokenizer import Text, end_ids
 CHAT = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}<|start|>assistant\n"
 )
-
-
-def test_a_tokenizer_that_tidies_spaces_away(tmp_path):
-    """The pieces say what decode says, with what was held back at the end."""
-    text, draw, tidied = Text(texts.tidying(tmp_path)), random.Random(5), 0
-    for _ in range(500):
-        ids = draw.choices(range(len(text.tokenizer)), k=draw.randrange(1, 12))
-        piece, whole = text.pieces(), text.decode(ids)
-        assert "".join(map(piece, ids)) + piece.rest() == whole
-        tidied += whole != text.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-    assert tidied > 50
-
-
 # -- stops
 
 
@@ -45,7 +29,7 @@ def answering(folder, *stop):
     return text, Answering(text, 500, Settings(prompt="x", stop=stop), [1])
 
 
-def said(folder, ids, *stop):
+def streamed(folder, ids, *stop):
     _, coming = answering(folder, *stop)
     for token in ids:
         coming.add(token)
@@ -62,14 +46,14 @@ def said(folder, ids, *stop):
         ("<|end|>\n<|start|>", "one<|end|>\ntwo<|end|>\n<|start|>three", "one\ntwo", "stop"),
         ("<|end|><|end|>", "one<|end|>two<|end|><|end|>", "onetwo", "stop"),
         ("e<|end|>", "one two<|end|> one<|end|>", "one two on", "stop"),
-        ("end", "one<|end|>two end", "onetwo ", "stop"),  # what is not shown does not stop
+        ("end", "one<|end|>two end", "onetwo ", "stop"),  # hidden tokens do not stop
         ("netw", "one<|end|>two", "o", "stop"),
         ("<|end|>x", "one<|end|>", "one", ""),
     ],
 )
 def test_a_stop_text_of_special_tokens_stops_and_is_not_shown(stop, text, shown, ended, tmp_path):
     folder = texts.of_bytes(tmp_path, special=texts.SPECIAL)
-    assert said(folder, Text(folder).encode(text), stop) == (shown, ended)
+    assert streamed(folder, Text(folder).encode(text), stop) == (shown, ended)
 
 
 def test_what_was_held_back_comes_in_order():
@@ -100,7 +84,7 @@ def test_a_conversation_goes_on_behind_a_stop_that_is_an_end(tmp_path):
 # -- prompts
 
 
-def test_marks_of_byte_order_are_dropped_and_other_encodings_told(tmp_path):
+def test_marks_of_byte_order_are_dropped_and_other_encodings_reported(tmp_path):
     path = tmp_path / "prompts.txt"
     for content, asked in (
         (b"\xef\xbb\xbfone\ntwo", ["one", "two"]),
@@ -154,7 +138,7 @@ def test_a_long_line_in_a_pipe_does_not_take_long():
         (b"\xed\xa0\xbd", "line 1 is not UTF-8 text"),
     ],
 )
-def test_a_bad_line_is_its_own_error_and_says_what_to_do(line, wrong, tmp_path):
+def test_a_bad_line_is_one_error_and_says_what_to_do(line, wrong, tmp_path):
     path = tmp_path / ("p.txt" if line[:1] == b"a" else "p.jsonl")
     good = b"good" if path.suffix == ".txt" else b'{"prompt": "good"}'
     path.write_bytes(line + b"\n" + good)

@@ -10,6 +10,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.tokenizer import Text
 
+# -- tokenizer folders
+
 
 def spoil(folder, name, **changes):
     path = folder / name
@@ -17,7 +19,7 @@ def spoil(folder, name, **changes):
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "fault",
     [
         lambda folder: (folder / "tokenizer.json").write_text("{"),
         lambda folder: (folder / "tokenizer.json").write_text("[]"),
@@ -37,15 +39,15 @@ def spoil(folder, name, **changes):
         lambda folder: (folder / "generation_config.json").write_text("{"),
     ],
 )  # fmt: skip
-def test_a_broken_tokenizer_folder_is_one_sentence(harm, tmp_path):
-    harm(texts.of_bytes(tmp_path))
+def test_a_broken_tokenizer_folder_is_one_sentence(fault, tmp_path):
+    fault(texts.of_bytes(tmp_path))
     with pytest.raises(Unservable) as raised:
         Text(tmp_path)
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_a_sentencepiece_model_alone_is_told_truthfully(tmp_path):
+def test_a_sentencepiece_model_alone_is_described_truthfully(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
     with pytest.raises(Unservable) as raised:
@@ -87,7 +89,7 @@ LLAMA = {
 }
 
 
-def test_a_sentencepiece_model_alone_gives_its_own_tokens(tmp_path):
+def test_a_sentencepiece_model_alone_gives_the_same_tokens(tmp_path):
     own = trained_sentencepiece(tmp_path, "bpe", LLAMA)
     text = Text(tmp_path)
     assert text.ids_of("hello small world 世") == [1, *own.encode("hello small world 世")]
@@ -107,7 +109,7 @@ def test_a_sentencepiece_model_without_a_word_on_how_texts_begin_is_refused(tmp_
         Text(tmp_path)
 
 
-# -- tokens that nobody knows
+# -- unknown tokens
 
 
 def test_a_token_beyond_the_embedding_is_that_prompts_error(tmp_path):
@@ -136,14 +138,14 @@ def test_half_a_character_of_bytes_then_a_word(tmp_path):
     text = Text(texts.with_fallback(tmp_path))
     whole, half = [3 + byte for byte in "世".encode()], [3 + 0xE4]
     hello, world, x = (text.tokenizer.convert_tokens_to_ids(word) for word in ("▁hello", "▁world", "x"))
-    for ids, said in (
+    for ids, words in (
         ([hello, *whole, world], "hello世 world"),
         ([hello, *half, world], "hello\ufffd world"),
         ([*half, *half, x], "\ufffd\ufffdx"),
         ([hello, *whole, *whole, world], "hello世世 world"),
     ):
-        assert "".join(map(text.pieces(), ids)) == said == text.tokenizer.decode(ids)
-    # What was shown stays, where all bytes of the run become unreadable together.
+        assert "".join(map(text.pieces(), ids)) == words == text.tokenizer.decode(ids)
+    # Shown text stays, where all bytes of the run become unreadable together.
     assert "".join(map(text.pieces(), [hello, *whole, *half, world])) == "hello世\ufffd world"
 
 
@@ -168,3 +170,16 @@ def test_pieces_of_any_tokens_are_the_decoded_text_but_for_a_half_at_the_end(mak
         same += joined == whole or joined == whole.rstrip("\ufffd")
         assert joined.replace("\ufffd", "") or not whole.replace("\ufffd", "")
     assert same > 300
+
+
+def test_a_tokenizer_that_tidies_spaces_away(tmp_path):
+    """The pieces, with the text held back at the end, are decode's text."""
+    text, draw, tidied = Text(texts.tidying(tmp_path)), random.Random(5), 0
+    for _ in range(500):
+        ids = draw.choices(range(len(text.tokenizer)), k=draw.randrange(1, 12))
+        piece, whole = text.pieces(), text.decode(ids)
+        assert "".join(map(piece, ids)) + piece.rest() == whole
+        tidied += whole != text.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    assert tidied > 50

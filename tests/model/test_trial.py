@@ -1,4 +1,4 @@
-"""What of a model cannot be honoured is refused before a weight is read; a trial that is deaf would be worse than none."""
+"""trial: models that cannot be cut are refused before a weight is read; each fault of a cut must be noticed."""
 
 import json
 
@@ -38,16 +38,16 @@ def test_every_family_of_the_readme_passes(folder):
     trial.check(folder)
 
 
-def test_a_verdict_is_kept_and_not_found_twice(tmp_path, cache, monkeypatch):
+def test_a_verdict_is_cached_and_not_found_twice(tmp_path, cache, monkeypatch):
     folder = tiny.make("llama", tmp_path / "model")
-    told = []
-    trial.check(folder, told.append)
+    lines = []
+    trial.check(folder, lines.append)
     monkeypatch.setattr(trial, "unlike", lambda *_: pytest.fail("tried twice"))
-    trial.check(folder, told.append)
-    assert told == ["first use of this model: a cut of it is compared with the whole, in small"]
-    (kept,) = (cache / "trials").glob("*.json")
+    trial.check(folder, lines.append)
+    assert lines == ["first use of this model: a cut of it is compared with the whole, in small"]
+    (verdict,) = (cache / "trials").glob("*.json")
     for damaged in ("", "[]", '{"why": 3}', '{"other": ""}'):
-        kept.write_text(damaged)
+        verdict.write_text(damaged)
         with pytest.raises(pytest.fail.Exception):
             trial.check(folder)
 
@@ -65,7 +65,7 @@ def test_a_verdict_is_kept_and_not_found_twice(tmp_path, cache, monkeypatch):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("place", ["Head", "make_twin", "said_by_cut"])
+@pytest.mark.parametrize("place", ["Head", "make_twin", "logits_of_cut"])
 def test_what_the_machine_lacks_is_no_fault_of_the_model_and_no_verdict(
     place, error, named, tmp_path, monkeypatch
 ):
@@ -80,7 +80,17 @@ def test_what_the_machine_lacks_is_no_fault_of_the_model_and_no_verdict(
     trial.check(folder)
 
 
-def test_another_config_and_another_version_are_tried_anew(tmp_path, monkeypatch):
+def test_rotary_tables_of_an_unknown_kind_are_named(tmp_path):
+    folder = tiny.make("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "rope_parameters": {"rope_type": "spiral", "factor": 2.0, "rope_theta": 1e4}})
+    )
+    with pytest.raises(Unservable, match=r"rotary tables of a kind that transformers does not know: spiral"):
+        trial.check(folder)
+
+
+def test_another_config_and_another_version_are_tried_again(tmp_path, monkeypatch):
     config = load_config(tiny.make("llama", tmp_path / "model"))
     before = trial.identity(config)
     config.rope_parameters = {**config.rope_parameters, "rope_theta": 5e5}
@@ -150,7 +160,7 @@ def test_a_cut_that_leaves_something_out_is_found(monkeypatch, config, spoil):
     assert "says something else in 2 stages" in trial.unlike(config, (2,))
 
 
-def test_an_encoder_is_found_by_what_its_tokens_see():
+def test_an_encoder_is_found_by_what_the_tokens_see():
     config = RobertaConfig(
         hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, is_decoder=False
     )
@@ -160,8 +170,8 @@ def test_an_encoder_is_found_by_what_its_tokens_see():
 def test_a_processor_that_gives_something_else_is_not_used(tmp_path, monkeypatch):
     stage = Stage(tiny.make("llama", tmp_path), range(2, 4), torch.float32)
     stage.check_against_family()
-    real = stage.lean.run_parts
-    monkeypatch.setattr(stage.lean, "run_parts", lambda *args: real(*args)[:-4] + bytes(4))
+    real = stage.fast_step.run_parts
+    monkeypatch.setattr(stage.fast_step, "run_parts", lambda *args: real(*args)[:-4] + bytes(4))
     with pytest.raises(
         Unservable, match=r"layers 2-3 of .* give something else here than transformers' own code"
     ):
@@ -204,7 +214,7 @@ def test_a_text_ends_where_the_first_rotary_tables_do(tmp_path, family):
         Head(folder, torch.float32),
         [Stage(folder, block, torch.float32) for block in (range(3), range(3, 6))],
     )
-    ours = trial.said_by_cut(head, stages, prompt, answer)
+    ours = trial.logits_of_cut(head, stages, prompt, answer)
     assert trial.apart(ours, torch.cat(whole.logits)) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Releases of torch and transformers outside of what was tried: a sentence, and the run goes on."""
+"""Releases of torch and transformers that were not tried: one sentence, and the run continues."""
 
 import importlib.metadata
 import tomllib
@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.mark.parametrize(
-    ("torch", "said"),
+    ("torch", "sentence"),
     [
         ("2.10.0", "torch 2.10.0 is older"),
         ("2.9", "torch 2.9 is older"),
@@ -26,9 +26,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         ("10.0", "torch 10.0 is newer"),
     ],
 )
-def test_what_was_not_tried_is_said(torch, said):
+def test_what_was_not_tried_is_reported(torch, sentence):
     sentences = untried({"torch": torch, "transformers": "5.23.0"}.get)
-    assert [sentence.startswith(said) for sentence in sentences] == ([True] if said else [])
+    assert [each.startswith(sentence) for each in sentences] == ([True] if sentence else [])
     assert all("(2.11 to 2.14): if an answer looks wrong, install one of those" in each for each in sentences)
 
 
@@ -40,7 +40,7 @@ def test_a_package_without_a_version_says_nothing():
 
 
 @pytest.mark.parametrize("name", TRIED)
-def test_pip_is_told_the_same(name):
+def test_pip_requires_the_same(name):
     first, last = TRIED[name]
     *before, end = last.split(".")
     after = ".".join([*before, str(int(end) + 1)])

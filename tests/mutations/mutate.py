@@ -1,4 +1,4 @@
-"""Damage, drawn from a seed: bytes and JSON that are a little wrong, and what may come of them.
+"""Draw damage from a seed: bytes and JSON that are a little wrong; run what reads them.
 
     for number in numbers():            # how many: JARVIS_MUTATIONS
         draw = random.Random(number)
@@ -23,9 +23,9 @@ from typing import Any
 from jarvis_mpi.common.errors import Unservable
 
 MANY = int(os.environ.get("JARVIS_MUTATIONS") or 150)  # of each kind of file
-FIRST = int(os.environ.get("JARVIS_FIRST_MUTATION") or 0)  # to see one again
-EACH_S = 30  # within which a mutation has its outcome
-MEMORY = 2 << 30  # bytes that a reading may ask for beyond what is there
+FIRST = int(os.environ.get("JARVIS_FIRST_MUTATION") or 0)  # to repeat one
+EACH_S = 30  # the time limit of one mutation
+MEMORY = 2 << 30  # bytes that a reading may allocate beyond what is in use
 BATCH = 50  # in a child process
 
 STRANGE_NUMBERS = (
@@ -57,7 +57,7 @@ def numbers(many: int = MANY) -> range:
 
 
 def damaged(draw: random.Random, good: bytes, within: int | None = None) -> bytes:
-    """`good` with one to four faults in its first `within` bytes: bits and bytes changed, cut off, put in, doubled, zero."""
+    """Return `good` with one to four faults in its first `within` bytes: bits and bytes changed, cut off, put in, doubled, zero."""
     bad, within = bytearray(good), len(good) if within is None else min(within, len(good))
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         at = draw.randrange(max(1, min(within, len(bad))))
@@ -87,7 +87,7 @@ def damaged(draw: random.Random, good: bytes, within: int | None = None) -> byte
 
 
 def swapped(draw: random.Random, good: Any, strange: Iterable[Any] = STRANGE) -> Any:
-    """JSON `good` with one to three of its values swapped for strange ones, taken out, renamed, or taken from elsewhere in it."""
+    """Return JSON `good` with one to three of its values swapped for strange ones, taken out, renamed, or taken from elsewhere in it."""
     bad = copy.deepcopy(good)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         places = list(places_in(bad))
@@ -100,9 +100,9 @@ def swapped(draw: random.Random, good: Any, strange: Iterable[Any] = STRANGE) ->
             case "gone":
                 del inside[key]
             case "other":
-                there, name = draw.choice(places)
-                if there is not inside or name != key:
-                    inside[key] = copy.deepcopy(there[name])
+                source, name = draw.choice(places)
+                if source is not inside or name != key:
+                    inside[key] = copy.deepcopy(source[name])
             case "near" if isinstance(inside[key], int | float):
                 inside[key] = (
                     inside[key] + draw.choice((-1, 1, 8)) if draw.random() < 0.5 else inside[key] * 2
@@ -113,7 +113,7 @@ def swapped(draw: random.Random, good: Any, strange: Iterable[Any] = STRANGE) ->
 
 
 def places_in(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Every (dict or list, key) in it."""
+    """Yield every (dict or list, key) in `value`."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in list(pairs):
         yield value, key
@@ -125,22 +125,22 @@ def as_json(value: Any) -> bytes:
 
 
 def sentence_or(read: Callable[[], object]) -> None:
-    """All is well, or it is a sentence; and no more memory than MEMORY."""
+    """Call `read`, which must succeed or raise one sentence, with no more memory than MEMORY."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
-    said = ""
+    sentence = ""
     try:
         read()
     except Unservable as error:
-        said = str(error)
-        assert said
-        assert "\n" not in said
-        assert "MemoryError" not in said, said
-        assert "allocate" not in said, said
+        sentence = str(error)
+        assert sentence
+        assert "\n" not in sentence
+        assert "MemoryError" not in sentence, sentence
+        assert "allocate" not in sentence, sentence
 
 
 def survives(tries: Iterable[int], one: Callable[[int], None]) -> None:
-    """`one` of each number, in children of this process; AssertionError names the numbers that crash, hang or raise."""
+    """Call `one` with each number, in child processes; AssertionError names the numbers that crash, hang or raise."""
     left, wrong = list(tries), []
     for first in range(0, len(left), BATCH):
         wrong += in_a_child(left[first : first + BATCH], one)
@@ -159,11 +159,11 @@ def in_a_child(batch: list[int], one: Callable[[int], None]) -> list[str]:
             child_tries(batch, one, write)
         os.close(write)
         with os.fdopen(read) as pipe:
-            said = [json.loads(line) for line in pipe]
+            results = [json.loads(line) for line in pipe]
         _, status = os.waitpid(child, 0)
-        wrong += [f"{number}: {fault}" for number, fault in said if fault]
-        done = len(said)
-        if status:  # it crashed or hung in the one after the last it told of
+        wrong += [f"{number}: {fault}" for number, fault in results if fault]
+        done = len(results)
+        if status:  # it crashed or hung in the one after the last result
             wrong.append(
                 f"{batch[done]}: "
                 + ("no outcome in time" if os.WEXITSTATUS(status) == 1 else f"ended with {status}")

@@ -1,4 +1,4 @@
-"""The damage itself: it repeats, it changes something, and what crashes or hangs is named."""
+"""The damage itself: it repeats, it changes something, and crashes and hangs are named."""
 
 import os
 import random

@@ -39,11 +39,11 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path):
     import study as analysis
 
     def read(path: Path) -> None:
-        its = analysis.read(path)
+        results = analysis.read(path)
         with contextlib.suppress(
             Unservable, KeyError, ValueError
-        ):  # that scripts turn into a sentence, in one place
-            _ = its.tasks, its.graded, its.rankings, its.costs
+        ):  # scripts turn these into a sentence, in one place
+            _ = results.tasks, results.graded, results.rankings, results.costs
 
     def one(number: int) -> None:
         draw = random.Random(number)
@@ -81,8 +81,8 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
         patch.Patch(torch.ones(8, 8), None, *torch.ones(3, 8)),
         patch.Patch(torch.ones(8, 2), torch.ones(2, 8), *torch.ones(3, 8)),
     ]
-    said = {hole: {"skipped": 0.9, "patched": 0.1, "how": "x"} for hole in holes}
-    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.Told("f", "d", said))
+    costs = {hole: {"skipped": 0.9, "patched": 0.1, "how": "x"} for hole in holes}
+    patch.write(tmp_path / "good", dict(zip(holes, made, strict=True)), patch.PatchInfo("f", "d", costs))
     good = (tmp_path / "good").read_bytes()
     size = int.from_bytes(good[:8], "little")
     header = json.loads(good[8 : 8 + size])
@@ -93,19 +93,19 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
             bad = damaged(draw, good)
         else:
             new = json.loads(as_json(header))
-            its = json.loads(new["__metadata__"]["holes"])
-            new["__metadata__"]["holes"] = as_json(swapped(draw, its)).decode()
+            content = json.loads(new["__metadata__"]["holes"])
+            new["__metadata__"]["holes"] = as_json(swapped(draw, content)).decode()
             new = as_json(new if draw.random() < 0.7 else swapped(draw, new))
             bad = len(new).to_bytes(8, "little") + new + good[8 + size :]
         (tmp_path / "bad").write_bytes(bad)
 
         def read() -> None:
-            told = patch.read(tmp_path / "bad")
+            info = patch.read(tmp_path / "bad")
             held = patch.Patches(tmp_path / "bad", torch.float32)
-            held.prepare(told, [range(1), range(2)])
-            for hole in told.patched:
+            held.prepare(info, [range(1), range(2)])
+            for hole in info.patched:
                 assert len(held.hold(hole)(torch.ones(3, len(held.hold(hole).mean)))) == 3
-            _ = told.losses
+            _ = info.losses
 
         sentence_or(read)
 
@@ -125,7 +125,7 @@ def test_damaged_hostfiles_are_read_or_one_sentence(tmp_path):
 
 
 def as_lists(data: bytes) -> bytes:
-    """All types of texts made lists of an unknown kind, by one bit each, on which HDF5 2.0 crashes when it reads them."""
+    """Turn all types of texts into lists of an unknown kind, by one bit each; HDF5 2.0 crashes when it reads them."""
     kind = bytes.fromhex("19010100100000001000000001000000")
     assert kind in data
     return data.replace(kind, b"\x19\x0b" + kind[2:])

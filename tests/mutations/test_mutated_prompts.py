@@ -43,7 +43,7 @@ def text(tmp_path_factory):
 
 
 def spoilt(draw: random.Random, name: str) -> bytes:
-    """Bytes changed, and in JSON values as well."""
+    """Change bytes, and in JSON values as well."""
     good = GOOD[name]
     if name.endswith("jsonl") and draw.random() < 0.5:
         lines = good.split(b"\n")
@@ -108,7 +108,7 @@ def one_sentence(error: Unservable) -> None:
 
 
 def typed(data: bytes) -> None:
-    """The same bytes in a pipe into a chat."""
+    """Send the same bytes through a pipe into a chat."""
     board = Keyboard()
     for start in range(0, len(data), 17):
         board.take(data[start : start + 17])

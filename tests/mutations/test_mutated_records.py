@@ -1,4 +1,4 @@
-"""Damaged and hostile records: what is read of them, or one sentence."""
+"""Damaged and hostile records: they are read, or give one sentence."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ def _beside_the_tests(monkeypatch):
 
 
 def use(run: Run) -> None:
-    """What is asked of a record by figures and by --resume."""
+    """Read of a record what figures and --resume read."""
     _ = run.ended, run.length_s, run.follows, run.faults, run.on_one_clock(run.hops), run.resumed_steps
     _ = [question.tokens for question in run.questions]
     for name in ("settings", "hosts", "placement", "writer"):
@@ -54,7 +54,7 @@ def read_record(path: Path) -> None:
 
 
 def record(folder: Path, name: str = "run.h5") -> Path:
-    """A record of this schema: an answer, a fault, another start."""
+    """Write a record of this schema: an answer, a fault, another start."""
     from jarvis_mpi.protocol.cluster import Hop
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.node_state import Sign
@@ -63,7 +63,7 @@ def record(folder: Path, name: str = "run.h5") -> Path:
     from jarvis_mpi.record.writer import Record
 
     with h5py.File(RECORDS[-1]) as old:
-        said = {
+        attributes = {
             key: value
             for key, value in hdf5.attributes(old).items()
             if key not in ("schema", "clock_at_begin_s")
@@ -71,11 +71,11 @@ def record(folder: Path, name: str = "run.h5") -> Path:
     path = folder / name
     for start in range(2):
         if start == 0:
-            made = Record(path, said, 100.0, None)
+            made = Record(path, attributes, 100.0, None)
         else:
             again = {
                 key: json.loads(value) if value[:1] in "{[" else value
-                for key, value in said.items()
+                for key, value in attributes.items()
                 if isinstance(value, str)
             }
             made = Record.resumed(path, again, 200.0, None, 60.0, 5)
@@ -125,8 +125,8 @@ def test_records_whose_json_is_another_are_read_or_one_sentence(tmp_path):
             if draw.random() < 0.5:
                 name = draw.choice(list(file.attrs))
                 value = file.attrs[name]
-                its = json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
-                file.attrs[name] = as_json(swapped(draw, its)).decode().replace("\\u0000", "")
+                content = json.loads(value) if isinstance(value, str) and value[:1] in "{[" else value
+                file.attrs[name] = as_json(swapped(draw, content)).decode().replace("\\u0000", "")
             else:
                 events = file["events"][:]
                 which = draw.randrange(len(events))
@@ -145,11 +145,11 @@ def test_records_whose_json_is_another_are_read_or_one_sentence(tmp_path):
     survives(numbers(), one)
 
 
-# -- files made to do harm
+# -- hostile files
 
 
 def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object], str]]:
-    """What is done to `tokens` of a good record -> what is said."""
+    """Return each name -> a change to `tokens` of a good record, and the expected sentence."""
     secret = folder / "secret"
     secret.write_bytes(b"secret" * 4096)
     with h5py.File(folder / "other.h5", "w") as other, h5py.File(RECORDS[-1]) as good:
@@ -183,19 +183,19 @@ def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object],
 @pytest.mark.parametrize("name", ["external link", "soft link", "dangling link", "external storage", "virtual", "group", "huge", "huge and packed",
                                   "huge chunk", "scalar", "empty", "texts", "two dimensions", "other types", "gone"])  # fmt: skip
 def test_hostile_records_are_one_sentence(name, tmp_path):
-    harm, said = made_hostile(tmp_path)[name]
+    damage, reason = made_hostile(tmp_path)[name]
     path = tmp_path / "bad.h5"
     shutil.copy(RECORDS[-1], path)
     with h5py.File(path, "r+") as file:
         del file["tokens"]
-        harm(file)
-    with pytest.raises(Unservable, match=said) as error:
+        damage(file)
+    with pytest.raises(Unservable, match=reason) as error:
         load(path)
     assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "reason"),
     [
         ("settings", "[" * 100_000, "damaged"),
         ("settings", "3", "settings"),
@@ -211,12 +211,12 @@ def test_hostile_records_are_one_sentence(name, tmp_path):
         ("depth", h5py.Empty("f8"), "is damaged"),
     ],
 )
-def test_hostile_attributes_are_one_sentence(name, value, said, tmp_path):
+def test_hostile_attributes_are_one_sentence(name, value, reason, tmp_path):
     path = tmp_path / "bad.h5"
     shutil.copy(RECORDS[-1], path)
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         file.attrs[name] = value
-    with pytest.raises(Unservable, match=said) as error:
+    with pytest.raises(Unservable, match=reason) as error:
         load(path)
     assert str(path) in str(error.value)
     assert len(str(error.value)) < 1000

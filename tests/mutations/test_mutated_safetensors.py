@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 
 
 def ours(folder: Path) -> list[int]:
-    """Greedy tokens, as a run of two stages gives them. Raises Unservable."""
+    """Return the greedy tokens of a run of two stages. Raises Unservable."""
     checkpoint.check(folder)
     checkpoint.fingerprint(folder)
     checkpoint.layer_bytes(folder, len(checkpoint.bytes_by_layer(folder)) or 1)
@@ -57,10 +57,10 @@ def ours(folder: Path) -> list[int]:
 
 @torch.inference_mode()
 def theirs(folder: Path) -> list[list[int]]:
-    """transformers' greedy tokens; further ones where two were as near as rounding goes."""
+    """Return transformers' greedy tokens; further lists where two tokens were as near as rounding."""
     (folder / "generation_config.json").unlink(
         missing_ok=True
-    )  # transformers makes errors of what only sampling reads
+    )  # transformers refuses values that only sampling reads
     index = folder / "model.safetensors.index.json"
     if index.exists():  # and of notes that say nothing
         index.write_bytes(mutate.as_json({**json.loads(index.read_bytes()), "metadata": {}}))
@@ -80,12 +80,12 @@ def same_or_a_sentence(folder: Path) -> None:
     quiet()
     warnings.simplefilter("ignore")
     try:
-        said = ours(folder)
+        generated = ours(folder)
     except Unservable as error:
         sentence = str(error)
     else:
         tokens, margin = theirs(folder)
-        assert said == tokens or margin < 0.05, f"{said} are not {tokens} (margin {margin})"
+        assert generated == tokens or margin < 0.05, f"{generated} are not {tokens} (margin {margin})"
         return
     assert sentence.strip()
     assert "\n" not in sentence

@@ -1,4 +1,4 @@
-"""Damaged tokenizer folders: the ids and the text that transformers gives with the same files, or a sentence."""
+"""Damaged tokenizer folders: transformers' ids and text with the same files, or a sentence."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def whole(tmp_path_factory):
 
 
 def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> Path:
-    """A copy of one of the folders, one of whose files is damaged."""
+    """Copy one of the folders and damage one of its files."""
     large = checkpoint.locate("smollm2-135m-instruct") if number % LARGE_EVERY == LARGE_EVERY - 1 else None
     bad.mkdir()
     for file in (large or draw.choice(folders)).iterdir():
@@ -53,16 +53,18 @@ def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> P
     good = target.read_bytes()
     match draw.choice(("bytes", "json", "json", "gone" if draw.random() < 0.2 else "json")):
         case "json" if target.suffix == ".json":
-            said = json.loads(good)
-            inside = draw.choice((said, said, said.get("model", said)))  # or else nearly all is vocabulary
-            if inside is said and "model" in said:
-                kept = said.pop("model")
-                said = mutate.swapped(draw, said)
-                if isinstance(said, dict):
-                    said.setdefault("model", kept)
+            content = json.loads(good)
+            inside = draw.choice(
+                (content, content, content.get("model", content))
+            )  # or else nearly all is vocabulary
+            if inside is content and "model" in content:
+                model = content.pop("model")
+                content = mutate.swapped(draw, content)
+                if isinstance(content, dict):
+                    content.setdefault("model", model)
             else:
-                said = mutate.swapped(draw, said)
-            target.write_bytes(mutate.as_json(said))
+                content = mutate.swapped(draw, content)
+            target.write_bytes(mutate.as_json(content))
         case "gone":
             target.unlink()
         case _:
@@ -70,8 +72,8 @@ def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> P
     return bad
 
 
-def ours(folder: Path, ids_of: dict[str, list[int]], said: dict[str, str]) -> None:
-    """Fills in what can be said of each prompt."""
+def ours(folder: Path, ids_of: dict[str, list[int]], decoded: dict[str, str]) -> None:
+    """Fill in the ids and the text of each prompt that can be encoded."""
     text = Text(folder, VOCABULARY)
     text.rendered.limit_s = 2.0
     if folder.name.endswith("large"):
@@ -81,7 +83,7 @@ def ours(folder: Path, ids_of: dict[str, list[int]], said: dict[str, str]) -> No
             ids_of[prompt] = askable(text, (), prompt, CONTEXT)
             text.asked = [prompt]
             text.after([*ids_of[prompt], 5], "more")
-            said[prompt] = "".join(map(text.pieces(), ids_of[prompt]))
+            decoded[prompt] = "".join(map(text.pieces(), ids_of[prompt]))
         except Unservable as error:
             assert_sentence(error)
 
@@ -91,11 +93,11 @@ def assert_sentence(error: Unservable) -> None:
     assert "\n" not in str(error)
 
 
-def assert_as_transformers(folder: Path, ids_of: dict[str, list[int]], said: dict[str, str]) -> None:
+def assert_as_transformers(folder: Path, ids_of: dict[str, list[int]], decoded: dict[str, str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids_there = tokenizer.get_vocab().values()
-    if len(set(ids_there)) < len(
-        ids_there
+    vocabulary_ids = tokenizer.get_vocab().values()
+    if len(set(vocabulary_ids)) < len(
+        vocabulary_ids
     ):  # two tokens of one id: tokenizers itself takes either, at each load
         return
     for prompt, ids in ids_of.items():
@@ -105,20 +107,20 @@ def assert_as_transformers(folder: Path, ids_of: dict[str, list[int]], said: dic
             assert ids == tokenizer(words, add_special_tokens=False)["input_ids"]
         else:
             assert ids == tokenizer(prompt)["input_ids"]
-        if prompt in said:
+        if prompt in decoded:
             whole = tokenizer.decode(ids, skip_special_tokens=True)
-            assert said[prompt] in (whole, whole.rstrip("\ufffd")) or odd(tokenizer, ids), (
-                said[prompt],
+            assert decoded[prompt] in (whole, whole.rstrip("\ufffd")) or odd(tokenizer, ids), (
+                decoded[prompt],
                 whole,
             )
 
 
 def odd(tokenizer, ids: list[int]) -> bool:
-    """Of a decoder whose words of some tokens are not the beginning of its words of more: what was shown stays."""
-    said = [
+    """Return whether the decoder's text of some tokens is no beginning of its text of more: then shown text stays."""
+    prefixes = [
         tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd") for end in range(len(ids) + 1)
     ]
-    return any(not more.startswith(less) for less, more in pairwise(said))
+    return any(not more.startswith(less) for less, more in pairwise(prefixes))
 
 
 def test_a_damaged_tokenizer_is_transformers_or_a_sentence(whole, tmp_path):
@@ -133,13 +135,13 @@ def test_a_damaged_tokenizer_is_transformers_or_a_sentence(whole, tmp_path):
             whole,
             tmp_path / f"{number}{'large' if number % LARGE_EVERY == LARGE_EVERY - 1 else ''}",
         )
-        ids_of, said = dict[str, list[int]](), dict[str, str]()
+        ids_of, decoded = dict[str, list[int]](), dict[str, str]()
         try:
-            ours(folder, ids_of, said)
+            ours(folder, ids_of, decoded)
         except Unservable as error:
             assert_sentence(error)
         else:
-            assert_as_transformers(folder, ids_of, said)
+            assert_as_transformers(folder, ids_of, decoded)
         finally:
             shutil.rmtree(folder)
 

@@ -111,10 +111,10 @@ def mpiruns(path: Path) -> list[tuple[str, int]] | None:
     """The same by mpirun, in its order; None where it complains."""
     words = [*MPIRUN, "--hostfile", str(path), "none"]
     done = subprocess.run(words, capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode or "parse error" in said:
+    output = (done.stdout + done.stderr).decode(errors="replace")
+    if done.returncode or "parse error" in output:
         return None
-    mapped = re.findall(r"Data for node: (\S+)\t.*?Num slots: (\d+)\t", said, re.DOTALL)
+    mapped = re.findall(r"Data for node: (\S+)\t.*?Num slots: (\d+)\t", output, re.DOTALL)
     return [(name, int(slots)) for name, slots in mapped if int(slots)]
 
 
@@ -129,11 +129,11 @@ def test_what_mpirun_takes_gives_the_same_ranks_here(tmp_path, data):
 @pytest.mark.parametrize(("data", "sentence"), REFUSED)
 def test_what_mpirun_refuses_is_one_sentence_here(tmp_path, data, sentence):
     (tmp_path / "hosts").write_bytes(data)
-    said = ours(tmp_path / "hosts")
-    assert isinstance(said, str)
-    assert said.startswith(f"--hostfile {tmp_path / 'hosts'}")
-    assert "\n" not in said
-    assert re.search(sentence, said), said
+    error = ours(tmp_path / "hosts")
+    assert isinstance(error, str)
+    assert error.startswith(f"--hostfile {tmp_path / 'hosts'}")
+    assert "\n" not in error
+    assert re.search(sentence, error), error
     assert mpiruns(tmp_path / "hosts") in (None, [])
 
 
@@ -165,13 +165,13 @@ def test_drawn_hostfiles_are_read_as_mpirun_reads_them(tmp_path):
     path, taken = tmp_path / "hosts", 0
     for seed in range(RANDOM):
         path.write_bytes(drawn(random.Random(seed)))
-        mine, its = ours(path), mpiruns(path)
+        mine, expected = ours(path), mpiruns(path)
         here_alone = isinstance(mine, str) and re.search("has no slots|names [01] slots", mine)
-        assert here_alone or mine == its or (isinstance(mine, str) and its is None), (
+        assert here_alone or mine == expected or (isinstance(mine, str) and expected is None), (
             seed,
             path.read_bytes(),
             mine,
-            its,
+            expected,
         )
         taken += isinstance(mine, list)
     assert taken > RANDOM / 8  # both kinds were met

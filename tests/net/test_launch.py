@@ -46,7 +46,7 @@ def test_a_start_that_succeeds_says_nothing(sentence):
         (["--give-up-s"], 75.0),
     ],
 )
-def test_a_host_is_borne_longer_than_the_run_waits_for_its_node(words, silence_s):
+def test_a_silent_host_is_lost_after_the_node_was_given_up(words, silence_s):
     assert launch_agents.silence_s(["python", "-m", "jarvis_mpi", *words]) == silence_s
 
 
@@ -59,14 +59,14 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     monkeypatch.setenv(launch_agents.HOST, "jv1")
     code = "import os, sys; print(repr((sys.argv[1:], dict(os.environ), os.getcwd())))"
     script, home = launch_agents.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
-    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
-    arguments, environment, folder = eval(said.stdout)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    arguments, environment, folder = eval(done.stdout)
     assert home == {"127.0.0.1:4242"}
     assert arguments == ["a b", "it's"]
     assert folder == str(tmp_path)
     assert environment["PMIX_SERVER_URI41"] == "prterun-a-1@0.0;tcp4://127.0.0.1:23456"
     assert environment["LETTER"] == 'it\'s "two\nlines" $HOME'
-    assert environment[launch_agents.LIFELINE] == "75.0"
+    assert environment[launch_agents.SSH_KEEPALIVE] == "75.0"
     assert environment["PATH"] == "/nowhere/bin:/usr/bin:/bin"
     assert not {"TMPDIR", launch_agents.HOST} & environment.keys()
-    assert said.stderr.encode() == launch_agents.MARKS[launch_agents.Come.BEGUN]
+    assert done.stderr.encode() == launch_agents.MARKS[launch_agents.StartPhase.SHELL_ANSWERED]

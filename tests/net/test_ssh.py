@@ -38,10 +38,10 @@ def test_a_host_is_never_an_option_to_ssh(as_ssh):
     words = json.loads(as_ssh.read_text())
     assert words[words.index("--") + 1] == HOSTILE
     as_ssh.unlink()
-    status, come, _ = launch_agents.over_ssh(HOSTILE, ["true"], os.getppid())
+    status, phase, _ = launch_agents.over_ssh(HOSTILE, ["true"], os.getppid())
     words = json.loads(as_ssh.read_text())
     assert words[words.index("--") + 1] == HOSTILE
-    assert (status, come) == (255, launch_agents.Come.NOT)
+    assert (status, phase) == (255, launch_agents.StartPhase.NOT_STARTED)
 
 
 @pytest.mark.skipif(not shutil.which("ssh"), reason="there is no ssh")
@@ -82,9 +82,9 @@ def test_an_ssh_that_cannot_be_started_is_that_hosts_line(command, sentence, mon
     with pytest.raises(Unservable) as raised:
         on_host.start("far", "probe", "x")
     assert sentence in str(raised.value)
-    status, come, said = launch_agents.over_ssh("far", ["true"], os.getppid())
-    assert (status, come) == (255, launch_agents.Come.NOT)
-    assert sentence.removeprefix("far cannot be reached by ssh: ") in said
+    status, phase, ssh_output = launch_agents.over_ssh("far", ["true"], os.getppid())
+    assert (status, phase) == (255, launch_agents.StartPhase.NOT_STARTED)
+    assert sentence.removeprefix("far cannot be reached by ssh: ") in ssh_output
 
 
 def test_an_empty_command_in_sshs_place_is_ssh(monkeypatch):
@@ -93,11 +93,11 @@ def test_an_empty_command_in_sshs_place_is_ssh(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "said", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999", "JARVIS_LIFELINE=nan",
+    "setting", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999", "JARVIS_SSH_KEEPALIVE=nan",
              "OMPI_COMM_WORLD_LOCAL_RANK=1.5"]
 )  # fmt: skip
-def test_a_launchers_variable_that_is_no_number_is_named(said):
-    name, _, value = said.partition("=")
+def test_a_launchers_variable_that_is_no_number_is_named(setting):
+    name, _, value = setting.partition("=")
     done = subprocess.run(
         [sys.executable, "-m", "jarvis_mpi", "--prompt", "x"],
         cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True, timeout=60,

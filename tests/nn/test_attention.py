@@ -1,4 +1,4 @@
-"""Attention for each position by itself: what torch gives in double precision."""
+"""Attention for each position by itself: the result of torch in double precision."""
 
 import pytest
 import torch
@@ -32,10 +32,10 @@ def test_what_torch_gives(dtype, rows, positions, window, cap):
     if window:
         seen = seen.triu(positions - rows - window + 1)
     alone = rows == 1 and not window
-    said, _ = attend(Module(), q, k, v, None if alone else seen[None, None], scaling=0.5, softcap=cap)
+    result, _ = attend(Module(), q, k, v, None if alone else seen[None, None], scaling=0.5, softcap=cap)
     exact = expected(q, k, v, seen, 0.5, cap)
-    assert said.shape == exact.shape
-    assert (said - exact).abs().max() < (1e-4 if dtype == torch.float32 else 2e-2)
+    assert result.shape == exact.shape
+    assert (result - exact).abs().max() < (1e-4 if dtype == torch.float32 else 2e-2)
     to_add = torch.zeros(rows, positions).masked_fill(~seen, torch.finfo(torch.float32).min)
     added, _ = attend(Module(), q, k, v, to_add[None, None], scaling=0.5, softcap=cap)
-    assert torch.equal(added, said)
+    assert torch.equal(added, result)

@@ -1,4 +1,4 @@
-"""A block's layers in one call: which layers, and that they give what the family's own forward gives."""
+"""A block's layers in one call: which layers, and with the result of the family's own forward."""
 
 import os
 import subprocess
@@ -25,15 +25,15 @@ FUSED = {
 }  # fmt: skip
 # More rows than go together, several windows, a few.
 STEPS = [70, *[1] * (2 * tiny.WINDOW), 3, tiny.WINDOW + 2, 1]
-# Of what is said: 4-bit weights round what is multiplied to 8 bits.
+# Relative differences: beside 4-bit weights the rows are rounded to 8 bits.
 NEAR = {"auto": 1e-5, "int8": 1e-3, "int4": 0.05}
 
 
 def layers_of(stage: Stage) -> list[int]:
-    return [layer for part in stage.lean.parts if part.fused for layer in part.layers]
+    return [layer for part in stage.fast_step.parts if part.fused for layer in part.layers]
 
 
-def said(stage: Stage) -> torch.Tensor:
+def outputs_of(stage: Stage) -> torch.Tensor:
     starts = [sum(STEPS[:at]) for at in range(len(STEPS))]
     texts = (
         torch.randn(sum(STEPS), stage.width, generator=torch.Generator().manual_seed(0))
@@ -51,15 +51,15 @@ def said(stage: Stage) -> torch.Tensor:
 def test_what_the_familys_own_forward_gives(family, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
     folder = tiny.make(family, tmp_path / "model", **tiny.WHOLE_BLOCKS)
-    apart = {}  # dtype, whether fused -> how far from what their forward gives in float32
+    apart = {}  # dtype, whether fused -> the distance from their forward in float32
     for dtype in (torch.float32, torch.bfloat16):
         fused, theirs = (Stage(folder, range(tiny.LAYERS), dtype, weights=weights) for _ in range(2))
         assert layers_of(fused) == FUSED.get(family, [])
-        theirs.lean.possible, theirs.lean.parts = False, []
+        theirs.fast_step.possible, theirs.fast_step.parts = False, []
         if dtype == torch.float32:
-            exact = said(theirs)
+            exact = outputs_of(theirs)
         for stage in (fused, theirs):
-            apart[dtype, stage is fused] = ((said(stage) - exact).norm() / exact.norm()).item()
+            apart[dtype, stage is fused] = ((outputs_of(stage) - exact).norm() / exact.norm()).item()
     assert apart[torch.float32, True] < NEAR[weights]
     assert apart[torch.bfloat16, True] < 1.2 * apart[torch.bfloat16, False]
 
@@ -84,21 +84,21 @@ from jarvis_mpi.model.stage import Stage
 for weights in ("auto", "int8", "int4"):
     stage = Stage(Path(sys.argv[1]), range(6), torch.bfloat16, weights=weights)
     text = to_bytes(torch.randn(1, 70, stage.width, generator=torch.Generator().manual_seed(0)).bfloat16())
-    print(all(part.fused for part in stage.lean.parts), hashlib.sha256(stage.run(text, 0)).hexdigest())
+    print(all(part.fused for part in stage.fast_step.parts), hashlib.sha256(stage.run(text, 0)).hexdigest())
 """
 
 
 def test_the_same_bits_without_avx512(tmp_path):
     folder = tiny.make("gemma2", tmp_path / "model", **tiny.WHOLE_BLOCKS)
-    said = [
+    printed = [
         subprocess.run(
             [sys.executable, "-c", SAY_BITS, str(folder)], env={**os.environ, "JARVIS_CACHE": str(tmp_path), **without},
             check=True, capture_output=True, text=True, timeout=100,
         ).stdout.split()
         for without in ({}, {"JARVIS_WITHOUT": "avx512"})
     ]  # fmt: skip
-    assert said[0] == said[1]
-    assert said[0][::2] == ["True"] * 3
+    assert printed[0] == printed[1]
+    assert printed[0][::2] == ["True"] * 3
 
 
 class Doubled(nn.Module):
@@ -114,7 +114,7 @@ def louder(layer):
     layer.mlp.act_fn = Doubled(layer.mlp.act_fn)
 
 
-def with_a_parameter_of_its_own(layer):
+def with_another_parameter(layer):
     layer.self_attn.sinks = nn.Parameter(torch.ones(4))
 
 
@@ -131,13 +131,13 @@ def that_scales_what_it_adds(layer):
 
 
 @pytest.mark.parametrize(
-    "changed", [louder, with_a_parameter_of_its_own, with_another_part, that_scales_what_it_adds]
+    "changed", [louder, with_another_parameter, with_another_part, that_scales_what_it_adds]
 )
 def test_a_layer_that_is_a_little_different_is_not_fused(changed, tmp_path):
     stage = Stage(tiny.make("llama", tmp_path / "model"), range(1, 3), torch.float32)
     assert layers_of(stage) == [0, 1]
     changed(stage.layers[1])
-    stage.lean = FastStep(stage.model, stage.layers)
+    stage.fast_step = FastStep(stage.model, stage.layers)
     assert layers_of(stage) == [0]
 
 

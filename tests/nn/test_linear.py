@@ -24,11 +24,11 @@ def test_a_layer_gives_what_torch_gives(stored, dtype, outputs, columns, threads
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, columns).to(stored), torch.randn(outputs).to(stored)
     x = torch.randn(1, 9, columns).to(dtype)
-    said = FloatLinear(weight, bias)(x)
+    result = FloatLinear(weight, bias)(x)
     exact = nn.functional.linear(x.double(), weight.double(), bias.double())
-    assert said.dtype == dtype
-    assert said.shape == exact.shape
-    assert torch.allclose(said.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
+    assert result.dtype == dtype
+    assert result.shape == exact.shape
+    assert torch.allclose(result.double(), exact, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
 
 
 @pytest.mark.parametrize("stored", DTYPES)

@@ -1,4 +1,4 @@
-"""RMSNorm in one call: what the family's own gives, and the same for any rows beside it."""
+"""RMSNorm in one call: the result of the family's own, and the same beside any other rows."""
 
 import pytest
 import tiny
@@ -33,15 +33,15 @@ class Norm(nn.Module):
 
 @pytest.mark.parametrize("more", [0.0, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_it_says_what_the_norm_says(more, dtype):
+def test_it_gives_what_the_norm_gives(more, dtype):
     torch.manual_seed(0)
     norm = Norm(more, 1.0).requires_grad_(False)
     ours = replacement(norm)
     assert ours
     x = (torch.randn(1, 3, 5, 40) * torch.logspace(-3, 3, 5)[:, None]).to(dtype)
-    said = ours(x.transpose(1, 2))
-    assert said.dtype == dtype
-    assert torch.allclose(said.float(), norm(x.float()).transpose(1, 2), torch.finfo(dtype).eps, 1e-6)
+    result = ours(x.transpose(1, 2))
+    assert result.dtype == dtype
+    assert torch.allclose(result.float(), norm(x.float()).transpose(1, 2), torch.finfo(dtype).eps, 1e-6)
     assert torch.equal(torch.stack([ours(row) for row in x.flatten(0, 2)]), ours(x.flatten(0, 2)))
 
 

@@ -1,4 +1,4 @@
-"""8- and 4-bit weights: what a layer says, alone and beside other rows, what is kept on disk, and what a run with them says."""
+"""8- and 4-bit weights: a layer's results, alone and beside other rows, the files on disk, and a run's tokens."""
 
 import os
 from functools import partial
@@ -18,7 +18,7 @@ from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn import quantisation
 from jarvis_mpi.nn.linear import DTYPES, FloatLinear, QuantisedLinear
-from jarvis_mpi.nn.quantisation import FORMATS, Format, kept
+from jarvis_mpi.nn.quantisation import FORMATS, Format, quantised_folder
 
 KINDS = ["int8", "int4"]
 
@@ -30,12 +30,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> QuantisedLinear:
-    folder = kept(kind, f"{weight.double().sum()}", weight.shape, lambda: weight)
+    folder = quantised_folder(kind, f"{weight.double().sum()}", weight.shape, lambda: weight)
     return QuantisedLinear(kind, folder, weight.shape, bias)
 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
-    """8 bits: the nearest of -128 to 127 times a step; 4 bits: of 16 values from least to largest of each block."""
+    """Round weights. 8 bits: to the nearest of -128 to 127 times a step; 4 bits: to 16 values from least to largest of each block."""
     padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % kind.block))
     blocks = padded.unflatten(1, (-1, kind.block))
     least, fewest, most = torch.zeros(1), -128, 127
@@ -48,7 +48,7 @@ def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
 
 
 def rounded_rows(x: torch.Tensor, kind: Format) -> torch.Tensor:
-    """Each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
+    """Round each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
     padded = nn.functional.pad(x.float(), (0, -x.shape[-1] % kind.block))
     blocks = padded.unflatten(-1, (-1, kind.block))
     step = blocks.abs().amax(-1, True).clamp(min=1e-30) / (32767 if kind.bits == 8 else 127)
@@ -58,20 +58,20 @@ def rounded_rows(x: torch.Tensor, kind: Format) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("columns", [576, 40])  # the second: a block that is not full
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_layer_is_as_good_as_its_rounded_weights(kind, columns, dtype):
+def test_a_layer_is_as_good_as_the_rounded_weights(kind, columns, dtype):
     torch.manual_seed(0)
     linear = nn.Linear(columns, 203).requires_grad_(False)
     made = layer(linear.weight, kind, linear.bias)
     x = torch.randn(1, 7, columns).to(dtype)
-    said, exact = (
+    result, exact = (
         made(x),
         nn.functional.linear(
             rounded_rows(x, FORMATS[kind]), rounded(linear.weight, FORMATS[kind]), linear.bias
         ),
     )
-    assert said.dtype == dtype
-    assert said.shape == exact.shape
-    assert (said - exact).norm() / exact.norm() < (1e-4 if dtype == torch.float32 else 3e-3)
+    assert result.dtype == dtype
+    assert result.shape == exact.shape
+    assert (result - exact).norm() / exact.norm() < (1e-4 if dtype == torch.float32 else 3e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +86,7 @@ def test_what_a_row_gives_does_not_depend_on_the_others_bit_for_bit(kind):
     assert torch.equal(made(torch.zeros(1, 1, 64)), torch.zeros(1, 1, 300))
 
 
-# What an older processor, and one of another kind, is given: all of them can run here.
+# The instructions of an older processor, and of another kind: this one can run both.
 FORMS = [Instructions(x86=False, dots=False)]
 if cpu.INSTRUCTIONS.x86:
     FORMS += [Instructions(x86=True, dots=False)]
@@ -117,23 +117,23 @@ def test_a_weight_quantised_in_parts_is_the_same(kind, monkeypatch):
     x = torch.randn(1, 3, 96)
     whole = layer(weight, kind)(x)
     monkeypatch.setattr(quantisation, "PART_WEIGHTS", 64 * 96)
-    folder = kept(kind, "in parts", weight.shape, lambda: weight)
+    folder = quantised_folder(kind, "in parts", weight.shape, lambda: weight)
     assert torch.equal(QuantisedLinear(kind, folder, weight.shape, None)(x), whole)
 
 
-def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_not_there(cache, monkeypatch):
+def test_what_is_on_disk_is_not_made_again_and_what_is_not_whole_is_absent(cache, monkeypatch):
     weight = torch.randn(64, 32)
-    first = kept("int8", "a", weight.shape, lambda: weight)
-    assert kept("int8", "a", weight.shape, lambda: pytest.fail("quantised twice")) == first
-    assert kept("int4", "a", weight.shape, lambda: weight) != first
-    assert kept("int8", "b", weight.shape, lambda: weight) != first
+    first = quantised_folder("int8", "a", weight.shape, lambda: weight)
+    assert quantised_folder("int8", "a", weight.shape, lambda: pytest.fail("quantised twice")) == first
+    assert quantised_folder("int4", "a", weight.shape, lambda: weight) != first
+    assert quantised_folder("int8", "b", weight.shape, lambda: weight) != first
 
     def no_space(_):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(quantisation.os, "fsync", no_space)
     with pytest.raises(Unservable, match="No space left on device"):
-        kept("int8", "c", weight.shape, lambda: weight)
+        quantised_folder("int8", "c", weight.shape, lambda: weight)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 3  # nothing half made is left
     (first / "numbers.npy").write_bytes((first / "numbers.npy").read_bytes()[:-1])
     with pytest.raises(Unservable, match=r"numbers.npy is damaged: it has .*delete"):
@@ -152,7 +152,7 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
         assert QuantisedLinear in kinds
         assert nn.Linear not in kinds
     whole, rough = (Stage(folder, range(0, 6), torch.float32, weights=weights) for weights in ("auto", kind))
-    whole.lean.parts = []  # which would not see what stands in a layer's place
+    whole.fast_step.parts = []  # fused layers would not call the replaced modules
     for parent in list(whole.model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is FloatLinear:
@@ -165,10 +165,10 @@ def test_every_linear_layer_of_a_model_is_replaced(kind, family, tmp_path):
     assert torch.nn.functional.cosine_similarity(*both, 0) > 0.9999
 
 
-def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_anew(tmp_path, cache):
+def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_again(tmp_path, cache):
     folder = tiny.make("llama", tmp_path / "model")
     asleep = Stage(folder, range(2, 4), torch.float32, asleep=True, weights="int4")
-    assert not list(cache.glob("*/numbers.npy"))  # in a run it must not take seconds
+    assert not list(cache.glob("*/numbers.npy"))  # not yet: a copy that sleeps reads nothing
     asleep.quantise_beforehand()
     made = {path: path.stat().st_mtime_ns for path in cache.glob("*/numbers.npy")}
     assert len(made) == 2 * 7
@@ -181,13 +181,13 @@ def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_a
 
 @pytest.mark.mpirun
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_says_the_same_on_any_chain_and_from_a_copy(kind, small, tmp_path):
-    said = []
+def test_a_run_gives_the_same_on_any_chain_and_from_a_copy(kind, small, tmp_path):
+    tokens = []
     for ranks, fault in ((2, ""), (5, "kill 2 @ 3")):
         log = tmp_path / f"{ranks}.h5"
         done = mpirun(ranks, *words_for(small, log, "--weights", kind, "--ignore-eos", "--fault", fault))
         assert done.returncode == 0, done.stderr.decode()
         assert f"{kind} weights" in done.stderr.decode()
-        said.append(tokens_of(log))
+        tokens.append(tokens_of(log))
     assert "from the copy" in done.stderr.decode()
-    assert said[0] == said[1]
+    assert tokens[0] == tokens[1]

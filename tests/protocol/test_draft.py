@@ -4,18 +4,22 @@ import math
 import random
 
 import pytest
+import tiny
 import torch
+from loopback import chain
 from transformers import AutoModelForCausalLM
 
+from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import draft_model
 from jarvis_mpi.model.draft_model import AHEAD, CHOICES, DraftModel
+from jarvis_mpi.model.head import Head
+from jarvis_mpi.model.sampler import Sampler
+from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
-from jarvis_mpi.protocol.cluster import Cluster, Hop
-from jarvis_mpi.protocol.failure_detector import RESENDS, FailureDetector
-from jarvis_mpi.protocol.node_state import Sign
+from jarvis_mpi.protocol.journal import Behind, Journalled
 from jarvis_mpi.protocol.prompt_lookup import PromptLookup
-from jarvis_mpi.protocol.speculation import AdaptiveProposer, Times
-from jarvis_mpi.protocol.steps_in_flight import Pace, Patience
+from jarvis_mpi.protocol.speculation import NO_PROPOSALS, AdaptiveProposer, NoProposals, Times
+from jarvis_mpi.protocol.wire import Kind, Message
 
 # -- guesses
 
@@ -31,7 +35,7 @@ def test_what_followed_the_same_tokens_is_guessed():
     assert lookup.guess(0, [6, 6, 6], 4) == [6, 6, 6, 6]
 
 
-def test_a_text_that_was_taken_back_is_looked_through_anew():
+def test_a_text_that_was_taken_back_is_looked_through_again():
     lookup = PromptLookup()
     assert lookup.guess(0, [1, 2, 3, 1, 2], 1) == [3]
     assert lookup.guess(0, [1, 2, 8, 1, 2], 1) == [8]
@@ -49,7 +53,7 @@ def test_seconds_of_a_step_are_as_they_were_lately_or_on_a_line():
 
 
 class Right:
-    """AdaptiveProposer that are right so often."""
+    """A source that guesses as many tokens as it may."""
 
     guess_s = 0.0
 
@@ -62,10 +66,10 @@ class Right:
     def guess(self, sequence, ids, most):
         return [0] * most
 
-    def ahead(self, most):
+    def propose_ahead(self, most):
         return False
 
-    def over(self, sequence):
+    def finished(self, sequence):
         pass
 
 
@@ -77,9 +81,9 @@ def test_as_many_travel_as_pay(share, row_s, least, most):
     """A step of 100 ms; each draft more takes `row_s`."""
     guesses, dice, counts = AdaptiveProposer(Right(), 8, row_s, lambda: 0.0), random.Random(1), []
     for _ in range(300):
-        drafted = len(guesses.of(0, [1], 100))
+        drafted = len(guesses.propose(0, [1], 100))
         right = next((n for n in range(drafted) if dice.random() > share), drafted)
-        guesses.seen(0, drafted, right, 0.1 + row_s * drafted)
+        guesses.observe(0, drafted, right, 0.1 + row_s * drafted)
         counts.append(drafted)
     assert least <= sum(counts[100:]) / 200 <= most
 
@@ -90,32 +94,32 @@ def test_nothing_is_guessed_ahead_while_a_step_comes_home_or_guesses_do_not_pay(
     class Slow(Right):
         guess_s = 0.03
 
-        def ahead(self, most):
+        def propose_ahead(self, most):
             done.append(now[0])
             return True
 
     guesses = AdaptiveProposer(Slow(), 2, 0.001, lambda: now[0])
-    assert guesses.of(0, [1], 9) == ()
-    assert guesses.ahead()  # the prompt is on its way
-    guesses.seen(0, 0, 0, 1.0)
-    assert guesses.of(0, [1], 9) == ()
-    guesses.seen(0, 0, 0, 0.1)
+    assert guesses.propose(0, [1], 9) == ()
+    assert guesses.propose_ahead()  # the prompt is on its way
+    guesses.observe(0, 0, 0, 1.0)
+    assert guesses.propose(0, [1], 9) == ()
+    guesses.observe(0, 0, 0, 0.1)
     for right in (1, 2, 2, 2):
-        drafted = len(guesses.of(0, [1], 9))
+        drafted = len(guesses.propose(0, [1], 9))
         left = now[0]
-        assert guesses.ahead()
+        assert guesses.propose_ahead()
         now[0] = left + 0.05
-        assert guesses.ahead()
+        assert guesses.propose_ahead()
         now[0] = left + 0.08  # it would come home in 20 ms
-        assert not guesses.ahead()
+        assert not guesses.propose_ahead()
         now[0] = left + 0.1
-        guesses.seen(0, drafted, min(right, drafted), 0.1)
+        guesses.observe(0, drafted, min(right, drafted), 0.1)
     for _ in range(300):
-        if not (drafted := len(guesses.of(0, [1], 9))):
+        if not (drafted := len(guesses.propose(0, [1], 9))):
             break
-        guesses.seen(0, drafted, 0, 0.1 + 0.05 * drafted)
+        guesses.observe(0, drafted, 0, 0.1 + 0.05 * drafted)
     assert not drafted
-    assert not guesses.ahead()
+    assert not guesses.propose_ahead()
 
 
 def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
@@ -131,9 +135,9 @@ def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
     prompt = tuple(text.ids_of("why is the sky blue?"))
     source.follow(0, prompt)
     assert source.known[0].ran == ()
-    assert source.ahead(4)
+    assert source.propose_ahead(4)
     assert source.known[0].ran == prompt
-    while source.ahead(4):
+    while source.propose_ahead(4):
         pass
     known = dict(source.known[0].coming)
     assert 1 < len(known) <= AHEAD * 4
@@ -159,8 +163,8 @@ def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
     monkeypatch.setattr(draft_model, "SURE", 1.0)
     other = (*other, 7)
     assert list(source.guess(0, other, 3)) == greedy(other, 1)  # more would have to be waited for
-    source.over(0)
-    assert not source.ahead(4)
+    source.finished(0)
+    assert not source.propose_ahead(4)
 
 
 def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
@@ -169,36 +173,119 @@ def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
     for draft_s in (0.02, 0.2):
         guesses, dice, tokens, now = AdaptiveProposer(Right(), 1, 0.01, lambda: 0.0), random.Random(1), 0, 0.0
         for step in range(400):
-            drafted = len(guesses.of(0, [1], 100))
+            drafted = len(guesses.propose(0, [1], 100))
             right = drafted and int(dice.random() < 0.6)
             seconds = 0.2 + drafted * (0.2 if step < 20 else draft_s)
-            guesses.seen(0, drafted, right, seconds)
+            guesses.observe(0, drafted, right, seconds)
             tokens, now = tokens + 1 + right, now + seconds
         tokens_s.append(tokens / now)
     assert tokens_s[0] > 1.25 / 0.2
     assert tokens_s[1] > 0.95 / 0.2
 
 
-# -- the failure detector
+# -- caches and journals
 
 
-def test_a_step_that_was_overtaken_on_the_same_way_is_missing():
-    cluster = Cluster({0: (range(1),), 1: (range(1, 2),), 2: (range(2, 3),)})
-    hops = tuple(Hop(node, block) for block, node in cluster.blocks())
-    detector = FailureDetector(cluster.holds, Patience(), {1: Pace(), 2: Pace()}, 0.0, 0.0)
-    detector.steps.sent(0, hops, 1, 5, 0.0, more=False, again=False)
-    detector.steps.sent(1, hops, 1, 7, 0.1, more=False, again=False)
-    detector.step_returned(1, {1, 2}, 0.5, whole=True)
-    for now in (0.6, 1.0, 1.4):
-        detector.steps.sent(1, hops, 1, 8, now, more=False, again=False)
-        detector.step_returned(1, {1, 2}, now, whole=True)
-        assert detector.signs(cluster, now) == []
-    assert detector.signs(cluster, 1.6) == [(0, Sign.MISSING, 0)]
-    for again in range(RESENDS + 1):  # however often: nobody on the way is to blame
-        now = 2.0 + 2 * again
-        detector.steps.sent(0, hops, 2 + again, 5, now, more=False, again=True)
-        detector.steps.sent(1, hops, 1, 9 + again, now, more=False, again=False)
-        detector.step_returned(1, {1, 2}, now, whole=True)
-        for node in (1, 2):
-            detector.liveness[node].alive_at = now + 1.1
-        assert detector.signs(cluster, now + 1.1) == [(0, Sign.MISSING, 0)]
+def test_a_text_taken_back_is_run_again_from_there():
+    """What a stage was sure of on another branch of the text does not count on this one."""
+
+    class Echo:
+        def __init__(self):
+            self.cropped = []
+
+        def run(self, body, start, sequence):
+            return bytes(body)
+
+        def crop(self, sequence, end):
+            self.cropped.append(end)
+            return True
+
+        def forget(self, sequence):
+            pass
+
+    def message(step, start, body, first=None, drafted=0, branch=0):
+        first = start if first is None else first
+        return Message(Kind.STEP, 0, 0, step, start, len(body), first, drafted, branch, body=body)
+
+    stage = Echo()
+    held = Journalled(stage, range(3), 10**6)
+    held.run(message(0, 0, b"abc"), 2)
+    held.run(message(1, 3, b"dXY", drafted=2), 3)  # it is sure of d
+    held.run(message(4, 3, b"dez", first=5), 5)  # away meanwhile: it is sent what the end user knows it lacks
+    assert stage.cropped == [4]
+    assert bytes(held.journals[0].rows) == b"abcdez"
+    held.run(message(5, 2, b"CD", first=2, branch=1), 3)
+    assert stage.cropped == [4, 2]
+    assert bytes(held.journals[0].rows) == b"abCD"
+    with pytest.raises(Behind):
+        held.run(message(6, 9, b"q", branch=1), 9)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt2"])
+def test_a_stage_forgets_positions_beyond_its_window_too(family, tmp_path):
+    folder = tiny.make(family, tmp_path)
+    torch.manual_seed(0)
+    rows = torch.randn(60, 32)
+
+    def run(stage, first, end):
+        return stage.run(rows[first:end].contiguous().numpy().tobytes(), first)
+
+    plain, back = (Stage(folder, range(tiny.LAYERS), torch.float32) for _ in range(2))
+    for stage in (plain, back):
+        run(stage, 0, 20)
+    for start in range(20, 40):
+        wrong = torch.randn(5, 32).numpy().tobytes()
+        back.run(wrong, start)
+        assert back.crop(0, start)
+        one, other = (
+            torch.frombuffer(bytearray(run(s, start, start + 1)), dtype=torch.float32) for s in (plain, back)
+        )
+        torch.testing.assert_close(one, other)
+
+
+# -- whole chains
+
+
+class Sometimes(NoProposals):
+    """Guesses that are right, wrong and right again; of any length."""
+
+    def __init__(self, answer):
+        self.answer, self.dice, self.right = answer, random.Random(3), 0
+
+    def propose(self, sequence, ids, most):
+        coming = self.answer[len(ids) :][: min(most, self.dice.randint(0, 6))]
+        return [token if self.dice.random() < 0.7 else (token + 1) % 97 for token in coming]
+
+    def observe(self, sequence, drafted, right, seconds):
+        self.right += right
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma3_text", "qwen2", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_the_text_is_the_one_without_drafts(family, temperature, tmp_path):
+    folder = tiny.make(family, tmp_path)
+    prompt = [1, 5, 9, 17, 33, 2 + 40, 60, 11, 12, 13, 14]
+    choose = Sampler(Settings(prompt="x", temperature=temperature, seed=5)).choose
+
+    def ids_with(drafts):
+        with chain(
+            Head(folder, torch.float32),
+            {
+                n: {range(2 * n, 2 * n + 2): Stage(folder, range(2 * n, 2 * n + 2), torch.float32)}
+                for n in range(3)
+            },
+            choose,
+            drafts=drafts,
+        ) as asker:
+            return [token.id for token in asker.generate(prompt, 50, set())]
+
+    plain = ids_with(NO_PROPOSALS)
+    drafts = Sometimes([*prompt, *plain])
+    assert ids_with(drafts) == plain
+    assert drafts.right > 10
+    if not temperature:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        ids = model.generate(
+            torch.tensor([prompt]), max_new_tokens=50, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert plain == ids[0, len(prompt) :].tolist()

@@ -25,6 +25,7 @@ PURE = [
     "protocol.placement",
     "protocol.wire",
     "protocol.link",
+    "protocol.notes",
     "common.settings",
     "protocol.journal",
     "protocol.progress",
@@ -87,16 +88,16 @@ def test_memory_gives_more_layers_to_whom_has_more():
     st.sampled_from(["even", "memory"]),
     st.data(),
 )
-def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split, data):
+def test_a_route_runs_every_layer_once_and_in_order(layers, workers, edges, split, data):
     free = {node: data.draw(st.floats(0, 1e12)) for node in range(1, workers + 1)}
-    cluster = Cluster(blocks.place(layers, workers, split=split, end_user_layers=kept, free_bytes=free))
+    cluster = Cluster(blocks.place(layers, workers, split=split, end_user_layers=edges, free_bytes=free))
     assert [layer for hop in cluster.route() for layer in hop.block] == list(range(layers))
-    assert all(hop.node == END_USER for hop in cluster.route() if ("first" in kept and 0 in hop.block))
-    assert len(cluster.spares()) == max(0, workers - (layers - len(blocks.kept_by_end_user(kept))))
+    assert all(hop.node == END_USER for hop in cluster.route() if ("first" in edges and 0 in hop.block))
+    assert len(cluster.spares()) == max(0, workers - (layers - len(blocks.edge_layers(edges))))
 
 
 @pytest.mark.parametrize(
-    ("split", "kept", "sentence"),
+    ("split", "edges", "sentence"),
     [
         ("2,2", "first,last", "2 workers and 4 layers, but there are 3 workers for 16"),
         ("2,x", "none", "is not 'even', 'memory' or layer counts"),
@@ -105,9 +106,9 @@ def test_a_route_runs_every_layer_once_and_in_order(layers, workers, kept, split
         ("even", "none,first", "is not one of"),
     ],
 )
-def test_a_split_that_does_not_add_up_is_one_sentence(split, kept, sentence):
+def test_a_split_that_does_not_add_up_is_one_sentence(split, edges, sentence):
     with pytest.raises(Unservable, match=sentence):
-        blocks.place(18, 3, split=split, end_user_layers=kept)
+        blocks.place(18, 3, split=split, end_user_layers=edges)
 
 
 def test_no_worker_and_no_layer_for_one_are_sentences():
@@ -209,9 +210,9 @@ def test_a_node_that_holds_several_blocks_has_its_copies_elsewhere():
 def test_a_node_that_cannot_load_a_copy_is_not_asked_again():
     holds = {0: (), **{node: (range(2 * node, 2 * node + 2),) for node in range(1, 5)}}
     cluster = Cluster(holds, {}, Policy(("copy", "skip"), copies=1), dict.fromkeys(holds, 100.0))
-    first = {block: node for node, block in cluster.wanted()}
+    first = {block: node for node, block in cluster.copies_to_load()}
     unable = {(node, block) for block, node in first.items()}
-    second = {block: node for node, block in cluster.wanted((), unable)}
+    second = {block: node for node, block in cluster.copies_to_load((), unable)}
     assert second.keys() == first.keys()
     assert all(second[block] != first[block] for block in first)
 

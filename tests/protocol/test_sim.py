@@ -37,7 +37,7 @@ def test_what_100_000_seeds_once_found_stays_mended(seed):
 def test_a_seed_gives_the_same_story_and_the_same_run_again():
     def run(seed):
         outcome = sim.play(sim.more_of(sim.draw(seed)))
-        return [token.id for token in outcome.tokens], outcome.told.log, outcome.seconds
+        return [token.id for token in outcome.tokens], outcome.heard.log, outcome.seconds
 
     for seed in range(40):
         assert run(seed) == run(seed)
@@ -48,14 +48,14 @@ def test_stories_have_every_fault_and_every_answer_to_it():
     seen = set()
     for seed in range(800):
         outcome = sim.play(sim.more_of(sim.draw(seed)))
-        seen |= {sign.name for *_, sign in outcome.told.signs}
+        seen |= {sign.name for *_, sign in outcome.heard.signs}
         seen |= {
-            "skip" if c.to is None else "back" if c.to == c.node else "copy" for c in outcome.told.changes
+            "skip" if c.to is None else "back" if c.to == c.node else "copy" for c in outcome.heard.changes
         }
-        seen |= {"inexact"} if any(change.inexact for change in outcome.told.changes) else set()
-        seen |= {"restored"} if any(kind == "copy" for kind, *_ in outcome.told.log) else set()
+        seen |= {"inexact"} if any(change.inexact for change in outcome.heard.changes) else set()
+        seen |= {"restored"} if any(kind == "copy" for kind, *_ in outcome.heard.log) else set()
         seen |= {"sentence"} if outcome.ended != "text" else set()
-        seen |= {"exact"} if outcome.told.changes and sim.must_be_exact(outcome) else set()
+        seen |= {"exact"} if outcome.heard.changes and sim.must_be_exact(outcome) else set()
     everything = {"LOST", "SILENT", "STALLED", "STUCK", "BACK", "MISSING"}
     everything |= {"skip", "back", "copy", "inexact", "restored", "sentence", "exact"}
     assert everything <= seen, everything - seen
@@ -69,9 +69,9 @@ def test_a_wrong_story_is_reduced_to_its_fewest_faults_as_a_test(monkeypatch):
     seed = next(seed for seed in seeds if "rule 2 or 10" in sim.tell(seed))
     script = sim.reduced(seed)
     assert 1 <= script.count("sim.Fault(") <= 2, script
-    told: dict = {"sim": sim}
-    exec(script, told)
-    test = told[f"test_the_story_of_seed_{seed}"]
+    names: dict = {"sim": sim}
+    exec(script, names)
+    test = names[f"test_the_story_of_seed_{seed}"]
     with pytest.raises(AssertionError, match="rule 2 or 10"):
         test()
     monkeypatch.undo()
@@ -100,8 +100,8 @@ BROKEN = {
     "drafts that were wrong stay in the caches": ("protocol/journal", "if end < journal.end:", "if False:", "rule"),
     "drafts of an older step are sure": ("protocol/journal", "journal.sure = message.end - message.drafted", "journal.sure = message.end", "rule 2"),
     "all of a round is taken": ("protocol/verification", " or token != step.drafts[row]", "", "rule 2"),
-    "a worker keeps the caches of another text": ("protocol/worker", "self.forget(order[\"over\"])", "pass", "keeps more than"),
-    "what is late begins a text anew": ("protocol/worker", "sequence in self.over or ", "", ""),
+    "a worker keeps the caches of another text": ("protocol/worker", "self.forget(sequence)", "pass", "keeps more than"),
+    "what is late begins a text again": ("protocol/worker", "sequence in self.over or ", "", ""),
     "a patch that is not announced": ("protocol/route_changes", "by = patched[block].node if span else None", "by = None", "rule 1"),
     "a decision that is not in the log": ("protocol/coordinator", "self.services.observer.sign(self.clock(), step, node, sign)", "pass", "rule 8"),
 }  # fmt: skip

@@ -76,10 +76,10 @@ def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path)
         record.close()
 
     path = tmp_path / "run.h5"
-    said = {"hosts": {"0": "a", "1": "b"}, "settings": {"prompt": "x"}}
-    go_on(Record(path, said, 1000.0, None), 1000.0, 50.0, range(5))
+    attributes = {"hosts": {"0": "a", "1": "b"}, "settings": {"prompt": "x"}}
+    go_on(Record(path, attributes, 1000.0, None), 1000.0, 50.0, range(5))
     resumed = Record.resumed(
-        path, {**said, "hosts": {"0": "a", "2": "c"}}, 20.0, None, load(path).length_s, 5
+        path, {**attributes, "hosts": {"0": "a", "2": "c"}}, 20.0, None, load(path).length_s, 5
     )
     go_on(resumed, 20.0, 9000.0, range(5, 10))
     run = load(path)

@@ -46,7 +46,7 @@ def test_what_came_meanwhile_stays(links, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/"])
-def test_a_folder_is_no_file_whatever_its_name(name):
+def test_a_folder_is_no_file_whatever_it_is_called(name):
     with pytest.raises(Unservable, match="cannot be written: it is a folder: name a file in it"):
         new_file.check_path(Path(name))
 
@@ -95,7 +95,7 @@ def test_who_is_about_to_write_it_is_named(tmp_path):
     assert not place.exists()
 
 
-def test_a_claim_is_given_back_by_its_own_process_alone(tmp_path):
+def test_a_claim_is_given_back_by_the_claiming_process_alone(tmp_path):
     path, place = tmp_path / "run.h5", tmp_path / "run.h5.part"
     new_file.claim(path)
     place.write_text("another's")
@@ -128,8 +128,8 @@ def test_of_two_runs_with_one_log_the_second_is_refused(small, tmp_path):
         second = subprocess.run(
             ["timeout", "100", *first.args[4:]], cwd=ROOT, capture_output=True, text=True, timeout=120
         )
-        _, said = first.communicate(timeout=120)
-    assert first.returncode == 0, said
+        _, errors = first.communicate(timeout=120)
+    assert first.returncode == 0, errors
     assert second.returncode
     assert "run.h5 cannot be written: " in second.stderr
     assert "Traceback" not in second.stderr

@@ -1,4 +1,4 @@
-"""The record: read while it grows, after kill -9, of every schema; runs that go on from it; figures drawn from it."""
+"""The record: read while it grows, after kill -9, of every schema, and with damaged files."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def test_another_process_sees_only_whole_rows_while_a_record_grows(tmp_path):
 
 
 @pytest.mark.mpirun
-def test_a_run_is_followed_from_its_first_row_to_its_mark(small, tmp_path):
+def test_a_run_is_followed_from_first_row_to_mark(small, tmp_path):
     log = tmp_path / "run.h5"
     run = start(3, *words_for(small, log, "--max-new-tokens", "100", "--ignore-eos", "--fault", "slow 1 x5"))
     seen = []
@@ -72,6 +72,9 @@ def test_a_run_is_followed_from_its_first_row_to_its_mark(small, tmp_path):
     assert len(set(seen)) > 10
     assert consistent(log) == 100
     assert load(log).ended == "done"
+
+
+# -- what goes wrong with a file
 
 
 @pytest.mark.mpirun
@@ -105,11 +108,11 @@ def test_a_full_disk_ends_the_record_and_not_the_text(small, tmp_path):
         capture_output=True,
         timeout=150,
     )
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
+    errors = done.stderr.decode()
+    assert done.returncode == 0, errors
     assert [json.loads(line)["tokens"] for line in done.stdout.splitlines()] == [40] * 30
-    assert "ends here, the run goes on: No space left on device" in said
-    assert "Traceback" not in said
+    assert "ends here, the run goes on: No space left on device" in errors
+    assert "Traceback" not in errors
     run = load(tmp_path / "run.h5")
     assert 100 < consistent(tmp_path / "run.h5") < 1200
     assert run.ended == ""
@@ -150,15 +153,15 @@ def bad_files(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", [*ONE_RUN, *SEVERAL, "load"])
 def test_a_file_that_is_no_record_is_one_sentence(name, tmp_path, capsys):
-    for file, said in bad_files(tmp_path).items():
+    for file, expected in bad_files(tmp_path).items():
         exits = script(name, tmp_path / file)
         assert str(tmp_path / file) in exits
-        assert said in exits
+        assert expected in exits
         assert "\n" not in exits
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_records_of_every_schema_can_be_read_and_drawn(number, tmp_path):
     run = load(RECORDS / f"schema{number}.h5")
     assert run.schema == number
@@ -174,6 +177,8 @@ def test_records_of_every_schema_can_be_read_and_drawn(number, tmp_path):
         assert script("faults", run.path, "--out", tmp_path, "--formats", "svg") == ""
         assert not any("NOT" in line for line in replay.replayed(run.path))
 
+
+# -- a file system without locks
 
 NO_LOCKS = """
 #include <errno.h>
@@ -194,13 +199,13 @@ try:
     sys.exit("there are locks here: this tests nothing")
 except OSError as error:
     assert error.errno == 37, error
-said = {"prompt": "x", "settings": {"prompt": "x"}, "hosts": {"0": "a"}}
-record = Record(folder / "run.h5", said, 0.0, None)
+attributes = {"prompt": "x", "settings": {"prompt": "x"}, "hosts": {"0": "a"}}
+record = Record(folder / "run.h5", attributes, 0.0, None)
 record.asked(0.5, 0, 0, "x", [1], 0)
 assert load(folder / "run.h5").questions
 record.close()
 mend(folder / "run.h5")
-resumed = Record.resumed(folder / "run.h5", said, 0.0, None, 1.0, 0)
+resumed = Record.resumed(folder / "run.h5", attributes, 0.0, None, 1.0, 0)
 assert load(folder / "run.h5").questions
 resumed.close()
 items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
@@ -214,7 +219,7 @@ assert links_file.links_in(folder / "links.h5") == {frozenset("ab"): [0.1, 9.0]}
 @pytest.mark.skipif(
     not shutil.which("cc"), reason="a file system without locks is a small library, and there is no cc"
 )
-def test_files_are_written_and_read_where_there_are_no_locks(tmp_path):
+def test_files_are_written_and_read_without_locks(tmp_path):
     (tmp_path / "no_locks.c").write_text(NO_LOCKS)
     library = tmp_path / "no_locks.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "no_locks.c"], check=True, timeout=60)

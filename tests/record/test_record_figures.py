@@ -85,9 +85,9 @@ def test_runs_are_compared_by_any_option_of_theirs(killed_and_mended, tmp_path, 
 @pytest.mark.mpirun
 def test_a_summary_tells_what_is_in_a_record(killed_and_mended, capsys):
     assert script("load", killed_and_mended) == ""
-    said = capsys.readouterr().out
-    assert "30 tokens in" in said
-    assert "node 2 lost at step 9" in said
+    printed = capsys.readouterr().out
+    assert "30 tokens in" in printed
+    assert "node 2 lost at step 9" in printed
     assert script("load", "--done", killed_and_mended) == ""
     assert script("load", "--done", RECORDS / "schema3.h5") == ""
     assert script("load", "--done", RECORDS / "schema1.h5") == "1"  # it had no mark yet
@@ -106,7 +106,7 @@ def test_every_script_ends_in_a_sentence_where_a_file_is_another(name, tmp_path,
         del linked["events"]
         linked["events"] = h5py.ExternalLink("/etc/hostname", "events")
     for file in ("garbage", "list", "half.h5", "linked.h5", "none"):
-        said = script(name, tmp_path / file)
-        assert str(tmp_path / file) in said or name == "patches", said
-        assert len(said.splitlines()) == 1
+        message = script(name, tmp_path / file)
+        assert str(tmp_path / file) in message or name == "patches", message
+        assert len(message.splitlines()) == 1
     assert capsys.readouterr().out == ""

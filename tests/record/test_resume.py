@@ -32,8 +32,8 @@ def killed_after(tokens: int, run: subprocess.Popen, log: Path) -> bytes:
         assert time.monotonic() < end
         assert run.poll() is None, run.communicate()
         time.sleep(0.05)
-    for process, said in environments():
-        if f"JARVIS_TEST={MARK}".encode() in said and b"PMIX_RANK=0" in said:
+    for process, environment in environments():
+        if f"JARVIS_TEST={MARK}".encode() in environment and b"PMIX_RANK=0" in environment:
             os.kill(process, signal.SIGKILL)
     shown, _ = run.communicate(timeout=60)
     assert_nothing_is_left()
@@ -107,13 +107,13 @@ def test_a_file_of_prompts_is_gone_on_with_where_it_was_cut_off(small, tmp_path)
     shutil.copy(log, tmp_path / "copy.h5")
     with h5py.File(tmp_path / "copy.h5", "r+") as record:
         record["events"].resize(len(record["events"]) - 1, axis=0)  # without its mark
-    said = mpirun(2, "--resume", str(tmp_path / "copy.h5")).stderr.decode()
-    assert "line 1 of --prompts is not what was asked before: 'first'" in said
+    errors = mpirun(2, "--resume", str(tmp_path / "copy.h5")).stderr.decode()
+    assert "line 1 of --prompts is not what was asked before: 'first'" in errors
 
 
 @pytest.mark.mpirun
 @pytest.mark.very_slow
-def test_layers_that_were_skipped_are_said_when_a_run_is_resumed(small, tmp_path):
+def test_skipped_layers_are_named_when_a_run_is_resumed(small, tmp_path):
     log = tmp_path / "run.h5"
     cut_off(small, log, "--on-fault", "skip", "--fault", "kill 2 @ 2; stall 1 @ 5 for 5s", ranks=4)
     done = mpirun(4, "--resume", str(log))
@@ -129,7 +129,7 @@ def test_layers_that_were_skipped_are_said_when_a_run_is_resumed(small, tmp_path
 def test_what_cannot_be_resumed_is_one_sentence(small, tmp_path):
     log = tmp_path / "run.h5"
     cut_off(small, log)
-    for words, said in (
+    for words, expected in (
         (("--resume", str(tmp_path / "none.h5")), "none.h5 does not exist"),
         (
             ("--resume", str(RECORDS / "schema4.h5")),
@@ -139,6 +139,6 @@ def test_what_cannot_be_resumed_is_one_sentence(small, tmp_path):
         (("--resume", str(log), "--log", "x.h5"), "--log x.h5 and --resume"),
         (("--resume", str(log), "--model", "smollm2-135m-instruct"), "was made with other model files"),
     ):
-        assert said in sentence(mpirun(3, *words))
+        assert expected in sentence(mpirun(3, *words))
     assert load(log).ended == ""
     assert len(load(log).tokens) == 5

@@ -11,7 +11,7 @@ if end:
 story = more_of(draw(first))
 print(story)
 outcome = play(story)
-print(*outcome.told.signs, *outcome.told.routes, *outcome.told.changes, sep="\n")
+print(*outcome.heard.signs, *outcome.heard.routes, *outcome.heard.changes, sep="\n")
 gap = f"{outcome.seconds:.2f} s, longest gap {max(outcome.gaps):.2f} s"
 print(outcome.ended, len(outcome.tokens), "tokens,", gap)
 if test := reduced(first):

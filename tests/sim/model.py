@@ -86,7 +86,7 @@ class SimDrafts(NoProposals):
         self.dice, self.right = random.Random(story.seed + 5), story.guessed
         self.texts = whole_texts(story) if self.right else []
 
-    def of(self, sequence: int, ids, most: int):
+    def propose(self, sequence: int, ids, most: int):
         if not self.right:
             return ()
         coming = self.texts[sequence][len(ids) :][: min(most, self.dice.choice((0, 1, 2, 5)))]
@@ -110,9 +110,11 @@ def choose(logits: tuple[int, ...], text: Sequence[int], sequence: int = 0) -> i
 def whole_texts(story: Story) -> list[list[int]]:
     """What one machine says: each sequence, prompts and answers."""
     head, texts = SimHead(), []
-    held = Cluster(place(story.layers, story.workers, split="even", end_user_layers=story.kept)).blocks()
+    held = Cluster(
+        place(story.layers, story.workers, split="even", end_user_layers=story.end_user_layers)
+    ).blocks()
     for part in turns(story):
-        if part.anew or not texts:
+        if part.new_text or not texts:
             stages, ids, start = [SimStage(block) for block, _ in held], [], 0
             texts.append(ids)
         ids += part.asked

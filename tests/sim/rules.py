@@ -18,15 +18,15 @@ from .world import LIMIT_S
 
 def check(outcome: Outcome) -> None:
     """Raises Wrong where a rule of the design is broken."""
-    story, told = outcome.story, outcome.told
+    story, heard = outcome.story, outcome.heard
     texts = whole_texts(story)
     for sequence in {token.sequence: None for token in outcome.tokens}:
         check_text(outcome, sequence, texts[sequence])
-    said_at = said_first(told.changes)
+    announced_at = first_announced(heard.changes)
     if outcome.ended == "text" and len(outcome.tokens) != sum(turn.tokens for turn in turns(story)):
         raise Wrong("the text ends early, and nobody says why")
-    if must_be_exact(outcome) and (said_at < LIMIT_S or outcome.ended != "text"):
-        raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, told.changes))}")
+    if must_be_exact(outcome) and (announced_at < LIMIT_S or outcome.ended != "text"):
+        raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, heard.changes))}")
     check_caches(outcome)
     check_resends(outcome)
     replay(outcome)
@@ -40,7 +40,7 @@ def check_caches(outcome: Outcome) -> None:
     taken_back = story.guessed and not story.streams  # a turn broken off between tokens that came together
     began = (times for stage in outcome.stages.values() for times in stage.began.values())
     if story.journal_bytes > 10**5 and not taken_back and any(times > 1 for times in began):
-        raise Wrong("rule 3: a stage began anew")
+        raise Wrong("rule 3: a stage began again")
     disturbed = story.faults or story.late or story.lost or story.tokens < 8 or story.streams
     if outcome.ended != "text" or disturbed:
         return
@@ -54,7 +54,7 @@ def check_resends(outcome: Outcome) -> None:
     story = outcome.story
     kills_only = all(fault.kind == "kill" for fault in story.faults)
     calm = story.sees_deaths and kills_only and not (story.lost or story.late or story.doubled)
-    again = any(sign is Sign.MISSING for *_, sign in outcome.told.signs)
+    again = any(sign is Sign.MISSING for *_, sign in outcome.heard.signs)
     if calm and again and story.journal_bytes > 10**5:
         raise Wrong("rule 4: a step had to leave again, and no message was lost")
 
@@ -74,25 +74,25 @@ def check_seconds(outcome: Outcome) -> None:
 
 
 def whole_tokens(outcome: Outcome) -> list[Token]:
-    """Those that no draft foretold."""
+    """Those that no draft predicted."""
     return [token for token in outcome.tokens if token.pieces]
 
 
-def said_first(changes) -> float:
+def first_announced(changes) -> float:
     """The first step from which on a text may differ."""
     return min((change.step for change in changes if change.to is None or change.inexact), default=LIMIT_S)
 
 
 def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
     """Of one sequence: what was run is what was announced, and the text is one machine's until something was."""
-    story, told = outcome.story, outcome.told
+    story, heard = outcome.story, outcome.heard
     mine = [token for token in outcome.tokens if token.sequence == sequence]
     steps = {token.step for token in mine}
     everything = (1 << story.layers) - 1
-    gone, patched = told.begun[sequence]
-    said = [change for change in told.changes if change.step in steps]
-    said_at = min(0 if gone else LIMIT_S, said_first(said))
-    changes = iter([*said, None])
+    gone, patched = heard.begun[sequence]
+    announced = [change for change in heard.changes if change.step in steps]
+    announced_at = min(0 if gone else LIMIT_S, first_announced(announced))
+    changes = iter([*announced, None])
     change = next(changes)
     for token in (token for token in mine if token.pieces):
         while change is not None and change.step <= token.step:
@@ -108,7 +108,7 @@ def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
             raise Wrong(f"rule 1: step {token.step} ran {ran:b}, announced missing {gone:b}")
         if ran != runs:
             raise Wrong(f"rule 1: step {token.step} ran {ran:b}, its message says {runs:b}")
-        left_again = [epoch for _, step, epoch, _ in told.routes if step == token.step]
+        left_again = [epoch for _, step, epoch, _ in heard.routes if step == token.step]
         epoch = token.pieces[-1].epoch
         if left_again and epoch != left_again[-1]:
             raise Wrong(f"rule 5: step {token.step} took a message of epoch {epoch}, not {left_again[-1]}")
@@ -117,7 +117,7 @@ def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
     ]:
         raise Wrong(f"sequence {sequence} has positions {[token.position for token in mine]}")
     differs = next((token.step for token in mine if token.id != whole[token.position]), LIMIT_S)
-    if differs < said_at:
+    if differs < announced_at:
         raise Wrong(
             f"rule 2: sequence {sequence} differs from step {differs} on, and nothing was said before"
         )
@@ -153,10 +153,10 @@ def replay(outcome: Outcome) -> None:
     """Rule 8: the decisions follow from the signs in the log."""
     story = outcome.story
     cluster = cluster_of(story, outcome.placement, outcome.copies)
-    for kind, *what in outcome.told.log:
+    for kind, *what in outcome.heard.log:
         match kind:
             case "sign":
-                cluster = cluster.after(*what)
+                cluster = cluster.with_event(*what)
             case "copy":
                 cluster = cluster.with_copy(*what)
             case "route" if cluster.route() != what[0]:

@@ -28,7 +28,7 @@ LOAD_S = 0.2
 
 
 @dataclass
-class Told:
+class HeardOfFaults:
     """Who is told of faults."""
 
     signs: list = field(default_factory=list)
@@ -53,7 +53,7 @@ class Told:
     def copy(self, at_s, step, node, block):
         self.log.append(("copy", node, block))
 
-    def words(self, at_s, step, node, words):
+    def last_words(self, at_s, step, node, words):
         pass
 
     def shrunk(self, at_s, step, nodes):
@@ -66,8 +66,10 @@ class Told:
 class Asker(Coordinator):
     def add_request(self, sequence, *how):
         if sequence not in self.dispatch.requests:
-            gone = mask(layer for block, node in self.news.served.items() if node is None for layer in block)
-            patched = mask(layer for block in self.news.patched for layer in block)
+            gone = mask(
+                layer for block, node in self.route_changes.served.items() if node is None for layer in block
+            )
+            patched = mask(layer for block in self.route_changes.patched for layer in block)
             self.services.observer.begun[sequence] = gone, patched
         super().add_request(sequence, *how)
 
@@ -77,7 +79,7 @@ class Outcome:
     story: Story
     placement: dict
     tokens: list
-    told: Told
+    heard: HeardOfFaults
     ended: str
     seconds: float
     gaps: list
@@ -105,7 +107,9 @@ class Nodes:
 
     def __init__(self, story: Story, world: World, dice: random.Random):
         self.story, self.world, self.dice, self.patience = story, world, dice, Patience()
-        self.placement = blocks.place(story.layers, story.workers, split="even", end_user_layers=story.kept)
+        self.placement = blocks.place(
+            story.layers, story.workers, split="even", end_user_layers=story.end_user_layers
+        )
         self.copies = blocks.copies(self.placement, story.copies)
         self.nodes: list[SimNode] = []
         self.nodes += [SimNode(world, node, self.nodes, story, dice) for node in range(story.workers + 1)]
@@ -140,13 +144,13 @@ class Nodes:
             self.failures.append(error)
             raise
 
-    def coordinator(self, told: Told) -> Asker:
+    def coordinator(self, heard: HeardOfFaults) -> Asker:
         story, user = self.story, self.nodes[END_USER]
         cluster = cluster_of(story, self.placement, self.copies)
         cluster = replace(cluster, room=dict.fromkeys(self.placement, story.room))
         pace = {node: Pace(story.layer_s, story.layer_s) for node in self.placement}
         services = Services(
-            user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), told,
+            user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), heard,
             patch=put_patch, drafts=SimDrafts(story),
         )  # fmt: skip
         return Asker(services, cluster, Parameters(story.prefill_rows, self.patience, pace))
@@ -160,12 +164,12 @@ def play(story: Story) -> Outcome:
         nodes.start_worker(node)
     for fault in story.faults:
         world.at(fault.at_s, partial(nodes.nodes[fault.node].suffer, fault))
-    outcome = Outcome(story, nodes.placement, [], Told(), "text", 0.0, [], nodes.made, nodes.copies)
+    outcome = Outcome(story, nodes.placement, [], HeardOfFaults(), "text", 0.0, [], nodes.made, nodes.copies)
 
     def asking() -> None:
         try:
             last = world.now
-            for token in answers(nodes.coordinator(outcome.told), story):
+            for token in answers(nodes.coordinator(outcome.heard), story):
                 outcome.tokens.append(token)
                 outcome.gaps.append(world.now - last)
                 last = world.now
@@ -191,8 +195,8 @@ def answers(asker: Coordinator, story: Story) -> Iterator[Token]:
         while asker.clock() < end:
             asker.services.link.sleep(0.25)
             asker.rest()
-        if turn.anew:
-            asker.begin_anew()
+        if turn.new_text:
+            asker.start_sequence()
             text = []
         text += turn.asked
         whole = len(text) + turn.tokens
@@ -219,5 +223,5 @@ def many_answers(asker: Coordinator, story: Story) -> Iterator[Token]:
         left[token.sequence] -= 1
         if not left[token.sequence]:
             del left[token.sequence]
-            asker.over(token.sequence)
+            asker.forget_sequence(token.sequence)
             ask()

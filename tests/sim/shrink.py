@@ -45,14 +45,14 @@ def shrink(story: Story, breaks: Breaks) -> Story:
 def line(fault: Fault) -> str:
     for_s = f", {fault.for_s!r}" if fault.for_s else ""
     lasts = f" for {fault.for_s:.1f} s" if fault.for_s else ""
-    told = f"after {fault.at_s:.2f} s node {fault.node} {HAPPENS[fault.kind]}{lasts}"
-    return f'        sim.Fault({fault.at_s!r}, "{fault.kind}", {fault.node}{for_s}),  # {told}'
+    happens = f"after {fault.at_s:.2f} s node {fault.node} {HAPPENS[fault.kind]}{lasts}"
+    return f'        sim.Fault({fault.at_s!r}, "{fault.kind}", {fault.node}{for_s}),  # {happens}'
 
 
 def as_test(story: Story, wrong: str) -> str:
     """A test to be pasted into test_sim.py."""
     given = {field.name: getattr(story, field.name) for field in fields(story) if field.name != "faults"}
-    told = [f"{name}={value!r}" for name, value in given.items() if value != getattr(Story, name, None)]
+    arguments = [f"{name}={value!r}" for name, value in given.items() if value != getattr(Story, name, None)]
     return "\n".join(
         [
             f"def test_the_story_of_seed_{story.seed}():",
@@ -60,6 +60,6 @@ def as_test(story: Story, wrong: str) -> str:
             "    faults = (",
             *map(line, story.faults),
             "    )",
-            f"    sim.check(sim.play(sim.Story({', '.join(told)}, faults=faults)))",
+            f"    sim.check(sim.play(sim.Story({', '.join(arguments)}, faults=faults)))",
         ]
     )

@@ -27,7 +27,7 @@ class Story:
     workers: int = 4
     copies: int = 1
     tokens: int = 20
-    kept: str = "first,last"
+    end_user_layers: str = "first,last"
     faults: tuple[Fault, ...] = ()
     lost: float = 0.0  # share of messages
     doubled: float = 0.0
@@ -57,8 +57,8 @@ def draw(seed: int) -> Story:
     """A story, the same for a seed on any machine."""
     dice = random.Random(seed)
     workers, tokens = dice.randint(1, 5), dice.choice((8, 16, 30))
-    kept = dice.choice(("first,last", "first,last", "none", "first", "last"))
-    own = 0 if kept == "none" else len(kept.split(","))
+    end_user_layers = dice.choice(("first,last", "first,last", "none", "first", "last"))
+    own = 0 if end_user_layers == "none" else len(end_user_layers.split(","))
     layers = own + dice.randint(max(1, workers - 1), 2 * workers)
     layer_s = dice.choice((0.002, 0.01, 0.04))
     row_s = layers * layer_s + 0.002 * workers
@@ -74,10 +74,10 @@ def draw(seed: int) -> Story:
     if workers > 2 and dice.random() < 0.1:  # one after the other, with time to restore what was lost
         order = dice.sample(range(1, workers + 1), dice.randint(2, workers - 1))
         faults = [Fault(4.5 * (place + dice.random() / 9), "kill", node) for place, node in enumerate(order)]
-        return Story(seed, layers, workers, 1, 40, kept, tuple(faults), layer_s=0.04)
+        return Story(seed, layers, workers, 1, 40, end_user_layers, tuple(faults), layer_s=0.04)
     rough = dice.random()
     return Story(
-        seed, layers, workers, dice.choice((0, 1, 1, 2)), tokens, kept, tuple(faults),
+        seed, layers, workers, dice.choice((0, 1, 1, 2)), tokens, end_user_layers, tuple(faults),
         lost=dice.choice((0.01, 0.05)) if rough < 0.2 else 0.0,
         doubled=0.05 if 0.1 < rough < 0.4 else 0.0,
         late=0.1 if 0.3 < rough < 0.6 else 0.0,
@@ -103,7 +103,7 @@ def more_of(story: Story) -> Story:
 class Turn:
     asked: tuple[int, ...]
     tokens: int
-    anew: bool = False  # another text, or else this one goes on
+    new_text: bool = False  # another text, or else this one goes on
     broken_off: bool = False  # more tokens were wanted at first
     pause_s: float = 0.0  # before it
 
@@ -115,11 +115,12 @@ def turns(story: Story) -> list[Turn]:
         count = dice.randint(1, 2 * story.streams)
         lengths = [dice.randint(1, 1 + 2 * story.tokens // count) for _ in range(count)]
         return [
-            Turn((*PROMPT[number % 6 :], number), length, anew=True) for number, length in enumerate(lengths)
+            Turn((*PROMPT[number % 6 :], number), length, new_text=True)
+            for number, length in enumerate(lengths)
         ]
     first = dice.randint(1, story.tokens)
     turn = Turn(tuple(PROMPT), first, broken_off=dice.random() < 0.5)
     if first == story.tokens:
         return [turn]
     asked, pause_s = (11, 12, 13)[: dice.randint(1, 3)], dice.choice([0.0, 0.0, 0.3, 3.0])
-    return [turn, Turn(asked, story.tokens - first, anew=dice.random() < 0.4, pause_s=pause_s)]
+    return [turn, Turn(asked, story.tokens - first, new_text=dice.random() < 0.4, pause_s=pause_s)]

@@ -1,4 +1,4 @@
-"""A draft model made of some of a model's layers: what it learns from, what it learns, and what a run does with it."""
+"""A draft model made of some of a model's layers: its lessons, its training, and a run with it."""
 
 import pytest
 import tiny
@@ -24,8 +24,8 @@ def test_the_middle_is_left_out():
 
 def test_answers_are_what_the_model_says_to_each_question_alone(small):
     model, text = read(small, torch.float32), Text(small)
-    said = distillation.answers(model, text, QUESTIONS, 12, lambda _: None)
-    for question, lesson in zip(QUESTIONS, said, strict=True):
+    answered = distillation.answers(model, text, QUESTIONS, 12, lambda _: None)
+    for question, lesson in zip(QUESTIONS, answered, strict=True):
         ids = text.ids_of(question)
         assert lesson.ids[: lesson.begin] == ids
         for at in range(len(ids), len(lesson.ids)):
@@ -65,8 +65,8 @@ def test_only_the_answers_tokens_are_learnt_however_they_are_put_together():
     for some in batches:
         batch = distillation.together(some)
         assert batch.ids.numel() <= 100
-        for lesson, ids, told in zip(some, batch.ids, batch.told, strict=True):
-            wanted = ids.roll(-1)[told].tolist()
+        for lesson, ids, is_answer in zip(some, batch.ids, batch.is_answer, strict=True):
+            wanted = ids.roll(-1)[is_answer].tolist()
             assert wanted == lesson.ids[lesson.begin :]
 
 
@@ -76,18 +76,18 @@ def test_the_gradient_is_that_of_the_divergence(tmp_path, monkeypatch):
     ours, theirs = torch.randn(2, 8, 32)
     rows = ours.clone().requires_grad_()
     aim = torch.log_softmax(distillation.logits(model, theirs), -1)
-    told = torch.log_softmax(distillation.logits(model, rows), -1)
-    (aim.exp() * (aim - told)).sum(-1).mean().backward()
+    guessed = torch.log_softmax(distillation.logits(model, rows), -1)
+    (aim.exp() * (aim - guessed)).sum(-1).mean().backward()
     assert torch.allclose(distillation.gradient(model, model, ours, theirs), rows.grad, atol=1e-6)
 
 
 def divergence(pupil, model) -> float:
     batch = distillation.together(lessons())
-    told, aim = (
+    ours, aim = (
         torch.log_softmax(distillation.logits(each, distillation.states(each, batch)), -1)
         for each in (pupil, model)
     )
-    return (aim.exp() * (aim - told)).sum(-1).mean().item()
+    return (aim.exp() * (aim - ours)).sum(-1).mean().item()
 
 
 def test_it_learns_and_the_embedding_stays(tmp_path):
@@ -95,9 +95,9 @@ def test_it_learns_and_the_embedding_stays(tmp_path):
     model = read(folder, torch.float32)
     pupil = distillation.some_layers(model, folder, [0, 5])
     before, embedding = divergence(pupil, model), pupil.get_input_embeddings().weight.clone()
-    told: list[int] = []
-    distillation.learn(pupil, model, lessons(), 80, 3e-3, lambda _: None, told.append)
-    assert told == list(range(1, 81))
+    passes: list[int] = []
+    distillation.learn(pupil, model, lessons(), 80, 3e-3, lambda _: None, passes.append)
+    assert passes == list(range(1, 81))
     assert divergence(pupil, model) < before / 2
     assert torch.equal(pupil.get_input_embeddings().weight, embedding)
 
@@ -115,17 +115,17 @@ def test_a_run_drafts_with_what_was_made(small, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 of 6 layers" in done.stderr
-    said = []
+    tokens = []
     for draft in ([], ["--draft", str(out)]):
-        log = tmp_path / f"{len(said)}.h5"
+        log = tmp_path / f"{len(tokens)}.h5"
         done = mpirun(3, *words_for(small, log, *draft, "--ignore-eos", "--max-new-tokens", "24"))
         assert done.returncode == 0, done.stderr.decode()
-        said.append(tokens_of(log))
-    assert said[0] == said[1]
+        tokens.append(tokens_of(log))
+    assert tokens[0] == tokens[1]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["--prompts", "/nowhere"], "/nowhere cannot be read"),
         (["--prompts", "hostfiles/local"], "give it 40 or more"),
@@ -134,5 +134,5 @@ def test_a_run_drafts_with_what_was_made(small, tmp_path):
         (["--prompts", "README.md", "--model", "none"], "there is no model 'none'"),
     ],
 )
-def test_what_cannot_be_made_is_one_sentence(small, tmp_path, words, said):
-    assert_refused(said, small, tmp_path / "d", *words, command="fit-draft")
+def test_what_cannot_be_made_is_one_sentence(small, tmp_path, words, sentence):
+    assert_refused(sentence, small, tmp_path / "d", *words, command="fit-draft")

@@ -16,7 +16,7 @@ from jarvis_mpi.study.tasks import wilson
 @given(st.integers(2, 9).flatmap(lambda depth: st.tuples(
     st.just(depth), st.lists(st.frozensets(st.integers(0, depth - 1), max_size=depth - 1), min_size=1, max_size=30, unique=True),
 )))  # fmt: skip
-def test_every_case_runs_its_own_layers_in_order(drawn):
+def test_every_case_runs_the_remaining_layers_in_order(drawn):
     depth, cases = drawn
     walked = dict(skip_cases.walk(cases, depth, 0, (), lambda layer, ran: (*ran, layer)))
     assert walked == {case: tuple(layer for layer in range(depth) if layer not in case) for case in cases}
@@ -30,7 +30,7 @@ def test_all_pairs_cost_what_can_be_reckoned(depth):
     assert alone == math.comb(depth, 2) * (depth - 2)
 
 
-def test_cases_are_named_and_each_is_there_once():
+def test_cases_are_named_and_each_occurs_once():
     cases = skip_cases.named("singles,pairs,blocks-3,0+2+5", 6)
     assert cases[0] == frozenset()
     assert len(cases) == len(set(cases)) == 1 + 6 + 15 + 4 + 1
@@ -58,7 +58,7 @@ def test_cases_are_named_and_each_is_there_once():
 
 
 @given(st.integers(0, 50), st.integers(1, 50))
-def test_an_interval_holds_its_share_and_narrows(right, of):
+def test_an_interval_holds_the_share_and_narrows(right, of):
     right = min(right, of)
     low, high = wilson(right, of)
     assert 0 <= low <= right / of + 1e-12 <= high + 2e-12 <= 1 + 3e-12
@@ -74,7 +74,7 @@ def answered(text="It is so.", nats=0.5, repetition=0.0, agrees=0) -> Answer:
     (answered(), "functioning"),
     (answered(nats=1.4), "functioning"),
     (answered(nats=1.6), "degraded"),
-    (answered(nats=3.2), "critical"),  # as unlikely as somebody else's prose
+    (answered(nats=3.2), "critical"),  # as unlikely as prose of another writer
     (answered(repetition=0.3), "degraded"),
     (answered(repetition=0.6), "critical"),
     (answered(text=" \n", nats=math.nan), "critical"),

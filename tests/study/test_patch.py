@@ -1,14 +1,14 @@
-"""Patches: what is fitted, kept in a file, and put in a lost block's place by a real run."""
+"""Patches: fitted, saved in a file, and put in a lost block's place on the route."""
 
 import pytest
 import tiny
 import torch
-from patch_files import random_patches, written
+from patch_files import random_patches, saved_patches
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import activations, patch
 from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
-from jarvis_mpi.protocol.expected_loss import Harm
+from jarvis_mpi.protocol.expected_loss import ExpectedLoss
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.study import patch_fitting, whole_model
 
@@ -17,7 +17,7 @@ WIDTH = 16
 
 @pytest.fixture
 def linear():
-    """States before and after a block that is linear: one channel is huge, and so is each text's first position."""
+    """Return states before and after a linear block: one channel is huge, and so is each text's first position."""
     torch.manual_seed(0)
     x = torch.randn(40, 20, WIDTH) @ torch.randn(WIDTH, WIDTH)
     x[..., 3] *= 300
@@ -35,10 +35,10 @@ def test_least_squares_find_a_linear_block_streamed(linear, rank):
     sums, x, y = linear
     units, full = patch_fitting.least_squares(sums, 2, 4, rank)
     assert torch.allclose(units.mean, x[:, 1:].flatten(0, 1).mean(0), rtol=1e-3, atol=1e-3)
-    told = full.patch(units)(x)
-    left, was = ((each - y)[:, 1:].square().mean((0, 1)).sum() for each in (told, x))
+    patched = full.patch(units)(x)
+    left, was = ((each - y)[:, 1:].square().mean((0, 1)).sum() for each in (patched, x))
     assert left < 0.05 * was
-    assert torch.allclose(told[:, 0], y[:, 0])  # its own shift
+    assert torch.allclose(patched[:, 0], y[:, 0])  # its own shift
     assert full.patch(units).down.shape == (WIDTH, rank or WIDTH)
 
 
@@ -62,8 +62,8 @@ def test_a_model_entered_half_way_ends_as_it_would_have(family, tmp_path):
     assert torch.allclose(whole.logits(final), logits, atol=1e-5)
     some = torch.tensor([5, 50, 7])
     assert torch.allclose(whole.logits(final[0], some), logits[0][:, some], atol=1e-5)
-    told = -torch.log_softmax(logits[:, :-1], -1).gather(2, ids[:, 1:, None]).mean()
-    assert whole.nats(final, ids) == pytest.approx(told.item(), abs=1e-5)
+    expected = -torch.log_softmax(logits[:, :-1], -1).gather(2, ids[:, 1:, None]).mean()
+    assert whole.nats(final, ids) == pytest.approx(expected.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("rank", [0, 8])
@@ -83,7 +83,7 @@ def test_distillation_comes_nearer_to_the_whole_model(rank, tmp_path):
         losses.append((theirs.exp() * (theirs - ours)).sum(-1).mean().item())
 
     lesson = patch_fitting.Lesson(seen[2], final, patch_fitting.likely(whole, final))
-    patch_fitting.distil(whole, lesson, units, start, 4, 40, 0.03, each)
+    patch_fitting.train(whole, lesson, units, start, 4, 40, 0.03, each)
     assert losses[-1] < 0.8 * losses[0], losses
 
 
@@ -94,26 +94,26 @@ def test_a_file_of_patches_comes_back_as_it_went(tmp_path):
     folder = tiny.make("llama", tmp_path / "model")
     full = random_patches(32, [range(1, 3)])
     low = {range(1, 5): patch.Patch(torch.randn(32, 4) / 6, torch.randn(4, 32) / 6, *torch.randn(3, 32))}
-    path = written(tmp_path / "p.safetensors", folder, full | low)
-    told = patch.read(path)
-    assert told.patched == {range(1, 3), range(1, 5)}
-    assert Harm(*told.losses).words(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
+    path = saved_patches(tmp_path / "p.safetensors", folder, full | low)
+    info = patch.read(path)
+    assert info.patched == {range(1, 3), range(1, 5)}
+    assert ExpectedLoss(*info.losses).sentence(range(1, 3), range(1, 3)) == "expected loss 0.12 nats a token"
     x = torch.randn(1, 5, 32)
     put = patch.Patches(path, torch.float32)
-    for hole, its in (full | low).items():
+    for hole, fitted in (full | low).items():
         y = activations.from_bytes(put(hole, activations.to_bytes(x), 7), 32, torch.float32)
-        assert torch.allclose(y, its(x, 7), rtol=0.02, atol=0.05)  # bfloat16
+        assert torch.allclose(y, fitted(x, 7), rtol=0.02, atol=0.05)  # bfloat16
         first = activations.from_bytes(put(hole, activations.to_bytes(x), 0), 32, torch.float32)
         assert torch.equal(first[:, 1:], y[:, 1:])
-        assert torch.equal(first[:, 0], x[:, 0] + its.first)
+        assert torch.equal(first[:, 0], x[:, 0] + fitted.first)
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "cannot be read"), (b"no", "cannot be read")])
-def test_what_is_no_file_of_patches_is_one_sentence(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "sentence"), [(None, "cannot be read"), (b"no", "cannot be read")])
+def test_what_is_no_file_of_patches_is_one_sentence(tmp_path, content, sentence):
     path = tmp_path / "p.safetensors"
     if content:
         path.write_bytes(content)
-    with pytest.raises(Unservable, match=said):
+    with pytest.raises(Unservable, match=sentence):
         patch.read(path)
     weights = tiny.make("llama", tmp_path / "model") / "model.safetensors"
     with pytest.raises(Unservable, match="holds no patches: make it by python -m jarvis_mpi fit-patches"):
@@ -162,10 +162,10 @@ def test_patched_layers_are_not_counted_as_skipped():
 
 def test_what_a_study_tells_decides_what_is_copied_and_never_skipped():
     singles = {frozenset({layer}): cost for layer, cost in enumerate((7.5, 0.2, 1.5, 0.9))}
-    harm = Harm({**singles, frozenset({1, 2}): 2.0, frozenset({3}): 0.9}, {range(1, 3): 0.1})
-    assert harm.never_skip() == {0, 2}
-    assert harm.worst([range(1, 3), range(3, 4)], 1) == [range(3, 4)]  # the other one has a patch
+    loss = ExpectedLoss({**singles, frozenset({1, 2}): 2.0, frozenset({3}): 0.9}, {range(1, 3): 0.1})
+    assert loss.never_skip() == {0, 2}
+    assert loss.worst([range(1, 3), range(3, 4)], 1) == [range(3, 4)]  # the other one has a patch
     with pytest.raises(Unservable, match="what layers 4-5 are worth is not known: say --study FILE"):
-        harm.worst([range(4, 6)], 1)
+        loss.worst([range(4, 6)], 1)
     with pytest.raises(Unservable, match="--never-skip auto needs a study of every single layer"):
-        Harm().never_skip()
+        ExpectedLoss().never_skip()

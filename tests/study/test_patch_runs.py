@@ -1,4 +1,4 @@
-"""Patches in real runs, the command that fits them, and what a study tells a run."""
+"""Patches in real runs, the command that fits them, and what a study says to a run."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from patch_files import random_patches, written
+from patch_files import random_patches, saved_patches
 from places import ROOT
 from running import assert_refused, fit_it, mpirun, sentence, tokens_of, words_for
 
@@ -23,7 +23,7 @@ from jarvis_mpi.record.study_file import costs_in
 
 
 def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[range], since: int) -> list[int]:
-    """What one process says: all layers until step `since`, then the patches of `gone` in their place."""
+    """Return the tokens of one process: all layers until step `since`, then the patches of `gone` in their place."""
     blocks = [range(0, 1), range(1, 2), range(2, 3), range(3, 4), range(4, 5), range(5, 6)]
     head, put = Head(folder, torch.float32), patch.Patches(path, torch.float32)
     stages = {block: Stage(folder, block, torch.float32) for block in blocks}
@@ -40,7 +40,7 @@ def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[rang
 
 @pytest.mark.mpirun
 def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
-    path = written(tmp_path / "p.safetensors", small, random_patches(32, [range(2, 3), range(4, 5)]))
+    path = saved_patches(tmp_path / "p.safetensors", small, random_patches(32, [range(2, 3), range(4, 5)]))
     log = tmp_path / "run.h5"
     words = words_for(
         small,
@@ -56,20 +56,20 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
         "float32",
     )
     done = mpirun(5, *words, "--fault", "kill 2 @ 3; kill 4 @ 5")
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
+    printed = done.stderr.decode()
+    assert done.returncode == 0, printed
     for line in (
         "node 2 lost at step 3: layer 2 patched: expected loss 0.12 nats a token",
         "node 4 lost at step 5: layer 4 patched: expected loss 0.12 nats a token",
     ):
-        assert line in said, said
+        assert line in printed, printed
     run = load(log)
     patched = run.hops[run.hops["patch"] == 1]
     assert {(hop["node"], hop["first_layer"], hop["layers"]) for hop in patched} == {(1, 2, 1), (3, 4, 1)}
     lines = list(replay.replayed(log))
     assert any("patch" in line for line in lines)
     assert not any("NOT" in line for line in lines)
-    # One process with the patches says the same; without them it would not.
+    # One process with the patches gives the same; without them it would not.
     tokens, ids = tokens_of(log), Text(small).ids_of("abc")
     steps = run.tokens["step"].tolist()
     first, second = (next(at for at, step in enumerate(steps) if step >= wanted) for wanted in (3, 5))
@@ -87,7 +87,7 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
 
 @pytest.mark.mpirun
 def test_patches_of_another_model_or_none_are_one_sentence(small, tmp_path):
-    other = written(
+    other = saved_patches(
         tmp_path / "p.safetensors", tiny.make("qwen3", tmp_path / "other"), random_patches(32, [range(2, 3)])
     )
     log = tmp_path / "run.h5"
@@ -122,16 +122,16 @@ def test_fit_patches_writes_what_is_better_than_skipping(small, tmp_path):
     ]
     done = fit_it(*words, "--out", str(out))
     assert done.returncode == 0, done.stderr
-    told = patch.read(out)
-    assert set(told.holes) == {range(1, 3), range(3, 5), range(1, 5)}
-    for said in told.holes.values():
-        assert said["patched"] is None or said["patched"] < said["skipped"]
+    info = patch.read(out)
+    assert set(info.holes) == {range(1, 3), range(3, 5), range(1, 5)}
+    for cost in info.holes.values():
+        assert cost["patched"] is None or cost["patched"] < cost["skipped"]
     again = fit_it(*words, "--out", str(tmp_path / "again.safetensors"))
-    assert patch.read(tmp_path / "again.safetensors").digest == told.digest, again.stderr
+    assert patch.read(tmp_path / "again.safetensors").digest == info.digest, again.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
         (["--text", "/nowhere"], "/nowhere"),
         (["--text", "hostfiles/local"], "tokens: give it"),
@@ -139,19 +139,19 @@ def test_fit_patches_writes_what_is_better_than_skipping(small, tmp_path):
         (["--text", "README.md", "--model", "none"], "there is no model 'none'"),
     ],
 )
-def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, said):
-    assert_refused(said, small, tmp_path / "p", *words)
+def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, reason):
+    assert_refused(reason, small, tmp_path / "p", *words)
 
 
-# -- what a study tells a run
+# -- a study's costs in a run
 
 
 @pytest.mark.mpirun
 def test_copies_of_the_worst_blocks_alone(small, tmp_path):
     patches = random_patches(32, [range(1, 2), range(2, 3), range(3, 4), range(4, 5)])
     path, folder = tmp_path / "p.safetensors", checkpoint.fingerprint(small)
-    said = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
-    patch.write(path, patches, patch.Told(folder, "d1", said))
+    costs = {hole: {"skipped": 3.0, "patched": 0.1 * hole.start, "how": "by hand"} for hole in patches}
+    patch.write(path, patches, patch.PatchInfo(folder, "d1", costs))
     log = tmp_path / "run.h5"
     words = words_for(small, log, "--patches", str(path), "--copied-blocks", "1", "--ignore-eos")
     done = mpirun(5, *words, "--max-new-tokens", "40", "--fault", "kill 1 @ 3; kill 4 @ 6")
@@ -177,11 +177,11 @@ def test_a_study_tells_which_layers_are_never_skipped(small, tmp_path):
     assert set(costs) == {frozenset({layer}) for layer in range(tiny.LAYERS)}
     done = mpirun(3, *words_for(small, log, "--study", str(study), "--never-skip", "auto"))
     assert done.returncode == 0, done.stderr.decode()
-    told = load(log).attributes["policy"]["never_skip"]
-    assert told == sorted(min(case) for case, cost in costs.items() if cost > 1.0)
+    never_skip = load(log).attributes["policy"]["never_skip"]
+    assert never_skip == sorted(min(case) for case, cost in costs.items() if cost > 1.0)
     with pytest.raises(Unservable, match="is of a model with 6 layers, this one has 30"):
         costs_in(study, 30)
-    said = sentence(
+    printed = sentence(
         mpirun(3, *words_for(small, tmp_path / "b.h5", "--study", str(log), "--never-skip", "auto"))
     )
-    assert f"--study {log} is no study" in said
+    assert f"--study {log} is no study" in printed

@@ -1,4 +1,4 @@
-"""The skip study: cases that share states are what each alone would be; any number of ranks, any interruption: one file."""
+"""The skip study: cases that share states give the results of each alone; any number of ranks, any interruption: one file."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def held(log) -> dict:
 
 @pytest.fixture(scope="module")
 def roomy(bytes_folder, tmp_path_factory):
-    """Takes a question with all its options, letter by letter."""
+    """Make a model that takes a question with all its options, letter by letter."""
     folder = tiny.make("llama", tmp_path_factory.mktemp("roomy"), vocab_size=300, max_position_embeddings=512)
     for file in bytes_folder.glob("token*"):
         shutil.copy(file, folder)
@@ -54,7 +54,7 @@ def roomy(bytes_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """The same three questions in every form that people have them in, and a BIG-bench task."""
+    """Write the same three questions in every supported form, and a BIG-bench task."""
     folder = tmp_path_factory.mktemp("asked")
     rows = [
         (f"What is {n} and one,\n roughly?", [str(n), str(n + 1), f"{n} or so", "1"], 1) for n in (2, 5, 11)
@@ -83,7 +83,7 @@ def asked(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def everything(asked):
-    """Words for a study of all that there is."""
+    """Return the command line of a study of everything."""
     prompts = asked / "prompts.txt"
     prompts.write_text("abc\n\nhello there\n")
     of = f"text,mmlu:{asked / 'csv'},bigbench:{asked / 'animals' / 'task.json'}"
@@ -101,7 +101,7 @@ def everything(asked):
 
 @pytest.fixture(scope="module")
 def by_one(roomy, everything, tmp_path_factory):
-    """That study, by one rank."""
+    """Return that study, made by one rank."""
     log = tmp_path_factory.mktemp("study") / "one.h5"
     done = studied(roomy, log, *everything)
     assert done.returncode == 0, done.stderr
@@ -130,7 +130,7 @@ def test_the_same_file_comes_from_any_number_of_ranks(by_one, roomy, everything,
 
 
 @pytest.mark.mpirun
-def test_all_is_there(by_one):
+def test_all_is_written(by_one):
     found = held(by_one)
     assert found["cases"][0] == b""
     assert not np.isnan(np.array(found["nats"])).any()
@@ -141,7 +141,7 @@ def test_all_is_there(by_one):
     assert {len(row) for row in answers} == {2}
     assert all(len(cell["ids"]) <= 8 for row in answers for cell in row)
     own, others = answers[0][0]["nats"], [row[0]["nats"] for row in answers[1:] if row[0]["nats"]]
-    assert own <= min(others)  # greedy: the whole model likes its own answer best
+    assert own <= min(others)  # greedy: the whole model finds its own answer likeliest
 
 
 @pytest.mark.mpirun
@@ -167,12 +167,12 @@ def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(by_one, room
 def test_an_answer_is_what_a_run_says(by_one, roomy, tmp_path):
     found = held(by_one)
     for case, skipped in (b"", ""), (b"3", "4"):
-        said = json.loads(found["answers"][found["cases"].index(case)][0])
+        answer = json.loads(found["answers"][found["cases"].index(case)][0])
         log = tmp_path / f"run{skipped}.h5"
         left_out = ["--skip-layers", skipped] if skipped else []
         run = mpirun(3, *words_for(roomy, log, *left_out, "--dtype", "float32"))
         assert run.returncode == 0, run.stderr
-        assert load(log).tokens["token"].tolist()[: len(said["ids"])] == said["ids"]
+        assert load(log).tokens["token"].tolist()[: len(answer["ids"])] == answer["ids"]
 
 
 def test_a_question_reads_the_same_from_every_form(asked):
@@ -202,7 +202,7 @@ def test_a_question_reads_the_same_from_every_form(asked):
 
 
 def test_choices_cost_what_transformers_says_they_do(small, asked):
-    """Context and choice in one go, all layers: the share of a choice's tokens of -log p."""
+    """The reference runs context and choice in one go, through all layers: -log p of a choice's tokens."""
     model = AutoModelForCausalLM.from_pretrained(small, dtype=torch.float32)
     text, scorer = Text(small), Scorer(small, torch.float32)
     for words in (
@@ -215,22 +215,22 @@ def test_choices_cost_what_transformers_says_they_do(small, asked):
             cases = skip_cases.named("0+2,1", 6)
             found = dict(scorer.choices_nats(cut, cases))
             assert set(found) == set(cases)
-            for ids, told in zip(cut.ids, found[frozenset()], strict=True):
+            for ids, cost in zip(cut.ids, found[frozenset()], strict=True):
                 assert text.tokenizer.decode(ids).endswith(question.choices[cut.ids.index(ids)])
                 with torch.inference_mode():
                     log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
                 wanted = -sum(log_p[at - 1, ids[at]].item() for at in range(cut.context, len(ids)))
-                assert told == pytest.approx(wanted, rel=1e-4)
+                assert cost == pytest.approx(wanted, rel=1e-4)
             for case in cases[1:]:  # each alone
-                kept = [layer for layer in range(6) if layer not in case]
-                for ids, told in zip(cut.ids, found[case], strict=True):
+                remaining = [layer for layer in range(6) if layer not in case]
+                for ids, cost in zip(cut.ids, found[case], strict=True):
                     body = scorer.head.embed(ids, 0)
-                    for layer in kept:
+                    for layer in remaining:
                         body = scorer.run(layer, body)
                     wanted = nats_of(
                         scorer.head, body[(cut.context - 1) * scorer.row :], ids[cut.context - 1 :]
                     )
-                    assert told == pytest.approx(wanted, rel=1e-4)
+                    assert cost == pytest.approx(wanted, rel=1e-4)
 
 
 def drawn(script: str, *words) -> subprocess.CompletedProcess:

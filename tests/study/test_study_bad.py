@@ -1,4 +1,4 @@
-"""A skip study of what is partly bad: each bad thing is named and left out, all that is good is scored, and the status is 1."""
+"""A skip study of partly bad input: each bad item is named and left out, all good ones are scored, and the status is 1."""
 
 import json
 
@@ -8,9 +8,8 @@ import pytest
 import texts
 import tiny
 
-from jarvis_mpi.common import prompt_file
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.study import command, fit_draft, fit_patches, tasks
+from jarvis_mpi.study import command, tasks
 
 CONTEXT = 128
 GOOD = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "s"}
@@ -25,7 +24,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def studied(model, tmp_path, capsys):
-    """-> status, what is said, and the file."""
+    """Return a function that runs a study: -> status, output, and the file."""
 
     def run(*words, log=tmp_path / "study.h5"):
         some = ["--model", str(model), "--cases", "1", "--log", str(log), "--tokens", "60"]
@@ -68,12 +67,12 @@ BAD_LINES = {
 def test_a_bad_line_of_a_task_hurts_only_itself(bad, tmp_path):
     path, found = tmp_path / "t.jsonl", []
     path.write_text(f"{line()}\n{bad}\n\n{line(question='other')}\n")
-    good = tasks.questions(f"cloze:{path}", left_out=lambda what, said: found.append((what, said)))
+    good = tasks.questions(f"cloze:{path}", left_out=lambda what, reason: found.append((what, reason)))
     assert [question.place for question in good] == ["t.jsonl, line 1", "t.jsonl, line 4"]
-    ((what, said),) = found
+    ((what, reason),) = found
     assert what == f"--tasks cloze:{path}"
-    assert said.startswith("t.jsonl, line 2: ")
-    assert any(each in said for each in BAD_LINES[bad].split("|")), said
+    assert reason.startswith("t.jsonl, line 2: ")
+    assert any(each in reason for each in BAD_LINES[bad].split("|")), reason
     with pytest.raises(Unservable, match=r"^--tasks cloze:.*: t.jsonl, line 2: "):
         tasks.questions(f"cloze:{path}")
 
@@ -84,11 +83,11 @@ def test_bad_rows_of_csv_hurt_only_themselves(tmp_path):
         b"question,A,B,C,D,answer\nq,a,b,c,d,A\n\nq,a,b,c,A\nq,\xff,b,c,d,A\nq,a,b,c,d,E\n"
         + b'"' + b"x" * 140_000 + b'",a,b,c,d,A\nq,a,b,c,d,D\n'
     )  # fmt: skip
-    good = tasks.questions(f"mmlu:{path}", left_out=lambda what, said: found.append(said))
+    good = tasks.questions(f"mmlu:{path}", left_out=lambda what, reason: found.append(reason))
     assert [question.answer for question in good] == [0, 3]
-    assert [said[:13] for said in found] == [f"t.csv, line {number}" for number in (4, 5, 6, 7)]
-    for said, part in zip(found, ("5 cells", "no UTF-8", "'E'", "is a quote not closed?"), strict=True):
-        assert part in said
+    assert [reason[:13] for reason in found] == [f"t.csv, line {number}" for number in (4, 5, 6, 7)]
+    for reason, part in zip(found, ("5 cells", "no UTF-8", "'E'", "is a quote not closed?"), strict=True):
+        assert part in reason
 
 
 def test_bad_examples_of_bigbench_hurt_only_themselves(tmp_path):
@@ -103,19 +102,19 @@ def test_bad_examples_of_bigbench_hurt_only_themselves(tmp_path):
     ]
     examples = [{"input": "x", "target_scores": each} for each in scores]
     path.write_text(json.dumps({"examples": [*examples, 5, {"input": "x", "target": "y"}]}))
-    (good,) = tasks.questions(f"bigbench:{path}", left_out=lambda what, said: found.append(said))
+    (good,) = tasks.questions(f"bigbench:{path}", left_out=lambda what, reason: found.append(reason))
     assert good.place == "t.json, example 1"
-    assert [said.partition(":")[0] for said in found] == [f"t.json, example {at}" for at in range(2, 9)]
+    assert [reason.partition(":")[0] for reason in found] == [f"t.json, example {at}" for at in range(2, 9)]
 
 
-@pytest.mark.parametrize(("content", "said"), [
+@pytest.mark.parametrize(("content", "reason"), [
     (LONG.encode(), "cannot be read as bigbench: it is no JSON"),
     (b"[]", "the task is [], which it cannot be"),
     (b'{"task_prefix": 5, "examples": []}', "the task['task_prefix'] is 5"),
     (b'{"examples": [\xff]}', "is not UTF-8 text in line 1"),
     ('{"examples": []}'.encode("utf-16"), "is UTF-16 text"),
 ])  # fmt: skip
-def test_a_bad_task_of_several_is_named_and_the_others_are_read(tmp_path, content, said):
+def test_a_bad_task_of_several_is_named_and_the_others_are_read(tmp_path, content, reason):
     (tmp_path / "bad.json").write_bytes(content)
     (tmp_path / "good.jsonl").write_text(line())
     found: list[str] = []
@@ -124,11 +123,11 @@ def test_a_bad_task_of_several_is_named_and_the_others_are_read(tmp_path, conten
     assert [question.task for question in good] == ["cloze:good"]
     assert len(found) == 2
     assert found[0].startswith(f"--tasks bigbench:{tmp_path}/bad.json: ")
-    assert said in found[0]
+    assert reason in found[0]
     assert found[1] == "--tasks mmlu:/nowhere: its file /nowhere cannot be read: No such file or directory"
 
 
-def test_what_cannot_be_told_apart_is_refused(tmp_path):
+def test_what_cannot_be_distinguished_is_refused(tmp_path):
     (tmp_path / "t.jsonl").write_text(line())
     with pytest.raises(Unservable, match="--tasks has two tasks of the name cloze:t"):
         tasks.questions(f"cloze:{tmp_path}/t.jsonl,cloze:/elsewhere/t.jsonl")
@@ -141,10 +140,16 @@ def test_a_subject_without_examples_costs_no_other(tmp_path):
     (tmp_path / "dev.jsonl").write_text(line() + "\n" + line(answer=-1))
     found: list[str] = []
     good = tasks.questions(
-        f"mmlu:{tmp_path}/t.jsonl", 1, tmp_path / "dev.jsonl", left_out=lambda what, said: found.append(said)
+        f"mmlu:{tmp_path}/t.jsonl",
+        1,
+        tmp_path / "dev.jsonl",
+        left_out=lambda what, reason: found.append(reason),
     )
     assert [question.subject for question in good] == ["s"]
-    assert ["dev.jsonl, line 2" in said or "0 examples about rare" in said for said in found] == [True, True]
+    assert ["dev.jsonl, line 2" in reason or "0 examples about rare" in reason for reason in found] == [
+        True,
+        True,
+    ]
 
 
 # -- the command
@@ -154,18 +159,18 @@ def test_questions_that_cannot_be_scored_are_left_out_of_a_study(studied, tmp_pa
     path = tmp_path / "t.jsonl"
     bad = [line(question="w " * 3000), line(question="w " * 60), line(question="<newer>"), line(answer=-1)]
     path.write_text("\n".join([bad[0], line(), *bad[1:], line(subject="é" * 63)]))
-    status, said, log = studied("--tasks", f"bigbench:/nowhere,cloze:{path}")
-    assert status == 1, said
+    status, printed, log = studied("--tasks", f"bigbench:/nowhere,cloze:{path}")
+    assert status == 1, printed
     for part in (
         "line 1: it has over",
         "line 3: it has ",
         "line 4: the prompt has token 258",
         "line 5: its answer is -1",
     ):
-        assert f"t.jsonl, {part}" in said
-    assert "--tasks bigbench:/nowhere: its file /nowhere cannot be read" in said
-    assert f"{log} is whole, but for 5 that could not be scored (see above)" in said
-    assert "Traceback" not in said
+        assert f"t.jsonl, {part}" in printed
+    assert "--tasks bigbench:/nowhere: its file /nowhere cannot be read" in printed
+    assert f"{log} is whole, but for 5 that could not be scored (see above)" in printed
+    assert "Traceback" not in printed
     with h5py.File(log) as file:
         assert file["nats"].shape == (2, 8)
         assert not np.isnan(file["nats"][:]).any()
@@ -176,10 +181,10 @@ def test_what_gives_choices_nothing_to_stand_on_is_left_out(studied, tmp_path):
     path = tmp_path / "t.json"
     prefixes = {"example_input_prefix": "", "example_output_prefix": ""}
     path.write_text(json.dumps({**prefixes, "examples": [{"input": "", "target_scores": {"": 1, "a": 0}}]}))
-    status, said, log = studied("--tasks", f"bigbench:{path}")
+    status, printed, log = studied("--tasks", f"bigbench:{path}")
     assert status == 1
-    assert "t.json, example 1: it has no token before its choices" in said
-    assert "nothing is left to score: mend what is named above" in said
+    assert "t.json, example 1: it has no token before its choices" in printed
+    assert "nothing is left to score: mend what is named above" in printed
     assert not log.exists()
 
 
@@ -191,8 +196,8 @@ def test_bad_prompts_among_good_ones_lose_no_answer(studied, tmp_path):
         + b"\n<newer>\n"
         + b"y" * 120
     )
-    status, said, log = studied("--tasks", "none", "--prompts", path)
-    assert status == 1, said
+    status, printed, log = studied("--tasks", "none", "--prompts", path)
+    assert status == 1, printed
     for part in (
         "2 is not UTF-8",
         "4: the prompt holds zero",
@@ -200,7 +205,7 @@ def test_bad_prompts_among_good_ones_lose_no_answer(studied, tmp_path):
         "6: the prompt has",
         "7: the prompt has token 258",
     ):
-        assert f"--prompts {path}: line {part}" in said
+        assert f"--prompts {path}: line {part}" in printed
     with h5py.File(log) as file:
         assert [each.decode() for each in file["prompts"][:]] == ["hello", "world", "y" * 120]
         answers = [json.loads(cell) for cell in file["answers"][0]]
@@ -209,11 +214,11 @@ def test_bad_prompts_among_good_ones_lose_no_answer(studied, tmp_path):
 
 def test_when_all_is_bad_nothing_is_begun(studied, tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join([line(answer=-1)] * 9))
-    status, said, log = studied("--tasks", f"cloze:{tmp_path}/t.jsonl")
+    status, printed, log = studied("--tasks", f"cloze:{tmp_path}/t.jsonl")
     assert (status, log.exists()) == (1, False)
-    assert said.count("take a split that has answers") == 5
-    assert "4 more are left out" in said
-    assert said.endswith("nothing is left to score: mend what is named above\n")
+    assert printed.count("take a split that has answers") == 5
+    assert "4 more are left out" in printed
+    assert printed.endswith("nothing is left to score: mend what is named above\n")
 
 
 @pytest.mark.parametrize("words", [
@@ -221,10 +226,10 @@ def test_when_all_is_bad_nothing_is_begun(studied, tmp_path):
     "--answer-tokens 0", "--answer-tokens -1", "--window x", "--threads", "--dtype float8", "--tokens " + "9" * 5000,
 ])  # fmt: skip
 def test_numbers_beyond_their_limits_are_one_sentence(studied, words):
-    status, said, log = studied(*words.split())
+    status, printed, log = studied(*words.split())
     assert status == 2
-    assert words.split()[0] in said
-    assert len(said.splitlines()) == 1
+    assert words.split()[0] in printed
+    assert len(printed.splitlines()) == 1
     assert not log.exists()
 
 
@@ -242,55 +247,8 @@ def test_other_words_that_cannot_be_used_are_one_sentence(studied, tmp_path, wor
     (tmp_path / "FILE").write_bytes(b"one\n\xff")
     (tmp_path / "NEWER").write_text("one <newer>")
     name = tmp_path / words[1]
-    status, said, log = studied(words[0], name if words[1].isupper() else words[1])
+    status, printed, log = studied(words[0], name if words[1].isupper() else words[1])
     assert status != 0
-    assert sentence in said.splitlines()[-1]
-    assert "Traceback" not in said
+    assert sentence in printed.splitlines()[-1]
+    assert "Traceback" not in printed
     assert not log.exists()
-
-
-# -- the tools beside it
-
-
-@pytest.mark.parametrize(("main", "words"), [
-    *((fit_patches.main, f"--text x {words}") for words in ("--workers 0", "--rank -1", "--tokens 0", "--steps -1", "--rate nan", "--threads -1")),
-    *((fit_draft.main, f"--prompts x {words}") for words in ("--layers -1", "--answer-tokens 0", "--passes 0", "--rate 0", "--rate inf", "--threads -1")),
-])  # fmt: skip
-def test_numbers_of_the_fits_have_limits_too(main, words, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(words.split())
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert words.split()[2] in said
-    assert "but must be" in said
-
-
-def test_a_draft_is_not_written_over_its_model(model, tmp_path, capsys):
-    path = tmp_path / "p.txt"
-    path.write_text("hello\n" * 40)
-    before = {each.name: each.stat().st_mtime_ns for each in model.iterdir()}
-    for out, said in (
-        (model, "is the model itself"),
-        (path, "is no folder: name one"),
-        (path / "x", "is no folder"),
-    ):
-        assert fit_draft.main(["--model", str(model), "--prompts", str(path), "--out", str(out)]) == 2
-        assert said in capsys.readouterr().err
-    assert {each.name: each.stat().st_mtime_ns for each in model.iterdir()} == before
-    words = ["--model", str(model), "--text", str(path), "--workers", "2", "--out"]
-    for place in (str(tmp_path), ".", "/dev/full"):
-        assert fit_patches.main([*words, place]) == 2
-        assert f"--out {place} is no file: name one" in capsys.readouterr().err
-
-
-def test_a_draft_learns_from_good_prompts_beside_bad_ones(model, tmp_path, capsys):
-    path, out = tmp_path / "p.txt", tmp_path / "draft"
-    path.write_bytes(b"\xff\n" + b"w" * 500 + b"\n" + b"y" * 120 + b"\n" + b"hello\n" * 40)
-    words = ["--model", str(model), "--prompts", str(path), "--layers", "2", "--answer-tokens", "16"]
-    assert fit_draft.main([*words, "--passes", "1", "--out", str(out)]) == 1
-    said = capsys.readouterr().err
-    assert f"--prompts {path}: line 1 is not UTF-8 text" in said
-    assert f"--prompts {path}: line 2: the prompt has " in said
-    assert f"{out}: 2 of 6 layers, without 2 of --prompts (see above)" in said
-    assert len(prompt_file.read(path)) == 43

@@ -65,13 +65,13 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("script", "sentence"), ANSWERS)
-def test_what_a_host_does_not_say_right_is_its_line(script, sentence, hosts, as_ssh, small, capsys):
+def test_a_hosts_wrong_answer_is_one_line(script, sentence, hosts, as_ssh, small, capsys):
     as_ssh(script)
     assert doctor.main(["--hostfile", str(hosts), "--links", "no", "--model", str(small)]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("localhost ")  # what was good beside it is still shown
-    assert said[2].startswith(sentence)
-    assert said[3:] == ["1 thing to mend"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("localhost ")  # what was good beside it is still shown
+    assert lines[2].startswith(sentence)
+    assert lines[3:] == ["1 thing to mend"]
 
 
 def test_what_a_shell_says_around_an_answer_is_passed_over(hosts, as_ssh, small, capsys, tmp_path):
@@ -99,9 +99,9 @@ def test_what_a_shell_says_around_an_answer_is_passed_over(hosts, as_ssh, small,
 def test_stage_model_says_what_a_host_does_not_do(script, sentence, hosts, as_ssh, small, capsys):
     as_ssh(script.replace("cat > /dev/null; ", "read -r wanted; "))
     assert stage_model.main(["--hostfile", str(hosts), "--model", str(small)]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert said[0].startswith(sentence or FAR)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(sentence or FAR)
 
 
 REFUSED = [
@@ -121,10 +121,10 @@ REFUSED = [
 @pytest.mark.parametrize(("words", "sentence"), REFUSED)
 def test_an_option_that_is_wrong_or_idle_is_refused(words, sentence, hosts, small, capsys):
     assert doctor.main(words.format(hosts=hosts, model=small).split()) == 2
-    out, said = capsys.readouterr()
+    out, error = capsys.readouterr()
     assert not out
-    assert said.startswith(sentence)
-    assert len(said.splitlines()) == 1
+    assert error.startswith(sentence)
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_a_file_that_cannot_be_written_is_one_of_the_lines(hosts, small, tmp_pat
     monkeypatch.setattr(probe, "answer_of", lambda host, model: 1 / 0)
     words = ["--hostfile", str(hosts), "--model", str(small), "--log", str(tmp_path / "doctor.h5")]
     assert doctor.main(words) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert f"{FAR} cannot be asked: division by zero" in said
-    assert f"--log {tmp_path / 'doctor.h5'} cannot be written: No space left on device" in said
-    assert said[-1] == "3 things to mend"
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{FAR} cannot be asked: division by zero" in lines
+    assert f"--log {tmp_path / 'doctor.h5'} cannot be written: No space left on device" in lines
+    assert lines[-1] == "3 things to mend"
     assert not list(tmp_path.glob("*.part"))

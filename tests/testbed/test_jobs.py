@@ -37,8 +37,8 @@ def waiting(slurm: dict[str, str]) -> str:
 
 def await_end(slurm: dict[str, str], limit_s: float) -> None:
     end = time.monotonic() + limit_s
-    while said := waiting(slurm):
-        assert time.monotonic() < end, said
+    while queue := waiting(slurm):
+        assert time.monotonic() < end, queue
         time.sleep(1)
 
 
@@ -74,13 +74,13 @@ def test_a_job_survives_a_kill_and_resumes_by_itself_when_a_node_is_lost(slurm, 
         time.sleep(0.5)
     own_slurm.boot(3)
     await_end(slurm, 60)
-    said = (tmp_path / "run.txt").read_text()
+    output = (tmp_path / "run.txt").read_text()
     run = load(log)
-    assert run.ended == "done", said
-    assert "node jn3 does not answer: done without" in said
+    assert run.ended == "done", output
+    assert "node jn3 does not answer: bypassed" in output
     assert [len(start["hosts"]) for start in run.starts] == [5, 4]
     assert [fault.sign for fault in run.faults][:1] == ["LOST"]
-    assert "node 2 lost at step 10: layers 8-14 from the copy on node 1" in said
+    assert "node 2 lost at step 10: layers 8-14 from the copy on node 1" in output
     assert run.tokens["token"].tolist() == load(tmp_path / "whole.h5").tokens["token"].tolist()
     assert script("latency", log, "--formats", "svg") == ""
 
@@ -88,7 +88,7 @@ def test_a_job_survives_a_kill_and_resumes_by_itself_when_a_node_is_lost(slurm, 
 @pytest.mark.slurm
 @pytest.mark.mpirun
 @pytest.mark.very_slow
-def test_a_sweep_ends_in_its_figure(slurm, tmp_path):
+def test_a_sweep_ends_in_a_figure(slurm, tmp_path):
     submit(
         slurm,
         "-o",
@@ -98,16 +98,16 @@ def test_a_sweep_ends_in_its_figure(slurm, tmp_path):
         FOLDER=str(tmp_path / "sweep"),
     )
     await_end(slurm, 200)
-    said = "".join(path.read_text() for path in tmp_path.glob("?.txt"))
+    output = "".join(path.read_text() for path in tmp_path.glob("?.txt"))
     rows = (tmp_path / "sweep" / "compare.csv").read_text().splitlines()
-    assert [row.partition(",")[0] for row in rows] == ["run", "even", "memory", "front", "back"], said
+    assert [row.partition(",")[0] for row in rows] == ["run", "even", "memory", "front", "back"], output
     assert (tmp_path / "sweep" / "compare.png").stat().st_size > 3000
 
 
 @pytest.mark.slurm
 @pytest.mark.mpirun
 @pytest.mark.very_slow
-def test_a_study_ends_in_its_figure(slurm, tmp_path):
+def test_a_study_ends_in_a_figure(slurm, tmp_path):
     words = ("--cases", "singles", "--tokens", "40")
     submit(
         slurm,
@@ -134,7 +134,7 @@ def test_scripts_hold_nothing_personal_and_stop_at_the_first_error():
         subprocess.run(["bash", "-n", path], check=True)
 
 
-def test_colosseums_hostfile_comes_from_its_radio_map_and_its_scenario_is_stopped(tmp_path):
+def test_colosseums_hostfile_comes_from_the_radio_map_and_the_scenario_is_stopped(tmp_path):
     """Its own tools stand in for what is not here: only what is asked of them is tested."""
     table = "+--------+-----+--------+\\n| Node   | SRN | RadioA |\\n| Node 1 |   5 |      1 |\\n| Node 2 |  17 |      1 |\\n| Node 3 | 101 | 1 |\\n"
     for name, does in (

@@ -1,6 +1,6 @@
-"""A folder that we made and that is used again: what is in it, and the digests by which damage shows.
+"""Seal a folder that we made and use again: a manifest of its files, with the digests that show damage.
 
-SEAL holds each file's size and sha256. Sizes are looked at whenever the folder is used; `damage` reads all of it.
+SEAL holds each file's size and sha256. Sizes are checked whenever the folder is used; `damage` reads all of it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ PIECE_BYTES = 1 << 22
 
 
 def seal(folder: Path, names: Iterable[str], **more: Any) -> None:
-    """The last file that is written: a folder without it is not whole."""
+    """Write the manifest. It is the last file that is written: a folder without it is not whole."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names
     }
@@ -28,21 +28,21 @@ def seal(folder: Path, names: Iterable[str], **more: Any) -> None:
 
 
 def sealed(folder: Path) -> dict[str, Any] | None:
-    """What its seal says; None where it has none that can be read."""
+    """Return the manifest; None where there is none that can be read."""
     try:
-        said = json.loads((folder / SEAL).read_bytes())
-        files = said["files"].values()
+        manifest = json.loads((folder / SEAL).read_bytes())
+        files = manifest["files"].values()
         fine = all(isinstance(file["bytes"], int) and isinstance(file["sha256"], str) for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return said if fine else None
+    return manifest if fine else None
 
 
 def sizes_right(folder: Path) -> None:
-    """Raises Unservable unless the folder is sealed, and its files have the sizes that the seal says."""
-    if (said := sealed(folder)) is None:
+    """Raises Unservable unless the folder is sealed, and its files have the sizes of the manifest."""
+    if (manifest := sealed(folder)) is None:
         raise Unservable(f"{folder} is damaged: it has no whole {SEAL}; delete it, and it is made anew")
-    for name, file in said["files"].items():
+    for name, file in manifest["files"].items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if found != file["bytes"]:
             raise Unservable(
@@ -52,7 +52,7 @@ def sizes_right(folder: Path) -> None:
 
 
 def damage(folder: Path, tell: Callable[[Path], None]) -> Iterator[str]:
-    """A line for each file that is not what was sealed; `tell` hears which is being read."""
+    """Yield a line for each file that differs from the manifest; `tell` gets each file that is read."""
     try:
         sizes_right(folder)
     except Unservable as error:

@@ -1,4 +1,4 @@
-"""What is measured once a host: the faster of two, unless it is by chance."""
+"""autotune: the faster of two choices, measured once a host; a small difference counts as chance."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from jarvis_mpi.kernels import autotune
 
 @pytest.fixture
 def times(tmp_path, monkeypatch):
-    """What each choice takes, as if measured."""
+    """Set the seconds of each choice, as if measured."""
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
     monkeypatch.setattr(autotune, "seconds", lambda kernels, _outputs: list(kernels))
     return {"usual": 1.0, "other": 1.0}
@@ -27,11 +27,11 @@ def test_it_is_measured_once(times):
     assert chosen({**times, "other": 5.0}) == 9
 
 
-def test_what_is_no_choice_is_measured_anew(times, tmp_path):
+def test_what_is_no_choice_is_measured_again(times, tmp_path):
     assert chosen({**times, "other": 0.5}) == 9
     (path,) = (path for path in (tmp_path / "kernels").iterdir() if path.suffix != ".lock")
-    for said in ("", "8", "half a"):
-        path.write_text(said)
+    for content in ("", "8", "half a"):
+        path.write_text(content)
         assert chosen(times) == 7
         assert path.read_text() == "7"
         path.unlink()

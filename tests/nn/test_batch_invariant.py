@@ -1,4 +1,4 @@
-"""What a position gives is the same, bit for bit, whatever else its message holds: prompts, drafts, a copy's catching up."""
+"""A position's result is the same, bit for bit, whatever other rows its message holds: prompts, drafts, a copy's catching up."""
 
 import pytest
 import tiny
@@ -16,7 +16,7 @@ PIECES = [POSITIONS, 40, 33, 9, 2]
 
 def in_bfloat16(family: str, folder):
     """A tiny model whose file holds 16 bits."""
-    tiny.make(family, folder, **tiny.WHOLE_BLOCKS)  # so that what may run in one call does
+    tiny.make(family, folder, **tiny.WHOLE_BLOCKS)  # so that layers can be fused
     tensors = {name: tensor.bfloat16() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = AutoConfig.from_pretrained(folder)
@@ -70,16 +70,16 @@ def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path,
                                layer_types=["sliding_attention", "full_attention"] if family != "llama" else None)  # fmt: skip
             stage = Stage(folder, range(2), torch.float32, weights="int8")
             text = to_bytes(torch.randn(1, 70, stage.width, generator=torch.Generator().manual_seed(0)))
-            assert stage.lean.parts[0].fused
+            assert stage.fast_step.parts[0].fused
             for _ in range(2):
                 one_by_one = in_pieces(stage, text, 1)
                 assert all(in_pieces(stage, text, rows) == one_by_one for rows in (70, 5))
-                stage.lean.parts = []  # once more, by the family's own forward
+                stage.fast_step.parts = []  # once more, by the family's own forward
     finally:
         torch.set_num_threads(before)
 
 
-def test_chunked_attention_sees_its_chunk(tmp_path, monkeypatch):
+def test_chunked_attention_sees_one_chunk(tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
     config = Llama4TextConfig(
         **{**tiny.SHAPE, "num_hidden_layers": 4}, intermediate_size_mlp=48, moe_layers=[], attention_chunk_size=8,

@@ -1,4 +1,4 @@
-"""What a processor has; machine code is made once and kept, and what is not whole is made anew."""
+"""cpu and jit: a processor's features; machine code is made once and cached, and made again where the file is not whole."""
 
 import pytest
 import torch
@@ -30,11 +30,12 @@ def test_what_a_processor_has(machine, features, expected):
 
 
 @pytest.mark.parametrize(
-    ("said", "has"), [("fp asimd crc32 asimdrdm lrcpc dcpop asimddp", True), ("fp asimd crc32 cpuid", False)]
+    ("features", "has"),
+    [("fp asimd crc32 asimdrdm lrcpc dcpop asimddp", True), ("fp asimd crc32 cpuid", False)],
 )
-def test_linux_tells_of_arms_sums_of_products(said, has, tmp_path):
+def test_linux_tells_of_arms_sums_of_products(features, has, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nFeatures\t: {said}\nCPU part\t: 0xd0b\n")
+    cpuinfo.write_text(f"processor\t: 0\nFeatures\t: {features}\nCPU part\t: 0xd0b\n")
     assert features_here(cpuinfo).get("dotprod", False) == has
     assert "dotprod" not in features_here(tmp_path / "none")
 
@@ -49,13 +50,13 @@ def test_what_is_not_to_be_used(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def kept(tmp_path, monkeypatch):
+def kernel_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path))
     return tmp_path / "kernels"
 
 
 def doubled() -> list[float]:
-    """By a kernel that is made anew."""
+    """Return numbers doubled by a kernel, written and compiled or from the cache."""
 
     def write() -> Code:
         code = Code(2)
@@ -63,41 +64,41 @@ def doubled() -> list[float]:
         code.store(code.load(x, vector(FLOAT)) * 2.0, y)
         return code
 
-    numbers, said = torch.arange(LANES).float(), torch.zeros(LANES)
-    Compiled("doubled", write)([numbers.data_ptr(), said.data_ptr()], 1)
-    return said.tolist()
+    numbers, result = torch.arange(LANES).float(), torch.zeros(LANES)
+    Compiled("doubled", write)([numbers.data_ptr(), result.data_ptr()], 1)
+    return result.tolist()
 
 
 TWICE = [2.0 * at for at in range(LANES)]
 
 
-def test_machine_code_is_made_once(kept, monkeypatch):
+def test_machine_code_is_made_once(kernel_folder, monkeypatch):
     assert doubled() == TWICE
-    assert len(list(kept.iterdir())) == 1
+    assert len(list(kernel_folder.iterdir())) == 1
     monkeypatch.setattr(jit, "optimised", lambda *_: pytest.fail("compiled twice"))
     monkeypatch.setattr(Code, "text", lambda _: pytest.fail("written twice"))
     assert doubled() == TWICE
 
 
-def test_other_sources_or_instructions_make_other_code(kept, monkeypatch):
+def test_other_sources_or_instructions_make_other_code(kernel_folder, monkeypatch):
     doubled()
     monkeypatch.setattr(cpu, "INSTRUCTIONS", Instructions(x86=False, dots=False))
     doubled()
     monkeypatch.setattr(jit, "sources", lambda: "another version")
     doubled()
-    assert len(list(kept.iterdir())) == 3
+    assert len(list(kernel_folder.iterdir())) == 3
 
 
 @pytest.mark.parametrize("left", [b"", b"half a digest", None])
-def test_what_is_not_whole_is_made_anew(kept, left):
+def test_what_is_not_whole_is_made_again(kernel_folder, left):
     assert doubled() == TWICE
-    (path,) = kept.iterdir()
+    (path,) = kernel_folder.iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] if left is None else left)
     assert doubled() == TWICE
     assert path.read_bytes() == whole
 
 
-def test_a_folder_that_cannot_be_written_costs_time_only(kept):
-    kept.parent.joinpath("kernels").write_text("a file in its place")
+def test_a_folder_that_cannot_be_written_costs_time_only(kernel_folder):
+    kernel_folder.parent.joinpath("kernels").write_text("a file in its place")
     assert doubled() == TWICE

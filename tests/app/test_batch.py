@@ -13,7 +13,7 @@ import torch
 from loopback import Deaf, chain
 
 from jarvis_mpi.app import chat
-from jarvis_mpi.app.batch import Crowd
+from jarvis_mpi.app.batch import Batch
 from jarvis_mpi.app.conversation import Conversation
 from jarvis_mpi.app.keyboard import Key
 from jarvis_mpi.common import prompt_file
@@ -35,7 +35,7 @@ NEW = 259  # a token that the model does not know
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tiny.make("llama", tmp_path_factory.mktemp("crowd"), vocab_size=NEW)
+    folder = tiny.make("llama", tmp_path_factory.mktemp("batch"), vocab_size=NEW)
     return texts.of_bytes(folder, TEMPLATE, special=texts.SPECIAL, words=["<new>"])
 
 
@@ -53,13 +53,13 @@ class Heard(Deaf):
     """A record or a screen."""
 
     def __init__(self):
-        self.refusals, self.told, self.answers, self.path = [], [], [], None
+        self.refusals, self.lines, self.answers, self.path = [], [], [], None
 
     def refused(self, at_s, step, number, why):
         self.refusals.append((number, why))
 
     def tell(self, line):
-        self.told.append(line)
+        self.lines.append(line)
 
     def answered(self, *what):
         self.answers.append(what)
@@ -84,7 +84,7 @@ def asked(folder, lines, at_once, spoil=lambda talk: None, **wishes):
     out = io.StringIO()
     with talking(folder, **wishes) as talk:
         spoil(talk)
-        failed = Crowd(talk, at_once, out).ask_all(list(prompt_file.prompts_in(lines, False)))
+        failed = Batch(talk, at_once, out).ask_all(list(prompt_file.prompts_in(lines, False)))
     return [json.loads(line) for line in out.getvalue().splitlines()], failed
 
 
@@ -116,21 +116,21 @@ def alone(folder):
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_every_bad_line_is_its_own_error_and_all_others_are_answered(folder, alone, at_once):
+def test_every_bad_line_is_an_error_of_that_line_and_all_others_are_answered(folder, alone, at_once):
     lines = [line for number, (bad, _) in enumerate(BAD) for line in (bad, GOOD[number % len(GOOD)])]
-    said, failed = asked(folder, lines, at_once)
+    results, failed = asked(folder, lines, at_once)
     assert failed == len(BAD)
-    assert [each["line"] for each in said] == list(range(1, len(lines) + 1))
+    assert [each["line"] for each in results] == list(range(1, len(lines) + 1))
     for number, (_, sentence) in enumerate(BAD):
-        assert sentence in said[2 * number]["error"], said[2 * number]["error"]
-        assert "\n" not in said[2 * number]["error"]
-        assert said[2 * number + 1]["text"] == alone[GOOD[number % len(GOOD)]]
+        assert sentence in results[2 * number]["error"], results[2 * number]["error"]
+        assert "\n" not in results[2 * number]["error"]
+        assert results[2 * number + 1]["text"] == alone[GOOD[number % len(GOOD)]]
 
 
 def test_a_nul_in_json_is_a_prompt_as_any(folder):
-    said, failed = asked(folder, [b'{"prompt": "a\\u0000b"}', b"one"], 2)
+    results, failed = asked(folder, [b'{"prompt": "a\\u0000b"}', b"one"], 2)
     assert failed == 0
-    assert all(each["tokens"] == 6 for each in said)
+    assert all(each["tokens"] == 6 for each in results)
 
 
 def test_a_tokenizer_that_cannot_decode_spoils_the_answers_it_cannot_decode(folder, alone):
@@ -144,13 +144,13 @@ def test_a_tokenizer_that_cannot_decode_spoils_the_answers_it_cannot_decode(fold
 
         talk.text.tokenizer.decode = sometimes
 
-    said, failed = asked(folder, GOOD, 2, spoil)
+    results, failed = asked(folder, GOOD, 2, spoil)
     assert failed == 1
-    errors = [each["error"] for each in said if "error" in each]
+    errors = [each["error"] for each in results if "error" in each]
     assert errors[0].startswith("the tokenizer cannot make text of token")
     assert "Invalid prefix encountered while decoding stream" in errors[0]
-    assert [each["text"] for each in said if "text" in each] == [
-        alone[line] for line, each in zip(GOOD, said, strict=True) if "text" in each
+    assert [each["text"] for each in results if "text" in each] == [
+        alone[line] for line, each in zip(GOOD, results, strict=True) if "text" in each
     ]
 
 
@@ -178,7 +178,7 @@ class Typed:
 
 
 @pytest.mark.parametrize("bad", ["please raise", "a <new> word", "!not this", "loop", "x" * 500])
-def test_a_bad_line_of_a_chat_is_told_and_later_lines_are_answered(folder, bad):
+def test_a_bad_line_of_a_chat_is_named_and_later_lines_are_answered(folder, bad):
     with talking(folder) as talk:
         screen = talk.screen
         failed = chat.chat(talk, Typed("one", bad, "two", "/reset", "one"), screen)
@@ -187,7 +187,7 @@ def test_a_bad_line_of_a_chat_is_told_and_later_lines_are_answered(folder, bad):
     assert [prompt for prompt, _ in answers] == ["one", "two", "one"]
     texts_of = [answer.text for _, answer, _ in screen.answers if answer.ended == "length"]
     assert texts_of[0] == texts_of[-1]
-    assert len([line for line in screen.told if ": " in line]) == 1
+    assert len([line for line in screen.lines if ": " in line]) == 1
 
 
 def test_a_stop_of_special_tokens_ends_an_answer_of_the_chain(folder):
@@ -199,6 +199,6 @@ def test_a_stop_of_special_tokens_ends_an_answer_of_the_chain(folder):
             services, choose=lambda *what: 258 if next(count) % 4 == 3 else services.choose(*what)
         )
 
-    said, _ = asked(folder, [b"one"], 1, spoil, stop=("<|end|>",))
-    assert (said[0]["tokens"], said[0]["ended"]) == (4, "stop")
-    assert "<|end|>" not in said[0]["text"]
+    results, _ = asked(folder, [b"one"], 1, spoil, stop=("<|end|>",))
+    assert (results[0]["tokens"], results[0]["ended"]) == (4, "stop")
+    assert "<|end|>" not in results[0]["text"]

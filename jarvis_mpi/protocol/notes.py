@@ -1,0 +1,177 @@
+"""What nodes tell each other beside steps and beats: each kind of note is a class.
+
+On the wire a note is JSON: its fields in their order, under their own names or the one in `key`; a block is [first, end].
+A reader names the kinds that concern it, and is given one of them or None.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, ClassVar, Self, TypeVar
+
+from ..common.layers import Block
+from .steps_in_flight import Pace
+from .wire import Kind, Message, read_note
+
+
+@dataclass(frozen=True)
+class Note:
+    """`MARK`: the key that no other kind has."""
+
+    MARK: ClassVar[str]
+
+    def pack(self) -> bytes:
+        values = asdict(self)
+        payload = {key_of(each): values[each.name] for each in fields(self)}
+        return Message(Kind.NOTE, body=json.dumps(payload, default=ends).encode()).pack()
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> Self:
+        """Raises KeyError where a field is missing, TypeError where one is no such value."""
+        return cls(**{each.name: typed(each.type, payload[key_of(each)]) for each in fields(cls)})
+
+
+Sendable = Message | Note
+SomeNote = TypeVar("SomeNote", bound=Note)
+
+
+def read(message: Message, *kinds: type[SomeNote]) -> SomeNote | None:
+    """None: it is a note of another kind. Raises ValueError where it is no JSON, and what `of` raises."""
+    payload = read_note(message)
+    return next((kind.of(payload) for kind in kinds if kind.MARK in payload), None)
+
+
+def key(name: str) -> dict[str, str]:
+    """A field's metadata: its name on the wire."""
+    return {"key": name}
+
+
+def key_of(each: Field[Any]) -> str:
+    return each.metadata.get("key", each.name)
+
+
+def ends(block: Block) -> list[int]:
+    return [block.start, block.stop]
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """A value out of JSON as what it was."""
+    if kind is Block:
+        return range(*value)
+    if kind == list[Block]:
+        return [range(*each) for each in value]
+    return Pace(*value) if kind is Pace else value
+
+
+# -- to a worker
+
+
+@dataclass(frozen=True)
+class Ping(Note):
+    """What does your clock say?"""
+
+    MARK = "ping"
+    sent_at: float = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class ForgetSequence(Note):
+    """The sequence does not go on."""
+
+    MARK = "over"
+    sequence: int = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class LoadCopy(Note):
+    MARK = "load"
+    block: Block = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class Shrink(Note):
+    """Take part in the communicator's shrinking to `members`; `certain`: MPI knows that the others are gone."""
+
+    MARK = "shrink"
+    members: list[int] = field(metadata=key(MARK))
+    attempt: int
+    certain: bool
+
+
+# -- to the end user
+
+
+@dataclass(frozen=True)
+class Ready(Note):
+    """The node has loaded its block in `loaded_s`, and measured its `pace`."""
+
+    MARK = "loaded_s"
+    node: int
+    loaded_s: float
+    pace: Pace
+
+
+@dataclass(frozen=True)
+class Pong(Note):
+    """The answer to a Ping that was sent at `asked_at`, by the end user's clock; `clock_s`: by the node's."""
+
+    MARK = "pong"
+    node: int
+    asked_at: float = field(metadata=key(MARK))
+    clock_s: float
+
+
+@dataclass(frozen=True)
+class StageBehind(Note):
+    """The node's stage of `block` has run `have` positions, and lacks some before those it was sent."""
+
+    MARK = "behind"
+    node: int
+    sequence: int
+    epoch: int
+    block: Block = field(metadata=key(MARK))
+    have: int
+
+
+@dataclass(frozen=True)
+class CopyLoaded(Note):
+    MARK = "loaded"
+    node: int
+    block: Block = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class CopyRefused(Note):
+    """The block's tensors are not on the node's machine."""
+
+    MARK = "cannot_load"
+    node: int
+    block: Block = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class Failed(Note):
+    """The node dies of an exception, in a moment."""
+
+    MARK = "failed"
+    node: int
+    traceback: str = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class GivesUp(Note):
+    """The node says why it cannot take part."""
+
+    MARK = "gives_up"
+    node: int
+    host: str
+    sentence: str = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class Farewell(Note):
+    """The node's answer to the end user's goodbye; `peak_bytes`: its largest resident memory."""
+
+    MARK = "peak_bytes"
+    node: int
+    peak_bytes: int
