@@ -79,20 +79,20 @@ docs: .venv/ready-for-docs
 	mkdocs build --strict --quiet
 
 bench: .venv/ready
-	python benchmarks/decode.py $(if $(LLAMA),--llama "$(LLAMA)")
-	python benchmarks/streams.py
-	for weights in auto int8 int4; do python benchmarks/memory.py --weights $$weights; done
-	timeout -k 5 300 mpirun -hostfile hostfiles/local -n 9 python benchmarks/link.py
+	python -m benchmarks.speed.decode $(if $(LLAMA),--llama "$(LLAMA)")
+	python -m benchmarks.speed.streams
+	for weights in auto int8 int4; do python -m benchmarks.memory.peaks --weights $$weights; done
+	timeout -k 5 300 mpirun -hostfile hostfiles/local -n 9 python -m benchmarks.speed.hop
 
 peers: .venv/ready
-	python benchmarks/peers.py --llama "$(LLAMA)"
+	python -m benchmarks.faults.peers --llama "$(LLAMA)"
 
 fault-matrix: .venv/ready
 	mkdir -p runs
-	python benchmarks/fault_matrix.py --out runs/fault-matrix.md
+	python -m benchmarks.faults.process_matrix --out runs/fault-matrix.md
 
 figures: .venv/ready-for-tests
-	python benchmarks/figures.py
+	python -m benchmarks.figures
 
 clean:
 	rm -rf .venv build *.egg-info

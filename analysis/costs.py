@@ -11,7 +11,7 @@ from jarvis_mpi.record.run import Run, Unreadable
 
 
 class Machine(NamedTuple):
-    """How fast a node reads its memory, and multiplies; measure yours with benchmarks/decode.py."""
+    """How fast a node reads its memory, and multiplies; measure yours with python -m benchmarks.speed.decode."""
 
     read_gb_s: float  # of weights, one token
     gflop_s: float  # a prompt's rows

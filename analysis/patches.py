@@ -2,7 +2,7 @@
 
     python analysis/patches.py PATCHES.json [another model's.json] [--out FOLDER] [--formats png,pdf]
 
-From benchmarks/patches.py's files. Top: nats a token lost by each lost block: skipped, a neighbour's block run once more, a gain a channel,
+From the files of benchmarks.quality.patches. Top: nats a token lost by each lost block: skipped, a neighbour's block run once more, a gain a channel,
 patched (logarithmic). Middle: by the number of dead nodes, the mean and the range over their choices. Bottom: grades of the answers,
 by the number of dead nodes.
 """
@@ -66,7 +66,9 @@ def figures_in(path: Path) -> dict:
         if not isinstance(found, dict):
             raise ValueError("it holds no figures")
     except (OSError, ValueError, RecursionError) as error:
-        raise Unservable(f"{path}: {error}: give it what benchmarks/patches.py --out has written") from None
+        raise Unservable(
+            f"{path}: {error}: give it what python -m benchmarks.quality.patches --out has written"
+        ) from None
     return found
 
 

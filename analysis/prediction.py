@@ -25,7 +25,7 @@ class Network:
     delay_s: float = 0.0  # one way, beyond that of the run
     kbit_s: float = SLOWEST
     burst_bytes: int = (
-        0  # that pass at once if the link was idle (Linux' tbf: tests/hosts/hosts.py says 16 KiB)
+        0  # that pass at once if the link was idle (Linux' tbf: testbed/own_links.py says 16 KiB)
     )
 
 

@@ -1,16 +1,25 @@
-"""The command line of one measured run."""
+"""The command line of one measured run, and what can be asked of it."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from jarvis_mpi.record.run import Run
+from jarvis_mpi.testbed import own_processes
 
 
 def command(ranks: int, log: Path, *words: str, limit_s: int = 600) -> list[str]:
     """`python -m jarvis_mpi WORDS` on this machine, ended after `limit_s`, its record at `log`."""
     limited = ["timeout", "-k", "5", str(limit_s), "mpirun", "-n", str(ranks)]
     return [*limited, sys.executable, "-m", "jarvis_mpi", *words, "--log", str(log)]
+
+
+def over_hosts(limit_s: int) -> list[str]:
+    """`mpirun` over hosts of one's own (python -m jarvis_mpi rehearse hosts), ended after `limit_s`."""
+    plain = ["mpirun", "-hostfile", str(own_processes.STATE / "hostfile"), "-x", "JARVIS_TEST"]
+    plain += ["-x", "PYTHONPATH"] if "PYTHONPATH" in os.environ else []  # to measure another tree
+    return own_processes.command(0, ["timeout", "-k", "5", str(limit_s), *plain])
 
 
 def options(parser: argparse.ArgumentParser, model: str, tokens: int) -> None:

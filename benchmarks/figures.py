@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chain import command
-
+from benchmarks import ROOT
+from benchmarks.arguments import parser
+from benchmarks.chain import command
 from jarvis_mpi.record.reader import load
 
-ROOT = Path(__file__).parent.parent
 RUNS, PICTURES = ROOT / "runs" / "figures", ROOT / "docs" / "figures"
 PROMPT = "Tell me the story of a raindrop, from the cloud to the sea."
 FAULTS = "kill 3 @ 40; stop 6 @ 80 for 4s; stall 2 @ 140 for 3s"
@@ -35,6 +35,7 @@ def draw(script: str, *words: str | Path) -> None:
 
 
 def main() -> None:
+    parser(__doc__).parse_args()
     shutil.rmtree(RUNS, ignore_errors=True)
     RUNS.mkdir(parents=True)
     quiet = run("quiet", 9, 100)

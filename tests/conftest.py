@@ -9,8 +9,6 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks a hub
 
-import cluster
-import hosts
 import pytest
 import texts
 import tiny
@@ -19,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from jarvis_mpi.model.family import quiet
+from jarvis_mpi.testbed import own_hosts, own_slurm
 
 PARAMETERS = "etc/prte-mca-params.conf"  # of mpirun's daemons
 
@@ -37,12 +36,12 @@ def no_hosts() -> str:
         return "JARVIS_TEST_HOSTS=1 is not set: these tests make network namespaces and start sshd in them"
     if not any("jarvis_mpi-daemon" in path.read_text() for path in Path(sys.prefix).glob(PARAMETERS)):
         return "mpirun does not know of daemons at home: python -m jarvis_mpi setup"
-    return hosts.missing()
+    return own_hosts.missing()
 
 
 @functools.cache
 def no_slurm() -> str:
-    return no_hosts() or cluster.missing()
+    return no_hosts() or own_slurm.missing()
 
 
 def not_so_long() -> str:

@@ -1,5 +1,6 @@
 """Small GGUF files, of tiny models (tiny.py), with a tokenizer of single bytes."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM
 
+from jarvis_mpi.model import gguf as gguf_model
+
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 TOKENS = ["<unk>", "<s>", "</s>", "<|eot|>", "<|eom|>", "<pad>", *ALPHABET, "ab"]
 EOS, EOT, EOM = 2, 3, 4
+IDS = torch.tensor([[65, 17, 3, 142, 9, 31, 77, 8, 65, 100, 12]])
 Writes = Callable[[gguf.GGUFWriter], object]
 ARCHITECTURES = {"gemma3_text": "gemma3"}
 
@@ -105,3 +109,24 @@ def split(path: Path, parts: int) -> list[Path]:
         writer.write_tensors_to_file()
         writer.close()
     return made
+
+
+def converted(path: Path) -> Path:
+    """The folder of a model that the file becomes."""
+    folder = path.with_suffix(f".{time.monotonic_ns()}")
+    folder.mkdir()
+    gguf_model.make(str(path), str(folder))
+    return folder
+
+
+@torch.inference_mode()
+def logits(model) -> torch.Tensor:
+    return model.float()(IDS).logits
+
+
+def same(folder: Path, model) -> bool:
+    """Whether the model in the folder gives the logits of `model`."""
+    # Two float32 forms of the same bfloat16 numbers; an epsilon in float32 differs from Python's.
+    return torch.allclose(
+        logits(AutoModelForCausalLM.from_pretrained(folder)), logits(model), atol=1e-4, rtol=1e-4
+    )

@@ -154,3 +154,20 @@ for step in itertools.count():
     record.write(Token(0, step, step + 5, 42, 1.0 + step, 0.5, 0.1, (piece,)))
     print(step, flush=True)
 """
+
+
+def events(log: Path, name: str) -> list[str]:
+    """The text of each event of that name in a record; of an answer, how it ended."""
+    return [
+        event.payload["ended"] if name == "answered" else event.text
+        for event in load(log).events
+        if event.event == name
+    ]
+
+
+def python(*words, env=None, **how):
+    """A Python that no launcher has started."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI_COMM"))}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**clean, **(env or {})}, capture_output=True, text=True, timeout=90, **how
+    )  # fmt: skip

@@ -28,19 +28,19 @@ QUICK = (
 ELSEWHERE = {
     "python analysis/skip_map.py ": "test_study.py",
     **{
-        f"python analysis/{name}.py ": "test_record.py"
+        f"python analysis/{name}.py ": "test_record_figures.py"
         for name in ("latency", "timeline", "hops", "faults", "compare")
     },
     "make ": "test_docs.py",  # the target is there; CI runs `make test`
     ". .venv/bin/activate": "test_docs.py",  # as the Makefile does
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt ": "test_mpirun.py",
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompts ": "test_batch.py",
-    "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --patches ": "test_patch.py",
+    "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --patches ": "test_patch_runs.py",
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi": "test_chat.py",
     "cat tests/conftest.py | mpirun": "test_piped.py",
     "printf ": "test_piped.py",
     "mpirun -n 3 python -m jarvis_mpi study ": "test_study.py",
-    "python -m jarvis_mpi fit-patches ": "test_patch.py",
+    "python -m jarvis_mpi fit-patches ": "test_patch_runs.py",
     "python -m jarvis_mpi doctor --model ": "test_doctor.py",
     "PROMPT=": "test_jobs.py",
 }
@@ -112,6 +112,12 @@ def test_files_that_a_page_names_are_there(page):
     named = re.findall(r"`(?:python )?((?:[\w.]+/)+[\w.]+\.(?:py|sh|sbatch|csv|svg|cast|md))\b", read(page))
     places = (ROOT, ROOT / "jarvis_mpi", page.parent)
     assert not [name for name in named if not any((place / name).exists() for place in places)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_benchmarks_that_a_page_names_are_there(page):
+    named = re.findall(r"python -m (benchmarks[.\w]*\w)", read(page))
+    assert not [name for name in named if not (ROOT / f"{name.replace('.', '/')}.py").exists()]
 
 
 def test_what_comes_from_the_code_is_current():

@@ -1,10 +1,15 @@
-"""Which wing may import which, and which heavy library only which wing may name: one table, held against every import."""
+"""Which wing may import which, and which heavy library only which wing may name: one table, held against every import.
+
+And how long a function, a class, a file may be.
+"""
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from places import ROOT
 
 PACKAGE = ROOT / "jarvis_mpi"
@@ -28,6 +33,9 @@ NEVER = {  # heavy libraries: the only wings that may name them, wherever the im
     "h5py": {"record"},
     "rich": {"common", "app", "testbed"},
 }
+FUNCTION, CLASS, METHODS, FILE = 60, 200, 12, 300  # lines, lines, public ones, lines
+HEAD = 10  # of a file: where its reason to be long may stand
+REASON = re.compile(r"# long: \S+ ?\S*")
 IMPURE = {"numpy", "time", "socket", "threading", "pathlib", "asyncio", "random", "os"}  # not in protocol
 
 
@@ -92,6 +100,56 @@ def test_no_two_files_of_a_wing_import_each_other():
         for module in free:
             del left[module]
     assert not left, f"a circle among {sorted(left)}"
+
+
+def lengths(path: Path) -> Iterator[tuple[int, str]]:
+    """What is too long in a file and has no reason beside it: the line, and what it is."""
+    text = path.read_text()
+    lines = text.splitlines()
+    if len(lines) > FILE and not any(REASON.search(line) for line in lines[:HEAD]):
+        yield 1, f"{len(lines)} lines"
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        length = node.end_lineno - node.lineno + 1
+        methods = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
+        public = sum(not name.startswith("_") for name in methods)
+        if isinstance(node, ast.ClassDef):
+            found = length > CLASS or public > METHODS
+        else:
+            found = length > FUNCTION
+        head = lines[node.lineno - 1 : node.body[0].lineno]
+        if found and not any(REASON.search(line) for line in head):
+            yield node.lineno, f"{node.name}: {length} lines, {public} public methods"
+
+
+def test_no_room_is_long_without_a_reason():
+    """ruff counts branches and statements; this counts lines. A reason is a comment `# long: why` where the room begins."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {what}"
+        for folder in ("jarvis_mpi", "analysis", "benchmarks", "tests")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for line, what in lengths(path)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("def f():\n" + "    pass\n" * 60, 1),
+        ("def f():\n" + "    pass\n" * 59, 0),
+        ("def f(  # long: a table\n):\n" + "    pass\n" * 60, 0),
+        ("class A:\n" + "    def f(self): ...\n" * 13, 1),
+        ("class A:  # long: one message each\n" + "    def f(self): ...\n" * 13, 0),
+        ("class A:\n" + "    def _f(self): ...\n" * 13, 0),
+        ("x = 1\n" * 301, 1),
+        ("# long: a list\n" + "x = 1\n" * 301, 0),
+    ],
+)
+def test_what_counts_as_long(source, count, tmp_path):
+    (tmp_path / "room.py").write_text(source)
+    assert len([*lengths(tmp_path / "room.py")]) == count
 
 
 def test_each_wing_says_what_it_is_for():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 LAYERS = 6
 WINDOW = 8
@@ -59,3 +60,10 @@ def make(family: str, folder: Path, **changes) -> Path:
 
 def _causal(name: str) -> str:
     return "GPT2LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM"
+
+
+def put(folder: Path, name: str, value: float, at: int = 5) -> None:
+    """One number of a tensor of the model in the folder becomes another."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[at] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

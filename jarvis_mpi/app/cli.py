@@ -40,6 +40,7 @@ COMMANDS = {
     "fit-patches": "study.fit_patches",
     "fit-draft": "study.fit_draft",
     "doctor": "testbed.doctor",
+    "rehearse": "testbed.rehearse",
     "analyse": "app.analyse",
 }
 # Commands that only these call, here or by ssh: name -> module, function, number of words.

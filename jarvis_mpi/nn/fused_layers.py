@@ -74,7 +74,10 @@ class Fused:
 
     def room_bytes(self, layer: nn.Module, shape: Shape) -> dict[str, int]:
         query_width, key_width = shape.heads * shape.width, shape.key_heads * shape.width
-        widths = {"hidden": shape.hidden, "x": shape.hidden, "q": query_width, "k": key_width, "v": key_width, "seen": query_width, "gate": shape.gate, "up": shape.gate}  # fmt: skip
+        widths = {
+            "hidden": shape.hidden, "x": shape.hidden, "q": query_width, "k": key_width, "v": key_width,
+            "seen": query_width, "gate": shape.gate, "up": shape.gate,
+        }  # fmt: skip
         scratch = max(
             module.scratch_bytes for module in layer.modules() if isinstance(module, BatchInvariantLinear)
         )

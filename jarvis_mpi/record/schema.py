@@ -6,7 +6,7 @@ SCHEMA = 7
 LIBVER = ("v110", "v110")  # of HDF5: the first that can be read while it grows; Debian's tools read it
 
 EVENTS = {
-    "asked": "a question; `step` is its first token's. Text: {sequence, prompt, cached, ids}: the first `cached` of its `ids` were in the nodes' caches",
+    "asked": "a question; `step` is its first token's. Text: {sequence, prompt, cached, ids}: how many of its `ids` were in caches",
     "answered": "its end; `step` comes after its last. Text: {sequence, ended, text}",
     "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
     "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; see protocol/node_state.py",

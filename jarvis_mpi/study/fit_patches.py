@@ -190,6 +190,44 @@ def cut(asked: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     return cut[CHOOSING:][: max(1, asked.tokens // size)], cut[:CHOOSING]
 
 
+class PatchFile:
+    """--out: what was fitted until now, written again after every hole."""
+
+    def __init__(self, asked: argparse.Namespace, folder: Path):
+        self.asked, self.fingerprint = asked, checkpoint.fingerprint(folder)
+        self.patches: dict[Block, patch.Patch] = {}
+        self.costs: dict[Block, dict[str, Any]] = {}
+
+    def keep(self, hole: Block, new: "patch.Patch | None", cost: dict[str, Any]) -> None:
+        """A hole's patch, None where skipping is better, and what it was measured at. Raises Unservable."""
+        from ..common.messages import say
+
+        self.costs[hole] = cost
+        if new:
+            self.patches[hole] = new
+        digest = hashlib.sha256()
+        for each in self.patches.values():
+            for part in (each.down, each.bias, each.first):
+                digest.update(part.numpy().tobytes())
+        with guarded(f"--out {self.asked.out} cannot be written"):
+            written = patch.PatchInfo(self.fingerprint, digest.hexdigest()[:16], self.costs)
+            patch.write(self.asked.out, self.patches, written)
+        self.asked.is_written = True
+        left = "" if cost["patched"] is None else f", {cost['patched']:.3f} with its patch"
+        say(
+            f"{named(hole)}: {cost['skipped']:.3f} nats a token lost{left} ({cost['how']}, {cost['took_s']:.0f} s)"
+        )
+
+    def summary(self, singles: Sequence[Block]) -> str:
+        lost = sum(self.costs[hole]["skipped"] for hole in singles)
+        left = sum(self.costs[hole]["patched" if hole in self.patches else "skipped"] for hole in singles)
+        out = self.asked.out
+        return (
+            f"{out}: {len(self.patches)} patches, {out.stat().st_size / 1e6:.1f} MB; of {lost:.2f} nats lost by one block or another"
+            f" {left:.2f} are left"
+        )
+
+
 def fit_all(asked: argparse.Namespace) -> None:
     """Fit and write all patches. Raises Unservable."""
     from ..common.messages import say
@@ -217,45 +255,27 @@ def fit_all(asked: argparse.Namespace) -> None:
         fitting = Fitting(
             whole, train, choose, [*singles, *unions], asked.steps * patch_fitting.AT_ONCE, tick
         )
-    made: dict[Block, patch.Patch] = {}
-    costs: dict[Block, dict[str, Any]] = {}
-    fingerprint = checkpoint.fingerprint(folder)
-
-    def keep(hole: Block, new: "patch.Patch | None", cost: dict[str, Any]) -> None:
-        costs[hole] = cost
-        if new:
-            made[hole] = new
-        digest = hashlib.sha256()
-        for each in made.values():
-            for part in (each.down, each.bias, each.first):
-                digest.update(part.numpy().tobytes())
-        with guarded(f"--out {asked.out} cannot be written"):
-            patch.write(asked.out, made, patch.PatchInfo(fingerprint, digest.hexdigest()[:16], costs))
-        asked.is_written = True
-        left = "" if cost["patched"] is None else f", {cost['patched']:.3f} with its patch"
-        say(
-            f"{named(hole)}: {cost['skipped']:.3f} nats a token lost{left} ({cost['how']}, {cost['took_s']:.0f} s)"
-        )
-
+    file = PatchFile(asked, folder)
     with bar(len(singles) + len(unions), "holes") as tick:
         fitting.tick = tick
         for hole in singles:
-            keep(hole, *fitting.fitted(hole, asked.rank, asked.steps, asked.rate))
-        for (a, b), union in zip(neighbours, unions, strict=True):
-            new, cost = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
-            if a in made and b in made:
-                composed = fitting.loss(union, chained(made[a], made[b]))
-                if cost["patched"] is None or composed <= cost["patched"]:
-                    new = None
-                    cost |= {"patched": None, "composed": round(composed, 4),
-                             "how": f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"}  # fmt: skip
-            keep(union, new, cost)
-    lost = sum(costs[hole]["skipped"] for hole in singles)
-    left = sum(costs[hole]["skipped"] if hole not in made else costs[hole]["patched"] for hole in singles)
-    say(
-        f"{asked.out}: {len(made)} patches, {asked.out.stat().st_size / 1e6:.1f} MB; of {lost:.2f} nats lost by one block or another"
-        f" {left:.2f} are left"
-    )
+            file.keep(hole, *fitting.fitted(hole, asked.rank, asked.steps, asked.rate))
+        for pair in neighbours:
+            fit_neighbours(*pair, fitting, asked, file)
+    say(file.summary(singles))
+
+
+def fit_neighbours(a: Block, b: Block, fitting: Fitting, asked: argparse.Namespace, file: PatchFile) -> None:
+    """A patch for both together, unless theirs one after the other are better."""
+    union = range(a.start, b.stop)
+    new, cost = fitting.fitted(union, asked.rank, asked.steps, asked.rate)
+    if a in file.patches and b in file.patches:
+        composed = fitting.loss(union, chained(file.patches[a], file.patches[b]))
+        if cost["patched"] is None or composed <= cost["patched"]:
+            new = None
+            cost |= {"patched": None, "composed": round(composed, 4),
+                     "how": f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"}  # fmt: skip
+    file.keep(union, new, cost)
 
 
 def main(words: Sequence[str]) -> int:

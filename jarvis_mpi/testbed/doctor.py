@@ -22,7 +22,7 @@ from ..record.links_file import Measured
 from .link_rates import measured_links, slow_links
 from .probe import ask_all
 
-PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python benchmarks/memory.py`)
+PROCESS_BYTES = 0.36e9  # of a rank beside its weights (`python -m benchmarks.memory.peaks`)
 ALSO = ("slowest_link_kbit_s", "start_timeout_s")  # of a run's options, beside PLAN
 # What needs hosts: the name among the given options, and the option.
 OF_HOSTS = {"measure": "--links", "file": "--log"} | {
@@ -58,7 +58,10 @@ def problems(
         if answer["wrong_model"]:
             yield f"{host}: {answer['wrong_model']}"
         elif answer["fingerprint"] != mine["fingerprint"]:
-            yield f"{host} has another model (fingerprint {answer['fingerprint']}, {hosts[0]}: {mine['fingerprint']}): copy the same there, or stage-model"
+            yield (
+                f"{host} has another model (fingerprint {answer['fingerprint']}, {hosts[0]}: {mine['fingerprint']}):"
+                " copy the same there, or stage-model"
+            )
         elif answer["layers"] is not None and (lacking := sorted(layers[host] - set(answer["layers"]))):
             yield f"{host} lacks layer {', '.join(map(str, lacking))} of the model: python -m jarvis_mpi stage-model for this split"
         if answer["free_bytes"] < needs[host]:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mpirun
     ids=["gone", "back"],
 )
 def test_a_part_of_the_fault_matrix(rows, count):
-    words = [sys.executable, "benchmarks/fault_matrix.py", "--part", "--rows", *rows]
+    words = [sys.executable, "-m", "benchmarks.faults.process_matrix", "--part", "--rows", *rows]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     print(done.stdout)
     runs = json.loads(done.stdout.splitlines()[-1])["runs"]

@@ -12,15 +12,20 @@ import faulthandler
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+from jarvis_mpi.common.errors import Unservable
 
 MANY = int(os.environ.get("JARVIS_MUTATIONS") or 150)  # of each kind of file
 FIRST = int(os.environ.get("JARVIS_FIRST_MUTATION") or 0)  # to repeat one
 EACH_S = 30  # the time limit of one mutation
+MEMORY = 2 << 30  # bytes that a reading may allocate beyond what is in use
 BATCH = 50  # in a child process
 
 STRANGE_NUMBERS = (
@@ -117,6 +122,21 @@ def places_in(value: Any) -> Iterable[tuple[Any, Any]]:
 
 def as_json(value: Any) -> bytes:
     return json.dumps(value).encode()
+
+
+def sentence_or(read: Callable[[], object]) -> None:
+    """Call `read`, which must succeed or raise one sentence, with no more memory than MEMORY."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    sentence = ""
+    try:
+        read()
+    except Unservable as error:
+        sentence = str(error)
+        assert sentence
+        assert "\n" not in sentence
+        assert "MemoryError" not in sentence, sentence
+        assert "allocate" not in sentence, sentence
 
 
 def survives(tries: Iterable[int], one: Callable[[int], None]) -> None:

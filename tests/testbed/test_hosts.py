@@ -1,118 +1,50 @@
-"""Real mpirun over hosts of our own, each with a real sshd (hosts/hosts.py): hosts are lost, and the text goes on."""
+"""Real mpirun over hosts of our own, each with a real sshd (testbed/own_hosts.py): hosts are lost, and the text goes on."""
 
 import contextlib
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
-import hosts
 import pytest
-from places import ROOT
+from over_hosts import (
+    COUNT,
+    await_on,
+    ended,
+    ends_at_ctrl_c,
+    interrupt,
+    long_words,
+    ssh_that,
+    start,
+)
 from running import PROMPT, tokens_of, words_for
 
-COUNT = 3
-HOSTFILE = hosts.STATE / "hostfile"
-LEAVES_S = 90.0  # launch.silence_s, and some
+from jarvis_mpi.testbed import own_hosts, own_links, own_processes
+
 pytestmark = [pytest.mark.hosts, pytest.mark.mpirun]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def everyone(tmp_path_factory):
-    hosts.up(COUNT, tmp_path_factory.getbasetemp())
+    own_hosts.up(COUNT, tmp_path_factory.getbasetemp())
     yield
-    hosts.down()
+    own_hosts.down()
 
 
 @pytest.fixture(autouse=True)
 def well():
     """Every test starts with all hosts up, joined and empty."""
-    asked = (hosts.STATE / "ssh_config").read_text()
+    asked = (own_processes.STATE / "ssh_config").read_text()
     yield
-    (hosts.STATE / "ssh_config").write_text(asked)
+    (own_processes.STATE / "ssh_config").write_text(asked)
     for host in range(COUNT + 1):
-        if not hosts.processes(host):
-            hosts.boot(host)
-        hosts.mend(host)
-        for pid in hosts.busy(host):  # a test that failed has left it
+        if not own_processes.processes(host):
+            own_hosts.boot(host)
+        own_links.mend(host)
+        for pid in own_processes.busy(host):  # a test that failed has left it
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def start(
-    *words: str, limit_s: int = 120, hostfile: Path = HOSTFILE, mpi: Sequence[str] = ()
-) -> subprocess.Popen:
-    plain = ["mpirun", "-hostfile", str(hostfile), *mpi, "-n", str(COUNT + 1)]
-    return subprocess.Popen(
-        hosts.command(
-            0, ["timeout", "-k", "5", str(limit_s), *plain, sys.executable, "-m", "jarvis_mpi", *words]
-        ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-
-
-def ended(run: subprocess.Popen) -> str:
-    """What it said on standard error; nothing is left of it on any host."""
-    errors = run.communicate(timeout=150)[1].decode()
-    end = time.monotonic() + LEAVES_S
-    while busy := {host: found for host in hosts.hosts() if (found := hosts.busy(host))}:
-        assert time.monotonic() < end, busy
-        time.sleep(0.2)
-    return errors
-
-
-def ssh_that(host: str, command: str, folder: Path) -> str:
-    """A command in ssh's place, that first does something else for one host."""
-    stand_in = folder / "ssh"
-    stand_in.write_text(f'#!/bin/sh\ncase "$*" in *" {host} "*) {command};; esac\nexec ssh "$@"\n')
-    stand_in.chmod(0o755)
-    return str(stand_in)
-
-
-def await_on(host: int, mapped: str) -> None:
-    """Wait until a process there has a library of that name."""
-    end = time.monotonic() + 60
-    while not any(mapped in hosts.proc_file(pid, "maps") for pid in hosts.busy(host)):
-        assert time.monotonic() < end, f"nobody on {host} has {mapped}"
-        time.sleep(0.02)
-
-
-def interrupt() -> None:
-    """Ctrl-C."""
-    for pid in hosts.processes(0):
-        if Path(f"/proc/{pid}/comm").read_text().strip() == "prterun":
-            os.kill(pid, signal.SIGINT)
-
-
-def ends_at_ctrl_c(run: subprocess.Popen) -> None:
-    """At once, without a traceback, and nothing of it is left."""
-    begun = time.monotonic()
-    interrupt()
-    errors = ended(run)
-    assert time.monotonic() - begun < 15
-    assert run.returncode != 0
-    assert "Traceback" not in errors
-
-
-def long_words(log: Path) -> list[str]:
-    return [
-        "--dtype",
-        "float32",
-        "--prompt",
-        PROMPT,
-        "--max-new-tokens",
-        "96",
-        "--ignore-eos",
-        "--log",
-        str(log),
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +64,13 @@ def test_a_lost_host_is_a_lost_process_and_the_text_goes_on(whole, fault, tmp_pa
     run.stdout.read(30)  # the answer comes
     match fault:
         case "killed":
-            hosts.kill(2)
+            own_processes.kill(2)
         case "powered off":
-            hosts.off(2)
+            own_hosts.off(2)
         case _:
-            hosts.cut(2)
+            own_links.cut(2)
             time.sleep(4)
-            hosts.mend(2)
+            own_links.mend(2)
     errors = ended(run)
     assert run.returncode == 0, errors
     assert "layers 11-19 from the copy on node 1" in errors
@@ -162,14 +94,14 @@ def test_without_a_host_from_the_start_the_others_answer_and_say_so(
     tmp_path,
     monkeypatch,
 ):
-    config = hosts.STATE / "ssh_config"
+    config = own_processes.STATE / "ssh_config"
     more = {
         "ssh refused": "Port 2222",
         "wrong key": "PubkeyAuthentication no",
         "unknown host key": "UserKnownHostsFile /nowhere\n  StrictHostKeyChecking yes",
     }
     if trouble == "down":
-        hosts.off(2)
+        own_hosts.off(2)
     elif trouble == "its shell hangs":
         monkeypatch.setenv("JARVIS_SSH", ssh_that("jv2", "exec sleep 100", tmp_path))
     else:
@@ -191,7 +123,7 @@ def test_without_a_host_from_the_start_the_others_answer_and_say_so(
 def test_a_host_lost_while_it_starts_is_bypassed(small, moment, tmp_path):
     run = start(*words_for(small, tmp_path / "run.h5"))
     await_on(2, "libc.so" if moment == "its shell starts" else "libtorch_cpu")
-    hosts.kill(2)
+    own_processes.kill(2)
     errors = ended(run)
     assert run.returncode == 0, errors
     # Late: once, on a slow machine, no notice of the death came and its silence told. Not explained: perhaps MPI had sent it
@@ -202,7 +134,7 @@ def test_a_host_lost_while_it_starts_is_bypassed(small, moment, tmp_path):
 
 def test_without_any_host_every_reason_is_named_and_the_run_ends(small, tmp_path):
     for host in range(1, COUNT + 1):
-        hosts.off(host)
+        own_hosts.off(host)
     begun = time.monotonic()
     run = start(*words_for(small, tmp_path / "run.h5"))
     errors = ended(run)
@@ -226,7 +158,7 @@ def test_a_host_lost_while_mpi_starts_ends_the_run_at_once(small, tmp_path, monk
     run = start(*words_for(small, tmp_path / "run.h5"))
     await_on(2, "libmpi.so")
     begun = time.monotonic()
-    hosts.kill(2)
+    own_processes.kill(2)
     errors = ended(run)
     assert time.monotonic() - begun < 15
     assert run.returncode not in (0, 124), errors
@@ -246,13 +178,13 @@ def test_a_host_that_was_given_up_leaves_by_itself_when_the_link_is_back(tmp_pat
     )
     run = start("--prompt", PROMPT, *words)
     run.stdout.read(20)
-    hosts.cut(2)
+    own_links.cut(2)
     time.sleep(8)
-    assert hosts.busy(2)
-    hosts.mend(2)
+    assert own_processes.busy(2)
+    own_links.mend(2)
     end = time.monotonic() + 30
-    while hosts.busy(2):
-        assert time.monotonic() < end, hosts.busy(2)
+    while own_processes.busy(2):
+        assert time.monotonic() < end, own_processes.busy(2)
         time.sleep(0.2)
     assert run.poll() is None  # the others go on
     interrupt()
@@ -262,7 +194,7 @@ def test_a_host_that_was_given_up_leaves_by_itself_when_the_link_is_back(tmp_pat
 
 def test_hosts_may_have_slots_and_be_named_by_addresses_of_either_kind(small, tmp_path):
     hostfile = tmp_path / "hostfile"
-    hostfile.write_text(f"jv0 slots=1\nfd98::12 slots=1\n{hosts.address(1)} slots=2\n")
+    hostfile.write_text(f"jv0 slots=1\nfd98::12 slots=1\n{own_processes.address(1)} slots=2\n")
     run = start(*words_for(small, tmp_path / "run.h5"), hostfile=hostfile)
     errors = ended(run)
     assert run.returncode == 0, errors
@@ -300,14 +232,14 @@ def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
     long = ("--prompt", PROMPT, "--max-new-tokens", "400", "--ignore-eos", "--log", str(tmp_path / "run.h5"))
     run = start(*long, mpi=pinned)
     run.stdout.read(20)
-    for host in hosts.hosts():
-        words = hosts.command(host, ["ss", "-Hlntp"])
+    for host in own_processes.every_host():
+        words = own_processes.command(host, ["ss", "-Hlntp"])
         for line in subprocess.run(words, capture_output=True, text=True).stdout.splitlines():
             address, _, port = line.split()[3].rpartition(":")
             own = ('"sshd"' in line and port == "22") or ('"python' in line and int(port) in ranks)
             ours = host == 0 and '"prte' in line
             assert address in ("127.0.0.1", "[::1]") or own or ours, line
             seen.add((host, "loopback" if address in ("127.0.0.1", "[::1]") else "all"))
-    assert seen == {(host, where) for host in hosts.hosts() for where in ("loopback", "all")}
+    assert seen == {(host, where) for host in own_processes.every_host() for where in ("loopback", "all")}
     interrupt()
     ended(run)

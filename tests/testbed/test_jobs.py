@@ -1,4 +1,4 @@
-"""The job scripts on a real Slurm of our own (slurm/cluster.py): a run, a lost node, a sweep that ends in its figure."""
+"""The job scripts on a real Slurm of our own (testbed/own_slurm.py): a run, a lost node, a sweep that ends in its figure."""
 
 import os
 import subprocess
@@ -6,18 +6,18 @@ import sys
 import time
 from pathlib import Path
 
-import cluster
 import pytest
 from places import ROOT
 from running import mpirun, script
 
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.testbed import own_slurm
 
 
 @pytest.fixture(scope="module")
 def slurm():
-    yield cluster.up(6)
-    cluster.down()
+    yield own_slurm.up(6)
+    own_slurm.down()
 
 
 def submit(slurm: dict[str, str], *words: str | Path, **knobs: str) -> str:
@@ -67,12 +67,12 @@ def test_a_job_survives_a_kill_and_resumes_by_itself_when_a_node_is_lost(slurm, 
     while not log.exists() or len(load(log).tokens) < 25:
         assert time.monotonic() < end, (tmp_path / "run.txt").read_text()
         time.sleep(0.2)
-    cluster.kill(3)
+    own_slurm.kill(3)
     end = time.monotonic() + 120
     while load(log).ended != "done":  # Slurm itself holds the job for running until it gives the node up
         assert time.monotonic() < end, (tmp_path / "run.txt").read_text()
         time.sleep(0.5)
-    cluster.boot(3)
+    own_slurm.boot(3)
     await_end(slurm, 60)
     output = (tmp_path / "run.txt").read_text()
     run = load(log)

@@ -10,17 +10,16 @@ import time
 from itertools import combinations
 from pathlib import Path
 
-import hosts
 import pytest
 from places import ROOT
 from running import script
 
 from jarvis_mpi.model import checkpoint
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.testbed import link_rates
+from jarvis_mpi.testbed import link_rates, own_hosts, own_links, own_processes
 
 COUNT = 5
-HOSTFILE = hosts.STATE / "hostfile"
+HOSTFILE = own_processes.STATE / "hostfile"
 MODEL = "smollm2-135m-instruct"
 pytestmark = [pytest.mark.hosts, pytest.mark.mpirun]
 
@@ -28,21 +27,21 @@ pytestmark = [pytest.mark.hosts, pytest.mark.mpirun]
 @pytest.fixture(scope="module", autouse=True)
 def everyone(tmp_path_factory):
     """Hosts that share nothing but the installed software: each has a cache of its own, and it is empty."""
-    hosts.up(COUNT, tmp_path_factory.getbasetemp())
+    own_hosts.up(COUNT, tmp_path_factory.getbasetemp())
     checkpoint.locate(MODEL)
     for host in range(1, COUNT + 1):
-        (hosts.STATE / f"cache{host}").mkdir()
-        bind(host, hosts.STATE / f"cache{host}", Path.home() / ".cache" / "jarvis_mpi")
+        (own_processes.STATE / f"cache{host}").mkdir()
+        bind(host, own_processes.STATE / f"cache{host}", Path.home() / ".cache" / "jarvis_mpi")
     yield
-    hosts.down()
+    own_hosts.down()
 
 
 def bind(host: int, source: Path, target: Path) -> None:
-    subprocess.run(hosts.command(host, ["mount", "--bind", str(source), str(target)]), check=True)
+    subprocess.run(own_processes.command(host, ["mount", "--bind", str(source), str(target)]), check=True)
 
 
 def unbind(host: int, target: Path) -> None:
-    subprocess.run(hosts.command(host, ["umount", str(target)]), check=True)
+    subprocess.run(own_processes.command(host, ["umount", str(target)]), check=True)
 
 
 def ours(
@@ -51,7 +50,7 @@ def ours(
     """A command where the user sits."""
     limited = ["timeout", "-k", "5", "200", *program, *map(str, words)]
     return subprocess.run(
-        hosts.command(0, limited), cwd=ROOT, capture_output=True, text=True, timeout=230, **more
+        own_processes.command(0, limited), cwd=ROOT, capture_output=True, text=True, timeout=230, **more
     )
 
 
@@ -62,19 +61,19 @@ def sent_mb(output: str) -> dict[str, tuple[float, float]]:
 
 
 def test_1_every_node_gets_the_tensors_that_it_lacks(tmp_path):
-    hosts.rate(1, "100mbit")
+    own_links.rate(1, "100mbit")
     run = subprocess.Popen(
-        hosts.command(0, [sys.executable, "-m", "jarvis_mpi", "stage-model", "--hostfile", str(HOSTFILE)]),
+        own_processes.command(0, [sys.executable, "-m", "jarvis_mpi", "stage-model", "--hostfile", str(HOSTFILE)]),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    cache, end = hosts.STATE / "cache1", time.monotonic() + 60
+    cache, end = own_processes.STATE / "cache1", time.monotonic() + 60
     while sum(file.stat().st_blocks * 512 for file in cache.rglob("*.safetensors")) < 15e6:  # of its 85 MB
         assert time.monotonic() < end
         time.sleep(0.05)
-    for pid in hosts.busy(0):
+    for pid in own_processes.busy(0):
         os.kill(pid, 9)
     run.communicate(timeout=30)
-    hosts.rate(1, "none")
+    own_links.rate(1, "none")
     half_way = ours("--model", MODEL, "--prompt", "hello", program=(
         "mpirun", "-hostfile", str(HOSTFILE), "-n", "6", sys.executable, "-m", "jarvis_mpi"))  # fmt: skip
     assert half_way.returncode != 0
@@ -92,7 +91,7 @@ def test_1_every_node_gets_the_tensors_that_it_lacks(tmp_path):
 
 
 def test_2_a_flipped_byte_is_found_and_mended():
-    weights = next((hosts.STATE / "cache2").glob("delivered/*/model.safetensors"))
+    weights = next((own_processes.STATE / "cache2").glob("delivered/*/model.safetensors"))
     manifest = json.loads(weights.with_name("delivered.json").read_text())
     _, header, data = next(checkpoint.headers(checkpoint.locate(MODEL)))
     at = data + header[manifest["tensors"][5]]["data_offsets"][0] + 7
@@ -110,7 +109,7 @@ def test_2_a_flipped_byte_is_found_and_mended():
 
 
 def test_3_a_job_checks_every_host_and_answers_with_what_was_delivered(tmp_path):
-    log = hosts.STATE / "job.h5"
+    log = own_processes.STATE / "job.h5"
     words = {"HOSTFILE": str(HOSTFILE), "LOG": str(log), "PROMPT": "Why is the sky blue?", "VENV": sys.prefix}
     done = ours(
         "--max-new-tokens",
@@ -143,39 +142,45 @@ def test_4_layers_that_were_not_delivered_are_named_before_the_run():
 
 def test_5_with_parts_delivered_a_host_that_is_down_is_done_without():
     """Nobody else has its layers but the one that was sent copies of them."""
-    hosts.off(3)
+    own_hosts.off(3)
     words = ("mpirun", "-hostfile", str(HOSTFILE), "-n", "6", sys.executable, "-m", "jarvis_mpi")
-    done = ours("--prompt", "hello", "--max-new-tokens", "8", "--log", hosts.STATE / "down.h5", program=words)
-    hosts.boot(3)
-    bind(3, hosts.STATE / "cache3", Path.home() / ".cache" / "jarvis_mpi")
+    done = ours(
+        "--prompt", "hello", "--max-new-tokens", "8", "--log", own_processes.STATE / "down.h5", program=words
+    )
+    own_hosts.boot(3)
+    bind(3, own_processes.STATE / "cache3", Path.home() / ".cache" / "jarvis_mpi")
     assert done.returncode == 0, done.stderr
     assert "node 3 lost before the first token: it is bypassed" in done.stderr
-    assert (load(hosts.STATE / "down.h5").tokens["layers"] == 30).all()
+    assert (load(own_processes.STATE / "down.h5").tokens["layers"] == 30).all()
 
 
 def test_6_a_doctor_names_all_that_is_planted_in_one_line_each(tmp_path):
     package = ROOT / "jarvis_mpi" / "__init__.py"
-    old, other, memory = hosts.STATE / "old.py", hosts.STATE / "other", hosts.STATE / "meminfo"
+    old, other, memory = (
+        own_processes.STATE / "old.py",
+        own_processes.STATE / "other",
+        own_processes.STATE / "meminfo",
+    )
     old.write_text(package.read_text().replace('__version__ = "', '__version__ = "0.0.'))
-    shutil.copytree(hosts.STATE / "cache3", other)
+    shutil.copytree(own_processes.STATE / "cache3", other)
     config = next(other.glob("delivered/*/config.json"))
     config.write_text(json.dumps({**json.loads(config.read_text()), "rope_theta": 7.0}))
     memory.write_text(
         "MemTotal: 1000000 kB\nMemFree: 90000 kB\nMemAvailable: 100000 kB\nBuffers: 0 kB\nCached: 0 kB\n"
     )
     cache = Path.home() / ".cache" / "jarvis_mpi"
-    hosts.off(1)
+    own_hosts.off(1)
     bind(2, old, package)
     bind(3, other, cache)
     bind(4, memory, Path("/proc/meminfo"))
-    hosts.rate(5, "2mbit")
+    own_links.rate(5, "2mbit")
     try:
-        done = ours("doctor", "--hostfile", HOSTFILE, "--log", hosts.STATE / "doctor.h5")
+        done = ours("doctor", "--hostfile", HOSTFILE, "--log", own_processes.STATE / "doctor.h5")
     finally:
         unbind(2, package)
         unbind(3, cache)
         unbind(4, Path("/proc/meminfo"))
-        hosts.rate(5, "none")
+        own_links.rate(5, "none")
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     for problem in (

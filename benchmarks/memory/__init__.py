@@ -1,0 +1,1 @@
+"""What it takes in memory and in files, and in time beside that."""
