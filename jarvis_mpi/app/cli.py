@@ -16,6 +16,7 @@ from ..common.errors import Unservable
 from ..common.layers import END_USER
 from ..common.messages import say
 from ..common.options import parse
+from ..common.settings import Settings
 from ..model.light_imports import leave_out_for_good
 from ..net import shutdown
 from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
@@ -99,6 +100,22 @@ def run(words: list[str]) -> NoReturn:
         debug_log.start(debugged)
     if speaks:
         aloud.begin(f"looking for {settings.model}")
+    link = joined_link(settings, speaks, "net" in debugged)
+    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
+        time.sleep(SETTLED_S)
+        shutdown.die(link, "", by_signal=True)
+    status, together = take_part(link, settings, words)
+    new_file.give_back()
+    with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
+        sys.stdout.flush()
+    sys.stderr.flush()
+    # mpirun's status is the end user's, which says what went wrong; if that one is gone, the workers'.
+    gone = END_USER in link.lost
+    link.leave(status if link.me == END_USER or gone else 0, together)
+
+
+def joined_link(settings: Settings, speaks: bool, logs: bool) -> "MpiLink":
+    """Join the other ranks by MPI. Ends the process where that fails."""
     from ..net.mpi_link import MpiLink
 
     report_phase(StartPhase.IN_MPI_INIT)
@@ -109,37 +126,30 @@ def run(words: list[str]) -> NoReturn:
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
     report_phase(StartPhase.JOINED)
-    if "net" in debugged:
+    if logs:
         from ..net.logged_link import logged
 
         link = logged(link)
-    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
-        time.sleep(SETTLED_S)
-        shutdown.die(link, "", by_signal=True)
-    status, together = FAILED, False
+    return link
+
+
+def take_part(link: "MpiLink", settings: Settings, words: list[str]) -> tuple[int, bool]:
+    """Be the end user or a worker until the run is over. -> exit status, and whether all ranks leave together."""
     try:
         if link.me == END_USER:
             from .end_user import end_user
 
-            status, together = end_user(link, settings, words)
-        else:
-            from .worker import worker
+            return end_user(link, settings, words)
+        from .worker import worker
 
-            status, together = worker(link, settings)
+        return worker(link, settings)
     except (Unservable, Lost, Silence, output.Unwritable) as error:
-        together = give_up(link, getattr(error, "sentence", "") or str(error))
+        return FAILED, give_up(link, getattr(error, "sentence", "") or str(error))
     except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
         if link.me != END_USER:
             shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
-        together = give_up(link, "the end user failed: the traceback is above")
-    new_file.give_back()
-    with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
-        sys.stdout.flush()
-    sys.stderr.flush()
-    # mpirun's status is the end user's, which says what went wrong; if that one is gone, the workers'.
-    gone = END_USER in link.lost
-    link.leave(status if link.me == END_USER or gone else 0, together)
+        return FAILED, give_up(link, "the end user failed: the traceback is above")
 
 
 def give_up(link: "MpiLink", sentence: str) -> bool:
