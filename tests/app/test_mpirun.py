@@ -203,7 +203,7 @@ def test_a_node_with_another_version_is_named(small, tmp_path):
     assert "has jarvis_mpi 0.0.1, the end user" in sentence(done)
 
 
-def test_a_worker_that_fails_while_loading_says_why_and_is_done_without(small, tmp_path):
+def test_a_worker_that_fails_while_loading_says_why_and_is_bypassed(small, tmp_path):
     """Its weights vanish between the check and the load."""
     (tmp_path / "failing.py").write_text(
         "import runpy, jarvis_mpi.model.weights as w\n"
