@@ -55,7 +55,7 @@ def write_gguf(folder: Path, path: Path) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], depth)
     for file, header, data_at in headers(folder):
         for name in header.keys() - {"__metadata__"}:
-            tensor = Stored(file, header[name], data_at).mapped().to(torch.bfloat16)
+            tensor = Stored(name, file, header[name], data_at).mapped().to(torch.bfloat16)
             theirs = names.get_name(name, try_suffixes=(".weight",))
             if tensor.dim() == 1:
                 writer.add_tensor(theirs, tensor.float().numpy())

@@ -165,7 +165,7 @@ def farthest(config: Any, folder: Path) -> float:
 
 
 @torch.inference_mode()
-def generated(model: Any, asked: trial.Asked, seed: int) -> trial.Said:
+def generated(model: Any, asked: trial.Asked, seed: int) -> trial.Reference:
     """The greedy answer of `generate` to random tokens, with its own cache."""
     among = torch.Generator().manual_seed(seed)
     prompt = torch.randint(3, model.config.vocab_size, (1, asked.prompt), generator=among)
@@ -178,7 +178,7 @@ def generated(model: Any, asked: trial.Asked, seed: int) -> trial.Said:
         return_dict_in_generate=True,
     )
     answer = told.sequences[0, asked.prompt :].tolist()
-    return trial.Said(prompt[0].tolist(), answer, torch.cat(told.logits).float())
+    return trial.Reference(prompt[0].tolist(), answer, torch.cat(told.logits).float())
 
 
 def in_pieces(head: Head, stages: list[Stage], prompt: list[int], answer: list[int]) -> torch.Tensor:

@@ -1,9 +1,17 @@
 """fit-patches and fit-draft: a limit is told before any work, and no file is lost."""
 
 import pytest
+import texts
+import tiny
 
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.study import fit_draft, fit_patches
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tiny.make("gpt2", tmp_path_factory.mktemp("model"), vocab_size=258)  # its positions end
+    return texts.of_bytes(folder, words=["<new>", "<newer>"])
 
 
 @pytest.mark.parametrize(("main", "words"), [
