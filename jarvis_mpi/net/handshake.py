@@ -1,4 +1,4 @@
-"""The roll call: nodes report, are compared, and nobody is waited for without a deadline.
+"""The handshake: nodes report, are compared, and nobody is waited for without a deadline.
 
 Who is missing is bypassed.
 """
@@ -81,7 +81,7 @@ def hello(me: int, fingerprint: str, has_a_part: bool = False, patches: str = ""
     )
 
 
-class Roll:
+class Gathering:
     """The nodes that are called at the start, and those that are missing: node -> why."""
 
     def __init__(self, link: Link, timeout_s: float, clock: Clock):
@@ -90,11 +90,11 @@ class Roll:
         self.words: dict[int, str] = {}  # what they said last
 
     def gather(self, mine: Hello) -> dict[int, Hello]:
-        """The hellos of all that are there, in the order of nodes. Raises Unservable where one does not fit."""
-        there = {END_USER: mine}
+        """The hellos of all that reported, in the order of nodes. Raises Unservable where one does not fit."""
+        hellos = {END_USER: mine}
         for report in self.answers(range(1, self.link.size), Report):
-            there[report.node] = report.hello
-        for node, other in sorted(there.items()):
+            hellos[report.node] = report.hello
+        for node, other in sorted(hellos.items()):
             for name, version in mine.versions.items():
                 if other.versions.get(name) != version:
                     raise Unservable(
@@ -106,11 +106,11 @@ class Roll:
                     f"node {node} ({other.host}) has other model files than the end user (fingerprint"
                     f" {other.fingerprint}, not {mine.fingerprint}): copy the same folder to every host"
                 )
-        if len(there) == 1:
+        if len(hellos) == 1:
             late = Sign.LATE in self.missing.values()
             why = f"within {self.timeout_s:g} s (--start-timeout-s)" if late else "and all of them are lost"
             raise Unservable(f"no worker reported {why}")
-        return dict(sorted(there.items()))
+        return dict(sorted(hellos.items()))
 
     def await_ready(self, nodes: Iterable[int], tell: Callable[[int], None]) -> dict[int, Ready]:
         """What each worker says when it has loaded its block. `tell` hears of each."""

@@ -37,10 +37,10 @@ class RunOptions(Note):
     options: dict[str, Any]
 
 
-def free_bytes(there: Mapping[int, Hello]) -> dict[int, float]:
+def free_bytes(hellos: Mapping[int, Hello]) -> dict[int, float]:
     """What each node may use of its host's memory, shared with the host's other ranks."""
-    ranks = Counter(hello.machine for hello in there.values())
-    return {node: hello.free_bytes / ranks[hello.machine] for node, hello in there.items()}
+    ranks = Counter(hello.machine for hello in hellos.values())
+    return {node: hello.free_bytes / ranks[hello.machine] for node, hello in hellos.items()}
 
 
 def answers_that_fit(
@@ -60,21 +60,21 @@ def answers_that_fit(
     return min(wanted, fits[node]), node
 
 
-def threads_for(there: Mapping[int, Hello], wanted: int) -> dict[int, int]:
+def threads_for(hellos: Mapping[int, Hello], wanted: int) -> dict[int, int]:
     """Compute threads of each node: as wanted, if it has as many cores, or the host's cores shared by its ranks."""
-    ranks = Counter(hello.machine for hello in there.values())
+    ranks = Counter(hello.machine for hello in hellos.values())
     return {
         node: min(wanted, hello.cores) or max(1, hello.cores // ranks[hello.machine])
-        for node, hello in there.items()
+        for node, hello in hellos.items()
     }
 
 
-def told_of_wishes(
-    there: Mapping[int, Hello], settings: Settings, holders: int, vocabulary: int
+def notices_about_settings(
+    hellos: Mapping[int, Hello], settings: Settings, holders: int, vocabulary: int
 ) -> Iterator[str]:
     """A line for each option that asks for more than there is, or has no effect. `holders`: of a block's copies, at the most."""
     yield from idle(settings)
-    few = {hello.host: hello.cores for hello in there.values() if hello.cores < settings.threads}
+    few = {hello.host: hello.cores for hello in hellos.values() if hello.cores < settings.threads}
     if few:
         host = min(few, key=lambda each: few[each])
         yield f"--threads {settings.threads} is more than the {few[host]} cores of {host}: a node has as many as its host's cores"
@@ -98,10 +98,12 @@ def idle(settings: Settings) -> Iterator[str]:
         (("max_skipped", "never_skip"), "skip" in ladder, f"skip in --on-fault, which is {ladder}"),
     ):
         asked = {name: getattr(settings, name) for name in names}
-        said = [f"{flag(name)} {value}" for name, value in asked.items() if value != getattr(usual, name)]
-        if said and not have_effect:
-            verb = "has no effect: it needs" if len(said) == 1 else "have no effect: they need"
-            yield f"{', '.join(said)} {verb} {need}"
+        without_effect = [
+            f"{flag(name)} {value}" for name, value in asked.items() if value != getattr(usual, name)
+        ]
+        if without_effect and not have_effect:
+            verb = "has no effect: it needs" if len(without_effect) == 1 else "have no effect: they need"
+            yield f"{', '.join(without_effect)} {verb} {need}"
 
 
 def hand_out(

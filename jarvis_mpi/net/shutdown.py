@@ -69,13 +69,13 @@ def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:
     return lost
 
 
-def end_processes(there: Mapping[int, Hello], silent: Collection[int]) -> None:
+def end_processes(hellos: Mapping[int, Hello], silent: Collection[int]) -> None:
     """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for it."""
     for node in silent:
-        if node in there and there[node].machine == there[END_USER].machine:
+        if node in hellos and hellos[node].machine == hellos[END_USER].machine:
             with contextlib.suppress(psutil.Error):
-                process = psutil.Process(there[node].pid)
-                if abs(process.create_time() - there[node].started) < 0.1:
+                process = psutil.Process(hellos[node].pid)
+                if abs(process.create_time() - hellos[node].started) < 0.1:
                     process.kill()
     end_stand_ins(silent)
 
@@ -85,8 +85,11 @@ def end_stand_ins(nodes: Collection[int]) -> None:
     ours = {(os.environ.get("PMIX_NAMESPACE"), str(node)) for node in nodes}
     for process in psutil.process_iter() if ours else ():
         with contextlib.suppress(psutil.Error):
-            said = process.environ()
-            if HOST in said and (said.get("PMIX_NAMESPACE"), said.get("PMIX_RANK")) in ours:
+            environment = process.environ()
+            if (
+                HOST in environment
+                and (environment.get("PMIX_NAMESPACE"), environment.get("PMIX_RANK")) in ours
+            ):
                 process.kill()
 
 

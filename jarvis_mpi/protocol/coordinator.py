@@ -28,7 +28,7 @@ from .services import Parameters, Services
 from .verification import accept_tokens
 from .wire import APART, Beat, Kind, Message
 
-CLOCK_TRIPS, CLOCK_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
+CLOCK_ROUND_TRIPS, CLOCK_ROUND_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 
 
 class Coordinator:
@@ -149,9 +149,9 @@ class Coordinator:
     def compare_clocks(self) -> None:
         """At the start, while nobody works: the best of a few round trips to each worker."""
         for node in self.cluster.holds.keys() - {END_USER}:
-            for _ in range(CLOCK_TRIPS):
+            for _ in range(CLOCK_ROUND_TRIPS):
                 self.maintenance.ask_clocks([node])
-                end = self.clock() + CLOCK_TRIP_S
+                end = self.clock() + CLOCK_ROUND_TRIP_S
                 while node in self.maintenance.clocks_asked and self.clock() < end:
                     notices, _ = self._hear(max(0.0, end - self.clock()))
                     self._act_on(notices)

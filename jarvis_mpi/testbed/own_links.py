@@ -11,14 +11,14 @@ from .own_processes import AIR, PREFIX, address, name, proc_file, processes, sh,
 
 def join(host: int) -> None:
     """Make a host's namespace, joined to the bridge."""
-    here, there = f"{PREFIX}e{host}", f"{PREFIX}p{host}"
+    own, air = f"{PREFIX}e{host}", f"{PREFIX}p{host}"
     sh(f"ip netns add {name(host)}")
-    sh(f"ip link add {here} netns {name(host)} type veth peer name {there} netns {AIR}")
-    sh(f"ip -n {name(host)} addr add {address(host)}/24 dev {here}")
-    sh(f"ip -n {name(host)} addr add fd98::{10 + host}/64 dev {here} nodad")
-    for device in (here, "lo"):
+    sh(f"ip link add {own} netns {name(host)} type veth peer name {air} netns {AIR}")
+    sh(f"ip -n {name(host)} addr add {address(host)}/24 dev {own}")
+    sh(f"ip -n {name(host)} addr add fd98::{10 + host}/64 dev {own} nodad")
+    for device in (own, "lo"):
         sh(f"ip -n {name(host)} link set {device} up")
-    sh(f"ip -n {AIR} link set {there} up")
+    sh(f"ip -n {AIR} link set {air} up")
 
 
 def devices() -> set[str]:

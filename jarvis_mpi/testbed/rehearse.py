@@ -105,9 +105,9 @@ def hosts_up(count: int) -> None:
 def run_on(host: int, words: list[str]) -> None:
     if not words:
         raise Unservable("there is no COMMAND to run (see python -m jarvis_mpi rehearse hosts run --help)")
-    there = command(host, words)
+    started = command(host, words)
     sys.stdout.flush()
-    os.execvp(there[0], there)
+    os.execvp(started[0], started)
 
 
 def list_hosts() -> None:
