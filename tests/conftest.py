@@ -46,7 +46,7 @@ def no_slurm() -> str:
 
 def not_so_long() -> str:
     asked = os.environ.get("JARVIS_TEST_SLOW") == "1"
-    return "" if asked else "JARVIS_TEST_SLOW=1 is not set: it takes half a minute or more"
+    return "" if asked else "JARVIS_TEST_SLOW=1 is not set: it takes long, and others test its subject too"
 
 
 # A test with the mark is skipped where its function gives a reason.

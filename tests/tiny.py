@@ -1,7 +1,9 @@
 """Tiny random models of every family, made on the spot: 6 layers, each of which changes the text."""
 
+from collections.abc import Container, Iterable
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -25,6 +27,7 @@ SHAPE = {
 WHOLE_BLOCKS = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16}  # quantised, nothing is filled up
 MIXED = ["sliding_attention", "full_attention"] * (LAYERS // 2)
 
+FEW = ("llama", "gemma3_text", "gpt2")  # families that differ most from each other
 FAMILIES = {
     "llama": ("Llama", {}),
     "mistral": ("Mistral", {"sliding_window": WINDOW}),
@@ -39,6 +42,16 @@ FAMILIES = {
     "smollm3": ("SmolLM3", {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": MIXED}),
     "opt": ("OPT", {"ffn_dim": 48, "word_embed_proj_dim": 16, "dropout": 0.0}),
 }
+
+
+def families_with(others: Iterable, few: Container[str] = FEW) -> list:
+    """Pairs for pytest: every family with the first of `others`; with the rest the `few`, and all only with JARVIS_TEST_SLOW=1."""
+    first, *rest = others
+    pairs = [pytest.param(family, first) for family in FAMILIES]
+    return pairs + [
+        pytest.param(family, other, marks=[] if family in few else [pytest.mark.very_slow])
+        for other in rest for family in FAMILIES
+    ]  # fmt: skip
 
 
 def make(family: str, folder: Path, **changes) -> Path:

@@ -7,6 +7,8 @@ import pytest
 from places import RECORDS as OLD
 from running import script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

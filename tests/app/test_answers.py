@@ -61,7 +61,14 @@ def test_a_file_that_mpirun_could_not_write_is_noticed(written, free, lost, monk
 
 
 @pytest.mark.mpirun
-@pytest.mark.parametrize("how", [["--prompt", "abc"], ["--json", "--prompt", "abc"], ["--prompts", "FILE"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(["--prompt", "abc"], marks=pytest.mark.very_slow),
+        pytest.param(["--json", "--prompt", "abc"], marks=pytest.mark.very_slow),
+        ["--prompts", "FILE"],
+    ],
+)
 def test_a_run_outlives_the_standard_output(how, fussy_model, tmp_path):
     (tmp_path / "FILE").write_text("one\ntwo\n")
     words, log = [word.replace("FILE", str(tmp_path / "FILE")) for word in how], tmp_path / "run.h5"

@@ -25,6 +25,8 @@ from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol import placement as blocks
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = (
     "{% if 'raise' in messages[-1].content %}{{ raise_exception('not this one') }}{% endif %}"
     "{% if 'loop' in messages[-1].content %}{% for a in range(99999) %}{% for b in range(99999) %}"

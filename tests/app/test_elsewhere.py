@@ -25,6 +25,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import download
 from jarvis_mpi.record.reader import load
 
+pytestmark = pytest.mark.slow
+
 ANALYSIS = ROOT / "analysis"
 WITHOUT = (
     "import runpy, sys; sys.modules['matplotlib'] = None; sys.path.insert(0, sys.argv[1]); "

@@ -14,6 +14,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, integrity
 from jarvis_mpi.net import mpi_parameters
 
+pytestmark = pytest.mark.slow
+
 ANOTHERS = [
     "setpriv",
     "--bounding-set=-dac_override,-dac_read_search",

@@ -10,6 +10,8 @@ from running import python
 from jarvis_mpi.common import interpreter
 from jarvis_mpi.net.mpi_parameters import switched_on
 
+pytestmark = pytest.mark.slow
+
 FLAGS = "import runpy, sys; runpy.run_module('jarvis_mpi', run_name='__main__')"
 
 

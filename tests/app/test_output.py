@@ -9,6 +9,8 @@ import pytest
 from places import ROOT
 from running import words_for
 
+pytestmark = pytest.mark.slow
+
 RECORD = sorted((ROOT / "tests" / "records").glob("*.h5"))[-1]
 FULL = "standard output cannot be written: No space left on device: make room there, or send it elsewhere\n"
 COMMANDS = [

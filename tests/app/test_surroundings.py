@@ -28,6 +28,8 @@ from jarvis_mpi.net import launcher
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.study import skip_cases
 
+pytestmark = pytest.mark.slow
+
 LATIN = os.fsdecode(b"m\xfcller")
 
 

@@ -15,6 +15,8 @@ from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.tokenizer import Text
 
+pytestmark = pytest.mark.slow
+
 
 class PanicException(BaseException):
     """pyo3's exception, which is no Exception."""

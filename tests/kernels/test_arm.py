@@ -17,10 +17,13 @@ from jarvis_mpi.nn.quantisation import FORMATS, quantise
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 TRIPLE = "aarch64-unknown-linux-gnu"
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-    reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
+        reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)",
+    ),
+]
 
 # Its arguments: numbers as they are; "/file" is the address of a file's content, "out:bytes" of room for the result; "+/file" is both.
 HARNESS = r"""

@@ -15,6 +15,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model.aside import Aside
 from jarvis_mpi.model.tokenizer import Text
 
+pytestmark = pytest.mark.slow
+
 FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"
 DOUBLED = "{% set n = namespace(s=messages[0].content) %}{% for i in range(60) %}"
 

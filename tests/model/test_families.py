@@ -4,6 +4,8 @@ import families
 import pytest
 from places import ROOT
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "families.md"
 # Families that people run: each must stay served.
 SERVED = (
@@ -29,8 +31,21 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+def of_ci(variant) -> bool:
+    """Whether it is tried by CI too: what people run, and one of each reason for a refusal; the rest with JARVIS_TEST_SLOW=1."""
+    return variant.kind in (*SERVED, *MIXTURES, "bert", "bart", "bamba", "blt", "t5gemma")
+
+
 @pytest.mark.parametrize(
-    "variant", families.all_families(), ids=lambda each: f"{each.kind} {each.note}".strip()
+    "variant",
+    [
+        pytest.param(
+            each,
+            id=f"{each.kind} {each.note}".strip(),
+            marks=[] if of_ci(each) else [pytest.mark.very_slow],
+        )
+        for each in families.all_families()
+    ],
 )
 def test_a_family_is_cut_as_the_whole_or_refused_by_name(variant, cache):
     verdict = families.judged(variant, cache)

@@ -19,6 +19,8 @@ from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 
+pytestmark = pytest.mark.slow
+
 PROMPT = [72, 33, 90, 91, 72, 33]
 
 

@@ -13,6 +13,8 @@ from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.gguf_header import read_shards
 from jarvis_mpi.model.gguf_rope import FREQUENCIES
 
+pytestmark = pytest.mark.slow
+
 PARTS = (
     "attn_q",
     "attn_k",

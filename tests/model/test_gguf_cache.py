@@ -16,6 +16,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint, download
 from jarvis_mpi.model.gguf_header import read
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ from transformers import AutoTokenizer
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model.tokenizer import Text, end_ids
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_token_that_ends_an_answer_ends_it(tmp_path):
     ggufs.write(

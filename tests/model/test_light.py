@@ -15,6 +15,8 @@ from transformers.utils.import_utils import create_import_structure_from_path, s
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model.light_imports import cached_structure, light_imports
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = Path(transformers.__file__).parent / "models"
 
 
@@ -151,7 +153,12 @@ def test_torch_compiles_afterwards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision", "PIL", "torchaudio", "peft", "kernels", "flash_attn", "scipy"]
+    "name",
+    ["torchvision", "peft"]
+    + [
+        pytest.param(name, marks=pytest.mark.very_slow)
+        for name in ("PIL", "torchaudio", "kernels", "flash_attn", "scipy")
+    ],
 )
 def test_a_neighbour_that_cannot_be_imported_is_left_alone(name, tmp_path):
     """One example is torchvision for CUDA beside a torch for the CPU."""

@@ -23,6 +23,8 @@ from jarvis_mpi.model.tokenizer import end_ids
 from jarvis_mpi.nn.quantisation import quantised_folder
 from jarvis_mpi.testbed import doctor
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.model.twin import make_twin
 
+pytestmark = pytest.mark.slow
+
 LIST = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}Assistant:"
 
 

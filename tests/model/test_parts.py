@@ -27,6 +27,8 @@ from jarvis_mpi.net import mpi_parameters
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.repair import mend
 
+pytestmark = pytest.mark.slow
+
 # -- models
 
 

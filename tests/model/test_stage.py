@@ -21,6 +21,8 @@ from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn.kv_cache import new_cache
 from jarvis_mpi.protocol import placement as blocks
 
+pytestmark = pytest.mark.slow
+
 PROMPT = list(range(3, 22))  # longer than the windows of tiny.WINDOW
 TOKENS = 24
 

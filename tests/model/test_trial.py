@@ -22,6 +22,8 @@ from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn import batch_invariant
 from jarvis_mpi.nn.kv_cache import new_cache
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from jarvis_mpi.model import patch
 from jarvis_mpi.net import hostfile
 from jarvis_mpi.record import links_file, study_file
 
+pytestmark = pytest.mark.slow
+
 
 def study(folder: Path) -> Path:
     path = folder / "study.h5"

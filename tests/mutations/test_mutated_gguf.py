@@ -15,6 +15,8 @@ from jarvis_mpi.model import gguf, gguf_header
 from jarvis_mpi.model.family import quiet
 from jarvis_mpi.model.tokenizer import Text, end_ids
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[65, 17, 3, 142, 9, 31]])
 
 

@@ -14,6 +14,8 @@ from jarvis_mpi.common.settings import is_utf8
 from jarvis_mpi.model.askable import askable, longest
 from jarvis_mpi.model.tokenizer import Text
 
+pytestmark = pytest.mark.slow
+
 ASKED = [
     "Why is the sky blue?",
     "Grüße, 世界! 👩‍🚀",

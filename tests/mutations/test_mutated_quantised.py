@@ -13,6 +13,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.nn.linear import QuantisedLinear
 from jarvis_mpi.nn.quantisation import FILES, quantised_folder
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (96, 160)
 
 

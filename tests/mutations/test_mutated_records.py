@@ -23,6 +23,8 @@ from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.run import Run
 
+pytestmark = pytest.mark.slow
+
 RECORDS = sorted((ROOT / "tests" / "records").glob("schema*.h5"))
 
 

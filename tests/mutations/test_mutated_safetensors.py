@@ -19,6 +19,8 @@ from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import end_ids
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("llama", "gemma3_text", "gpt2", "qwen3")
 PROMPT = [5, 17, 3, 42, 9, 31, 8, 77, 23, 50, 11]
 TOKENS = 4

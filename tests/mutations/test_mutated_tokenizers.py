@@ -18,6 +18,8 @@ from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.tokenizer import Text
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY, CONTEXT = 262, 400
 PROMPTS = ("abc", "Grüße, 世界! 👩‍🚀", "  two\n<|start|> spaces ", "hello world x", "<end></s>\ttab")
 CHAT = (

@@ -16,6 +16,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.net import launch_agents
 from jarvis_mpi.testbed import on_host
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def as_ssh(tmp_path, monkeypatch) -> Path:

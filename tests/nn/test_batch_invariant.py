@@ -10,6 +10,8 @@ from jarvis_mpi.model.activations import to_bytes
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.stage import Stage
 
+pytestmark = pytest.mark.slow
+
 POSITIONS = 50  # several windows of the sliding ones
 PIECES = [POSITIONS, 40, 33, 9, 2]
 
@@ -33,17 +35,14 @@ def in_pieces(stage: Stage, text: bytes, rows: int) -> bytes:
     )
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize(
-    ("dtype", "weights"),
-    [
-        (torch.float32, "auto"),
-        (torch.bfloat16, "auto"),
-        (torch.float32, "int8"),
-        (torch.bfloat16, "int4"),
-    ],
+    ("family", "how"),
+    tiny.families_with(
+        [(torch.float32, "auto"), (torch.bfloat16, "auto"), (torch.float32, "int8"), (torch.bfloat16, "int4")]
+    ),
 )
-def test_a_text_in_one_piece_or_in_many(family, dtype, weights, tmp_path, monkeypatch):
+def test_a_text_in_one_piece_or_in_many(family, how, tmp_path, monkeypatch):
+    dtype, weights = how
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
     folder = in_bfloat16(family, tmp_path / "model")
     stage, head = (

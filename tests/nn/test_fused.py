@@ -18,6 +18,8 @@ from jarvis_mpi.model.fast_step import FastStep
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.nn.linear import DTYPES
 
+pytestmark = pytest.mark.slow
+
 ALL = list(range(tiny.LAYERS))
 FUSED = {
     "llama": ALL, "mistral": ALL, "qwen2": ALL, "qwen3": ALL, "gemma": ALL, "gemma2": ALL, "gemma3_text": ALL, "olmo2": ALL,
@@ -46,8 +48,7 @@ def outputs_of(stage: Stage) -> torch.Tensor:
     return torch.frombuffer(bytearray(b"".join(bodies)), dtype=stage.dtype).float()
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("weights", NEAR)
+@pytest.mark.parametrize(("family", "weights"), tiny.families_with(NEAR))
 def test_what_the_familys_own_forward_gives(family, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
     folder = tiny.make(family, tmp_path / "model", **tiny.WHOLE_BLOCKS)

@@ -20,6 +20,8 @@ from jarvis_mpi.nn import quantisation
 from jarvis_mpi.nn.linear import DTYPES, FloatLinear, QuantisedLinear
 from jarvis_mpi.nn.quantisation import FORMATS, Format, quantised_folder
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["int8", "int4"]
 
 
@@ -180,7 +182,7 @@ def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_a
 
 
 @pytest.mark.mpirun
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["int4", pytest.param("int8", marks=pytest.mark.very_slow)])
 def test_a_run_gives_the_same_on_any_chain_and_from_a_copy(kind, small, tmp_path):
     tokens = []
     for ranks, fault in ((2, ""), (5, "kill 2 @ 3")):

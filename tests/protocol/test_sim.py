@@ -15,6 +15,8 @@ from places import ROOT
 import jarvis_mpi
 from jarvis_mpi.protocol.cluster import Cluster
 
+pytestmark = pytest.mark.slow
+
 SEEDS = int(os.environ.get("JARVIS_SEEDS", "10000"))
 PART = 250
 

@@ -20,6 +20,8 @@ from running import (
 
 from jarvis_mpi.record.reader import load
 
+pytestmark = pytest.mark.slow
+
 ONE_RUN, SEVERAL = ("hops", "timeline"), ("latency", "faults", "compare")
 
 

@@ -24,6 +24,8 @@ from running import (
 from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import load
 
+pytestmark = pytest.mark.slow
+
 
 def killed_after(tokens: int, run: subprocess.Popen, log: Path) -> bytes:
     """Kill the end user of a run that is stalled after so many tokens. -> what had been shown."""

@@ -11,6 +11,8 @@ from jarvis_mpi.study.distillation import Lesson
 from jarvis_mpi.study.fit_draft import taken
 from jarvis_mpi.study.whole_model import read
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = [
     f"{a} {b}" for a in ("why", "what is", "who") for b in ("a", "bc", "def", "the moon", "rain", "7")
 ] * 3

@@ -12,6 +12,8 @@ from jarvis_mpi.protocol.expected_loss import ExpectedLoss
 from jarvis_mpi.protocol.node_state import State
 from jarvis_mpi.study import patch_fitting, whole_model
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 16
 
 

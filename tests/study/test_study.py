@@ -27,6 +27,8 @@ from jarvis_mpi.study.scorer import Scorer, encoded
 from jarvis_mpi.study.scorer import nats as nats_of
 from jarvis_mpi.study.tasks import Question, questions
 
+pytestmark = pytest.mark.slow
+
 
 def command(model, log, *words: str, ranks: int = 1) -> list[str]:
     mpi = ["timeout", "-k", "5", "100", *(("mpirun", "-n", str(ranks)) if ranks > 1 else ())]

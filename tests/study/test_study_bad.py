@@ -11,6 +11,8 @@ import tiny
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.study import command, tasks
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = 128
 GOOD = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "s"}
 LONG = "[" * 100_000

@@ -7,6 +7,8 @@ import tiny
 from jarvis_mpi.common import prompt_file
 from jarvis_mpi.study import fit_draft, fit_patches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -13,6 +13,8 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.record import links_file
 from jarvis_mpi.testbed import doctor, probe, stage_model
 
+pytestmark = pytest.mark.slow
+
 RUN = """#!/bin/bash
 echo "Welcome [/b] to this host"; echo '[1, 2]'; echo '"x"'
 for last; do :; done

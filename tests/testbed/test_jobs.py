@@ -13,6 +13,8 @@ from running import mpirun, script
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.testbed import own_slurm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def slurm():

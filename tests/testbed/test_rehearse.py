@@ -4,6 +4,8 @@ import pytest
 
 from jarvis_mpi.testbed import own_hosts, own_links, own_slurm, rehearse
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def possible(monkeypatch):
