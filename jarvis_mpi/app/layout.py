@@ -8,7 +8,7 @@ from ..common.layers import Block
 from ..common.messages import say
 from ..common.settings import Settings
 from ..model.patch import PatchInfo
-from ..net.handshake import Gathering, Hello
+from ..net.handshake import Handshake, Hello
 from ..net.mpi_parameters import machines_without_daemon_at_home
 from ..net.plan import free_bytes
 from ..protocol import placement as blocks
@@ -41,7 +41,7 @@ def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> Exp
 
 
 def laid_out(
-    handshake: Gathering, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int
+    handshake: Handshake, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int
 ) -> Layout:
     """Gather the nodes, and place the model's `depth` layers on those that reported. Raises Unservable."""
     never_skip = (

@@ -14,7 +14,7 @@ from ..common.layers import END_USER
 from ..common.messages import say
 from ..common.output import Unwritable
 from ..model.sampler import Sampler
-from ..net.handshake import Gathering, Hello
+from ..net.handshake import Handshake, Hello
 from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
 from ..protocol.cluster import Cluster
@@ -51,7 +51,7 @@ def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) 
 
     -> exit status, and whether all ranks part together. Raises Unservable.
     """
-    handshake = Gathering(link, asked.settings.start_timeout_s, time.monotonic)
+    handshake = Handshake(link, asked.settings.start_timeout_s, time.monotonic)
     start = start_run(handshake, asked, files, mine, laps)
     torch.set_num_threads(start.threads)
     own = load_own(start)
@@ -98,7 +98,7 @@ def screen_of(start: Start) -> Shows:
     return Screen(start.hosts, asked.is_chat, shows_answers)
 
 
-def cluster_that_is_left(start: Start, handshake: Gathering, screen: Shows) -> Cluster:
+def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> Cluster:
     """Return the cluster without the missing nodes, and name them to the user. Raises Unservable if it is too small."""
     settings, patches = start.asked.settings, start.files.patches
     cluster = cluster_of(start.layout, patches, start.model.layer_bytes)
@@ -117,7 +117,7 @@ def cluster_that_is_left(start: Start, handshake: Gathering, screen: Shows) -> C
 
 
 def record_of(
-    asked: Asked, attributes: dict[str, Any], handshake: Gathering, screen: Shows
+    asked: Asked, attributes: dict[str, Any], handshake: Handshake, screen: Shows
 ) -> tuple[Record, int]:
     """Begin or continue the run's record, with what happened at the start. -> it, and the first step's number."""
     before, step = asked.before, 0

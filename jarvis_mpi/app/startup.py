@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ..common.layers import END_USER
 from ..common.messages import say
 from ..model.tokenizer import Text
-from ..net.handshake import Gathering, Hello
-from ..net.plan import hand_out, notices_about_settings, threads_for
+from ..net.handshake import Handshake, Hello
+from ..net.plan import hand_out, option_notices, threads_for
 from ..protocol.expected_loss import ExpectedLoss
 from .capacity import Capacity, capacity_of
 from .layout import Layout, laid_out, loss_known
@@ -34,7 +34,7 @@ class Start:
     hosts: Mapping[int, str]  # of every node
 
 
-def start_run(handshake: Gathering, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
+def start_run(handshake: Handshake, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
     """Start the run; `mine` is rank 0's hello. Raises Unservable where it cannot be run."""
     model = tried_model(files.folder, asked.settings)
     laps.lap("trial_s")
@@ -46,7 +46,7 @@ def start_run(handshake: Gathering, asked: Asked, files: ModelFiles, mine: Hello
     capacity = capacity_of(asked, model, text, layout)
     threads = threads_for(layout.hellos, settings.threads)
     holders = max(map(len, layout.copies.values()), default=0)
-    for line in notices_about_settings(layout.hellos, settings, holders, model.config.vocab_size):
+    for line in option_notices(layout.hellos, settings, holders, model.config.vocab_size):
         say(line)
     hand_out(handshake.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
     laps.lap("hellos_s")

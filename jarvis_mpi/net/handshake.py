@@ -1,4 +1,4 @@
-"""The handshake: nodes report, are compared, and nobody is waited for without a deadline.
+"""Gathers the nodes at the start: they report, are compared, and no wait is without a deadline.
 
 Who is missing is bypassed.
 """
@@ -31,7 +31,7 @@ STARTING_SILENCE_S = 30.0  # imports and the reading of weights may hold a beat 
 
 @dataclass(frozen=True)
 class Hello:
-    """What a node says of itself."""
+    """A node's description of itself."""
 
     node: int
     host: str
@@ -81,8 +81,8 @@ def hello(me: int, fingerprint: str, has_a_part: bool = False, patches: str = ""
     )
 
 
-class Gathering:
-    """The nodes that are called at the start, and those that are missing: node -> why."""
+class Handshake:
+    """Waits for the nodes at the start. `missing`: node -> why."""
 
     def __init__(self, link: Link, timeout_s: float, clock: Clock):
         self.link, self.timeout_s, self.clock = link, timeout_s, clock
@@ -90,7 +90,7 @@ class Gathering:
         self.words: dict[int, str] = {}  # what they said last
 
     def gather(self, mine: Hello) -> dict[int, Hello]:
-        """The hellos of all that reported, in the order of nodes. Raises Unservable where one does not fit."""
+        """Return the hellos of all nodes that report, in their order. Raises Unservable where one does not fit."""
         hellos = {END_USER: mine}
         for report in self.answers(range(1, self.link.size), Report):
             hellos[report.node] = report.hello
@@ -113,7 +113,7 @@ class Gathering:
         return dict(sorted(hellos.items()))
 
     def await_ready(self, nodes: Iterable[int], tell: Callable[[int], None]) -> dict[int, Ready]:
-        """What each worker says when it has loaded its block. `tell` hears of each."""
+        """Wait until the workers have loaded their blocks. -> node -> its Ready. `tell` is called with each node."""
         loaded = {}
         for ready in self.answers(nodes, Ready):
             loaded[ready.node] = ready
@@ -121,7 +121,7 @@ class Gathering:
         return loaded
 
     def answers(self, nodes: Iterable[int], kind: type[Answer]) -> Iterator[Answer]:
-        """The notes of that kind of `nodes` as they come, but of those that are lost, silent or too late.
+        """Yield the notes of that kind of `nodes` as they come, but of those that are lost, silent or too late.
 
         Raises Unservable if one says why it gives up.
         """
@@ -158,13 +158,13 @@ class Gathering:
 
 
 def report(link: Link, mine: Hello) -> None:
-    """A worker says hello."""
+    """Send a worker's hello."""
     link.send(END_USER, Report(link.me, mine).pack())
     link.flush(60.0)
 
 
 def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
-    """The next one, whatever becomes of other workers. Raises Silence, or Lost if the end user is gone."""
+    """Receive the next message, whatever becomes of other workers. Raises Silence, or Lost if the end user is gone."""
     end = clock() + timeout_s
     while True:
         try:

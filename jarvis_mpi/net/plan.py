@@ -1,4 +1,4 @@
-"""What every worker is to hold, handed out by the end user, and its word when that is loaded."""
+"""Hands out what every worker is to hold, and reports when that is loaded."""
 
 import contextlib
 from collections import Counter
@@ -31,14 +31,14 @@ class Plan(Note):
 
 @dataclass(frozen=True)
 class RunOptions(Note):
-    """Of a run that is resumed: the workers cannot see its record."""
+    """The options of a resumed run: the workers cannot see its record."""
 
     MARK = "options"
     options: dict[str, Any]
 
 
 def free_bytes(hellos: Mapping[int, Hello]) -> dict[int, float]:
-    """What each node may use of its host's memory, shared with the host's other ranks."""
+    """Return what each node may use of its host's memory, shared with the host's other ranks."""
     ranks = Counter(hello.machine for hello in hellos.values())
     return {node: hello.free_bytes / ranks[hello.machine] for node, hello in hellos.items()}
 
@@ -46,7 +46,7 @@ def free_bytes(hellos: Mapping[int, Hello]) -> dict[int, float]:
 def answers_that_fit(
     wanted: int, need_bytes: Mapping[int, float], room_bytes: Mapping[int, float]
 ) -> tuple[int, int]:
-    """`need_bytes`: of one answer on each node. -> how many there is memory for, and the node that lets no more.
+    """Return how many answers there is memory for, and the node that allows no more. `need_bytes`: of one answer on each node.
 
     Raises Unservable where there is not enough for one.
     """
@@ -61,7 +61,7 @@ def answers_that_fit(
 
 
 def threads_for(hellos: Mapping[int, Hello], wanted: int) -> dict[int, int]:
-    """Compute threads of each node: as wanted, if it has as many cores, or the host's cores shared by its ranks."""
+    """Return each node's compute threads: as wanted, if it has as many cores, or the host's cores shared by its ranks."""
     ranks = Counter(hello.machine for hello in hellos.values())
     return {
         node: min(wanted, hello.cores) or max(1, hello.cores // ranks[hello.machine])
@@ -69,10 +69,10 @@ def threads_for(hellos: Mapping[int, Hello], wanted: int) -> dict[int, int]:
     }
 
 
-def notices_about_settings(
+def option_notices(
     hellos: Mapping[int, Hello], settings: Settings, holders: int, vocabulary: int
 ) -> Iterator[str]:
-    """A line for each option that asks for more than there is, or has no effect. `holders`: of a block's copies, at the most."""
+    """Yield a line for each option that asks for more than there is, or has no effect. `holders`: of a block's copies, at the most."""
     yield from idle(settings)
     few = {hello.host: hello.cores for hello in hellos.values() if hello.cores < settings.threads}
     if few:
@@ -87,7 +87,7 @@ def notices_about_settings(
 
 
 def idle(settings: Settings) -> Iterator[str]:
-    """A line for those that have no effect, for each reason."""
+    """Yield a line for the options that have no effect, for each reason."""
     ladder, usual = settings.on_fault, Settings()
     for names, have_effect, need in (
         (("draft_tokens",), settings.draft, "--draft"),
@@ -98,19 +98,17 @@ def idle(settings: Settings) -> Iterator[str]:
         (("max_skipped", "never_skip"), "skip" in ladder, f"skip in --on-fault, which is {ladder}"),
     ):
         asked = {name: getattr(settings, name) for name in names}
-        without_effect = [
-            f"{flag(name)} {value}" for name, value in asked.items() if value != getattr(usual, name)
-        ]
-        if without_effect and not have_effect:
-            verb = "has no effect: it needs" if len(without_effect) == 1 else "have no effect: they need"
-            yield f"{', '.join(without_effect)} {verb} {need}"
+        given = [f"{flag(name)} {value}" for name, value in asked.items() if value != getattr(usual, name)]
+        if given and not have_effect:
+            verb = "has no effect: it needs" if len(given) == 1 else "have no effect: they need"
+            yield f"{', '.join(given)} {verb} {need}"
 
 
 def hand_out(
     link: Link, placement: Placement, copies: Mapping[Block, Sequence[int]], threads: Mapping[int, int],
     dtype: str, pieces: list[int],
 ) -> None:  # fmt: skip
-    """Tell every worker that is there what it holds."""
+    """Tell every worker what it holds."""
     for node in threads.keys() - {END_USER}:
         copied = [block for block, nodes in copies.items() if node in nodes]
         plan = Plan(list(placement[node]), copied, threads[node], dtype, pieces)
@@ -119,20 +117,20 @@ def hand_out(
 
 
 def receive_plan(link: Link, timeout_s: float, clock: Clock) -> Plan | None:
-    """A worker's plan; None if the end user has called the run off. Raises Silence or Lost."""
+    """Receive a worker's plan; None if the end user has called the run off. Raises Silence or Lost."""
     message = next_message(link, timeout_s, clock)
     return None if message.kind is Kind.GOODBYE else Plan.of(read_note(message))
 
 
 def hand_settings(link: Link, options: Mapping[str, Any]) -> None:
-    """Tell every worker the options of a run that is resumed."""
+    """Tell every worker the options of a resumed run."""
     for node in range(1, link.size):
         with contextlib.suppress(Lost):
             link.send(node, RunOptions(dict(options)).pack())
 
 
 def receive_settings(link: Link, timeout_s: float, clock: Clock) -> dict[str, Any] | None:
-    """None if the end user has called the run off. Raises Silence or Lost."""
+    """Receive them; None if the end user has called the run off. Raises Silence or Lost."""
     message = next_message(link, timeout_s, clock)
     return None if message.kind is Kind.GOODBYE else RunOptions.of(read_note(message)).options
 

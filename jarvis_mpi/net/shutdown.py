@@ -1,4 +1,4 @@
-"""The end of a run, for all ranks and for one alone: nothing is left running, and nobody waits for ever."""
+"""Ends a run, for all ranks or for one alone: nothing is left running, and no rank waits for ever."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from .launch_agents import HOST
 
 
 def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> dict[int, int]:
-    """The end user ends the run. -> each node's peak of resident memory in bytes, of those that say farewell.
+    """End the run, as the end user. -> each node's peak of resident memory in bytes, of those that say farewell.
 
     Nobody waits for the `silent`. Those that said it wait for `release`.
     """
@@ -46,7 +46,7 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
 
 
 def release(link: Link, together: bool) -> None:
-    """The very last: mpirun may take the job for ended, and stop listening, once the workers have left.
+    """Let the workers leave, last of all: mpirun may then take the job for ended, and stop listening.
 
     Only if all have said farewell they part `together`: see MpiLink.leave.
     """
@@ -54,7 +54,7 @@ def release(link: Link, together: bool) -> None:
 
 
 def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:
-    """-> the nodes that are found to be lost: the link tells of each but once."""
+    """Say goodbye to all. -> the nodes that are found to be lost: the link names each only once."""
     message, lost = Message(Kind.GOODBYE, body=body).pack(), set[int]()
     for speak in (
         *(partial(link.send, node, message) for node in range(1, link.size)),
@@ -81,7 +81,7 @@ def end_processes(hellos: Mapping[int, Hello], silent: Collection[int]) -> None:
 
 
 def end_stand_ins(nodes: Collection[int]) -> None:
-    """End what stands here for ranks on other hosts (launch.rank and its ssh): mpirun waits for it as well."""
+    """End what stands here for ranks on other hosts (launch_agents.rank and its ssh): mpirun waits for it, too."""
     ours = {(os.environ.get("PMIX_NAMESPACE"), str(node)) for node in nodes}
     for process in psutil.process_iter() if ours else ():
         with contextlib.suppress(psutil.Error):
@@ -97,13 +97,13 @@ def end_stand_ins(nodes: Collection[int]) -> None:
 
 
 def peak_bytes() -> int:
-    """This process's largest resident set so far."""
+    """Return this process's largest resident set so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
-    """A worker's last words, after the end user's goodbye. -> whether all part together."""
+    """Say a worker's last words, after the end user's goodbye. -> whether all leave together."""
     try:
         link.send(END_USER, Farewell(link.me, peak_bytes()).pack())
         # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
@@ -113,7 +113,7 @@ def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
 
 
 def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
-    """What comes with the next goodbye; other messages no longer matter. Raises Silence or Lost."""
+    """Return the body of the next goodbye; other messages no longer matter. Raises Silence or Lost."""
     while True:
         message = next_message(link, timeout_s, clock)
         if message.kind is Kind.GOODBYE:
@@ -121,7 +121,7 @@ def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
 
 
 def give_up(link: Link, sentence: str, timeout_s: float, clock: Clock) -> bool:
-    """A worker tells the end user why it cannot take part. -> whether all part together."""
+    """Tell the end user why this worker cannot take part. -> whether all leave together."""
     try:
         link.send(END_USER, GivesUp(link.me, platform.node(), sentence).pack())
         await_goodbye(link, timeout_s, clock)
@@ -131,7 +131,7 @@ def give_up(link: Link, sentence: str, timeout_s: float, clock: Clock) -> bool:
 
 
 def die(link: Link, traceback: str, by_signal: bool) -> NoReturn:
-    """A worker's end after an exception that nobody foresaw: in a way that the others survive and, if they can, notice.
+    """End a worker after an unforeseen exception, so that the others survive and, if they can, notice.
 
     `by_signal`: Open MPI 5.0 tells ranks that share memory of no other end. MPICH's launcher ends the run for a
     signal, but not for a rank that just leaves: its silence shows.

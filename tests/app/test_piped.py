@@ -14,7 +14,7 @@ from jarvis_mpi.app import record_path
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.net.plan import notices_about_settings
+from jarvis_mpi.net.plan import option_notices
 
 READ = """
 import json, sys, time
@@ -177,22 +177,17 @@ class Host:
 
 def test_what_asks_for_too_much_is_noticed():
     hellos = {0: Host(4, "laptop"), 1: Host(2)}
-    lines = list(
-        notices_about_settings(hellos, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300)
-    )
+    lines = list(option_notices(hellos, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300))
     assert lines == [
         "--threads 3 is more than the 2 cores of pi: a node has as many as its host's cores",
         "--copies 9 is more than there are nodes for: a block has 1 at the most",
         "--top-k 999 is more than the 300 tokens that the model knows: it draws among all",
     ]
     assert (
-        list(
-            notices_about_settings(hellos, Settings(threads=2, copies=1, top_k=300, temperature=1.0), 1, 300)
-        )
-        == []
+        list(option_notices(hellos, Settings(threads=2, copies=1, top_k=300, temperature=1.0), 1, 300)) == []
     )
     assert "needs copy in --on-fault" in next(
-        notices_about_settings(hellos, Settings(copies=9, on_fault="skip"), 0, 300)
+        option_notices(hellos, Settings(copies=9, on_fault="skip"), 0, 300)
     )
-    assert list(notices_about_settings(hellos, Settings(streams=2, prompts="file"), 1, 300)) == []
-    assert "is of --prompts alone" in next(notices_about_settings(hellos, Settings(streams=2), 1, 300))
+    assert list(option_notices(hellos, Settings(streams=2, prompts="file"), 1, 300)) == []
+    assert "is of --prompts alone" in next(option_notices(hellos, Settings(streams=2), 1, 300))
