@@ -16,6 +16,7 @@ from ..common.errors import Unservable
 from ..common.layers import END_USER
 from ..common.messages import say
 from ..common.options import parse
+from ..common.settings import Settings
 from ..model.light_imports import leave_out_for_good
 from ..net import shutdown
 from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
@@ -75,22 +76,7 @@ def internal(module: str, name: str, count: int, words: list[str]) -> int | str 
 
 def run(words: list[str]) -> NoReturn:
     """Run one rank."""
-    try:
-        speaks = complains()
-        end_without_keepalive()
-    except variables.Wrong as error:
-        say(str(error))
-        sys.exit(USAGE)
-    try:
-        with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
-            settings = parse(words)
-            settings.checked(words_alone=bool(settings.resume))
-        debugged = variables.debugged_wings()
-    except (Unservable, variables.Wrong) as error:
-        if speaks:
-            say(str(error))
-        # Another rank's status would have mpirun end the one that speaks, before it has.
-        sys.exit(USAGE if speaks else 0)
+    settings, speaks, debugged = asked(words)
     if sentence := crowded():
         end_run(sentence)
     if debugged:
@@ -99,23 +85,7 @@ def run(words: list[str]) -> NoReturn:
         debug_log.start(debugged)
     if speaks:
         aloud.begin(f"looking for {settings.model}")
-    from ..net.mpi_link import MpiLink
-
-    report_phase(StartPhase.IN_MPI_INIT)
-    try:
-        link = MpiLink(settings.start_timeout_s, speaks)
-    except Unservable as error:
-        if speaks:
-            say(str(error))
-        os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
-    report_phase(StartPhase.JOINED)
-    if "net" in debugged:
-        from ..net.logged_link import logged
-
-        link = logged(link)
-    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
-        time.sleep(SETTLED_S)
-        shutdown.die(link, "", by_signal=True)
+    link = joined(settings, speaks, debugged)
     status, together = FAILED, False
     try:
         if link.me == END_USER:
@@ -140,6 +110,49 @@ def run(words: list[str]) -> NoReturn:
     # mpirun's status is the end user's, which says what went wrong; if that one is gone, the workers'.
     gone = END_USER in link.lost
     link.leave(status if link.me == END_USER or gone else 0, together)
+
+
+def asked(words: list[str]) -> tuple[Settings, bool, frozenset[str]]:
+    """-> the settings, whether this rank says what is wrong, the wings whose messages are logged. Ends at a wrong word."""
+    try:
+        speaks = complains()
+        end_without_keepalive()
+    except variables.Wrong as error:
+        say(str(error))
+        sys.exit(USAGE)
+    try:
+        with contextlib.redirect_stdout(sys.stdout if speaks else io.StringIO()):
+            settings = parse(words)
+            settings.checked(words_alone=bool(settings.resume))
+        debugged = variables.debugged_wings()
+    except (Unservable, variables.Wrong) as error:
+        if speaks:
+            say(str(error))
+        # Another rank's status would have mpirun end the one that speaks, before it has.
+        sys.exit(USAGE if speaks else 0)
+    return settings, speaks, debugged
+
+
+def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLink":
+    """Join the other ranks. Ends where MPI cannot."""
+    from ..net.mpi_link import MpiLink
+
+    report_phase(StartPhase.IN_MPI_INIT)
+    try:
+        link = MpiLink(settings.start_timeout_s, speaks)
+    except Unservable as error:
+        if speaks:
+            say(str(error))
+        os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
+    report_phase(StartPhase.JOINED)
+    if "net" in debugged:
+        from ..net.logged_link import logged
+
+        link = logged(link)
+    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
+        time.sleep(SETTLED_S)
+        shutdown.die(link, "", by_signal=True)
+    return link
 
 
 def give_up(link: "MpiLink", sentence: str) -> bool:

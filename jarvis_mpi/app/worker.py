@@ -43,13 +43,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             beats.beat_s = settings.beat_s
         folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
         patch_info = patches_here(settings)
-        has_a_part = checkpoint.delivered(folder) is not None
-        report(
-            link,
-            hello(
-                link.me, checkpoint.fingerprint(folder), has_a_part, patch_info.digest if patch_info else ""
-            ),
-        )
+        introduce(link, folder, patch_info)
         from ..model.light_imports import light_imports
 
         with light_imports():
@@ -96,6 +90,12 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         beats.say = made.beat
         given_up = made.serve(settings.idle_timeout_s)
     return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
+
+
+def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> None:
+    """Say to the end user who this node is and what it has."""
+    has_a_part, digest = checkpoint.delivered(folder) is not None, patch_info.digest if patch_info else ""
+    report(link, hello(link.me, checkpoint.fingerprint(folder), has_a_part, digest))
 
 
 def patches_here(settings: Settings) -> patch.PatchInfo | None:
