@@ -29,7 +29,7 @@ def main() -> None:
     for step in steps:
         hops = run.hops[run.hops["step"] == step]
         runs = tuple(
-            Run(hop["node"], range(hop["first_layer"], hop["first_layer"] + hop["layers"]), hop["rows"], hop["wait_s"],
+            Run(hop["node"], range(hop["first_layer"], hop["first_layer"] + hop["layers"]), int(hop["rows"]), hop["wait_s"],
                 hop["compute_s"], hop["previous_send_s"], hop["received_bytes"], hop["at_s"], bool(hop["patch"]),
                 Vitals(hop["memory_kib"], hop["temperature_c"], hop["clock_mhz"]))
             for hop in hops

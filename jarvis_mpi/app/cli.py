@@ -76,6 +76,44 @@ def internal(module: str, name: str, count: int, words: list[str]) -> int | str 
 
 def run(words: list[str]) -> NoReturn:
     """Run one rank."""
+    settings, speaks, debugged = asked(words)
+    if sentence := crowded():
+        end_run(sentence)
+    if debugged:
+        from . import debug_log
+
+        debug_log.start(debugged)
+    if speaks:
+        aloud.begin(f"looking for {settings.model}")
+    link = joined(settings, speaks, debugged)
+    status, together = FAILED, False
+    try:
+        if link.me == END_USER:
+            from .end_user import end_user
+
+            status, together = end_user(link, settings, words)
+        else:
+            from .worker import worker
+
+            status, together = worker(link, settings)
+    except (Unservable, Lost, Silence, output.Unwritable) as error:
+        together = give_up(link, getattr(error, "sentence", "") or str(error))
+    except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
+        if link.me != END_USER:
+            shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
+        traceback.print_exc()
+        together = give_up(link, "the end user failed: the traceback is above")
+    new_file.give_back()
+    with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
+        sys.stdout.flush()
+    sys.stderr.flush()
+    # mpirun's status is the end user's, which says what went wrong; if that one is gone, the workers'.
+    gone = END_USER in link.lost
+    link.leave(status if link.me == END_USER or gone else 0, together)
+
+
+def asked(words: list[str]) -> tuple[Settings, bool, frozenset[str]]:
+    """-> the settings, whether this rank says what is wrong, the wings whose messages are logged. Ends at a wrong word."""
     try:
         speaks = complains()
         end_without_keepalive()
@@ -92,30 +130,11 @@ def run(words: list[str]) -> NoReturn:
             say(str(error))
         # Another rank's status would have mpirun end the one that speaks, before it has.
         sys.exit(USAGE if speaks else 0)
-    if sentence := crowded():
-        end_run(sentence)
-    if debugged:
-        from . import debug_log
-
-        debug_log.start(debugged)
-    if speaks:
-        aloud.begin(f"looking for {settings.model}")
-    link = joined_link(settings, speaks, "net" in debugged)
-    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
-        time.sleep(SETTLED_S)
-        shutdown.die(link, "", by_signal=True)
-    status, together = take_part(link, settings, words)
-    new_file.give_back()
-    with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
-        sys.stdout.flush()
-    sys.stderr.flush()
-    # mpirun's status is the end user's, which says what went wrong; if that one is gone, the workers'.
-    gone = END_USER in link.lost
-    link.leave(status if link.me == END_USER or gone else 0, together)
+    return settings, speaks, debugged
 
 
-def joined_link(settings: Settings, speaks: bool, logs: bool) -> "MpiLink":
-    """Join the other ranks by MPI. Ends the process where that fails."""
+def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLink":
+    """Join the other ranks. Ends where MPI cannot."""
     from ..net.mpi_link import MpiLink
 
     report_phase(StartPhase.IN_MPI_INIT)
@@ -126,30 +145,14 @@ def joined_link(settings: Settings, speaks: bool, logs: bool) -> "MpiLink":
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
     report_phase(StartPhase.JOINED)
-    if logs:
+    if "net" in debugged:
         from ..net.logged_link import logged
 
         link = logged(link)
+    if ABSENT in os.environ:  # launch_agents.rank could not start it on its host, and said why
+        time.sleep(SETTLED_S)
+        shutdown.die(link, "", by_signal=True)
     return link
-
-
-def take_part(link: "MpiLink", settings: Settings, words: list[str]) -> tuple[int, bool]:
-    """Be the end user or a worker until the run is over. -> exit status, and whether all ranks leave together."""
-    try:
-        if link.me == END_USER:
-            from .end_user import end_user
-
-            return end_user(link, settings, words)
-        from .worker import worker
-
-        return worker(link, settings)
-    except (Unservable, Lost, Silence, output.Unwritable) as error:
-        return FAILED, give_up(link, getattr(error, "sentence", "") or str(error))
-    except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
-        if link.me != END_USER:
-            shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
-        traceback.print_exc()
-        return FAILED, give_up(link, "the end user failed: the traceback is above")
 
 
 def give_up(link: "MpiLink", sentence: str) -> bool:

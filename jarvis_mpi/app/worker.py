@@ -15,7 +15,7 @@ from ..common.settings import Settings
 from ..model import checkpoint, patch
 from ..net.handshake import hello, report
 from ..net.heartbeat import beating
-from ..net.plan import Plan, ready, receive_plan, receive_settings
+from ..net.plan import ready, receive_plan, receive_settings
 from ..net.shutdown import farewell
 from ..net.vitals import looking
 from ..protocol.journal import Journalled
@@ -43,23 +43,28 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             beats.beat_s = settings.beat_s
         folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
         patch_info = patches_here(settings)
-        has_a_part = checkpoint.delivered(folder) is not None
-        report(
-            link,
-            hello(
-                link.me, checkpoint.fingerprint(folder), has_a_part, patch_info.digest if patch_info else ""
-            ),
-        )
-        import_model(folder)
+        introduce(link, folder, patch_info)
+        from ..model.light_imports import light_imports
+
+        with light_imports():
+            import torch
+
+            from ..model.family import import_family, load_config, quiet
+            from ..model.stage import Stage
+
+            quiet()
+            import_family(load_config(folder))
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
         if plan is None:
             return 0, farewell(link, SHUTDOWN_S, time.monotonic)
         checkpoint.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))
         begun = time.monotonic()
-        own = load_stages(folder, plan, settings)
+        torch.set_num_threads(plan.threads)
+        dtype = getattr(torch, plan.dtype)
+
+        own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
         paces = [Pace(*stage.warm_up(plan.pieces, time.perf_counter)) for stage in own]
         loaded_s = time.monotonic() - begun
-        dtype = dtype_named(plan.dtype)
         if settings.pace_s:
             paces = [pace.slowed_to(settings.pace_s) for pace in paces]
         pace = (paces[0] if paces else Pace(settings.pace_s)) if settings.pace_s else None
@@ -87,33 +92,10 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
     return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
-def import_model(folder: Path) -> None:
-    """Import torch, what a stage needs, and the model's own classes."""
-    from ..model.light_imports import light_imports
-
-    with light_imports():
-        from ..model import stage  # noqa: F401 (for later, while imports are light)
-        from ..model.family import import_family, load_config, quiet
-
-        quiet()
-        import_family(load_config(folder))
-
-
-def dtype_named(name: str) -> "torch.dtype":
-    import torch
-
-    return getattr(torch, name)
-
-
-def load_stages(folder: Path, plan: Plan, settings: Settings) -> list["Stage"]:
-    """Load the node's own blocks."""
-    import torch
-
-    from ..model.stage import Stage
-
-    torch.set_num_threads(plan.threads)
-    dtype = dtype_named(plan.dtype)
-    return [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
+def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> None:
+    """Say to the end user who this node is and what it has."""
+    has_a_part, digest = checkpoint.delivered(folder) is not None, patch_info.digest if patch_info else ""
+    report(link, hello(link.me, checkpoint.fingerprint(folder), has_a_part, digest))
 
 
 def patches_here(settings: Settings) -> patch.PatchInfo | None:
