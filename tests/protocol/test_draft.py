@@ -262,18 +262,8 @@ class Sometimes(NoProposals):
         self.right += right
 
 
-@pytest.mark.parametrize(
-    ("family", "temperature"),
-    [
-        ("llama", 0.0),
-        ("gemma", 0.0),
-        ("gemma3_text", 0.0),
-        ("qwen2", 0.0),
-        ("gpt2", 0.0),
-        ("llama", 1.5),
-        ("gpt2", 1.5),
-    ],
-)
+@pytest.mark.parametrize("family", ["llama", "gemma", "gemma3_text", "qwen2", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(1.5, marks=pytest.mark.very_slow)])
 def test_the_text_is_the_one_without_drafts(family, temperature, tmp_path):
     folder = tiny.make(family, tmp_path)
     prompt = [1, 5, 9, 17, 33, 2 + 40, 60, 11, 12, 13, 14]

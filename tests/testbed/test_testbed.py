@@ -140,7 +140,7 @@ def test_4_layers_that_were_not_delivered_are_named_before_the_run():
     assert "Traceback" not in done.stderr
 
 
-def test_5_with_parts_delivered_a_host_that_is_down_is_done_without():
+def test_5_with_parts_delivered_a_host_that_is_down_is_bypassed():
     """Nobody else has its layers but the one that was sent copies of them."""
     own_hosts.off(3)
     words = ("mpirun", "-hostfile", str(HOSTFILE), "-n", "6", sys.executable, "-m", "jarvis_mpi")
