@@ -120,11 +120,7 @@ def test_without_a_host_from_the_start_the_others_answer_and_say_so(
 
 
 @pytest.mark.parametrize("moment", ["its shell starts", "it loads"])
-<<<<<<< HEAD
 def test_a_host_lost_while_it_starts_is_bypassed(small, moment, tmp_path):
-=======
-def test_a_host_lost_on_its_way_is_bypassed(small, moment, tmp_path):
->>>>>>> h-p
     run = start(*words_for(small, tmp_path / "run.h5"))
     await_on(2, "libc.so" if moment == "its shell starts" else "libtorch_cpu")
     own_processes.kill(2)
