@@ -34,13 +34,13 @@ SHUTDOWN_S = 30.0  # longest wait for the others at the end
 
 def worker(link: Link, settings: Settings) -> tuple[int, bool]:
     """Serve until the run is over. -> exit status, and whether all ranks leave together."""
-    with beating(link, settings.beat_s) as beats:
+    with beating(link, settings.beat_s) as heartbeat:
         if settings.resume:
             options = receive_settings(link, settings.start_timeout_s, time.monotonic)
             if options is None:
                 return 0, farewell(link, SHUTDOWN_S, time.monotonic)
             settings = Settings.of(options)
-            beats.beat_s = settings.beat_s
+            heartbeat.beat_s = settings.beat_s
         folder = checkpoint.locate(settings.model, say, settings.start_timeout_s)
         patch_info = patches_here(settings)
         introduce(link, folder, patch_info)
@@ -87,7 +87,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         made = fault_injection.FaultyWorker(orders, *parts) if orders else Worker(*parts)
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
-        beats.say = made.beat
+        heartbeat.say = made.beat
         given_up = made.serve(settings.idle_timeout_s)
     return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
 

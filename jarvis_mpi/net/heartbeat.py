@@ -8,7 +8,7 @@ from ..protocol.link import Link
 from ..protocol.wire import Beat
 
 
-class Beats:
+class Heartbeat:
     """What a beat sends, and how often."""
 
     def __init__(self, link: Link, beat_s: float):
@@ -18,18 +18,18 @@ class Beats:
 
 
 @contextmanager
-def beating(link: Link, beat_s: float) -> Iterator[Beats]:
+def beating(link: Link, beat_s: float) -> Iterator[Heartbeat]:
     """Send a beat every `beat_s` seconds inside the `with`."""
-    beats, stop = Beats(link, beat_s), threading.Event()
+    heartbeat, stop = Heartbeat(link, beat_s), threading.Event()
 
     def go() -> None:
-        while not stop.wait(beats.beat_s):
-            beats.say()
+        while not stop.wait(heartbeat.beat_s):
+            heartbeat.say()
 
     thread = threading.Thread(target=go, name="beats", daemon=True)
     thread.start()
     try:
-        yield beats
+        yield heartbeat
     finally:
         stop.set()
         thread.join(1.0)

@@ -21,7 +21,7 @@ from ..protocol.link import Link, Lost, Silence
 from ..protocol.wire import Kind, Message, note, read_note
 from ..record.links_file import Measured
 
-ROUND_TRIPS = 9
+SAMPLES = 9
 BYTES = (1 << 14, 1 << 17, 1 << 20, 1 << 24)  # sent in turn, until one takes ENOUGH_S
 ENOUGH_S = 0.1
 NAN = float("nan")
@@ -74,10 +74,8 @@ def serve(link: Link, clock: Clock) -> None:
 
 
 def between(link: Link, node: int, clock: Clock) -> Measured:
-    round_trips_s = [time_transfer(link, node, 0, clock) for _ in range(ROUND_TRIPS + 1)][
-        1:
-    ]  # the first one connects
-    round_trip_s, kbit_s = statistics.median(round_trips_s), float("nan")
+    rtts_s = [time_transfer(link, node, 0, clock) for _ in range(SAMPLES + 1)][1:]  # the first one connects
+    round_trip_s, kbit_s = statistics.median(rtts_s), float("nan")
     for size in BYTES:
         took_s = time_transfer(link, node, size, clock)
         kbit_s = 8e-3 * size / max(took_s - round_trip_s, took_s / 5)
