@@ -17,7 +17,7 @@ from jarvis_mpi.common.json_form import check, parsed
 from jarvis_mpi.common.layers import Case
 from jarvis_mpi.record import hdf5
 from jarvis_mpi.record.study_file import WHOLE, case_of, table, texts
-from jarvis_mpi.study.grading import Answer, Grade, agreeing, grade, repetition
+from jarvis_mpi.study.grading import Grade, StudyAnswer, agreeing, grade, repetition
 from jarvis_mpi.study.tasks import wilson
 
 MOST_LAYERS = 10000
@@ -113,7 +113,7 @@ class Study:
         return json.loads(self.attributes.get("rankings", "{}"))
 
     @cached_property
-    def graded(self) -> list[tuple[Case, int, Answer, Grade]]:
+    def graded(self) -> list[tuple[Case, int, StudyAnswer, Grade]]:
         """Case, prompt's number, answer and grade of all that is done."""
         found = []
         for number in range(len(self.prompts)):
@@ -128,10 +128,10 @@ class Study:
         return found
 
 
-def answer_of(payload: dict[str, Any], whole: dict[str, Any]) -> Answer:
+def answer_of(payload: dict[str, Any], whole: dict[str, Any]) -> StudyAnswer:
     nats = float("nan") if payload["nats"] is None else payload["nats"]
     ids = payload["ids"]
-    return Answer(payload["text"], len(ids), nats, repetition(ids), agreeing(ids, whole["ids"]))
+    return StudyAnswer(payload["text"], len(ids), nats, repetition(ids), agreeing(ids, whole["ids"]))
 
 
 def read(path: Path) -> Study:

@@ -165,7 +165,7 @@ def farthest(config: Any, folder: Path) -> float:
 
 
 @torch.inference_mode()
-def generated(model: Any, asked: trial.Asked, seed: int) -> trial.Reference:
+def generated(model: Any, asked: trial.TrialText, seed: int) -> trial.Reference:
     """The greedy answer of `generate` to random tokens, with its own cache."""
     among = torch.Generator().manual_seed(seed)
     prompt = torch.randint(3, model.config.vocab_size, (1, asked.prompt), generator=among)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.arguments import parser
 from jarvis_mpi.protocol.events import Token
-from jarvis_mpi.protocol.wire import Kind, Message, Run, Vitals
+from jarvis_mpi.protocol.wire import Kind, Message, StageRun, Vitals
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.writer import Record
 
@@ -29,7 +29,7 @@ def main() -> None:
     for step in steps:
         hops = run.hops[run.hops["step"] == step]
         runs = tuple(
-            Run(hop["node"], range(hop["first_layer"], hop["first_layer"] + hop["layers"]), int(hop["rows"]), hop["wait_s"],
+            StageRun(hop["node"], range(hop["first_layer"], hop["first_layer"] + hop["layers"]), int(hop["rows"]), hop["wait_s"],
                 hop["compute_s"], hop["previous_send_s"], hop["received_bytes"], hop["at_s"], bool(hop["patch"]),
                 Vitals(hop["memory_kib"], hop["temperature_c"], hop["clock_mhz"]))
             for hop in hops

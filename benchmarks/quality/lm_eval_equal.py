@@ -23,7 +23,7 @@ from jarvis_mpi.model.family import dtype_of, load_config, quiet
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record import study_file
 from jarvis_mpi.study.scorer import Scorer, encoded
-from jarvis_mpi.study.tasks import Question, questions
+from jarvis_mpi.study.tasks import TaskQuestion, questions
 
 SUBJECTS = ("anatomy", "world_religions", "high_school_geography")
 BIGBENCH = ("general_knowledge", "social_iqa")
@@ -74,7 +74,7 @@ def mmlu_task(
     )
 
 
-def bigbench_task(name: str, asked: list[Question], scratch: Path, theirs: Path) -> str:
+def bigbench_task(name: str, asked: list[TaskQuestion], scratch: Path, theirs: Path) -> str:
     rows = [
         {"inputs": question.context, "targets": [question.choices[question.answer].removeprefix(" ")],
          "multiple_choice_targets": [choice.removeprefix(" ") for choice in question.choices],
@@ -136,7 +136,7 @@ def main() -> None:
         folder = checkpoint.locate(model, print)
         text, scorer = Text(folder), Scorer(folder, dtype_of(load_config(folder), "float32"))
         with tempfile.TemporaryDirectory() as where:
-            scratch, ours = Path(where), dict[str, list[Question]]()
+            scratch, ours = Path(where), dict[str, list[TaskQuestion]]()
             for shots in (0, 5):
                 for subject in SUBJECTS:
                     name = f"ours_mmlu_{subject}_{shots}"

@@ -31,9 +31,9 @@ def graded(chain: Chain, text: Text, prose_nats: float, prompts: Sequence[str], 
         said, cost = chain.scorer.answer(ids, through, ANSWER, text.end_ids)
         return said, float("nan") if cost is None else cost
 
-    def answered(ids: list[int], hops: Sequence[Hop], how: str, whole: Sequence[int]) -> grading.Answer:
+    def answered(ids: list[int], hops: Sequence[Hop], how: str, whole: Sequence[int]) -> grading.StudyAnswer:
         said, cost = said_by(ids, hops, how)
-        return grading.Answer(
+        return grading.StudyAnswer(
             text.tokenizer.decode(said),
             len(said),
             cost,
@@ -45,7 +45,7 @@ def graded(chain: Chain, text: Text, prose_nats: float, prompts: Sequence[str], 
         ids = text.ids_of(prompt)
         said, _ = said_by(ids, chain.hops((), "skip"), "skip")
         whole = answered(ids, chain.hops((), "skip"), "skip", said)
-        known: dict[tuple, grading.Answer] = {}
+        known: dict[tuple, grading.StudyAnswer] = {}
         for count, dead in (
             (count, dead) for count, of in enumerate(deaths(chain, 4)) if count for dead in of[:choices]
         ):

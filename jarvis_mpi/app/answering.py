@@ -8,7 +8,7 @@ from .batch import Batch
 from .chat import chat
 from .conversation import Conversation
 from .keyboard import Keyboard
-from .opening import Asked
+from .opening import RunTask
 from .screen import Shows
 
 
@@ -18,7 +18,7 @@ class Outcome(NamedTuple):
 
 
 def answer_all(
-    conversation: Conversation, asked: Asked, at_once: int, keyboard: Keyboard | None, screen: Shows
+    conversation: Conversation, asked: RunTask, at_once: int, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
     """Answer what is asked; first, what a resumed run had begun. `at_once`: answers in flight, of --prompts."""
     try:
@@ -33,14 +33,14 @@ def answer_all(
         return Outcome(error.sentence, False)
 
 
-def answer_prompts(conversation: Conversation, asked: Asked, at_once: int, screen: Shows) -> Outcome:
+def answer_prompts(conversation: Conversation, asked: RunTask, at_once: int, screen: Shows) -> Outcome:
     before = asked.before.questions if asked.before else ()
     failed = Batch(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
     return Outcome(f"{failed} of {len(asked.prompts)} prompts could not be answered" if failed else "", True)
 
 
 def answer_person(
-    conversation: Conversation, asked: Asked, keyboard: Keyboard | None, screen: Shows
+    conversation: Conversation, asked: RunTask, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
     """Answer one prompt, or a chat."""
     last = asked.before.questions[-1] if asked.before and asked.before.questions else None

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..common.errors import Unanswerable, Unservable, concerns
-from ..common.prompt_file import Asked
+from ..common.prompt_file import PromptLine
 from ..common.settings import short
 from ..model.askable import askable
 from ..protocol.events import Token
@@ -29,12 +29,14 @@ class Batch:
     ):
         """`before`: what the resumed run had asked."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
-        self.under_way: dict[int, tuple[Asked, Answering]] = {}  # sequence -> what is asked, and what comes
+        self.under_way: dict[
+            int, tuple[PromptLine, Answering]
+        ] = {}  # sequence -> what is asked, and what comes
         self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
         self.printed = self.failed = 0
         self.next_sequence = 0
 
-    def ask_all(self, questions: Sequence[Asked]) -> int:
+    def ask_all(self, questions: Sequence[PromptLine]) -> int:
         """-> how many could not be answered. Raises Unservable if too few nodes are left, or `before` is something else."""
         self.order, waiting = [asked.number for asked in questions], deque(questions)
         ended = ""
@@ -57,11 +59,11 @@ class Batch:
                 self.end(sequence, ended)
         return self.failed
 
-    def fill(self, waiting: deque[Asked]) -> None:
+    def fill(self, waiting: deque[PromptLine]) -> None:
         while waiting and len(self.under_way) < self.at_once:
             self.begin(waiting.popleft())
 
-    def begin(self, asked: Asked) -> None:
+    def begin(self, asked: PromptLine) -> None:
         """Ask it; what speaks against that is its line's error, and nobody else's."""
         try:
             if asked.wrong:
@@ -75,7 +77,7 @@ class Batch:
             return
         self.add_request(asked, ids)
 
-    def add_request(self, asked: Asked, ids: list[int]) -> None:
+    def add_request(self, asked: PromptLine, ids: list[int]) -> None:
         talk, asker = self.talk, self.talk.asker
         sequence, before = self.next_sequence, list[int]()
         question = self.before.popleft() if self.before else None
@@ -125,7 +127,7 @@ class Batch:
         broken = not coming.ended and ended != "interrupted"
         self.line(asked, **({"error": ended} if broken else asdict(answer)))
 
-    def line(self, asked: Asked, **what: Any) -> None:
+    def line(self, asked: PromptLine, **what: Any) -> None:
         self.lines[asked.number] = {"line": asked.number, "prompt": asked.prompt, **what}
         while self.printed < len(self.order) and self.order[self.printed] in self.lines:
             line = self.lines.pop(self.order[self.printed])

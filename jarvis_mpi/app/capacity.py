@@ -8,7 +8,7 @@ from ..model.tokenizer import Text
 from ..net.plan import answers_that_fit
 from ..protocol.request import WORTHWHILE_ROWS, pieces
 from .layout import Layout
-from .opening import Asked
+from .opening import RunTask
 from .served_model import ServedModel
 
 CHAT_ROWS = 64  # of a first question that is not known yet
@@ -21,7 +21,7 @@ class Capacity:
     pieces: list[int]  # of how many rows the longest prompt comes
 
 
-def capacity_of(asked: Asked, model: ServedModel, text: Text, layout: Layout) -> Capacity:
+def capacity_of(asked: RunTask, model: ServedModel, text: Text, layout: Layout) -> Capacity:
     """Return what the nodes have memory for; say so if it is less than was asked for. Raises Unservable where it is not one answer."""
     settings, workers = asked.settings, max(layout.placement)
     rows = prompt_rows(asked, text, model.context)
@@ -45,7 +45,7 @@ def capacity_of(asked: Asked, model: ServedModel, text: Text, layout: Layout) ->
     return Capacity(answers, prefill_rows, pieces(min(model.context, rows), prefill_rows, workers))
 
 
-def prompt_rows(asked: Asked, text: Text, context: int) -> int:
+def prompt_rows(asked: RunTask, text: Text, context: int) -> int:
     """Return how many tokens the longest prompt has. Raises Unservable where the only one cannot be asked."""
     if asked.settings.prompt is not None:
         return len(askable(text, (), asked.settings.prompt, context))

@@ -23,7 +23,7 @@ from .record_path import new_log
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunTask:
     """What a run is to do. `piped`: standard input; None in a chat, which reads its lines itself."""
 
     settings: Settings
@@ -32,7 +32,7 @@ class Asked:
     before: Run | None  # the resumed run
     piped: Piped | None
     prompt_option: str | None  # --prompt, without what came on standard input
-    prompts: Sequence[prompt_file.Asked] = ()  # of --prompts
+    prompts: Sequence[prompt_file.PromptLine] = ()  # of --prompts
     link_rates: Links = field(default_factory=dict)  # of the links between hosts, as doctor measured them
 
     @property
@@ -43,7 +43,7 @@ class Asked:
     def is_done(self) -> bool:
         return self.before is not None and self.before.ended == "done"
 
-    def with_standard_input(self) -> "Asked":
+    def with_standard_input(self) -> "RunTask":
         """Append what came there to the prompt, and say what is left out. Raises Unservable where it is no text."""
         settings = self.settings
         if not self.piped:
@@ -69,7 +69,7 @@ class ModelFiles:
     patches: patch.PatchInfo | None
 
 
-def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
+def open_run(link: Link, settings: Settings, words: Sequence[str]) -> RunTask:
     """Return what the command line's `words` ask, or the resumed run asked. Raises Unservable."""
     if link.size < 2:
         raise Unservable("there is no worker: start at least two ranks (mpirun -n 2 or more)")
@@ -81,7 +81,7 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
     prompt_option = (
         before.attributes.get(resume.PROMPT_OPTION, settings.prompt) if before else settings.prompt
     )
-    asked = Asked(settings, words, before.path if before else Path(), before, piped, prompt_option)
+    asked = RunTask(settings, words, before.path if before else Path(), before, piped, prompt_option)
     if not asked.is_done:
         asked = replace(asked, log=log_of(asked))
         if before:
@@ -94,7 +94,7 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> Asked:
     )
 
 
-def log_of(asked: Asked) -> Path:
+def log_of(asked: RunTask) -> Path:
     """Return where the record goes; a name that was asked for is claimed. Raises Unservable where no file can be made."""
     if asked.before:
         return asked.before.path
@@ -112,7 +112,7 @@ def check_faults(settings: Settings, ranks: int) -> None:
         raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {ranks - 1}")
 
 
-def print_done(asked: Asked) -> int:
+def print_done(asked: RunTask) -> int:
     """Print the answers of a resumed run that is already done. -> exit status. Raises Unservable."""
     assert asked.before
     if asked.piped and (sentence := resume.standard_input(asked.before, asked.words, asked.piped)):
@@ -124,7 +124,7 @@ def print_done(asked: Asked) -> int:
     return int(bool(failed or out.lost))
 
 
-def find_model(link: Link, asked: Asked) -> tuple[Asked, ModelFiles]:
+def find_model(link: Link, asked: RunTask) -> tuple[RunTask, ModelFiles]:
     """Find the model's files; return `asked` with the settings of its generation_config.json. Raises Unservable."""
     if warning := without_fault_tolerance(link.vendor):
         say(warning)

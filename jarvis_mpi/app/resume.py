@@ -12,7 +12,7 @@ from ..common.boundary import guarded
 from ..common.errors import Unservable
 from ..common.json_form import check
 from ..common.options import parse
-from ..common.prompt_file import Asked
+from ..common.prompt_file import PromptLine
 from ..common.settings import Settings, short
 from ..record import hdf5
 from ..record.repair import mend
@@ -127,7 +127,7 @@ def skipped_now(run: Run) -> bool:
     return bool(announcements) and announcements[-1].endswith("skipped")
 
 
-def print_again(run: Run, settings: Settings, asked: Sequence[Asked], out: "Answers | TextIO") -> int:
+def print_again(run: Run, settings: Settings, asked: Sequence[PromptLine], out: "Answers | TextIO") -> int:
     """Print what a run that is done had printed: who resumes it wants its output. -> how many lines have an error.
 
     Raises Unservable where the file of prompts is no longer what it was.

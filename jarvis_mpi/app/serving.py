@@ -33,7 +33,7 @@ from .conversation import Conversation
 from .json_lines import Lines
 from .keyboard import Keyboard
 from .layout import cluster_of
-from .opening import Asked, ModelFiles
+from .opening import ModelFiles, RunTask
 from .own_parts import OwnParts, load_own
 from .run_attributes import run_attributes
 from .screen import Screen, Shows
@@ -46,7 +46,7 @@ SPEAK_S = 10.0  # between questions about the workers' clocks, which drift apart
 Loaded = Mapping[int, Ready]  # what each worker said when it had its layers
 
 
-def serve(link: Link, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
+def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
     """Start the run, answer, and end it; `mine` is rank 0's hello.
 
     -> exit status, and whether all ranks part together. Raises Unservable.
@@ -117,7 +117,7 @@ def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> C
 
 
 def record_of(
-    asked: Asked, attributes: dict[str, Any], handshake: Handshake, screen: Shows
+    asked: RunTask, attributes: dict[str, Any], handshake: Handshake, screen: Shows
 ) -> tuple[Record, int]:
     """Begin or continue the run's record, with what happened at the start. -> it, and the first step's number."""
     before, step = asked.before, 0

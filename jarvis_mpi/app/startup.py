@@ -14,7 +14,7 @@ from ..net.plan import hand_out, option_notices, threads_for
 from ..protocol.expected_loss import ExpectedLoss
 from .capacity import Capacity, capacity_of
 from .layout import Layout, laid_out, loss_known
-from .opening import Asked, ModelFiles
+from .opening import ModelFiles, RunTask
 from .served_model import ServedModel, tokenizer_of, tried_model
 from .startup_laps import Laps
 
@@ -23,7 +23,7 @@ from .startup_laps import Laps
 class Start:
     """A run whose nodes have been told what to load."""
 
-    asked: Asked
+    asked: RunTask
     files: ModelFiles
     model: ServedModel
     text: Text
@@ -34,7 +34,7 @@ class Start:
     hosts: Mapping[int, str]  # of every node
 
 
-def start_run(handshake: Handshake, asked: Asked, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
+def start_run(handshake: Handshake, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps) -> Start:
     """Start the run; `mine` is rank 0's hello. Raises Unservable where it cannot be run."""
     model = tried_model(files.folder, asked.settings)
     laps.lap("trial_s")

@@ -23,7 +23,7 @@ SHAPES = frozenset(
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptLine:
     number: int  # of the line, from 1
     prompt: str
     wrong: str = ""  # why it cannot be asked
@@ -33,7 +33,7 @@ WHITE = " \t\n\r\v\f\x1a"  # characters of an empty line; the last one ends a fi
 OBJECT = 'write {"prompt": "..."}'
 
 
-def read(path: Path) -> list[Asked]:
+def read(path: Path) -> list[PromptLine]:
     """Return all prompts of a file, without empty lines. Raises Unservable if it cannot be read or holds none."""
     data = data_of("--prompts", path, "write the prompts into one, or pipe them into a chat")
     if b"\r" in data and b"\n" not in data:
@@ -59,48 +59,48 @@ def is_list(data: bytes) -> bool:
     return isinstance(content, list) and any(isinstance(each, dict) for each in content)
 
 
-def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[Asked]:
+def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[PromptLine]:
     for number, data in enumerate(lines, 1):
         try:
             line = data.decode().lstrip(MARK).rstrip("\r")
         except UnicodeDecodeError:
-            yield Asked(number, "", f"line {number} is not UTF-8 text: save the file as UTF-8")
+            yield PromptLine(number, "", f"line {number} is not UTF-8 text: save the file as UTF-8")
             continue
         if not line.strip(WHITE):
             continue
         if jsonl or line.lstrip(WHITE).startswith("{"):
             yield prompt_of(number, line)
         elif "\0" in line:
-            yield Asked(
+            yield PromptLine(
                 number, "", f"line {number} holds zero bytes, which no text has: save the file as UTF-8"
             )
         else:
-            yield Asked(number, line)
+            yield PromptLine(number, line)
 
 
-def prompt_of(number: int, line: str) -> Asked:
+def prompt_of(number: int, line: str) -> PromptLine:
     """Return the prompt of a line of JSON."""
     try:
         entry = json.loads(line, object_pairs_hook=once)
         prompt = entry["prompt"]
     except Twice:
-        return Asked(number, "", f'line {number} names "prompt" twice: leave one of them')
+        return PromptLine(number, "", f'line {number} names "prompt" twice: leave one of them')
     except (ValueError, RecursionError):
-        return Asked(number, "", f"line {number} is no JSON: {OBJECT}")
+        return PromptLine(number, "", f"line {number} is no JSON: {OBJECT}")
     except (KeyError, TypeError):
-        return Asked(number, "", no_prompt(number))
+        return PromptLine(number, "", no_prompt(number))
     if not isinstance(prompt, str):
-        return Asked(number, "", no_prompt(number))
+        return PromptLine(number, "", no_prompt(number))
     if not is_utf8(prompt):
-        return Asked(
+        return PromptLine(
             number, "", f"line {number} holds half a character, a lone \\ud800 to \\udfff: leave it out"
         )
     if own := sorted(SHAPES & set(entry)):
-        return Asked(
+        return PromptLine(
             number, "", f"line {number} asks for {', '.join(own)} of its own, which no line can: leave it out, or give it to all"
             f" lines as an option (python -m jarvis_mpi --help)"
         )  # fmt: skip
-    return Asked(number, prompt)
+    return PromptLine(number, prompt)
 
 
 class Twice(Exception):

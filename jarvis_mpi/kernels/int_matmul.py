@@ -26,7 +26,7 @@ BLOCK = {8: 64, 4: 32}  # bits of weights -> numbers of a row that share a scale
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """How x is stored beside weights of 8 or of 4 bits."""
 
     largest: int  # that a number of x is rounded to: 16 bits beside weights of 8, 8 bits beside weights of 4
@@ -38,8 +38,8 @@ class Layout:
 
 
 LAYOUTS = {
-    8: Layout(32767, INT16, 2, 2, 2 * LANES, 768),
-    4: Layout(127, BYTE, 1, 4, 4 * LANES, 1024),
+    8: BlockLayout(32767, INT16, 2, 2, 2 * LANES, 768),
+    4: BlockLayout(127, BYTE, 1, 4, 4 * LANES, 1024),
 }
 
 

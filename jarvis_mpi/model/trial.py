@@ -36,7 +36,7 @@ NEAR = 1e-4  # of the largest logit: the rounding of float32
 NOISE = NEAR / 10  # the rounding within the whole model, at the most: more could hide a difference
 
 
-class Asked(NamedTuple):
+class TrialText(NamedTuple):
     prompt: int  # tokens
     answer: int
 
@@ -49,20 +49,20 @@ class Reference(NamedTuple):
     logits: Tensor  # [answer, V], from which each of its tokens would be chosen
 
 
-def questions(context: int) -> list[Asked]:
+def questions(context: int) -> list[TrialText]:
     """Return the lengths to try: short; past a window with the answer, and with the prompt; past the first border of rotary tables, where the
     model takes such texts."""
     asked = [
-        Asked(WINDOW - 3, WINDOW + 3),
-        Asked(3 * WINDOW - 1, 5),
-        Asked(UNSCALED - 4, 9),
-        Asked(UNSCALED + 9, 5),
+        TrialText(WINDOW - 3, WINDOW + 3),
+        TrialText(3 * WINDOW - 1, 5),
+        TrialText(UNSCALED - 4, 9),
+        TrialText(UNSCALED + 9, 5),
     ]
     return [each for each in asked if each.prompt + each.answer <= context]
 
 
 @torch.inference_mode()
-def reference_of(model: Any, asked: Asked, seed: int) -> Reference:
+def reference_of(model: Any, asked: TrialText, seed: int) -> Reference:
     """Run a random text through the family's own forward, in one piece and without a cache.
 
     `generate` itself would import torch's compiler: seconds. tests/families.py holds the cut against it.
@@ -74,7 +74,7 @@ def reference_of(model: Any, asked: Asked, seed: int) -> Reference:
     return Reference(prompt.tolist(), answer.tolist(), logits)
 
 
-def noise_of(model: Any, reference: Reference, asked: Asked, seed: int) -> float:
+def noise_of(model: Any, reference: Reference, asked: TrialText, seed: int) -> float:
     """Return how far the whole model's logits are from those in float64; infinity where its code cannot run in float64."""
     try:
         with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
@@ -124,7 +124,7 @@ def twin_that_answers(config: Any) -> Any:
         try:
             with guarded(f"a model of kind {config.model_type!r} cannot be tried"):
                 model = make_twin(config, groups)
-                reference_of(model, Asked(2, 2), 0)
+                reference_of(model, TrialText(2, 2), 0)
                 return model
         except Shortage:
             raise

@@ -18,11 +18,11 @@ import psutil
 
 from ..common.errors import Unservable
 from ..common.output import run
-from .hostfile_lexer import NAMES, Kind, Token, tokens
+from .hostfile_lexer import NAMES, Lexeme, LexemeKind, tokens
 
 MOST_BYTES = 1 << 20
 MOST_RANKS = 1 << 16  # a record's rows count nodes by 16 bits
-END = Token(Kind.NEWLINE, "", 0)  # of the file
+END = Lexeme(LexemeKind.NEWLINE, "", 0)  # of the file
 HINTS = {
     "\r": r"Windows ends its lines so, mpirun stops with a parse error: sed -i 's/\r$//' {path}",
     "#": "mpirun takes no comment without a newline behind it: end the file with one",
@@ -93,13 +93,13 @@ def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
     found: dict[str, Host] = {}
     stream = chain(tokens(text), repeat(END))  # as mpirun's lexer, which returns 'done' again and again
     while (token := next(stream)) is not END:
-        if token.kind is Kind.NEWLINE:
+        if token.kind is LexemeKind.NEWLINE:
             continue
-        if token.kind is Kind.RELATIVE:
+        if token.kind is LexemeKind.RELATIVE:
             raise Refused(
                 f", line {token.line}: {token.text} counts hosts of an allocation, and there is none"
             )
-        if token.kind is Kind.RANK:
+        if token.kind is LexemeKind.RANK:
             raise Refused(
                 f", line {token.line}: this is a rankfile, whose ranks mpirun would not heed here: write HOST slots=N"
             )
@@ -115,14 +115,14 @@ def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
     return list(found.values())
 
 
-def name_and_user(token: Token) -> tuple[str, str]:
-    text = token.text.lstrip("0") or "0" if token.kind is Kind.INT else token.text
+def name_and_user(token: Lexeme) -> tuple[str, str]:
+    text = token.text.lstrip("0") or "0" if token.kind is LexemeKind.INT else token.text
     parts = [part for part in text.split("@") if part]
     if not 1 <= len(parts) <= 2:
         raise Refused(
             f", line {token.line}: {token.text} is no host, and mpirun crashes on it: write USER@HOST"
         )
-    if token.kind is Kind.INT and len(text) > 9:  # to mpirun another number
+    if token.kind is LexemeKind.INT and len(text) > 9:  # to mpirun another number
         raise Refused(f", line {token.line}: {text[:40]} is no host")
     if any(part.startswith("-") for part in parts):
         raise Refused(
@@ -140,21 +140,21 @@ def unqualified(name: str) -> str:
         return name.partition(".")[0]
 
 
-def read_words(host: Host, stream: Iterator[Token]) -> None:
+def read_words(host: Host, stream: Iterator[Lexeme]) -> None:
     """Read the words behind a host's name, up to the line's end."""
     got_most = False
-    while (token := next(stream)).kind is not Kind.NEWLINE:
+    while (token := next(stream)).kind is not LexemeKind.NEWLINE:
         match token.kind:
-            case Kind.USERNAME:  # anything but `=NAME` behind it is passed over
-                if next(stream).kind is Kind.EQUAL and (user := next(stream)).kind is Kind.STRING:
+            case LexemeKind.USERNAME:  # anything but `=NAME` behind it is passed over
+                if next(stream).kind is LexemeKind.EQUAL and (user := next(stream)).kind is LexemeKind.STRING:
                     if user.text.startswith("-"):
                         raise Refused(f", line {user.line}: username={user.text} would be an option to ssh")
                     host.user = user.text
-            case Kind.PORT:
+            case LexemeKind.PORT:
                 raise Refused(
                     f", line {token.line}: a port cannot be said here: write it into ~/.ssh/config (Host {host.name}, Port N)"
                 )
-            case Kind.SLOTS:
+            case LexemeKind.SLOTS:
                 slots = number(host, token, stream)
                 if host.has_slots:
                     raise Refused(
@@ -162,14 +162,14 @@ def read_words(host: Host, stream: Iterator[Token]) -> None:
                     )
                 host.slots, host.has_slots = slots, True
                 host.most = max(host.most, slots) if host.most else 0
-            case Kind.MAX_SLOTS:
+            case LexemeKind.MAX_SLOTS:
                 most = number(host, token, stream)
                 if most < host.slots:
                     raise Refused(
                         f", line {token.line}: {host.name} has {token.text}={most}, less than its {host.slots} slots"
                     )
                 got_most, host.most = got_most or host.most != most, most
-            case Kind.STRING | Kind.INT:
+            case LexemeKind.STRING | LexemeKind.INT:
                 pass  # passed over, as mpirun does
             case _:
                 raise unexpected(token)
@@ -177,19 +177,19 @@ def read_words(host: Host, stream: Iterator[Token]) -> None:
         host.slots, host.has_slots = host.most, True
 
 
-def number(host: Host, token: Token, stream: Iterator[Token]) -> int:
+def number(host: Host, token: Lexeme, stream: Iterator[Lexeme]) -> int:
     """Read the number behind `slots` or `max_slots`."""
     equal, value = next(stream), END
-    if equal.kind is Kind.EQUAL:
+    if equal.kind is LexemeKind.EQUAL:
         value = next(stream)
-    if value.kind is not Kind.INT:
-        text = value.text[:40] if value.kind is not Kind.NEWLINE else ""
+    if value.kind is not LexemeKind.INT:
+        text = value.text[:40] if value.kind is not LexemeKind.NEWLINE else ""
         raise Refused(f", line {token.line}: {host.name} has {token.text}={text}, which is no number")
     digits = value.text.lstrip("0") or "0"
     return int(digits) if len(digits) <= 9 else 10**9  # more than can run in any case
 
 
-def unexpected(token: Token) -> Refused:
+def unexpected(token: Lexeme) -> Refused:
     hint = HINTS.get(token.text[:1], "mpirun stops with a parse error: write HOST slots=N")
     return Refused(f", line {token.line}: {token.text[:40]!r} cannot stand there: {hint}")
 

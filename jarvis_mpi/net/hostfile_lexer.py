@@ -9,7 +9,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 
-class Kind(Enum):
+class LexemeKind(Enum):
     NEWLINE = auto()  # the end of a comment is one too
     SPACE = auto()
     EQUAL = auto()
@@ -27,37 +27,40 @@ class Kind(Enum):
     ERROR = auto()
 
 
-class Token(NamedTuple):
-    kind: Kind
+class Lexeme(NamedTuple):
+    kind: LexemeKind
     text: str
     line: int  # from 1
 
 
-NAMES = (Kind.STRING, Kind.INT, Kind.HOSTNAME)  # what may be a host's name
-RULES: list[tuple[Kind, str]] = [
-    (Kind.NEWLINE, r"[\f\t\v ]*\n"),
-    (Kind.NEWLINE, r"(?:#|//)[^\n]*\n"),
-    (Kind.NEWLINE, r"/\*(?s:.*?)(?:\*/|\Z)"),
-    (Kind.QUOTED, r'"[^"]*"'),
-    (Kind.SPACE, r"[\f\t\v ]+"),
-    (Kind.EQUAL, "="),
-    (Kind.SLOTS, "cpu|count|slots"),
-    (Kind.MAX_SLOTS, r"(?:slots|cpu|count)[-_]max|max[-_](?:slots|cpu|count)"),
-    (Kind.RANK, "rank"),
-    (Kind.WORD, "slot"),
-    (Kind.USERNAME, "user[-_]?name"),
-    (Kind.PORT, "port"),
-    (Kind.WORD, "boards|sockets[-_]per[-_]board|sockets|cores[-_]per[-_]socket|cores"),
-    (Kind.RELATIVE, r"\+n[0-9]+|\+[eE]:[0-9]+|\+[eE]"),
-    (Kind.INT, "[0-9]+"),
-    (Kind.STRING, "[A-Za-z0-9_,:*@-]+"),  # an IPv6 address too
-    (Kind.HOSTNAME, r"(?:\^?[A-Za-z0-9][A-Za-z0-9_-]*@)?[A-Za-z0-9][A-Za-z0-9_.-]*"),  # an IPv4 address too
-    (Kind.ERROR, "."),
+NAMES = (LexemeKind.STRING, LexemeKind.INT, LexemeKind.HOSTNAME)  # what may be a host's name
+RULES: list[tuple[LexemeKind, str]] = [
+    (LexemeKind.NEWLINE, r"[\f\t\v ]*\n"),
+    (LexemeKind.NEWLINE, r"(?:#|//)[^\n]*\n"),
+    (LexemeKind.NEWLINE, r"/\*(?s:.*?)(?:\*/|\Z)"),
+    (LexemeKind.QUOTED, r'"[^"]*"'),
+    (LexemeKind.SPACE, r"[\f\t\v ]+"),
+    (LexemeKind.EQUAL, "="),
+    (LexemeKind.SLOTS, "cpu|count|slots"),
+    (LexemeKind.MAX_SLOTS, r"(?:slots|cpu|count)[-_]max|max[-_](?:slots|cpu|count)"),
+    (LexemeKind.RANK, "rank"),
+    (LexemeKind.WORD, "slot"),
+    (LexemeKind.USERNAME, "user[-_]?name"),
+    (LexemeKind.PORT, "port"),
+    (LexemeKind.WORD, "boards|sockets[-_]per[-_]board|sockets|cores[-_]per[-_]socket|cores"),
+    (LexemeKind.RELATIVE, r"\+n[0-9]+|\+[eE]:[0-9]+|\+[eE]"),
+    (LexemeKind.INT, "[0-9]+"),
+    (LexemeKind.STRING, "[A-Za-z0-9_,:*@-]+"),  # an IPv6 address too
+    (
+        LexemeKind.HOSTNAME,
+        r"(?:\^?[A-Za-z0-9][A-Za-z0-9_-]*@)?[A-Za-z0-9][A-Za-z0-9_.-]*",
+    ),  # an IPv4 address too
+    (LexemeKind.ERROR, "."),
 ]
 PATTERNS = [(kind, re.compile(pattern)) for kind, pattern in RULES]
 
 
-def tokens(text: str) -> Iterator[Token]:
+def tokens(text: str) -> Iterator[Lexeme]:
     """Yield all tokens but spaces. `text`: one character a byte."""
     at, line = 0, 1
     while at < len(text):
@@ -65,6 +68,6 @@ def tokens(text: str) -> Iterator[Token]:
             ((kind, match[0]) for kind, pattern in PATTERNS if (match := pattern.match(text, at))),
             key=lambda each: len(each[1]),
         )
-        if kind is not Kind.SPACE:
-            yield Token(kind, found, line)
+        if kind is not LexemeKind.SPACE:
+            yield Lexeme(kind, found, line)
         at, line = at + len(found), line + found.count("\n")

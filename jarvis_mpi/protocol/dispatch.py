@@ -14,7 +14,7 @@ from .link import Lost
 from .notes import Sendable
 from .request import Request, Step, pieces
 from .services import Services
-from .wire import Kind, Message, Run
+from .wire import Kind, Message, StageRun
 from .worker import run_local_hops
 
 ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run again
@@ -137,7 +137,7 @@ class Dispatch:
         -> False if one of its stages has forgotten what it sent, and must run it again.
         """
         services = self.services
-        arrival = Run(
+        arrival = StageRun(
             services.link.me, range(0), 0, services.clock() - step.since, 0.0, 0.0, received_bytes,
             vitals=services.vitals(),
         )  # fmt: skip

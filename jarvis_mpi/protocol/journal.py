@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..common.layers import Block, mask
-from .wire import Message, Run
+from .wire import Message, StageRun
 
 
 class Runs(Protocol):
@@ -41,7 +41,7 @@ class Journal:
     sure: int = 0  # positions that were run as what the text is, on this branch; those behind as drafts
     rows: bytearray = field(default_factory=bytearray)
     row_bytes: int = 1
-    runs: tuple[Run, ...] = ()  # that led to the last row, this stage's included
+    runs: tuple[StageRun, ...] = ()  # that led to the last row, this stage's included
     lacks: int = 0  # layers that some of the positions run so far went without: see wire.Message
 
     def since(self, position: int) -> bytes:
@@ -119,7 +119,7 @@ class Journalled:
         return (message.step, message.end) < (journal.step, journal.end)
 
 
-def layers_between(runs: Iterable[Run], block: Block) -> int:
+def layers_between(runs: Iterable[StageRun], block: Block) -> int:
     """The layers between the last of `runs` and `block`, as bits; patched ones are lacking too."""
     before = max((run.block.stop for run in runs if not run.patch), default=0)
     return mask(range(before, block.start))

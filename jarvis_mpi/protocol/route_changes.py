@@ -8,7 +8,7 @@ from .cluster import Cluster
 from .events import Change
 from .expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from .node_state import Sign
-from .wire import Run
+from .wire import StageRun
 
 
 class RouteChanges:
@@ -17,7 +17,7 @@ class RouteChanges:
     def __init__(self, cluster: Cluster, expected_loss: ExpectedLoss = NO_LOSS_KNOWN):
         self.owners, self.expected_loss = dict(cluster.blocks()), expected_loss
         self.served: dict[Block, int | None] = dict(self.owners)
-        self.patched: dict[Block, Run] = {}  # by which patch
+        self.patched: dict[Block, StageRun] = {}  # by which patch
         self.last_sign: dict[int, Sign] = {}
         self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
@@ -33,7 +33,7 @@ class RouteChanges:
     def sign_seen(self, node: int, sign: Sign) -> None:
         self.last_sign[node] = sign
 
-    def changes(self, step: int, runs: Iterable[Run], lacks: int) -> list[Change]:
+    def changes(self, step: int, runs: Iterable[StageRun], lacks: int) -> list[Change]:
         """What is new in how `step` was run, and in what the stages' positions so far lack (see wire.Message).
 
         A stage may have run positions over a hole that was mended before the step returned by another way: the

@@ -49,7 +49,7 @@ class Vitals(NamedTuple):
     clock_mhz: int = 0  # 0: the machine does not tell
 
 
-class Run(NamedTuple):
+class StageRun(NamedTuple):
     """One stage's work on one message, in seconds of its own node's monotonic clock."""
 
     node: int
@@ -108,7 +108,7 @@ class Message:
     drafted: int = 0  # of its last rows: tokens that are only guessed
     branch: int = 0  # how often some of the text was taken back
     ahead: tuple[Hop, ...] = ()
-    runs: tuple[Run, ...] = ()
+    runs: tuple[StageRun, ...] = ()
     lacks: int = 0  # layers that some position before, or a row of this one, went without: bit l is layer l
     body: bytes | memoryview = field(default=b"", repr=False)
 
@@ -157,7 +157,7 @@ class Message:
             for node, a, n, since, patch in HOP.iter_unpack(view[HEADER.size : hops_end])
         ]
         ran = [
-            Run(
+            StageRun(
                 node,
                 range(a, a + n),
                 rows,

@@ -21,7 +21,7 @@ from .notes import (
     StageBehind,
     read,
 )
-from .wire import APART, Beat, Kind, Message, Reached, Run, Vitals
+from .wire import APART, Beat, Kind, Message, Reached, StageRun, Vitals
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -84,7 +84,7 @@ class Worker:
         step, at = self.passed_on.get(sequence, (message.step, 0.0))
         if message.step > step:  # the one before has returned, from us too
             self.heard_of_at = max(self.heard_of_at, at)
-        first = Run(
+        first = StageRun(
             self.link.me, range(0), 0, self.busy_since - self.free_at, 0.0, self.sent_s, received_bytes,
             vitals=self.vitals(),
         )  # fmt: skip
@@ -148,7 +148,7 @@ class Worker:
             self.link.beat(Beat(self.link.me, busy_s, self.link.sending(), dict(self.reached)).pack())
 
 
-def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:
+def run_local_hops(first: StageRun, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:
     """The message after the hops ahead of it that are this node's; `first` says how it came here.
 
     Raises Behind if one of the stages lacks positions before those of the message.
@@ -178,6 +178,6 @@ def run_local_hops(first: Run, stages: Stages, patch: Patch, message: Message, c
     return message
 
 
-def next_arrival(run: Run, block: Block) -> Run:
+def next_arrival(run: StageRun, block: Block) -> StageRun:
     """From one own hop, that of `block`, to the next nothing travels."""
-    return Run(run.node, block, 0, 0.0, 0.0, 0.0, 0, vitals=run.vitals)
+    return StageRun(run.node, block, 0, 0.0, 0.0, 0.0, 0, vitals=run.vitals)

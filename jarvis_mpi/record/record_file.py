@@ -27,7 +27,7 @@ CHUNK_ROWS = {"tokens": 256, "hops": 1024, "events": 64, "clocks": 64, "text": 4
 UNFINISHED: list[Any] = []  # files whose disk is full: HDF5 crashes where one is released
 
 
-class Tells(Protocol):
+class Notifier(Protocol):
     """Tells the user that the recording had to end."""
 
     def tell(self, line: str) -> None: ...
@@ -36,7 +36,7 @@ class Tells(Protocol):
 class RecordFile:
     """The open file. Times come in by the end user's clock and are written since the run's beginning, also of a resumed run."""
 
-    def __init__(self, path: Path, file: h5py.File, begun_at: float, now: float, screen: Tells):
+    def __init__(self, path: Path, file: h5py.File, begun_at: float, now: float, screen: Notifier):
         """`file` is written for readers from now on; `begun_at`: the run's beginning by the end user's clock."""
         self.path, self.file, self.begun_at, self.screen = path, file, begun_at, screen
         self.datasets = {name: file[name] for name in FIELDS}
@@ -76,7 +76,7 @@ class RecordFile:
             self.file.close()
 
 
-def created(path: Path, attributes: Mapping[str, Any], now: float, screen: Tells) -> RecordFile:
+def created(path: Path, attributes: Mapping[str, Any], now: float, screen: Notifier) -> RecordFile:
     """Create a file with `attributes`; it gets its name once others can read it. Raises Unservable."""
     part = new_file.fresh(path)
     held: list[Any] = []
@@ -104,7 +104,7 @@ def lay_out(file: h5py.File, attributes: Mapping[str, Any], now: float) -> None:
         file.attrs[name] = plain(value)
 
 
-def reopened(path: Path, now: float, screen: Tells, at_s: float) -> RecordFile:
+def reopened(path: Path, now: float, screen: Notifier, at_s: float) -> RecordFile:
     """Open the file of a resumed run, whose last row is of `at_s`; nobody else writes it any more. Raises Unservable."""
     try:
         file = hdf5.changed(path, libver=LIBVER)

@@ -21,7 +21,7 @@ ITEMS = [("task", f"S{NAME_BYTES}"), ("subject", f"S{NAME_BYTES}"), ("number", "
          ("tokens", "u4"), ("characters", "u4")]  # fmt: skip
 
 
-class Kind(StrEnum):
+class UnitKind(StrEnum):
     RANK = "rank"  # number: 0
     TEXT = "text"  # a window; cases with the same first hole
     QUESTION = "question"  # all cases
@@ -131,28 +131,30 @@ class StudyFile:
 
         nats, answers = self.file["nats"][:], self.file["answers"][:]
         depth = int(self.file.attrs["depth"])
-        found = [] if "rankings" in self.file.attrs else [Unit(Kind.RANK, 0)]
+        found = [] if "rankings" in self.file.attrs else [Unit(UnitKind.RANK, 0)]
         for column, item in enumerate(self.items):
             missing = np.flatnonzero(np.isnan(nats[:, column])).tolist()
             if item.answer >= 0:
-                found += [Unit(Kind.QUESTION, item.number)] if missing else []
+                found += [Unit(UnitKind.QUESTION, item.number)] if missing else []
             else:
                 firsts = {study_file.first_of(self.cases[row], depth) for row in missing}
-                found += [Unit(Kind.TEXT, item.number, first) for first in sorted(firsts)]
+                found += [Unit(UnitKind.TEXT, item.number, first) for first in sorted(firsts)]
         for prompt in range(len(self.prompts)):
             found += [
-                Unit(Kind.ANSWER, prompt, row) for row in range(len(self.cases)) if not answers[row, prompt]
+                Unit(UnitKind.ANSWER, prompt, row)
+                for row in range(len(self.cases))
+                if not answers[row, prompt]
             ]
         return list(dict.fromkeys(found))
 
     def write(self, unit: Unit, came: Any) -> None:
         """Write a result, on disk when this returns. `came`: Worker.do's, as JSON has it."""
-        if unit.kind == Kind.RANK:
+        if unit.kind == UnitKind.RANK:
             self.file.attrs["rankings"] = json.dumps(came)
-        elif unit.kind == Kind.ANSWER:
+        elif unit.kind == UnitKind.ANSWER:
             self.file["answers"][unit.at, unit.number] = json.dumps(came)
         else:
-            asks = unit.kind == Kind.QUESTION
+            asks = unit.kind == UnitKind.QUESTION
             columns = [
                 column for column, item in enumerate(self.items)
                 if (item.answer >= 0) == asks and item.number == unit.number

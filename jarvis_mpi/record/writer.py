@@ -12,7 +12,7 @@ from ..common.layers import Block
 from ..protocol.cluster import Hop
 from ..protocol.events import Change, Token
 from ..protocol.node_state import Sign
-from .record_file import RecordFile, Tells, created, reopened
+from .record_file import Notifier, RecordFile, created, reopened
 
 
 class RecordedFaults:
@@ -49,7 +49,7 @@ class Record(RecordedFaults):
     """Records a whole run: questions, answers and tokens beside the faults."""
 
     def __init__(
-        self, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, file: RecordFile | None = None
+        self, path: Path, attributes: Mapping[str, Any], now: float, screen: Notifier, file: RecordFile | None = None
     ):  # fmt: skip
         """Create a file with `attributes`, or use `file`. Raises Unservable."""
         super().__init__(file or created(path, attributes, now, screen))
@@ -58,7 +58,7 @@ class Record(RecordedFaults):
 
     @classmethod
     def resumed(
-        cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Tells, at_s: float, step: int
+        cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Notifier, at_s: float, step: int
     ) -> "Record":
         """Continue the file, which nobody else writes any more; its last row is of `at_s`, and `step` is the next."""
         record = cls(path, attributes, now, screen, reopened(path, now, screen, at_s))

@@ -29,7 +29,7 @@ from .distribute import follow, lead
 from .scorer import Scorer
 from .tool import LeftOut, ToolParser, options, use_threads
 from .wanted import WINDOW, wanted_of
-from .work import Worker
+from .work import StudyWorker
 
 if TYPE_CHECKING:
     from ..net.mpi_link import MpiLink
@@ -154,7 +154,7 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
             f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
         )
     begun = time.monotonic()
-    worker = Worker(Scorer(folder, dtype, wanted.windows), text, wanted) if me or not link else None
+    worker = StudyWorker(Scorer(folder, dtype, wanted.windows), text, wanted) if me or not link else None
     if me:
         assert link
         assert worker

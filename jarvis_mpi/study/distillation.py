@@ -75,12 +75,12 @@ def batches(lessons: Sequence[Lesson], most: int) -> Iterator[list[Lesson]]:
     yield batch
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     ids: Tensor  # [L, S], padded at the end, where no row attends
     is_answer: Tensor  # [L, S] whether the next token is the answer's
 
 
-def together(lessons: Sequence[Lesson]) -> Batch:
+def together(lessons: Sequence[Lesson]) -> TrainingBatch:
     width = max(len(lesson.ids) for lesson in lessons)
     ids, is_answer = (
         torch.zeros(len(lessons), width, dtype=torch.long),
@@ -89,10 +89,10 @@ def together(lessons: Sequence[Lesson]) -> Batch:
     for at, lesson in enumerate(lessons):
         ids[at, : len(lesson.ids)] = torch.tensor(lesson.ids)
         is_answer[at, lesson.begin - 1 : len(lesson.ids) - 1] = True
-    return Batch(ids, is_answer)
+    return TrainingBatch(ids, is_answer)
 
 
-def states(model: Any, batch: Batch) -> Tensor:
+def states(model: Any, batch: TrainingBatch) -> Tensor:
     """Return the states before the output layer, [N, D], where the next token is the answer's."""
     return model.base_model(input_ids=batch.ids, use_cache=False).last_hidden_state[batch.is_answer]
 

@@ -7,12 +7,12 @@ from ..protocol.link import Link, Lost, Silence
 from ..protocol.wire import Kind as MessageKind
 from ..protocol.wire import Message, note, read_note
 from ..record.study_file import StudyFile, Unit
-from .work import Worker
+from .work import StudyWorker
 
 UNIT_S = 3600.0  # the longest time for one unit
 
 
-def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
+def lead(link: Link | None, file: StudyFile, worker: StudyWorker | None) -> None:
     """Hand out the units that are left and write the results, on rank 0. Alone it does all itself."""
     from ..common.progress_bar import bar
 
@@ -52,7 +52,7 @@ def lead(link: Link | None, file: StudyFile, worker: Worker | None) -> None:
         link.flush(5.0)
 
 
-def follow(link: Link, worker: Worker) -> None:
+def follow(link: Link, worker: StudyWorker) -> None:
     """Work on rank 0's units, on ranks 1..N. Raises Silence or Lost."""
     while True:
         try:

@@ -27,7 +27,7 @@ from ..protocol import placement as blocks
 from .tool import ToolParser, options, refuse_place, use_threads
 
 if TYPE_CHECKING:
-    from .patch_fitting import Fit, Lesson, Sums
+    from .patch_fitting import Fit, PatchLesson, Sums
     from .whole_model import Whole
 
 WINDOW = 256  # tokens at the most, each from position 0
@@ -104,7 +104,7 @@ class Fitting:
             final = self.whole.behind(hole.stop, patch(x) if patch else x)
         return self.whole.nats(final, self.choose) - self.base
 
-    def lesson(self, hole: Block) -> "Lesson":
+    def lesson(self, hole: Block) -> "PatchLesson":
         import torch
 
         from . import patch_fitting
@@ -112,7 +112,7 @@ class Fitting:
         finals = torch.cat(self.finals)
         if self.likely is None:
             self.likely = patch_fitting.likely(self.whole, finals)
-        return patch_fitting.Lesson(torch.cat(self.x[hole.start]), finals, self.likely)
+        return patch_fitting.PatchLesson(torch.cat(self.x[hole.start]), finals, self.likely)
 
     def fitted(self, hole: Block, rank: int, steps: int, rate: float) -> "tuple[patch.Patch | None, dict]":
         """Return the best patch of all that are tried, and its costs for the file."""

@@ -24,7 +24,7 @@ class Grade(StrEnum):
     CRITICAL = "critical"
 
 
-class Answer(NamedTuple):
+class StudyAnswer(NamedTuple):
     text: str
     tokens: int
     nats: float  # a token; NaN without tokens
@@ -32,7 +32,7 @@ class Answer(NamedTuple):
     agrees: int
 
 
-def grade(answer: Answer, whole: Answer, prose_nats: float) -> Grade:
+def grade(answer: StudyAnswer, whole: StudyAnswer, prose_nats: float) -> Grade:
     """Grade an answer beside the whole model's. `prose_nats`: what a token of ordinary prose, by another writer, costs the whole model.
 
     Critical: the answer is empty, or less likely than such prose, or more than half of it repeats itself where the whole

@@ -116,7 +116,7 @@ def gain(sums: Sums, a: int, b: int) -> Patch:
     return Fit(torch.diag(down), None, full.bias).patch(units)
 
 
-class Lesson(NamedTuple):
+class PatchLesson(NamedTuple):
     """Windows for distillation."""
 
     x: Tensor  # [W, S, D] before the hole
@@ -131,7 +131,7 @@ def likely(whole: Whole, final: Tensor) -> Tensor:
 
 
 def train(
-    whole: Whole, lesson: Lesson, units: Units, start: Fit, b: int, steps: int, rate: float,
+    whole: Whole, lesson: PatchLesson, units: Units, start: Fit, b: int, steps: int, rate: float,
     each: Callable[[int, Fit], None],
 ) -> None:  # fmt: skip
     """Distil with Adam from `start`; `each(step, fit)` is called after every step. `b`: the boundary behind the hole."""

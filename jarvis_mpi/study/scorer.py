@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.layers import Case
 from . import skip_cases
-from .tasks import Question
+from .tasks import TaskQuestion
 
 if TYPE_CHECKING:
     from ..model.head import Head
@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
         )
 
 
-def encoded(text: "Text", question: Question) -> Encoded:
+def encoded(text: "Text", question: TaskQuestion) -> Encoded:
     """Encode context and choice together, as lm-eval does: a choice's tokens are those behind the context's."""
     context = question.context.rstrip()
     spaces = question.context[len(context) :]

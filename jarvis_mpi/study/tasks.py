@@ -27,7 +27,7 @@ DRAW = 0  # the seed of --limit's sample: the same for everybody
 
 
 @dataclass(frozen=True)
-class Question:
+class TaskQuestion:
     """A multiple-choice question. `choices` are texts that continue `context`; `answer` is the right one's number."""
 
     task: str
@@ -68,12 +68,12 @@ def tasks_of(words: str) -> list[Task]:
 
 def questions(
     words: str, shots: int = 0, shots_from: Path | None = None, limit: int = 0, left_out: Refuse | None = None
-) -> list[Question]:
+) -> list[TaskQuestion]:
     """Read the questions of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for all. Raises Unservable.
 
     `left_out` is called with each line and each task that cannot be used; without it the first one is raised.
     """
-    found: list[Question] = []
+    found: list[TaskQuestion] = []
     wrong: list[str] = []
     say = left_out or (lambda what, sentence: wrong.append(f"{what}: {sentence}"))
     for task in tasks_of(words):
@@ -95,12 +95,12 @@ def questions(
 
 def questions_of(
     task: Task, shots: int, shots_from: Path | None, leave_out: Callable[[str], None]
-) -> Iterator[Question]:
+) -> Iterator[TaskQuestion]:
     if task.form == "bigbench":
         subject = task.name.partition(":")[2]
         for row in task_file.bigbench(task.path, leave_out):
             choices = tuple(f" {option}" for option in row.options)
-            yield Question(task.name, subject, row.question, choices, row.answer, row.place)
+            yield TaskQuestion(task.name, subject, row.question, choices, row.answer, row.place)
         return
     rows = usable(task_file.read(task.path, "test", leave_out), task.form, leave_out)
     examples = (
@@ -131,26 +131,26 @@ def usable(rows: Iterable[Row], form: str, leave_out: Callable[[str], None]) -> 
     return found
 
 
-def sample(all_of_them: Sequence[Question], limit: int) -> list[Question]:
+def sample(all_of_them: Sequence[TaskQuestion], limit: int) -> list[TaskQuestion]:
     if not limit or limit >= len(all_of_them):
         return list(all_of_them)
     chosen = random.Random(DRAW).sample(range(len(all_of_them)), limit)
     return [all_of_them[number] for number in sorted(chosen)]
 
 
-def asked(task: str, form: str, row: Row, examples: Sequence[Row]) -> Question:
+def asked(task: str, form: str, row: Row, examples: Sequence[Row]) -> TaskQuestion:
     subject = row.subject.replace("_", " ")
     if form == "cloze":
         shown = "".join(
             f"Question: {each.question.strip()}\nAnswer: {each.options[each.answer]}\n\n" for each in examples
         )
         context = f"{shown}Question: {row.question.strip()}\nAnswer:"
-        return Question(
+        return TaskQuestion(
             task, subject, context, tuple(f" {option}" for option in row.options), row.answer, row.place
         )
     head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
     shown = "".join(f"{lettered(each)} {LETTERS[each.answer]}\n\n" for each in examples)
-    return Question(
+    return TaskQuestion(
         task,
         subject,
         head + shown + lettered(row),

@@ -96,7 +96,7 @@ def predictions_of(
 
 def questions_of(
     asked: argparse.Namespace, words: str, text: "Text", context: int, left_out: Refuse
-) -> tuple[list[tasks.Question], list[Encoded]]:
+) -> tuple[list[tasks.TaskQuestion], list[Encoded]]:
     """Return the questions that can be scored, and their ids."""
     questions, cut = [], []
     for question in tasks.questions(words, asked.shots, asked.shots_from, asked.limit, left_out):
@@ -110,7 +110,7 @@ def questions_of(
     return questions, cut
 
 
-def encoded_for(question: tasks.Question, text: "Text", context: int, shots: str) -> Encoded:
+def encoded_for(question: tasks.TaskQuestion, text: "Text", context: int, shots: str) -> Encoded:
     """Encode a question. Raises Unservable if a model that takes `context` positions cannot score it."""
     advice = "say fewer shots, or leave it out"
     longest = question.context + max(question.choices, key=len)
@@ -133,7 +133,7 @@ def refuse_zero_bytes(prompt: str) -> None:
 
 
 def items_of(
-    windows: Sequence[Sequence[int]], asked: Sequence[tasks.Question], cut: Sequence[Encoded]
+    windows: Sequence[Sequence[int]], asked: Sequence[tasks.TaskQuestion], cut: Sequence[Encoded]
 ) -> list[Item]:
     found = [Item("text", "", number, 0, -1, len(ids) - 1, 0) for number, ids in enumerate(windows)]
     for number, (question, question_ids) in enumerate(zip(asked, cut, strict=True)):

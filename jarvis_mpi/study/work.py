@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.layers import Case
 from ..record import study_file
-from ..record.study_file import Kind, Unit
+from ..record.study_file import Unit, UnitKind
 from .scorer import Scorer
 from .wanted import Wanted
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..model.tokenizer import Text
 
 
-class Worker:
+class StudyWorker:
     """Does units of a study. A result can be sent as JSON."""
 
     def __init__(self, scorer: Scorer, text: "Text", wanted: Wanted):
@@ -21,13 +21,13 @@ class Worker:
 
     def do(self, unit: Unit) -> Any:
         wanted, scorer = self.wanted, self.scorer
-        if unit.kind == Kind.RANK:
+        if unit.kind == UnitKind.RANK:
             from .layer_ranking import rank
 
             return rank(scorer, wanted.calibration)._asdict()
-        if unit.kind == Kind.ANSWER:
+        if unit.kind == UnitKind.ANSWER:
             return self.answer(wanted.prompts_ids[unit.number], wanted.cases[unit.at])
-        if unit.kind == Kind.TEXT:
+        if unit.kind == UnitKind.TEXT:
             cases = [case for case in wanted.cases if study_file.first_of(case, scorer.depth) == unit.at]
             costs = scorer.windows_nats(unit.number, unit.at, cases)
             return [[sorted(case), [nats]] for case, nats in costs]

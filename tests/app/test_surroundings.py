@@ -21,7 +21,7 @@ from jarvis_mpi.common.console import console
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.new_file import check_path
 from jarvis_mpi.common.options import PATHS, parse
-from jarvis_mpi.common.prompt_file import Asked
+from jarvis_mpi.common.prompt_file import PromptLine
 from jarvis_mpi.common.settings import Settings
 from jarvis_mpi.model import checkpoint, trial
 from jarvis_mpi.net import launcher
@@ -211,7 +211,7 @@ def done_run(*prompts: str) -> Any:
 
 
 def test_a_run_that_is_done_gives_no_answer_to_another_question():
-    asked, out = [Asked(1, "one"), Asked(2, "two")], io.StringIO()
+    asked, out = [PromptLine(1, "one"), PromptLine(2, "two")], io.StringIO()
     settings = Settings(prompts="p.txt")
     assert resume.print_again(done_run("one", "two"), settings, asked, out) == 0
     assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == ["of one", "of two"]

@@ -22,12 +22,12 @@ def study(folder: Path) -> Path:
     items = [study_file.Item("text", "", 0, 0, -1, 10, 40), study_file.Item("mmlu", "x", 0, 0, 1, 5, 9), study_file.Item("mmlu", "x", 0, 1, 1, 5, 9)]  # fmt: skip
     made = study_file.StudyFile(path, cases, items, ["why"], STUDY)
     for unit in made.left():
-        if unit.kind == study_file.Kind.RANK:
+        if unit.kind == study_file.UnitKind.RANK:
             made.write(unit, {"block_influence": [0.1] * 4, "prose_nats": 3.0, "kl": [0.1, 0.2, 0.3, 0.4]})
-        elif unit.kind == study_file.Kind.ANSWER:
+        elif unit.kind == study_file.UnitKind.ANSWER:
             made.write(unit, {"text": "because", "ids": [1, 2, 3], "nats": 2.0})
         else:
-            columns = 1 if unit.kind == study_file.Kind.TEXT else 2
+            columns = 1 if unit.kind == study_file.UnitKind.TEXT else 2
             made.write(unit, [(case, [1.0 + len(case)] * columns) for case in cases])
     made.file.close()
     return path

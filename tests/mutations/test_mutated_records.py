@@ -60,8 +60,7 @@ def record(folder: Path, name: str = "run.h5") -> Path:
     from jarvis_mpi.protocol.cluster import Hop
     from jarvis_mpi.protocol.events import Token
     from jarvis_mpi.protocol.node_state import Sign
-    from jarvis_mpi.protocol.wire import Kind, Message
-    from jarvis_mpi.protocol.wire import Run as RunOfStage
+    from jarvis_mpi.protocol.wire import Kind, Message, StageRun
     from jarvis_mpi.record.writer import Record
 
     with h5py.File(RECORDS[-1]) as old:
@@ -87,8 +86,8 @@ def record(folder: Path, name: str = "run.h5") -> Path:
             now = made.begun_at + 10 + step
             made.offset(now, 1, 50.0, 1e-4)
             runs = (
-                RunOfStage(0, range(1), 1, 0, 0.1, 0, 0, now),
-                RunOfStage(1, range(1, 3), 1, 0, 0.1, 0, 9, now + 50),
+                StageRun(0, range(1), 1, 0, 0.1, 0, 0, now),
+                StageRun(1, range(1, 3), 1, 0, 0.1, 0, 9, now + 50),
             )
             message = Message(Kind.STEP, step=step, start=step, rows=1, runs=runs)
             made.write(Token(0, step, step, 42, now + 0.5, 0.5, 0.1, (message,)))

@@ -14,9 +14,9 @@ from jarvis_mpi.common import variables
 from jarvis_mpi.net import launch_agents
 from jarvis_mpi.net.logged_link import logged
 from jarvis_mpi.protocol.cluster import Hop
-from jarvis_mpi.protocol.wire import Beat, Kind, Message, Run, note
+from jarvis_mpi.protocol.wire import Beat, Kind, Message, StageRun, note
 
-RUN = Run(1, range(1, 3), 1, 0.0, 0.1, 0.0, 100)
+RUN = StageRun(1, range(1, 3), 1, 0.0, 0.1, 0.0, 100)
 
 
 def lines(caplog) -> list[str]:

@@ -17,7 +17,7 @@ from jarvis_mpi.net.plan import answers_that_fit
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.request import pieces
-from jarvis_mpi.protocol.wire import Kind, Message, Run, Vitals, note, read_note
+from jarvis_mpi.protocol.wire import Kind, Message, StageRun, Vitals, note, read_note
 
 PURE = [
     "study.skip_cases",
@@ -147,7 +147,7 @@ messages = st.builds(
     Message,
     st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers, numbers, shorts, shorts,
     st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers, st.booleans()), max_size=20).map(tuple),
-    st.lists(st.builds(Run, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.booleans(), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
+    st.lists(st.builds(StageRun, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.booleans(), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
     st.integers(0, 2**200), st.binary(max_size=300),
 )  # fmt: skip
 

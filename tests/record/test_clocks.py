@@ -13,7 +13,7 @@ from jarvis_mpi.record.reader import load
 def test_moments_of_two_nodes_are_put_on_one_clock(tmp_path):
     """Node 1's clock is ahead by 500 s and gains 0.1 ms a second; the trips tell that to 0.2 ms."""
     from jarvis_mpi.protocol.events import Token
-    from jarvis_mpi.protocol.wire import Kind, Message, Run
+    from jarvis_mpi.protocol.wire import Kind, Message, StageRun
     from jarvis_mpi.record.writer import Record
 
     def theirs(at_s):
@@ -29,7 +29,7 @@ def test_moments_of_two_nodes_are_put_on_one_clock(tmp_path):
             step=step,
             start=step,
             rows=1,
-            runs=(Run(1, range(3), 1, 0, 0.1, 0, 9, theirs(now + 0.3)),),
+            runs=(StageRun(1, range(3), 1, 0, 0.1, 0, 9, theirs(now + 0.3)),),
         )
         record.write(Token(0, step, step, 42, now + 0.5, 0.5, 0.1, (piece,)))
     record.close()
@@ -62,7 +62,7 @@ def test_hops_of_a_real_run_follow_each_other_on_one_clock(small, tmp_path):
 
 def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path):
     from jarvis_mpi.protocol.events import Token
-    from jarvis_mpi.protocol.wire import Kind, Message, Run
+    from jarvis_mpi.protocol.wire import Kind, Message, StageRun
     from jarvis_mpi.record.writer import Record
 
     def go_on(record, users_clock, others_clock, steps):
@@ -70,7 +70,10 @@ def test_clocks_of_a_run_that_was_resumed_on_machines_that_were_booted(tmp_path)
             now = users_clock + step - steps[0]
             record.offset(now, 1, others_clock - users_clock, 1e-4)
             begun = now + 0.3 + others_clock - users_clock
-            runs = (Run(0, range(1), 1, 0, 0.1, 0, 0, now + 0.1), Run(1, range(3), 1, 0, 0.1, 0, 9, begun))
+            runs = (
+                StageRun(0, range(1), 1, 0, 0.1, 0, 0, now + 0.1),
+                StageRun(1, range(3), 1, 0, 0.1, 0, 9, begun),
+            )
             message = Message(Kind.STEP, step=step, start=step, rows=1, runs=runs)
             record.write(Token(0, step, step, 42, now + 0.5, 0.5, 0.1, (message,)))
         record.close()

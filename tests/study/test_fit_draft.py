@@ -44,7 +44,7 @@ def test_some_layers_are_those_of_the_model(family, tmp_path):
     whole = distillation.some_layers(model, folder, range(6))
     assert torch.equal(whole(ids).logits, states.logits)
     first = distillation.some_layers(model, folder, range(2))
-    batch = distillation.Batch(ids, torch.ones_like(ids, dtype=torch.bool))
+    batch = distillation.TrainingBatch(ids, torch.ones_like(ids, dtype=torch.bool))
     rows = distillation.states(first, batch)
     assert torch.allclose(distillation.logits(first, rows), first(ids).logits[0], atol=1e-5)
     name, _ = distillation.decoder_layers(first)

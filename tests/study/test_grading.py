@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.record import study_file
 from jarvis_mpi.study import skip_cases
-from jarvis_mpi.study.grading import Answer, agreeing, grade, repetition
+from jarvis_mpi.study.grading import StudyAnswer, agreeing, grade, repetition
 from jarvis_mpi.study.tasks import wilson
 
 
@@ -66,8 +66,8 @@ def test_an_interval_holds_the_share_and_narrows(right, of):
     assert narrower[1] - narrower[0] < high - low
 
 
-def answered(text="It is so.", nats=0.5, repetition=0.0, agrees=0) -> Answer:
-    return Answer(text, 10, nats, repetition, agrees)
+def answered(text="It is so.", nats=0.5, repetition=0.0, agrees=0) -> StudyAnswer:
+    return StudyAnswer(text, 10, nats, repetition, agrees)
 
 
 @pytest.mark.parametrize(("answer", "expected"), [

@@ -84,7 +84,7 @@ def test_distillation_comes_nearer_to_the_whole_model(rank, tmp_path):
             theirs = torch.log_softmax(whole.logits(final), -1)
         losses.append((theirs.exp() * (theirs - ours)).sum(-1).mean().item())
 
-    lesson = patch_fitting.Lesson(seen[2], final, patch_fitting.likely(whole, final))
+    lesson = patch_fitting.PatchLesson(seen[2], final, patch_fitting.likely(whole, final))
     patch_fitting.train(whole, lesson, units, start, 4, 40, 0.03, each)
     assert losses[-1] < 0.8 * losses[0], losses
 

@@ -25,7 +25,7 @@ from jarvis_mpi.record.reader import load
 from jarvis_mpi.study import skip_cases
 from jarvis_mpi.study.scorer import Scorer, encoded
 from jarvis_mpi.study.scorer import nats as nats_of
-from jarvis_mpi.study.tasks import Question, questions
+from jarvis_mpi.study.tasks import TaskQuestion, questions
 
 pytestmark = pytest.mark.slow
 
@@ -190,7 +190,7 @@ def test_a_question_reads_the_same_from_every_form(asked):
     assert original[0].choices == (" A", " B", " C", " D")
     (shown,) = {question.context.count(" B\n\n") for question in questions(f"mmlu:{asked / 'csv'}", shots=2)}
     assert shown == 2
-    assert questions(f"bigbench:{asked / 'animals' / 'task.json'}")[1] == Question(
+    assert questions(f"bigbench:{asked / 'animals' / 'task.json'}")[1] == TaskQuestion(
         "bigbench:animals", "animals", "Which is it?\nQ: It purrs.\nA:", (" a dog", " a cat", " no"), 1
     )
     assert len(questions(f"cloze:{asked / 'csv'}", limit=2)) == 2
