@@ -147,6 +147,7 @@ def test_what_cannot_be_fitted_is_one_sentence(small, tmp_path, words, reason):
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_copies_of_the_worst_blocks_alone(small, tmp_path):
     patches = random_patches(32, [range(1, 2), range(2, 3), range(3, 4), range(4, 5)])
     path, folder = tmp_path / "p.safetensors", checkpoint.fingerprint(small)
