@@ -16,11 +16,11 @@ pytestmark = pytest.mark.mpirun
 @pytest.mark.parametrize(
     ("rows", "count"),
     [
-        (("SIGKILL",), 2),
-        pytest.param(("for good",), 2, marks=pytest.mark.very_slow),
+        (("neighbours", "for good"), 2),
+        pytest.param(("SIGKILL",), 3, marks=pytest.mark.very_slow),
         pytest.param(("3 s", "10 s"), 2, marks=pytest.mark.very_slow),
     ],
-    ids=["killed", "stopped", "back"],
+    ids=["gone", "killed", "back"],
 )
 def test_a_part_of_the_fault_matrix(rows, count):
     words = [sys.executable, "-m", "benchmarks.faults.process_matrix", "--part", "--rows", *rows]
