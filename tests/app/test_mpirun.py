@@ -98,6 +98,7 @@ def test_a_seed_gives_the_same_text_on_any_number_of_ranks(tmp_path):
     assert drawn[2] == drawn[5]
 
 
+@pytest.mark.very_slow
 def test_more_workers_than_layers_wait_as_spares_and_say_so(small, tmp_path):
     done = mpirun(9, *words_for(small, tmp_path / "run.h5"))
     assert done.returncode == 0, done.stderr.decode()

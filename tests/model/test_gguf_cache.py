@@ -61,6 +61,7 @@ def test_capital_endings_other_names_and_links_are_one_model(cache, tmp_path, mo
     assert len(times) == 3
 
 
+@pytest.mark.very_slow
 def test_a_whole_conversion_with_capitals(cache, tmp_path):
     ggufs.write(tmp_path / "A.GGUF")
     made = checkpoint.locate(str(tmp_path / "A.GGUF"))

@@ -182,7 +182,7 @@ def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_a
 
 
 @pytest.mark.mpirun
-@pytest.mark.parametrize("kind", ["int4", pytest.param("int8", marks=pytest.mark.very_slow)])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.very_slow) for kind in KINDS])
 def test_a_run_gives_the_same_on_any_chain_and_from_a_copy(kind, small, tmp_path):
     tokens = []
     for ranks, fault in ((2, ""), (5, "kill 2 @ 3")):

@@ -108,6 +108,7 @@ def test_it_learns_and_the_embedding_stays(tmp_path):
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_a_run_drafts_with_what_was_made(small, tmp_path):
     (tmp_path / "q.txt").write_text("\n".join(QUESTIONS))
     out = tmp_path / "made" / "draft"

@@ -166,6 +166,7 @@ def test_copies_of_the_worst_blocks_alone(small, tmp_path):
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_a_study_tells_which_layers_are_never_skipped(small, tmp_path):
     study, log = tmp_path / "study.h5", tmp_path / "run.h5"
     words = ["study", "--model", str(small), "--cases", "singles", "--tokens", "60", "--log", str(study)]

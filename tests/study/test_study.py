@@ -166,6 +166,7 @@ def test_a_study_that_was_killed_goes_on_and_another_one_is_refused(by_one, room
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_an_answer_is_what_a_run_says(by_one, roomy, tmp_path):
     found = held(by_one)
     for case, skipped in (b"", ""), (b"3", "4"):
