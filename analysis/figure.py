@@ -1,6 +1,7 @@
 """Holds what all figure scripts share: their options, files and looks."""
 
 import argparse
+import contextlib
 import csv
 import os
 import sys
@@ -16,7 +17,10 @@ from table import console
 
 os.environ.pop("MPLBACKEND", None)  # a notebook's, which need not be here: figures are files
 try:
-    import matplotlib as mpl
+    # A matplotlibrc of the user's, in the working folder or at home, may be damaged, and is meant for figures of another kind.
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    with contextlib.chdir(Path(__file__).parent):
+        import matplotlib as mpl
 except ModuleNotFoundError:  # a run needs none, so that setup does not install it
     sys.exit("figures are drawn with matplotlib, which is not here: pip install matplotlib")
 mpl.use("Agg")

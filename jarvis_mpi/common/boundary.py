@@ -49,6 +49,11 @@ def lacking(error: BaseException) -> str:
         return f"this process may have {most} files open and wants more: ulimit -n {max(1024, 2 * most)}"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(each in words for each in NO_MEMORY):
         return f"no memory was left for it ({reason(error)}): free some"
+    if (
+        number == errno.EFBIG
+        and (longest := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY
+    ):
+        return f"this process may write files of {longest} bytes at the most: ulimit -f unlimited"
     if number in (errno.ENOSPC, errno.EDQUOT):
         return f"{reason(error)}: free some room on that disk"
     return ""

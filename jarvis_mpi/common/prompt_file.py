@@ -42,6 +42,10 @@ def read(path: Path) -> list[PromptLine]:
         )
     if is_list(data):
         raise Unservable(f"--prompts {path} is one list of JSON: write an object a line, {OBJECT[6:]}")
+    if is_object_of_lines(data):
+        raise Unservable(
+            f"--prompts {path} is one object of JSON over several lines: write it in one line, {OBJECT[6:]}"
+        )
     found = list(prompts_in(data.split(b"\n"), path.suffix == ".jsonl"))
     if not found:
         raise Unservable(f"--prompts {path} holds no prompt: write one a line")
@@ -57,6 +61,16 @@ def is_list(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(content, list) and any(isinstance(each, dict) for each in content)
+
+
+def is_object_of_lines(data: bytes) -> bool:
+    """Return whether a file of several lines is one object of JSON."""
+    if data.lstrip()[:1] != b"{" or b"\n" not in data.strip():
+        return False
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[PromptLine]:

@@ -174,13 +174,17 @@ def check(folder: Path) -> None:
             f" or move {adapter.name} away to ask the model without it"
         )
     json_object(config)
+    if (folder / "hf_quant_config.json").is_file():
+        raise Unservable(
+            f"{folder} holds quantised weights (hf_quant_config.json): save the model dequantised first"
+        )
     for _ in headers(folder):
         pass
 
 
 def other_forms(folder: Path) -> str:
     """Return advice for a folder without a config."""
-    if found := sorted(path.name for path in folder.glob("*.[gG][gG][uU][fF]")):
+    if found := sorted(path.name for path in folder.glob("[!.]*.[gG][gG][uU][fF]")):
         named = ", ".join(found[:5]) + (" ..." if len(found) > 5 else "")
         return f", but {named}: give --model the file"
     if found := sorted(path.parent.name for path in folder.glob("*/config.json")):

@@ -53,9 +53,9 @@ def read_config(folder: Path) -> Any:
     """Return the config of config.json, without looking at other files. Raises Unservable, naming why such a model cannot be cut."""
     with guarded(f"{folder}/config.json cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.output_attentions = config.output_hidden_states = (
-            False  # more outputs, which nothing here reads
-        )
+        # What its maker's program asked for: more outputs, in another form, by an attention that need not be here.
+        config.output_attentions = config.output_hidden_states = False
+        config.return_dict, config._attn_implementation = True, None
     kind = f"{folder} is a model of kind {config.model_type!r}"
     forbidden = {
         "is_encoder_decoder": "an encoder, and only decoders can be cut",

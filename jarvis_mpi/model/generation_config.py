@@ -26,6 +26,7 @@ WHOLE_CACHES = (
 OTHERS: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,), "no_repeat_ngram_size": (), "encoder_no_repeat_ngram_size": (), "encoder_repetition_penalty": (1,),
     "min_length": (), "min_new_tokens": (), "exponential_decay_length_penalty": (), "forced_eos_token_id": (),
+    "forced_bos_token_id": (), "forced_decoder_ids": (),
     "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (), "sequence_bias": (),
     "guidance_scale": (1,), "watermarking_config": (), "penalty_alpha": (), "dola_layers": (),
     "stop_strings": (), "max_time": (), "cache_implementation": WHOLE_CACHES, "token_healing": (), "constraints": (), "force_words_ids": (),

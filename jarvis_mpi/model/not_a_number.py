@@ -66,7 +66,7 @@ def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
     """Raises Unservable where a tensor of this part of the model holds NaN or infinity."""
     for path, header, data_at in headers(folder):
         file, names = path.stat(), sorted(filter(wanted, tensors_in(header)))
-        identity = f"{path.resolve()} {file.st_size} {file.st_mtime_ns} {data_at} {names}"
+        identity = f"{path.resolve()} {file.st_size} {file.st_mtime_ns} {file.st_ctime_ns} {data_at} {names}"
         noted = cache_folder() / "sound" / hashlib.sha256(identity.encode()).hexdigest()[:16]
         if is_cached(noted):
             continue

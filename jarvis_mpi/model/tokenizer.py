@@ -130,7 +130,9 @@ def assistant(answer: str) -> dict[str, str]:
 
 
 def end_ids(folder: Path) -> set[int] | None:
-    """Return the ids that end an answer, as `generate` finds them: those of generation_config.json, else those of config.json.
+    """Return the ids that end an answer, those of generation_config.json, else those of config.json.
+
+    `generate` does not look at the latter where there is a generation_config.json that names none, and goes on.
 
     None where neither names any. Raises Unservable where they are no ids.
     """

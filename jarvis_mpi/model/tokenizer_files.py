@@ -37,7 +37,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 def only_sentencepiece(folder: Path) -> Path | None:
     """Return the SentencePiece model of a folder without any other tokenizer; None where there is none."""
-    found = sorted(path for path in folder.glob("*.model") if path.is_file())
+    found = sorted(path for path in folder.glob("[!.]*.model") if path.is_file())
     if not found or any(
         (folder / name).is_file() for name in ("tokenizer.json", "tekken.json", "vocab.json")
     ):

@@ -162,7 +162,7 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
         return why
     references = answers_of(model)
     if sees_what_comes_after(model, references[0]):
-        return "each token sees those after it, as in an encoder (is_decoder in its config)"
+        return "each token sees those after it, as in an encoder"
     depth = model.config.num_hidden_layers
     with TemporaryDirectory() as name:
         folder = Path(name)

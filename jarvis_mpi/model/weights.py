@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ Rename = Callable[[str], str | None]
 # Dtypes in files. Those that no kernel reads are converted when they are loaded, which takes memory.
 STORED = {name: dtype for dtype, name in DTYPES.items()}
 STORED |= {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+
+SAMPLES, SAMPLE_BYTES = 64, 64  # of a tensor, to tell it from another of the same shape
 
 
 @contextmanager
@@ -76,10 +79,20 @@ class Stored(NamedTuple):
         numbers = np.memmap(self.path, np.uint8, "r", self.data_at + begin, (end - begin,))
         return tensor_of(numbers).view(self.stored).view(self.tensor["shape"])
 
+    def sample(self) -> str:
+        """Return a digest of bytes from all over the tensor: two models may have files of one size, and one time (tar, rsync, FAT)."""
+        begin, end = self.tensor["data_offsets"]
+        digest = sha256()
+        with self.path.open("rb") as file:
+            for at in range(begin, end, max(SAMPLE_BYTES, (end - begin) // SAMPLES)):
+                file.seek(self.data_at + at)
+                digest.update(file.read(min(SAMPLE_BYTES, end - at)))
+        return digest.hexdigest()[:16]
+
     def quantised(self, weights: str, turned: bool) -> Path:
         """Return the folder of the tensor, quantised. `turned`: the file holds [in, out]."""
         file = self.path.stat()
-        identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor}"
+        identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor} {self.sample()}"
         if turned:
             return quantised_folder(
                 weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T
@@ -101,6 +114,7 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for path, header, data_at in headers(folder):
         for stored in sorted(tensors_in(header)):
+            refuse_scaled(path, header, stored)
             now, converted = rename_source_key(stored, renamings, converters)
             new = rename(now)
             bare = new.removeprefix(prefix) if new else ""
@@ -113,6 +127,19 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
                 this = Stored(stored, path, header[stored], data_at)
                 check_alike(folder, found.setdefault(name, this), this)
     return found
+
+
+def refuse_scaled(path: Path, header: dict, name: str) -> None:
+    """Raises Unservable where the tensor is one of 8 bits with scales beside it, which no config names."""
+    scales = {
+        f"{name}_scale",
+        f"{name}_scale_inv",
+        f"{name.removesuffix('.weight')}.scale_weight",
+    } & header.keys()
+    if scales and header[name]["dtype"].startswith("F8_"):
+        raise Unservable(
+            f"{path} holds quantised weights ({name} in 8 bits, with {min(scales)}): save the model dequantised first"
+        )
 
 
 def check_alike(folder: Path, one: Stored, other: Stored) -> None:

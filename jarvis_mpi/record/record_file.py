@@ -111,8 +111,14 @@ def reopened(path: Path, now: float, screen: Notifier, at_s: float) -> RecordFil
     except OSError as error:
         why = error.strerror if isinstance(error, hdf5.InUse) else os.strerror(error.errno or 5)
         raise Unservable(f"--resume {path} cannot be written: {why}") from None
+    try:
+        for_readers(file)
+    except (OSError, RuntimeError) as error:
+        raise Unservable(
+            f"--resume {path} was rewritten by another program, in a form that cannot grow ({reason(error)}): resume the original"
+        ) from None
     away_s = time.time() - float(file.attrs["started_unix_s"])  # a Pi may have forgotten the time of day
-    return RecordFile(path, for_readers(file), now - max(at_s, away_s), now, screen)
+    return RecordFile(path, file, now - max(at_s, away_s), now, screen)
 
 
 def for_readers(file: h5py.File) -> h5py.File:

@@ -1,10 +1,14 @@
 """Scripts of analysis/ that are given several things: a bad one is named, the others are drawn, and the status is 1."""
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from places import RECORDS as OLD
+from places import ROOT
 from running import script
 
 pytestmark = pytest.mark.slow
@@ -29,6 +33,17 @@ def test_a_bad_record_costs_no_others_figure(folder, capsys):
     assert script("load", "--mend", folder / "good.h5") == ""
     message = script("latency", folder / "bad.h5", folder / "none.h5")
     assert len(message.splitlines()) == 2
+
+
+@pytest.mark.parametrize("rc", [b"# Schriftgr\xf6\xdfe\n", b"text.usetex: True\n"])
+def test_a_matplotlibrc_of_the_users_counts_for_nothing(folder, rc):
+    (folder / "matplotlibrc").write_bytes(rc)
+    done = subprocess.run(
+        [sys.executable, ROOT / "analysis" / "latency.py", "good.h5", "--formats", "png"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (folder / "good-latency.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["a$\\foo$", "[red]x", "z\udcff"])

@@ -121,6 +121,9 @@ def test_a_list_of_json_and_old_line_ends_are_reported(tmp_path):
     for data in (json.dumps(objects), json.dumps(objects, indent=2)):
         with pytest.raises(Unservable, match="is one list of JSON: write an object a line"):
             read(tmp_path, data.encode(), "prompts.json")
+    with pytest.raises(Unservable, match="is one object of JSON over several lines: write it in one line"):
+        read(tmp_path, json.dumps({"prompt": "one"}, indent=2).encode(), "prompts.json")
+    assert read(tmp_path, b'{"prompt": "one"}\n{"prompt": "two"}\n') == ["one", "two"]
     assert read(tmp_path, b"[1] is a list\n[2] too\n") == ["[1] is a list", "[2] too"]
     with pytest.raises(Unservable, match="has no line ends but CR"):
         read(tmp_path, b"one\rtwo\r")

@@ -82,6 +82,22 @@ def test_what_the_machine_lacks_is_no_fault_of_the_model_and_no_verdict(
     trial.check(folder)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"_attn_implementation": "flash_attention_2"},
+        {"attn_implementation": "flash_attention_2"},
+        {"return_dict": False},
+    ],
+    ids=str,
+)
+def test_what_its_makers_program_asked_for_is_not_asked_here(more, tmp_path):
+    folder = tiny.make("llama", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **more}))
+    trial.check(folder)
+
+
 def test_rotary_tables_of_an_unknown_kind_are_named(tmp_path):
     folder = tiny.make("llama", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

@@ -181,6 +181,20 @@ def test_a_copy_quantises_before_it_is_needed_and_another_state_of_the_weights_a
     assert len(list(cache.glob("*/numbers.npy"))) == 2 * len(made)
 
 
+def test_another_model_with_a_file_of_the_same_size_and_time_is_quantised_again(tmp_path, cache):
+    """As tar --mtime, rsync and FAT leave them."""
+    folder, file = tiny.make("llama", tmp_path / "model"), tmp_path / "model" / "model.safetensors"
+    Stage(folder, range(2), torch.float32, weights="int8")
+    before, data = len(list(cache.glob("*/numbers.npy"))), bytearray(file.read_bytes())
+    for at in range(8 + int.from_bytes(data[:8], "little"), len(data), 4):
+        data[at] ^= 1  # the lowest bit of each number
+    times = file.stat()
+    file.write_bytes(data)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    Stage(folder, range(2), torch.float32, weights="int8")
+    assert len(list(cache.glob("*/numbers.npy"))) > before
+
+
 @pytest.mark.mpirun
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.very_slow) for kind in KINDS])
 def test_a_run_gives_the_same_on_any_chain_and_from_a_copy(kind, small, tmp_path):

@@ -21,8 +21,10 @@ from running import (
     words_for,
 )
 
+from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.record_file import reopened
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +127,17 @@ def test_skipped_layers_are_named_when_a_run_is_resumed(small, tmp_path):
         in done.stderr.decode()
     )
     assert load(log).tokens["layers"].tolist()[-1] == 6
+
+
+def test_a_record_that_another_program_has_rewritten_cannot_grow(tmp_path):
+    with h5py.File(RECORDS / "schema6.h5") as old, h5py.File(tmp_path / "new.h5", "w") as new:
+        for name, table in old.items():
+            new.create_dataset(name, data=table[:], maxshape=(None,))
+        new.attrs.update(old.attrs)
+    with pytest.raises(
+        Unservable, match=r"--resume .*new.h5 was rewritten by another program.*: resume the original"
+    ):
+        reopened(tmp_path / "new.h5", 0.0, None, 0.0)
 
 
 @pytest.mark.mpirun
