@@ -69,23 +69,6 @@ def test_strangers_beside_the_model_are_not_it(folder):
     assert safetensors_files.weight_files(folder) == [folder / "consolidated.safetensors"]
 
 
-def test_weights_of_8_bits_with_scales_beside_them_are_refused(folder):
-    """As NVIDIA's ModelOpt leaves them, whose config.json does not say so."""
-    tensors = load_file(folder / "model.safetensors")
-    name = "model.layers.2.mlp.up_proj.weight"
-    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
-    tensors[f"{name}_scale"] = torch.tensor(0.5)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        Unservable,
-        match=r"holds quantised weights \(model.layers.2.*weight_scale\): save the model dequantised",
-    ):
-        Stage(folder, range(2, 3), torch.float32)
-    (folder / "hf_quant_config.json").write_text("{}")
-    with pytest.raises(Unservable, match=r"hf_quant_config.json\): save the model dequantised"):
-        checkpoint.check(folder)
-
-
 def test_an_adapter_beside_the_model_is_not_passed_over(folder):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(Unservable, match=r"holds an adapter beside a model .*merge_and_unload"):

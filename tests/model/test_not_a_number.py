@@ -1,4 +1,4 @@
-"""NaN and infinity: in the files, in a layer, in the logits of a run."""
+"""Numbers that are none, NaN and infinity, in the files, in a layer, in the logits of a run; and numbers of 8 bits."""
 
 import shutil
 
@@ -6,9 +6,11 @@ import pytest
 import tiny
 import torch
 from running import mpirun, words_for
+from safetensors.torch import load_file, save_file
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.settings import Settings
+from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
@@ -70,3 +72,20 @@ def test_a_workers_number_that_is_none_ends_the_run_with_one_sentence(folder, by
     assert "Traceback" not in done.stderr.decode()
     assert any("node 1" in line and "model.layers.2.mlp.up_proj.weight" in line for line in lines), lines
     assert not done.stdout.strip()
+
+
+def test_weights_of_8_bits_with_scales_beside_them_are_refused(folder):
+    """As NVIDIA's ModelOpt leaves them, whose config.json does not say so."""
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.2.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    tensors[f"{name}_scale"] = torch.tensor(0.5)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        Unservable,
+        match=r"holds quantised weights \(model.layers.2.*weight_scale\): save the model dequantised",
+    ):
+        Stage(folder, range(2, 3), torch.float32)
+    (folder / "hf_quant_config.json").write_text("{}")
+    with pytest.raises(Unservable, match=r"hf_quant_config.json\): save the model dequantised"):
+        checkpoint.check(folder)
