@@ -145,12 +145,12 @@ import itertools, os, sys
 from pathlib import Path
 from jarvis_mpi.record.writer import Record
 from jarvis_mpi.protocol.events import Token
-from jarvis_mpi.protocol.wire import Kind, Message, Run
+from jarvis_mpi.protocol.wire import Kind, Message, StageRun
 from jarvis_mpi.common.process_identity import named
 record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)
 record.asked(0.0, 0, 0, "hello", [1, 2], 0)
 for step in itertools.count():
-    piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(Run(1, range(1, 4), 1, .1, .2, .3, 999),))
+    piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(StageRun(1, range(1, 4), 1, .1, .2, .3, 999),))
     record.write(Token(0, step, step + 5, 42, 1.0 + step, 0.5, 0.1, (piece,)))
     print(step, flush=True)
 """
