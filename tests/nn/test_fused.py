@@ -94,7 +94,7 @@ def test_the_same_bits_without_avx512(tmp_path):
     printed = [
         subprocess.run(
             [sys.executable, "-c", SAY_BITS, str(folder)], env={**os.environ, "JARVIS_CACHE": str(tmp_path), **without},
-            check=True, capture_output=True, text=True, timeout=100,
+            check=True, capture_output=True, text=True, timeout=400,
         ).stdout.split()
         for without in ({}, {"JARVIS_WITHOUT": "avx512"})
     ]  # fmt: skip
