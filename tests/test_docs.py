@@ -143,6 +143,7 @@ def test_every_target_of_make_is_there():
     assert named - targets == set()
 
 
+@pytest.mark.slow
 def test_quick_commands_run(tmp_path):
     def run(words: str) -> str:
         folder = tmp_path / re.sub(r"\W+", "-", words)

@@ -90,6 +90,7 @@ def test_where_nothing_comes_nothing_is_waited_for(command, tmp_path):
     os.close(write)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_stays_open_behind_a_text_is_noticed(monkeypatch):
     read, write = os.pipe()
     os.write(write, b"text")

@@ -54,6 +54,7 @@ def test_pure_modules_know_no_torch_mpi_or_hdf5(name):
     subprocess.run([sys.executable, "-c", f"{block}; import jarvis_mpi.{name}"], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_worker_imports_nothing_of_the_end_users():
     code = "import jarvis_mpi.app.cli, jarvis_mpi.model.stage, sys; print(*(set(sys.modules) & {'h5py', 'rich', 'tokenizers.decoders', 'mpi4py'}))"
     done = subprocess.run(

@@ -24,6 +24,8 @@ from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.run import Unreadable
 
+pytestmark = pytest.mark.slow
+
 ONE_RUN, SEVERAL = ("hops", "timeline"), ("latency", "faults", "compare")
 
 

@@ -21,6 +21,8 @@ from jarvis_mpi.record import replay
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.study_file import costs_in
 
+pytestmark = pytest.mark.slow
+
 
 def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[range], since: int) -> list[int]:
     """Return the tokens of one process: all layers until step `since`, then the patches of `gone` in their place."""
