@@ -54,10 +54,10 @@ def greedy(folder: Path, settings: Settings, count: int) -> list[int]:
 
 
 # Options that change no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of the return value; `eos_token_id` is
-# in text.end_ids. forced_bos_token_id concerns texts of one token.
+# in tokenizer.end_ids.
 HARMLESS = set(
     """max_length max_new_tokens early_stopping do_sample use_mtp use_cache cache_config max_cache_len temperature top_k
-    top_p min_p top_h typical_p epsilon_cutoff eta_cutoff length_penalty renormalize_logits forced_bos_token_id remove_invalid_values
+    top_p min_p top_h typical_p epsilon_cutoff eta_cutoff length_penalty renormalize_logits remove_invalid_values
     num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate pad_token_id
     bos_token_id eos_token_id decoder_start_token_id is_assistant num_assistant_tokens num_assistant_tokens_schedule
     assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit assistant_lookbehind
