@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
 from benchmarks.faults.live_run import PROMPT, read
 from benchmarks.speed.host_start import WAYS, started
 from jarvis_mpi.testbed import own_hosts, own_processes
@@ -42,9 +42,7 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument("--tokens", type=int, default=64)
     asked = made.parse_args()
-    if why := own_hosts.missing():
-        print(why, file=sys.stderr)
-        return 1
+    require_hosts()
     os.chdir(ROOT)
     print("| daemons | tokens | mpirun's status | ended after | what was said |\n|---|---|---|---|---|")
     try:

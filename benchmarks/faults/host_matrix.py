@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import ROOT
+from benchmarks.arguments import require_hosts
 from benchmarks.chain import over_hosts
 from benchmarks.faults.live_run import WORKERS, LiveRun, left_over, read
 from benchmarks.faults.rows import Row, judge, matrix_parser, measure, report
@@ -136,9 +137,7 @@ def no_fault(scratch: Path, tokens: int) -> dict:
 
 def main() -> int:
     words = matrix_parser(__doc__).parse_args()
-    if why := own_hosts.missing():
-        print(why, file=sys.stderr)
-        return 1
+    require_hosts()
     os.chdir(ROOT)
     dice, results = random.Random(words.seed), []
     cells = [

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import ROOT, shapes
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import command, options, over_hosts, prompts_words, tokens_a_round
 from benchmarks.faults.live_run import WORKERS
 from jarvis_mpi.record.reader import load
@@ -83,9 +83,8 @@ def main() -> int:
     made.add_argument("--limit-s", type=int, default=500)
     asked = made.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if not asked.ranks and (why := own_hosts.missing()):
-        print(why, file=sys.stderr)
-        return 1
+    if not asked.ranks:
+        require_hosts()
     results = {}
     print(
         "| texts | drafts | tokens/s | over none | tokens a round | round | text |\n|---|---|---|---|---|---|---|"

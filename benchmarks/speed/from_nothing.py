@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
 from jarvis_mpi.testbed import own_hosts, own_processes
 
 HOME = Path("/mnt")  # there is such a folder on every Linux, and usually nothing in it
@@ -70,9 +70,7 @@ def main() -> int:
     made.add_argument("--workers", type=int, default=8)
     made.add_argument("--disk", type=Path, default=Path("/var/tmp"))
     words = made.parse_args()
-    if why := own_hosts.missing():
-        print(why, file=sys.stderr)
-        return 1
+    require_hosts()
     disk = Path(tempfile.mkdtemp(prefix="jarvis-", dir=words.disk))
     everyone = range(words.workers + 1)
     try:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
 from benchmarks.faults.live_run import WORKERS, LiveRun, read
 from jarvis_mpi.testbed import own_hosts, own_links, own_processes
@@ -64,9 +64,7 @@ def main() -> int:
     made.add_argument("--tokens", type=int, default=48)
     made.add_argument("--only", default="", help="links whose name has this in it")
     asked = made.parse_args()
-    if why := own_hosts.missing():
-        print(why, file=sys.stderr)
-        return 1
+    require_hosts()
     os.chdir(ROOT)
     results = []
     print(

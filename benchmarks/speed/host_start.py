@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks import ROOT
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import command
 from jarvis_mpi.testbed import own_hosts, own_processes
 
@@ -49,9 +49,7 @@ def main() -> int:
     made.add_argument("--hosts", type=int, default=9)
     made.add_argument("--rounds", type=int, default=3)
     asked = made.parse_args()
-    if why := own_hosts.missing():
-        print(why, file=sys.stderr)
-        return 1
+    require_hosts()
     os.chdir(ROOT)
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     try:

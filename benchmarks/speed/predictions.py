@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import ROOT
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
 from jarvis_mpi.record.reader import load
 from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
@@ -96,9 +96,7 @@ def main() -> int:
     made.add_argument("--tokens", type=int, default=80)
     made.add_argument("--rounds", type=int, default=1, help="of each; medians are told")
     words = made.parse_args()
-    if why := own_hosts.missing():
-        print(why, file=sys.stderr)
-        return 1
+    require_hosts()
     os.chdir(ROOT)
     rows = []
     try:

@@ -5,7 +5,6 @@ a name and a boot id of its own, and a real sshd that knows one key, made for th
 leave the bridge. The file system is shared, as if the same were installed everywhere.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,18 +12,15 @@ import uuid
 from pathlib import Path
 
 from .own_links import cut, join, mend
-from .own_processes import AIR, PREFIX, STATE, address, every_host, kill, name, sh, until
+from .own_processes import AIR, PREFIX, STATE, address, every_host, kill, lacking, name, sh, until
 
 NEEDED = ("ip", "unshare", "nsenter", "sshd", "ssh-keygen")
 
 
 def missing() -> str:
     """'' if hosts can be made here, else one sentence that says what is in the way."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "hosts need Linux and root"
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    if lacking := [tool for tool in NEEDED if not shutil.which(tool)]:
-        return f"hosts need {', '.join(lacking)}: apt-get install openssh-server iproute2 util-linux"
+    if why := lacking("hosts need", NEEDED, "openssh-server iproute2 util-linux"):
+        return why
     if subprocess.run(["ip", "netns", "add", f"{PREFIX}probe"], capture_output=True).returncode:
         return "hosts need network namespaces, and none can be made here"
     sh(f"ip netns del {PREFIX}probe")

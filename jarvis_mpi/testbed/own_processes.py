@@ -1,12 +1,14 @@
-"""Name the hosts of one's own, and find what runs on each of them."""
+"""What the hosts and the Slurm of one's own share: what they need, their names, and what runs on each of them."""
 
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -26,9 +28,19 @@ def sh(command: str, check: bool = True) -> str:
     return done.stdout
 
 
-def until(comes_true: Callable[[], bool], sentence: str) -> None:
-    """Raises Unservable with `sentence` where it does not within seconds."""
-    end = time.monotonic() + WAIT_S
+def lacking(need: str, tools: Iterable[str], packages: str) -> str:
+    """'' if root and the `tools` are here, else one sentence that begins with `need` ("hosts need")."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return f"{need} Linux and root"
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    if absent := [tool for tool in tools if not shutil.which(tool)]:
+        return f"{need} {', '.join(absent)}: apt-get install {packages}"
+    return ""
+
+
+def until(comes_true: Callable[[], bool], sentence: str, wait_s: float = WAIT_S) -> None:
+    """Raises Unservable with `sentence` where it does not within `wait_s`."""
+    end = time.monotonic() + wait_s
     while not comes_true():
         if time.monotonic() > end:
             raise Unservable(sentence)

@@ -10,13 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 
 from ..common.errors import Unservable
+from .own_processes import lacking, until
 
 STATE = Path("/run/jarvis_slurm")
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -55,12 +55,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def missing() -> str:
     """'' if a cluster can be made here, else one sentence that says what is in the way."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "a Slurm of one's own needs Linux and root"
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    if lacking := [tool for tool in NEEDED if not shutil.which(tool)]:
-        return f"a Slurm of one's own needs {', '.join(lacking)}: apt-get install {PACKAGES}"
-    return ""
+    return lacking("a Slurm of one's own needs", NEEDED, PACKAGES)
 
 
 def up(count: int) -> dict[str, str]:
@@ -112,11 +107,8 @@ def start(*words: str | Path) -> subprocess.Popen:
     with (STATE / "pids").open("a") as pids:
         pids.write(f"{made.pid}\n")
     if words[0] == "munged":
-        end = time.monotonic() + WAIT_S
-        while not (STATE / "munge.socket").exists():
-            if time.monotonic() > end:
-                raise Unservable(f"munged has not come up after {WAIT_S:g} s: see {log.name}")
-            time.sleep(0.05)
+        sentence = f"munged has not come up after {WAIT_S:g} s: see {log.name}"
+        until((STATE / "munge.socket").exists, sentence, WAIT_S)
     return made
 
 
