@@ -53,6 +53,10 @@ def read(path: Path, size: int, _changed_at: int) -> tuple[dict[str, dict], int]
     for name in tensors_in(header):
         if fault := wrong(header[name]):
             raise Unservable(f"{path} is damaged: its header gives {name} {fault}; fetch it again")
+        if scale := scale_of(header, name):
+            raise Unservable(
+                f"{path} holds quantised weights ({name} in 8 bits, with {scale}): save the model dequantised first"
+            )
     end = 8 + length + end_of_data(path, header)
     if end != size:
         raise Unservable(f"{path} has {size} bytes, but its header says {end}: it is damaged, fetch it again")
@@ -68,6 +72,14 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name stands there twice")
     return found
+
+
+def scale_of(header: dict, name: str) -> str:
+    """Return the tensor of scales beside a tensor of 8 bits; '' where there is none."""
+    if not header[name]["dtype"].startswith("F8_"):
+        return ""
+    names = (f"{name}_scale", f"{name}_scale_inv", f"{name.removesuffix('.weight')}.scale_weight")
+    return next((each for each in names if each in header), "")
 
 
 def wrong(tensor: Any) -> str:

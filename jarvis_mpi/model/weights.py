@@ -114,7 +114,6 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for path, header, data_at in headers(folder):
         for stored in sorted(tensors_in(header)):
-            refuse_scaled(path, header, stored)
             now, converted = rename_source_key(stored, renamings, converters)
             new = rename(now)
             bare = new.removeprefix(prefix) if new else ""
@@ -127,19 +126,6 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
                 this = Stored(stored, path, header[stored], data_at)
                 check_alike(folder, found.setdefault(name, this), this)
     return found
-
-
-def refuse_scaled(path: Path, header: dict, name: str) -> None:
-    """Raises Unservable where the tensor is one of 8 bits with scales beside it, which no config names."""
-    scales = {
-        f"{name}_scale",
-        f"{name}_scale_inv",
-        f"{name.removesuffix('.weight')}.scale_weight",
-    } & header.keys()
-    if scales and header[name]["dtype"].startswith("F8_"):
-        raise Unservable(
-            f"{path} holds quantised weights ({name} in 8 bits, with {min(scales)}): save the model dequantised first"
-        )
 
 
 def check_alike(folder: Path, one: Stored, other: Stored) -> None:
