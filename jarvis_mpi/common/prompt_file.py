@@ -1,7 +1,6 @@
 """Read --prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from .given_file import MARK, data_of
 from .settings import is_utf8
 
 # Names of options in other programs' requests that would change an answer. Other names (id, reference ...) are passed over.
-SHAPES = frozenset(
-    re.findall(
-        r"\w+",
-        "messages system max_tokens max_new_tokens max_completion_tokens max_length min_tokens n_predict temperature top_k top_p"
-        " min_p typical_p repetition_penalty frequency_penalty presence_penalty logit_bias seed stop stop_sequences n num_beams"
-        " do_sample tools response_format suffix echo logprobs",
-    )
-)
+SHAPES = frozenset((
+    "messages", "system", "max_tokens", "max_new_tokens", "max_completion_tokens", "max_length",
+    "min_tokens", "n_predict", "temperature", "top_k", "top_p", "min_p", "typical_p",
+    "repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias", "seed", "stop",
+    "stop_sequences", "n", "num_beams", "do_sample", "tools", "response_format", "suffix", "echo",
+    "logprobs",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,10 @@ def read(path: Path) -> list[PromptLine]:
         raise Unservable(
             f"--prompts {path} has no line ends but CR: tr '\\r' '\\n' < {path} > FILE makes usual ones"
         )
-    if is_list(data):
+    content = whole_json(data)
+    if isinstance(content, list) and any(isinstance(each, dict) for each in content):
         raise Unservable(f"--prompts {path} is one list of JSON: write an object a line, {OBJECT[6:]}")
-    if is_object_of_lines(data):
+    if isinstance(content, dict) and b"\n" in data.strip():
         raise Unservable(
             f"--prompts {path} is one object of JSON over several lines: write it in one line, {OBJECT[6:]}"
         )
@@ -52,25 +51,14 @@ def read(path: Path) -> list[PromptLine]:
     return found
 
 
-def is_list(data: bytes) -> bool:
-    """Return whether a file is one list of JSON with an object in it."""
-    if data.lstrip()[:1] != b"[":
-        return False
+def whole_json(data: bytes) -> Any:
+    """Return a file that is one list or one object of JSON; None where it is neither."""
+    if data.lstrip()[:1] not in (b"[", b"{"):
+        return None
     try:
-        content = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(content, list) and any(isinstance(each, dict) for each in content)
-
-
-def is_object_of_lines(data: bytes) -> bool:
-    """Return whether a file of several lines is one object of JSON."""
-    if data.lstrip()[:1] != b"{" or b"\n" not in data.strip():
-        return False
-    try:
-        return isinstance(json.loads(data), dict)
-    except (ValueError, RecursionError):
-        return False
+        return None
 
 
 def prompts_in(lines: list[bytes], jsonl: bool) -> Iterator[PromptLine]:
