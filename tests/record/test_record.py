@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from places import RECORDS, ROOT
 from running import (
+    ONE_RUN,
+    SEVERAL,
     WRITER,
     can_mount,
     script,
@@ -25,8 +27,6 @@ from jarvis_mpi.record.repair import mend
 from jarvis_mpi.record.run import Unreadable
 
 pytestmark = pytest.mark.slow
-
-ONE_RUN, SEVERAL = ("hops", "timeline"), ("latency", "faults", "compare")
 
 
 def test_records_are_read_without_mpi_and_torch():

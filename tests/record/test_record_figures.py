@@ -12,6 +12,8 @@ import h5py
 import pytest
 from places import RECORDS, ROOT
 from running import (
+    ONE_RUN,
+    SEVERAL,
     mpirun,
     script,
     start,
@@ -21,8 +23,6 @@ from running import (
 from jarvis_mpi.record.reader import load
 
 pytestmark = pytest.mark.slow
-
-ONE_RUN, SEVERAL = ("hops", "timeline"), ("latency", "faults", "compare")
 
 
 @pytest.mark.mpirun
