@@ -180,10 +180,5 @@ class Message:
         )  # fmt: skip
 
 
-def note(**fields: Any) -> Message:
-    """A NOTE with `fields` as JSON."""
-    return Message(Kind.NOTE, body=json.dumps(fields).encode())
-
-
 def read_note(message: Message) -> dict[str, Any]:
     return json.loads(bytes(message.body))

@@ -1,15 +1,35 @@
 """Distribute a study: rank 0 hands units out, the others work on them."""
 
 import contextlib
+from dataclasses import dataclass
+from typing import Any
 
 from ..common.errors import Unservable
 from ..protocol.link import Link, Lost, Silence
+from ..protocol.notes import Note, read
 from ..protocol.wire import Kind as MessageKind
-from ..protocol.wire import Message, note, read_note
+from ..protocol.wire import Message
 from ..record.study_file import StudyFile, Unit
 from .work import StudyWorker
 
 UNIT_S = 3600.0  # the longest time for one unit
+
+
+@dataclass(frozen=True)
+class WorkOn(Note):
+    """To a worker: do this unit, the fields of a `Unit`."""
+
+    MARK = "unit"
+    unit: list[Any]
+
+
+@dataclass(frozen=True)
+class UnitDone(Note):
+    """To rank 0: what came of the node's unit."""
+
+    MARK = "came"
+    node: int
+    came: Any
 
 
 def lead(link: Link | None, file: StudyFile, worker: StudyWorker | None) -> None:
@@ -29,9 +49,9 @@ def lead(link: Link | None, file: StudyFile, worker: StudyWorker | None) -> None
             while waiting and idle:
                 busy[node := idle.pop()] = waiting.pop()
                 with contextlib.suppress(Lost):  # the next receive raises it again
-                    link.send(node, note(unit=list(busy[node])).pack())
+                    link.send(node, WorkOn(list(busy[node])).pack())
             try:
-                result = read_note(Message.unpack(link.receive(UNIT_S)))
+                done = read(Message.unpack(link.receive(UNIT_S)), UnitDone)
             except Lost as lost:
                 for node in set(lost.nodes) & busy.keys():  # another node does its work
                     waiting.append(busy.pop(node))
@@ -43,8 +63,9 @@ def lead(link: Link | None, file: StudyFile, worker: StudyWorker | None) -> None
                 raise Unservable(
                     f"no worker has answered for {UNIT_S:g} s: the same command goes on from the file"
                 ) from None
-            file.write(busy.pop(result["node"]), result["came"])
-            idle.append(result["node"])
+            assert done
+            file.write(busy.pop(done.node), done.came)
+            idle.append(done.node)
             tick(1)
         for node in idle:
             with contextlib.suppress(Lost):
@@ -63,4 +84,5 @@ def follow(link: Link, worker: StudyWorker) -> None:
             continue
         if message.kind is MessageKind.GOODBYE:
             return
-        link.send(0, note(node=link.me, came=worker.do(Unit(*read_note(message)["unit"]))).pack())
+        if work := read(message, WorkOn):
+            link.send(0, UnitDone(link.me, worker.do(Unit(*work.unit))).pack())

@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 from ..common.errors import Unservable
 from ..common.json_form import parsed
 from ..protocol.link import Link, Lost, Silence
-from ..protocol.wire import Kind, Message, note, read_note
+from ..protocol.notes import Note, SomeNote, key, read
+from ..protocol.wire import Kind, Message
 from ..record.links_file import Measured
 
 SAMPLES = 9
@@ -30,6 +31,33 @@ PAIR_S = 30.0  # the longest for a pair
 Clock = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class MeasureTo(Note):
+    """To a worker: measure the link between you and this node."""
+
+    MARK = "measure"
+    node: int = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class Received(Note):
+    """To the sender of this many bytes: they are here."""
+
+    MARK = "here"
+    size: int = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class LinkMeasured(Note):
+    """To the end user: a `Measured`."""
+
+    MARK = "kbit_s"
+    a: int
+    b: int
+    round_trip_s: float
+    kbit_s: float
+
+
 def measure(link: Link, clock: Clock) -> Iterator[Measured]:
     """Have every pair measured, as the end user, and yield each result."""
     for a, b in combinations(range(link.size), 2):
@@ -37,7 +65,7 @@ def measure(link: Link, clock: Clock) -> Iterator[Measured]:
             if a == link.me:
                 yield between(link, b, clock)
             else:
-                link.send(a, note(measure=b).pack())
+                link.send(a, MeasureTo(b).pack())
                 yield answer_of(link, a, b, clock)
         except (Silence, Lost):
             yield Measured(a, b, NAN, NAN)
@@ -52,9 +80,9 @@ def answer_of(link: Link, a: int, b: int, clock: Clock) -> Measured:
     """Wait for this pair's result; a late one is another pair's. Raises Silence or Lost."""
     end = clock() + 2 * PAIR_S
     while True:
-        found = Measured(**await_note(link, max(0.0, end - clock()), clock, "measured"))
-        if (found.a, found.b) == (a, b):
-            return found
+        note = await_note(link, max(0.0, end - clock()), clock, LinkMeasured)
+        if (note.a, note.b) == (a, b):
+            return Measured(a, b, note.round_trip_s, note.kbit_s)
 
 
 def serve(link: Link, clock: Clock) -> None:
@@ -64,13 +92,13 @@ def serve(link: Link, clock: Clock) -> None:
         if message.kind is Kind.GOODBYE:
             return
         if message.kind is Kind.STEP:  # another node's bytes: acknowledge them
-            link.send(message.step, note(here=message.rows).pack())
-        elif "measure" in (payload := read_note(message)):
+            link.send(message.step, Received(message.rows).pack())
+        elif asked := read(message, MeasureTo):
             try:
-                found = between(link, payload["measure"], clock)
+                found = between(link, asked.node, clock)
             except (Silence, Lost):
-                found = Measured(link.me, payload["measure"], NAN, NAN)
-            link.send(0, note(measured=found._asdict()).pack())
+                found = Measured(link.me, asked.node, NAN, NAN)
+            link.send(0, LinkMeasured(*found).pack())
 
 
 def between(link: Link, node: int, clock: Clock) -> Measured:
@@ -89,17 +117,17 @@ def time_transfer(link: Link, node: int, size: int, clock: Clock) -> float:
     begun = clock()
     link.send(node, Message(Kind.STEP, step=link.me, rows=size, body=bytes(size)).pack())
     link.flush(PAIR_S)
-    await_note(link, PAIR_S, clock, "here")
+    await_note(link, PAIR_S, clock, Received)
     return clock() - begun
 
 
-def await_note(link: Link, timeout_s: float, clock: Clock, name: str) -> Any:
-    """Return the field `name` of the next note that has it; others came too late. Raises Silence or Lost."""
+def await_note(link: Link, timeout_s: float, clock: Clock, kind: type[SomeNote]) -> SomeNote:
+    """Return the next note of this kind; others came too late. Raises Silence or Lost."""
     end = clock() + timeout_s
     while True:
         message = Message.unpack(link.receive(max(0.0, end - clock())))
-        if message.kind is Kind.NOTE and name in (payload := read_note(message)):
-            return payload[name]
+        if message.kind is Kind.NOTE and (found := read(message, kind)):
+            return found
 
 
 def main() -> None:

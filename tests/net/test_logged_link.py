@@ -14,7 +14,8 @@ from jarvis_mpi.common import variables
 from jarvis_mpi.net import launch_agents
 from jarvis_mpi.net.logged_link import logged
 from jarvis_mpi.protocol.cluster import Hop
-from jarvis_mpi.protocol.wire import Beat, Kind, Message, StageRun, note
+from jarvis_mpi.protocol.notes import Pong
+from jarvis_mpi.protocol.wire import Beat, Kind, Message, StageRun
 
 RUN = StageRun(1, range(1, 3), 1, 0.0, 0.1, 0.0, 100)
 
@@ -33,7 +34,7 @@ def test_a_line_names_kind_ends_and_step(caplog):
     home = Message(Kind.STEP, 2, 7, 5, 9, 1, runs=(RUN,), body=b"abcd")
     worker.send(0, home.pack())
     worker.beat(Beat(1, 0.25, False, {}).pack())
-    worker.send(0, note(node=1, pong=0.5, clock_s=3.0).pack())
+    worker.send(0, Pong(1, 0.5, 3.0).pack())
     worker.send(0, b"another version's")
     for _ in range(4):
         end_user.receive(1.0)
@@ -43,11 +44,11 @@ def test_a_line_names_kind_ends_and_step(caplog):
         f"send STEP 0>1 {fields} bytes={out}",
         f"recv STEP 0>1 {fields} bytes={out}",
         f"send STEP 1>0 {fields} bytes={back}",
-        f"send NOTE 1>0 note=node,pong,clock_s bytes={len(note(node=1, pong=0.5, clock_s=3.0).pack())}",
+        f"send NOTE 1>0 note=node,pong,clock_s bytes={len(Pong(1, 0.5, 3.0).pack())}",
         "send unreadable >0 bytes=17 (a message of 17 bytes is shorter than its header of 38)",
         f"recv STEP 1>0 {fields} bytes={back}",
         f"recv BEAT 1>0 busy_s=0.250 sending=False bytes={len(Beat(1, 0.25, False, {}).pack())}",
-        f"recv NOTE 1>0 note=node,pong,clock_s bytes={len(note(node=1, pong=0.5, clock_s=3.0).pack())}",
+        f"recv NOTE 1>0 note=node,pong,clock_s bytes={len(Pong(1, 0.5, 3.0).pack())}",
         "recv unreadable >0 bytes=17 (a message of 17 bytes is shorter than its header of 38)",
     ]
     assert (worker.me, end_user.size, worker.sending()) == (1, 2, False)

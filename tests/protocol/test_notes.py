@@ -25,6 +25,8 @@ from jarvis_mpi.protocol.notes import (
 )  # fmt: skip
 from jarvis_mpi.protocol.steps_in_flight import Pace
 from jarvis_mpi.protocol.wire import Kind, Message
+from jarvis_mpi.study.distribute import UnitDone, WorkOn
+from jarvis_mpi.testbed.link_rates import LinkMeasured, MeasureTo, Received
 
 NOTES = {
     '{"ping": 1.25}': Ping(1.25),
@@ -52,6 +54,11 @@ NOTES = {
     ' "patches": ""}}': Report(
         1, Hello(1, "pi1", 4, "b00t", 99, 1.5, 1000, {"wire": "6"}, "f", False, True, "")
     ),
+    '{"unit": [0, 3, "skip"]}': WorkOn([0, 3, "skip"]),
+    '{"node": 2, "came": [0.5]}': UnitDone(2, [0.5]),
+    '{"measure": 2}': MeasureTo(2),
+    '{"here": 16384}': Received(16384),
+    '{"a": 1, "b": 2, "round_trip_s": 0.001, "kbit_s": 8000000.0}': LinkMeasured(1, 2, 0.001, 8e6),
 }
 KINDS = tuple(type(note) for note in NOTES.values())
 

@@ -17,7 +17,7 @@ from jarvis_mpi.net.plan import answers_that_fit
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.request import pieces
-from jarvis_mpi.protocol.wire import Kind, Message, StageRun, Vitals, note, read_note
+from jarvis_mpi.protocol.wire import Kind, Message, StageRun, Vitals
 
 PURE = [
     "study.skip_cases",
@@ -171,10 +171,6 @@ def test_what_is_no_message_is_a_value_error_and_nothing_else(message, data):
 def test_an_activation_costs_its_bytes_and_a_small_header():
     route = tuple(Hop(node, range(node, node + 1)) for node in range(9))
     assert len(Message(Kind.STEP, ahead=route, body=bytes(4096)).pack()) < 4096 + 150
-
-
-def test_a_note_is_json():
-    assert read_note(Message.unpack(note(node=3, blocks=[[1, 4]]).pack())) == {"node": 3, "blocks": [[1, 4]]}
 
 
 # -- settings
