@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class Order:
     step: int = 0
     for_s: float = 0.0  # 0: for good
     times: float = 1.0
+    words: str = ""  # what was asked
 
 
 def parse(text: str) -> tuple[Order, ...]:
@@ -58,8 +59,21 @@ def parse(text: str) -> tuple[Order, ...]:
                 " - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
             )
         numbers = {name: float(fields[name]) for name in ("for_s", "times") if name in fields}
-        orders.append(Order(kind, int(fields["node"]), int(fields.get("step", 0)), **numbers))
+        orders.append(Order(kind, int(fields["node"]), int(fields.get("step", 0)), **numbers, words=words))
     return tuple(orders)
+
+
+def check(text: str, ranks: int) -> None:
+    """Raise Unservable where an order is none, or of a node that does not exist."""
+    if wrong := [order.node for order in parse(text) if not 0 < order.node < ranks]:
+        raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {ranks - 1}")
+
+
+def not_reached(text: str, steps: int) -> Iterator[str]:
+    """Yield a sentence for each order whose step did not come in a run of so many steps."""
+    for order in parse(text):
+        if order.step >= steps:
+            yield f"--fault {order.words!r} did not happen: the run had {steps} steps, counted from 0"
 
 
 class Slowed:

@@ -86,7 +86,7 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> RunTask:
         asked = replace(asked, log=log_of(asked))
         if before:
             hand_settings(link, settings.as_dict())
-        check_faults(settings, link.size)
+        fault_injection.check(settings.fault, link.size)
     return replace(
         asked,
         prompts=prompt_file.read(Path(settings.prompts)) if settings.prompts else (),
@@ -103,13 +103,6 @@ def log_of(asked: RunTask) -> Path:
     if asked.settings.log:  # else the name is this process's own
         claim(log)
     return log
-
-
-def check_faults(settings: Settings, ranks: int) -> None:
-    """Raise Unservable where --fault names a node that does not exist."""
-    orders = fault_injection.parse(settings.fault)
-    if wrong := [order.node for order in orders if not 0 < order.node < ranks]:
-        raise Unservable(f"--fault names node {wrong[0]}, but the workers are 1 to {ranks - 1}")
 
 
 def print_done(asked: RunTask) -> int:

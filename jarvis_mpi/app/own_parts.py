@@ -40,6 +40,11 @@ def load_own(start: Start) -> OwnParts:
     ]
     for stage in own:
         stage.warm_up(start.capacity.pieces, time.perf_counter)
+    if names := [name for stage in own for name in stage.unexpected_names]:
+        say(
+            f"{model.folder} has tensors that its config.json leaves no place for, such as {names[0]}: they are passed over, as"
+            " transformers does"
+        )
     stages = {stage.block: journalled(stage, settings) for stage in own}
     stages |= {
         block: load(block, beforehand=True) for block, nodes in layout.copies.items() if END_USER in nodes

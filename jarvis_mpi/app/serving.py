@@ -27,7 +27,7 @@ from ..protocol.services import Parameters, Services
 from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Proposer
 from ..protocol.steps_in_flight import Patience
 from ..record.writer import Record
-from . import debug_log, resume
+from . import debug_log, fault_injection, resume
 from .answering import Outcome, answer_all
 from .conversation import Conversation
 from .json_lines import Lines
@@ -81,6 +81,8 @@ def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps
     record.close()
     wrong = outcome.wrong
     try:
+        for sentence in fault_injection.not_reached(start.asked.settings.fault, coordinator.step):
+            screen.tell(sentence)
         screen.summary(coordinator.cluster, record.path)
         screen.answer.ended()
     except Unwritable as error:

@@ -1,6 +1,7 @@
 """Read from a model's folder only the tensors that a part of it needs, memory-mapped."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,8 @@ Rename = Callable[[str], str | None]
 # Dtypes in files. Those that no kernel reads are converted when they are loaded, which takes memory.
 STORED = {name: dtype for dtype, name in DTYPES.items()}
 STORED |= {"F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+
+OLD_TABLES = (r"\binv_freq$", r"attn\.masked_bias$")
 
 SAMPLES, SAMPLE_BYTES = 64, 64  # of a tensor, to tell it from another of the same shape
 
@@ -142,6 +145,20 @@ def check_alike(folder: Path, one: Stored, other: Stored) -> None:
 def names_used(model, folder: Path, rename: Rename) -> set[str]:
     """Return the files' tensors that `model` uses: some files hold more, such as the masks of older releases (-inf)."""
     return {stored.name for stored in find(model, folder, rename).values()}
+
+
+def unexpected_names(model, folder: Path, rename: Rename, used: Set[str]) -> list[str]:
+    """Return the files' tensors of this part for which `model` has no place, as a bias where the config says that there is none.
+
+    transformers warns of them and passes over them; tables that older releases stored it passes over in silence.
+    """
+    silent = [*(model._keys_to_ignore_on_load_unexpected or ()), *OLD_TABLES]
+    return [
+        name
+        for _, header, _ in headers(folder)
+        for name in sorted(tensors_in(header))
+        if rename(name) and name not in used and not any(re.search(each, name) for each in silent)
+    ]
 
 
 def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> set[str]:

@@ -23,6 +23,10 @@ LEAST_LIMIT = 1 << 26  # bytes that any file may claim
 PACKED = 64  # how many times its size a file may claim: equal rows are packed, or not written yet
 
 
+class Absent(LookupError):
+    """The file has no dataset of that name: it is another kind of file."""
+
+
 class InUse(OSError):
     """Another process has locked the file: its writer, or a reader with HDF5's own lock."""
 
@@ -105,10 +109,10 @@ def limit(file: h5py.File) -> int:
 
 
 def dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    """Return the dataset of that name, if all of it is in the file and fits. Raises KeyError or Unservable."""
+    """Return the dataset of that name, if all of it is in the file and fits. Raises Absent or Unservable."""
     link = file.get(name, getlink=True)
     if link is None:
-        raise KeyError(f"it has no {name}")
+        raise Absent(f"it has no {name}")
     if not isinstance(link, h5py.HardLink):
         raise Unservable(f"{file.filename} is not read: its {name} points elsewhere, which is not followed")
     found = file[name]
@@ -138,7 +142,7 @@ def plain(kind: np.dtype) -> bool:
 
 
 def rows(file: h5py.File, name: str, like: np.dtype | None = None, most: int | None = None) -> np.ndarray:
-    """Return the first `most` rows of a table. `like`: the kinds of its fields. Raises KeyError or Unservable."""
+    """Return the first `most` rows of a table. `like`: the kinds of its fields. Raises Absent or Unservable."""
     found = dataset(file, name)
     if found.ndim == 0 or (like is not None and not alike(found.dtype, like)):
         raise Unservable(f"{file.filename} is damaged: its {name} is no such table ({found.dtype})")

@@ -56,7 +56,7 @@ def claimed_bytes(path: Path) -> int:
 
 
 def read(path: Path, file: h5py.File) -> Run:
-    """Read the run from an open file. Raises ValueError, KeyError or Unservable."""
+    """Read the run from an open file. Raises ValueError, KeyError, Absent or Unservable."""
     schema = schema_of(path, file)
     tokens, hops, events, clocks = tables(file, schema)
     attributes = renamed(

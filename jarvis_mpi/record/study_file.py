@@ -170,14 +170,14 @@ def cut(name: str) -> bytes:
 
 
 def texts(file: "h5py.File", name: str) -> list[str]:
-    """Read a column of texts. Raises Unservable, KeyError or UnicodeDecodeError."""
+    """Read a column of texts. Raises Unservable, Absent or UnicodeDecodeError."""
     from . import hdf5
 
     return [cell.decode() for cell in hdf5.rows(file, name).tolist()]
 
 
 def table(file: "h5py.File", name: str) -> "np.ndarray":
-    """Read `items`. Raises Unservable or KeyError."""
+    """Read `items`. Raises Unservable or Absent."""
     import numpy as np
 
     from . import hdf5
@@ -188,16 +188,19 @@ def table(file: "h5py.File", name: str) -> "np.ndarray":
     return found
 
 
+MAKE_ONE = "python -m jarvis_mpi study makes one"
+
+
 def costs_in(path: Path, depth: int) -> dict[Case, float]:
     """Return the nats a token over the whole model's of every case whose text is scored. Raises Unservable."""
     import numpy as np
 
     from . import hdf5
 
-    with guarded(f"--study {path} is no study"), hdf5.read(path) as file:
+    with guarded(f"--study {path} is no study", MAKE_ONE), hdf5.read(path) as file:
         cases = [study_file.case_of(name) for name in texts(file, "cases")]
         items, nats = table(file, "items"), hdf5.rows(file, "nats", np.dtype("f8"))
-        file_depth = hdf5.attributes(file)["depth"]
+        file_depth = hdf5.attributes(file).get("depth", 0)
         if nats.shape != (len(cases), len(items)):
             raise Unservable(
                 f"--study {path} is damaged: {nats.shape} figures of {len(cases)} cases and {len(items)} items"

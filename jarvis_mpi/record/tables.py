@@ -46,7 +46,7 @@ class Tables(NamedTuple):
 
 
 def tables(file: h5py.File, schema: int) -> Tables:
-    """Read all tables. Raises ValueError, KeyError or Unservable."""
+    """Read all tables. Raises ValueError, KeyError, Absent or Unservable."""
     return tables_until_3(file) if schema < 4 else tables_since_4(file)
 
 

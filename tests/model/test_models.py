@@ -133,20 +133,6 @@ def test_a_tensor_that_is_stored_under_two_names(folder, same):
             everything(folder)
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
-@pytest.mark.parametrize("weights", ["auto", "int8"])
-def test_numbers_that_no_kernel_reads_are_converted(folder, kind, weights):
-    path = folder / "model.safetensors"
-    tensors = {name: tensor.to(kind) for name, tensor in load_file(path).items()}
-    save_file(tensors, path)
-    layer = range(1, 2)
-    ours = Stage(folder, layer, torch.float32, weights=weights)
-    save_file({name: tensor.float() for name, tensor in tensors.items()}, path)
-    theirs = Stage(folder, layer, torch.float32, weights=weights)
-    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).numpy().tobytes()
-    assert bytes(ours.run(x, 0)) == bytes(theirs.run(x, 0))
-
-
 def test_what_a_config_says_of_further_outputs_changes_nothing(folder):
     change(folder / "config.json", output_attentions=True, output_hidden_states=True)
     everything(folder)

@@ -224,3 +224,8 @@ def test_numbers_of_thousands_of_digits_are_one_sentence(words):
         blocks.layers_named(words, 6)
     with pytest.raises(Unservable, match="is not an order"):
         fault_injection.parse(f"kill {words} @ 3")
+
+
+def test_a_fault_whose_step_does_not_come_is_told():
+    told = list(fault_injection.not_reached("slow 2 x3; kill 1 @ 4; kill 1 @ 5; stop 2 @ 900 for 4s", 5))
+    assert [sentence.split("'")[1] for sentence in told] == ["kill 1 @ 5", "stop 2 @ 900 for 4s"]

@@ -232,6 +232,16 @@ def test_files_are_written_and_read_without_locks(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_run_s_record_is_no_study():
+    from jarvis_mpi.common.errors import Unservable
+    from jarvis_mpi.record.study_file import costs_in
+
+    with pytest.raises(
+        Unservable, match=r"schema5.h5 is no study: it has no cases: python -m jarvis_mpi study makes one"
+    ):
+        costs_in(RECORDS / "schema5.h5", 4)
+
+
 def test_a_study_does_not_write_into_another_kind_of_file(tmp_path):
     from jarvis_mpi.common.errors import Unservable
     from jarvis_mpi.record.study_file import StudyFile

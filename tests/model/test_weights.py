@@ -1,0 +1,38 @@
+"""Tensors in a model's files: those of any kind, and those that the model has no place for."""
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from jarvis_mpi.model.stage import Stage
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
+    return tiny.make("llama", tmp_path / "model")
+
+
+def test_tensors_that_the_config_leaves_no_place_for_are_named(folder):
+    path = folder / "model.safetensors"
+    tensors, layer = load_file(path), "model.layers.1.self_attn"
+    assert Stage(folder, range(1, 2), torch.float32).unexpected_names == []
+    more = {f"{layer}.q_proj.bias": torch.ones(64), f"{layer}.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tensors | more, path)
+    assert Stage(folder, range(1, 2), torch.float32).unexpected_names == [f"{layer}.q_proj.bias"]
+    assert Stage(folder, range(2, 3), torch.float32).unexpected_names == []
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_numbers_that_no_kernel_reads_are_converted(folder, kind, weights):
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.to(kind) for name, tensor in load_file(path).items()}
+    save_file(tensors, path)
+    layer = range(1, 2)
+    ours = Stage(folder, layer, torch.float32, weights=weights)
+    save_file({name: tensor.float() for name, tensor in tensors.items()}, path)
+    theirs = Stage(folder, layer, torch.float32, weights=weights)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).numpy().tobytes()
+    assert bytes(ours.run(x, 0)) == bytes(theirs.run(x, 0))
