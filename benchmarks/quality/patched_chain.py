@@ -46,7 +46,7 @@ class Chain:
         cluster = Cluster(
             self.placement, placement.copies(self.placement, copies),
             Policy(("copy", "skip") if how == "skip" else ("copy", "patch", "skip")),
-            patches=known, patchers=frozenset(self.placement), states=dict.fromkeys(dead, State.GONE),
+            patches=known, patchers=frozenset(self.placement), states=dict.fromkeys(dead, State.LOST),
         )  # fmt: skip
         return cluster.route()
 

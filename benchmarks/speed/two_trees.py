@@ -68,7 +68,7 @@ def main() -> None:
         ran = {tree: run(tree, words.ranks) for tree in (trees if number % 2 else trees[::-1])}
         here, other = ran[trees[0]], ran[trees[1]]
         rounds.append({"here": here._asdict(), "other": other._asdict()})
-        print(f"round {number + 1}: {described(here)}; the other {told(other)}", flush=True)
+        print(f"round {number + 1}: {described(here)}; the other {described(other)}", flush=True)
     ratios = {
         name: statistics.median(each["here"][name] / each["other"][name] for each in rounds)
         for name in Figures._fields

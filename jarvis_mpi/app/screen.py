@@ -119,7 +119,7 @@ class Screen(Tells):
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None:
         self.cluster = cluster
         self.console.print(f"{model}, {dtype}, ready in {seconds:.1f} s: {route(cluster)}", markup=False)
-        if spares := [node for node in cluster.spares() if cluster.state(node) is State.WELL]:
+        if spares := [node for node in cluster.spares() if cluster.state(node) is State.UP]:
             self.console.print(
                 f"more workers than layers: node {', '.join(map(str, spares))} waits as a spare"
             )

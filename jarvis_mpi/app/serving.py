@@ -73,7 +73,7 @@ def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps
     coordinator.compare_clocks()
     outcome = converse(start, coordinator, record, screen)
     silent = [
-        node for node in range(1, link.size) if coordinator.cluster.state(node) in (State.SILENT, State.GONE)
+        node for node in range(1, link.size) if coordinator.cluster.state(node) in (State.SILENT, State.LOST)
     ]
     peaks = part(link, silent, SHUTDOWN_S, time.monotonic)
     end_processes(start.layout.hellos, silent)

@@ -6,9 +6,6 @@ from collections.abc import Iterator, Mapping
 from ..common.layers import END_USER, layers
 from ..protocol.cluster import Cluster
 from ..protocol.events import Token
-from ..protocol.node_state import State
-
-SHOWN = {State.WELL: "up", State.GONE: "lost"}  # the other states as they are
 
 
 class Summary:
@@ -50,7 +47,7 @@ class Summary:
                 "end user" if node == END_USER else str(node),
                 hosts[node],
                 ", ".join(map(layers, blocks)) or "spare",
-                SHOWN.get(state := cluster.state(node), state.value),
+                cluster.state(node).value,
                 f"{1e3 * self.compute_s[node] / max(self.later, 1):.2f}",
                 f"{1e3 * self.wait_s[node] / max(self.later, 1):.2f}",
             ]

@@ -56,7 +56,7 @@ class Cluster:
     states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; WELL where it is not named
 
     def state(self, node: int) -> State:
-        return self.states.get(node, State.WELL)
+        return self.states.get(node, State.UP)
 
     def with_event(self, node: int, sign: Sign) -> "Cluster":
         """The cluster once `sign` was seen of `node`; itself if that changes nothing."""
@@ -109,10 +109,10 @@ class Cluster:
 
     def holder(self, block: Block, owner: int) -> int | None:
         """Who runs `block`: its owner, else a copy; a stalled one is waited for where nobody else is left."""
-        if not self.policy.ladder and self.state(owner) in (State.SILENT, State.GONE):
+        if not self.policy.ladder and self.state(owner) in (State.SILENT, State.LOST):
             raise Unservable(f"node {owner} is {self.state(owner).value} ({named(block)}): --on-fault stop")
         copies = self.copies.get(block, ()) if "copy" in self.policy.ladder else ()
-        for state in (State.WELL, State.STALLED):
+        for state in (State.UP, State.STALLED):
             for node in (owner, *copies):
                 if self.state(node) is state:
                     return node
@@ -154,14 +154,14 @@ class Cluster:
                 continue
             asked = {node for node, which in (*ordered, *orders) if which == block}
             holders = {owner, *self.copies.get(block, ()), *asked}
-            well = [node for node in holders if self.state(node) is State.WELL]
+            well = [node for node in holders if self.state(node) is State.UP]
             for _ in range(self.policy.copies + 1 - len(well)):
                 able = [
                     node
                     for node in self.holds
                     if node not in holders
                     and (node, block) not in unable
-                    and self.state(node) is State.WELL
+                    and self.state(node) is State.UP
                     and self.free_layers(node, (*ordered, *orders)) >= len(block)
                 ]
                 if not able:

@@ -97,7 +97,7 @@ class Coordinator:
         for stage in self.services.stages.values():
             stage.forget(sequence)
         for node in self.cluster.holds:
-            if node != END_USER and self.cluster.state(node) is not State.GONE:
+            if node != END_USER and self.cluster.state(node) is not State.LOST:
                 self.dispatch.send(node, ForgetSequence(sequence))
 
     def _send_next_step(self, request: Request) -> None:
@@ -191,7 +191,7 @@ class Coordinator:
         match note:
             case StageBehind(node, sequence, epoch, block, have):
                 if request := self.dispatch.of_epoch(sequence, epoch):
-                    request.ledger.behind(node, block, have)
+                    request.progress.behind(node, block, have)
                     return [Notice(node, Sign.MISSING, sequence)]
             case Pong():
                 self.maintenance.clock_answered(note)
@@ -228,5 +228,5 @@ class Coordinator:
 
     def _is_ill(self, step: Step) -> bool:
         """Whether somebody on its way is not well, and there is a better one."""
-        ill = any(self.cluster.state(hop.node) is not State.WELL for hop in step.route)
+        ill = any(self.cluster.state(hop.node) is not State.UP for hop in step.route)
         return ill and self.cluster.route() != step.route

@@ -102,7 +102,7 @@ class Dispatch:
         step.attempts += 1
         if step.attempts > ATTEMPTS:
             raise Unservable(f"step {step.number} left {ATTEMPTS} times and did not come home")
-        request.ledger.forget_in_flight()
+        request.progress.forget_in_flight()
         self.send_step(request, step, route, again=True)
 
     def step_returned(self, message: Message, received_bytes: int) -> bool:
@@ -118,8 +118,8 @@ class Dispatch:
         services = self.services
         end = step.unsent.pop(0)
         drafted = len(step.drafts) if end == step.end else 0
-        hops = request.ledger.hops(step.route, end - 1 - drafted)
-        request.ledger.sent(hops, end)
+        hops = request.progress.hops(step.route, end - 1 - drafted)
+        request.progress.sent(hops, end)
         self.detector.steps.sent(request.sequence, hops, step.epoch, end, services.clock(), more, again)
         start, begun = hops[0].since, services.clock()
         ids = [*request.ids[start : end - drafted], *step.drafts[:drafted]]
@@ -144,7 +144,7 @@ class Dispatch:
         try:
             message = run_local_hops(arrival, services.stages, services.patch, message, services.clock)
         except Behind as behind:
-            request.ledger.behind(END_USER, behind.block, behind.have)
+            request.progress.behind(END_USER, behind.block, behind.have)
             return False
         step.since = services.clock()
         if message.ahead:
@@ -152,7 +152,7 @@ class Dispatch:
             return True
         step.awaited.discard(message.end)
         step.returned.append(message)
-        request.ledger.returned(step.route, message.end)
+        request.progress.returned(step.route, message.end)
         nodes = {hop.node for hop in step.route}
         self.detector.step_returned(request.sequence, nodes, step.since, not step.awaited)
         if not step.awaited:

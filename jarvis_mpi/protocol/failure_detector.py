@@ -102,11 +102,11 @@ class FailureDetector:
         worked = seen.beat is None and seen.alive_at > seen.outage_at
         back = (idle or worked) and quiet_s <= self.patience.silence_s and now >= seen.held_back_until
         match state:
-            case State.WELL if quiet_s > borne_s:
+            case State.UP if quiet_s > borne_s:
                 return self._begin_outage(seen, Sign.SILENT, now)
             case State.STALLED if quiet_s > self.patience.silence_s:
                 return Sign.SILENT
-            case State.WELL if seen.busy_s > self.steps.allowed_s(node):
+            case State.UP if seen.busy_s > self.steps.allowed_s(node):
                 return self._begin_outage(seen, Sign.STALLED, now)
             case State.STALLED if seen.busy_s > self.patience.stall_timeout_s:
                 return Sign.STUCK
@@ -139,7 +139,7 @@ class FailureDetector:
         if node == END_USER or step.resends <= RESENDS:
             return [again]
         seen = self.liveness[node]
-        if cluster.state(node) is State.WELL:
+        if cluster.state(node) is State.UP:
             self._begin_outage(seen, Sign.STALLED, now)
             seen.held_back_until = max(seen.held_back_until, now + HELD_BACK_S)
             return [Notice(node, Sign.STALLED), again]

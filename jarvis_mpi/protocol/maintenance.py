@@ -56,12 +56,12 @@ class Maintenance:
         if tuple(self.link.nodes) != self.members:
             self.members = tuple(self.link.nodes)
             self.observer.shrunk(self.clock(), step, self.members)
-        left = [node for node in cluster.holds if cluster.state(node) is not State.GONE]
+        left = [node for node in cluster.holds if cluster.state(node) is not State.LOST]
         dropped = set(self.members) - set(left)
         lost = [node for node in dropped if last_sign.get(node) is Sign.LOST]
         if not dropped or left == self.shrinking_to or len(lost) not in (0, len(dropped)):
             return  # of lost ones and given up ones together no MPI gets rid
-        if all(cluster.state(node) is State.WELL for node in left):
+        if all(cluster.state(node) is State.UP for node in left):
             self.shrinking_to = left
             self.attempts += 1
             order = Shrink(left, self.attempts, bool(lost))
@@ -73,7 +73,7 @@ class Maintenance:
         """Ask all workers for their clocks now and then: one that has nothing to do, and hears nothing, would leave."""
         if self.clock() - self.spoke_at > self.speak_s:
             self.spoke_at = self.clock()
-            self.ask_clocks(node for node in cluster.holds if cluster.state(node) is not State.GONE)
+            self.ask_clocks(node for node in cluster.holds if cluster.state(node) is not State.LOST)
 
     def ask_clocks(self, nodes: Iterable[int]) -> None:
         for node in nodes:

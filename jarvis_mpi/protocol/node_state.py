@@ -4,10 +4,10 @@ from enum import Enum
 
 
 class State(Enum):
-    WELL = "well"
+    UP = "up"
     STALLED = "stalled"  # shows life but no progress: a copy works for it, without one it is waited for
     SILENT = "silent"  # no sign of life, or no progress for too long: bypassed until it is back
-    GONE = "gone"  # for good
+    LOST = "lost"  # for good
 
 
 class Sign(Enum):
@@ -24,15 +24,15 @@ class Sign(Enum):
 
 
 TRANSITIONS = {
-    (State.WELL, Sign.STALLED): State.STALLED,
-    (State.WELL, Sign.SILENT): State.SILENT,
-    (State.WELL, Sign.LATE): State.SILENT,
-    (State.WELL, Sign.LOST): State.GONE,
-    (State.STALLED, Sign.BACK): State.WELL,
+    (State.UP, Sign.STALLED): State.STALLED,
+    (State.UP, Sign.SILENT): State.SILENT,
+    (State.UP, Sign.LATE): State.SILENT,
+    (State.UP, Sign.LOST): State.LOST,
+    (State.STALLED, Sign.BACK): State.UP,
     (State.STALLED, Sign.SILENT): State.SILENT,
     (State.STALLED, Sign.STUCK): State.SILENT,
-    (State.STALLED, Sign.LOST): State.GONE,
-    (State.SILENT, Sign.BACK): State.WELL,
-    (State.SILENT, Sign.GIVEN_UP): State.GONE,
-    (State.SILENT, Sign.LOST): State.GONE,
+    (State.STALLED, Sign.LOST): State.LOST,
+    (State.SILENT, Sign.BACK): State.UP,
+    (State.SILENT, Sign.GIVEN_UP): State.LOST,
+    (State.SILENT, Sign.LOST): State.LOST,
 }  # any other sign changes nothing

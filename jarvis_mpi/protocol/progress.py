@@ -10,7 +10,7 @@ from ..common.layers import Block
 from .cluster import Hop
 
 
-class Ledger:
+class Progress:
     def __init__(self) -> None:
         self.match: dict[tuple[int, Block], int] = {}
         self.next: dict[tuple[int, Block], int] = {}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..common.sequences import alike
 from .cluster import Hop
-from .progress import Ledger
+from .progress import Progress
 from .route_changes import RouteChanges
 from .wire import Message
 
@@ -45,7 +45,7 @@ class Request:
     ids: list[int] = field(default_factory=list)  # all of the text
     branch: int = 0  # how often some of it was taken back
     ran: int = 0  # positions of it that every stage has run, or has under way
-    ledger: Ledger = field(default_factory=Ledger)
+    progress: Progress = field(default_factory=Progress)
     step: Step | None = None
     tokens_left: int = 0
     end_ids: Set[int] = frozenset()
@@ -57,7 +57,7 @@ class Request:
         self.branch += same < self.ran
         self.ids = list(text)
         self.ran = min(self.ran, same, len(text) - 1)
-        self.ledger.crop(self.ran)  # and a step that was broken off did not return
+        self.progress.crop(self.ran)  # and a step that was broken off did not return
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

@@ -31,7 +31,7 @@ def accept_tokens(services: Services, request: Request, step: Step) -> tuple[lis
             break
     request.ran = len(request.ids) - 1
     if step.drafts:
-        request.ledger.crop(request.ran)
+        request.progress.crop(request.ran)
     services.drafts.observe(request.sequence, asked - 1, len(tokens) - 1, home_at - step.sent_at)
     request.step = None
     return tokens, ended

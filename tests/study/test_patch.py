@@ -126,7 +126,7 @@ def test_what_is_no_file_of_patches_is_one_sentence(tmp_path, content, sentence)
 
 
 PLACEMENT = {0: (range(0, 1), range(7, 8)), 1: (range(1, 3),), 2: (range(3, 5),), 3: (range(5, 7),)}
-DEAD = {2: State.GONE, 3: State.GONE}
+DEAD = {2: State.LOST, 3: State.LOST}
 
 
 @pytest.mark.parametrize(
