@@ -168,7 +168,9 @@ class Settings:
     start_timeout_s: float = option(600.0, "longest wait for a node to load its block (SD cards are slow)")
     beat_s: float = option(0.25, "a worker shows so often that it lives, where no work of its own does")
     silence_s: float = option(1.0, "without a sign of life for so long, a node is bypassed")
-    progress_s: float = option(1.0, "more than three times what a node measured at its start: then a copy takes its work over")
+    progress_s: float = option(
+        1.0, "more than three times what a node measured at its start: then a copy takes its work over"
+    )
     slowest_link_kbit_s: float = option(
         10000.0, "half of its rate: while a prompt is on its way for so long, beats behind it may be late too"
     )

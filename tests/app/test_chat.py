@@ -195,7 +195,11 @@ def test_an_answer_ends_before_the_text_that_is_to_stop_it(small, tmp_path):
     ("words", "expected"),
     [
         (["--prompts", "/nowhere/prompts"], "--prompts /nowhere/prompts cannot be read: No such file"),
-        (["--skip-layers", "0"], "--skip-layers '0' is not layers from 1 to 6"),
+        pytest.param(
+            ["--skip-layers", "0"],
+            "--skip-layers '0' is not layers from 1 to 6",
+            marks=pytest.mark.very_slow,
+        ),
         (["--skip-layers", "1,2,3,4,5,6"], "--skip-layers '1,2,3,4,5,6' leaves no layer"),
         (["--prompt", os.fsdecode(b"\xff")], "--prompt is not UTF-8 text"),
         (["--repetition-penalty", "-1"], "--repetition-penalty is -1.0, but must be between"),

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.mpirun
 @pytest.mark.parametrize(
     ("rows", "count"),
     [
-        (("neighbours", "for good"), 2),
-        pytest.param(("SIGKILL",), 3, marks=pytest.mark.very_slow),
+        (("neighbours",), 1),
+        pytest.param(("SIGKILL", "for good"), 4, marks=pytest.mark.very_slow),
         pytest.param(("3 s", "10 s"), 2, marks=pytest.mark.very_slow),
     ],
     ids=["gone", "killed", "back"],

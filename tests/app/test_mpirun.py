@@ -109,6 +109,7 @@ def test_more_workers_than_layers_wait_as_spares_and_say_so(small, tmp_path):
     assert (run.hops["compute_s"] > 0).all()
 
 
+@pytest.mark.very_slow
 def test_a_split_by_hand_and_one_by_memory_run(small, tmp_path):
     texts = set()
     for split in ("1,3", "memory"):
@@ -130,10 +131,11 @@ def test_a_kind_of_model_that_cannot_be_cut_is_one_sentence(small, tmp_path):
     ("ranks", "more", "expected_sentence"),
     [
         (1, [], "there is no worker: start at least two ranks"),
-        (
+        pytest.param(
             3,
             ["--split", "1,2"],
             "--split 1,2 names 2 workers and 3 layers, but there are 2 workers for 4 layers",
+            marks=pytest.mark.very_slow,
         ),
         (3, ["--model", "no-such-model"], "there is no model 'no-such-model'"),
         (3, ["--top-p", "7"], "--top-p is 7.0, but must be between"),
@@ -166,7 +168,11 @@ def test_a_start_without_fault_tolerance_says_how_to_switch_it_on(small, tmp_pat
     [
         (["--fault", "explode 3"], "--fault 'explode 3' is not an order such as"),
         (["--fault", "kill 7 @ 3"], "--fault names node 7, but the workers are 1 to 2"),
-        (["--never-skip", "9"], "--never-skip '9' is not 'none', 'first,last' or layers from 0 to 5"),
+        pytest.param(
+            ["--never-skip", "9"],
+            "--never-skip '9' is not 'none', 'first,last' or layers from 0 to 5",
+            marks=pytest.mark.very_slow,
+        ),
         (["--silence-s", "0.3"], "--silence-s is 0.3, but must be at least 3 times --beat-s"),
         (["--copies", "-1"], "--copies is -1, but must be at least 0"),
     ],

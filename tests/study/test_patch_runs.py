@@ -88,7 +88,7 @@ def test_two_nodes_die_and_their_patches_stand_in(small, tmp_path):
 
 
 @pytest.mark.mpirun
-def test_patches_of_another_model_or_none_are_one_sentence(small, tmp_path):
+def test_patches_of_another_model_are_one_sentence(small, tmp_path):
     other = saved_patches(
         tmp_path / "p.safetensors", tiny.make("qwen3", tmp_path / "other"), random_patches(32, [range(2, 3)])
     )
@@ -96,7 +96,12 @@ def test_patches_of_another_model_or_none_are_one_sentence(small, tmp_path):
     assert "was fitted to another model" in sentence(
         mpirun(3, *words_for(small, log, "--patches", str(other)))
     )
-    gone = tmp_path / "gone"
+
+
+@pytest.mark.mpirun
+@pytest.mark.very_slow
+def test_patches_that_are_not_there_and_no_study_are_one_sentence(small, tmp_path):
+    gone, log = tmp_path / "gone", tmp_path / "run.h5"
     assert f"--patches {gone} cannot be read" in sentence(
         mpirun(3, *words_for(small, log, "--patches", str(gone)))
     )
