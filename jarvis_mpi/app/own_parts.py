@@ -1,7 +1,7 @@
 """Loads what the end user holds itself: the head, its own layers, copies of others', patches, and the draft source."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,7 @@ def load_own(start: Start) -> OwnParts:
     ]
     for stage in own:
         stage.warm_up(start.capacity.pieces, time.perf_counter)
-    if names := [name for stage in own for name in stage.unexpected_names]:
-        say(
-            f"{model.folder} has tensors that its config.json leaves no place for, such as {names[0]}: they are passed over, as"
-            " transformers does"
-        )
+    tell_unused(model.folder, model.depth, [name for stage in own for name in stage.unexpected_names])
     stages = {stage.block: journalled(stage, settings) for stage in own}
     stages |= {
         block: load(block, beforehand=True) for block, nodes in layout.copies.items() if END_USER in nodes
@@ -53,6 +49,18 @@ def load_own(start: Start) -> OwnParts:
     if start.files.patches:
         patches.prepare(start.files.patches, layout.placement[END_USER])
     return OwnParts(head, stages, load, patches, source_of(settings, start.text))
+
+
+def tell_unused(folder: Path, depth: int, names: Sequence[str]) -> None:
+    """Tell of tensors that the files have and the model has not, `names` and those of layers from `depth` on: what transformers warns of."""
+    if names:
+        say(
+            f"{folder} has tensors that its config.json leaves no place for, such as {names[0]}: they are passed over, as transformers does"
+        )
+    if (stored := 1 + max(checkpoint.bytes_by_layer(folder))) > depth:
+        say(
+            f"{folder} has {stored} layers, but its config.json asks for {depth}: the others are passed over, as transformers does"
+        )
 
 
 def source_of(settings: Settings, text: Text) -> Source:

@@ -5,6 +5,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from jarvis_mpi.app.own_parts import tell_unused
 from jarvis_mpi.model.stage import Stage
 
 
@@ -36,3 +37,12 @@ def test_numbers_that_no_kernel_reads_are_converted(folder, kind, weights):
     theirs = Stage(folder, layer, torch.float32, weights=weights)
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).numpy().tobytes()
     assert bytes(ours.run(x, 0)) == bytes(theirs.run(x, 0))
+
+
+def test_what_a_config_leaves_out_is_told(folder, capsys):
+    tell_unused(folder, 6, [])
+    assert capsys.readouterr().err == ""
+    tell_unused(folder, 4, ["model.layers.0.self_attn.q_proj.bias"])
+    lines = capsys.readouterr().err.splitlines()
+    assert "such as model.layers.0.self_attn.q_proj.bias: they are passed over" in lines[0]
+    assert "has 6 layers, but its config.json asks for 4: the others are passed over" in lines[1]
