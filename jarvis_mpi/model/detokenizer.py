@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..common.boundary import guarded
+from ..common.sequences import alike
 
 HALF = "\ufffd"  # what a decoder gives for an incomplete character of several bytes
 # A tokenizer with clean_up_tokenization_spaces takes a space out of these, once they are whole.
@@ -20,6 +21,9 @@ class Pieces:
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.tidies = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+        # A decoder in Python may change the end of a text: CTRL's of "hel@@" and "lo". Then a piece waits for the next token.
+        self.waits = not getattr(tokenizer, "is_fast", True)
+        self.given = 0  # characters, where it waits
         self.ids: list[int] = []
         # ids[start:shown] are decoded again with what follows: a piece depends on the one before it (its space).
         self.start = self.shown = 0
@@ -32,6 +36,8 @@ class Pieces:
             if not self.knows(token):  # a model may have more tokens than its tokenizer, to fill up a matrix
                 return ""
             self.ids.append(token)
+            if self.waits:
+                return self.confirmed()
             before, now = self.text(self.ids[self.start : self.shown]), self.text(self.ids[self.start :])
             if now.endswith(HALF) or (self.tidies and may_be_tidied(self.untidied())):
                 return ""
@@ -41,8 +47,20 @@ class Pieces:
             self.start, self.shown = 0 if self.tidies else self.shown, len(self.ids)
         return new
 
+    def confirmed(self) -> str:
+        """Return what the newest token leaves as it was, of the text that was not given yet."""
+        if self.tidies and may_be_tidied(self.untidied()):
+            return ""
+        now = self.text(self.ids)
+        common = now[: alike(self.text(self.ids[:-1]), now)].rstrip(HALF)
+        new, self.given = common[self.given :], max(self.given, len(common))
+        return new
+
     def rest(self) -> str:
         """Return the text that was held back, once no more tokens come: a space at the end."""
+        if self.waits:
+            now = self.text(self.ids)[self.given :]
+            return "" if now.endswith(HALF) else now
         now = self.text(self.ids[self.start :])
         return "" if now.endswith(HALF) else now[len(self.text(self.ids[self.start : self.shown])) :]
 

@@ -24,6 +24,7 @@ from .not_a_number import Wanted, refuse_unsound
 from .weights import AS_THEY_ARE, Rename, empty_parameters, fill
 
 TRIED = range(3, 5)  # tokens, and as many rows
+MOST_ZEROS = 256  # rows of tokens that are looked at for some that are not zero
 
 
 class Head:
@@ -71,13 +72,20 @@ class Head:
     @torch.inference_mode()
     def embedding_factor(self) -> Tensor | None:
         """Return the factor from a token's row of the table to the first layer's input, at any position; None where there is no such factor."""
-        last = context_of(self.model.config) - len(TRIED)
-        given = [self.through_gap(TRIED, start) for start in (0, last)]
+        tokens = self.telling_tokens()
+        tables = [module for module in self.model.base_model.modules() if isinstance(module, nn.Embedding)]
+        if len(tokens) < len(TRIED) or len(tables) > 1:
+            return None
+        last = context_of(self.model.config) - len(tokens)
+        given = [self.through_gap(tokens, start) for start in (0, last)]
         roots = torch.tensor([1.0, self.width**0.5], dtype=self.dtype)
-        fitting = (
-            root for root in roots if all(same(self.table[list(TRIED)] * root, rows[0]) for rows in given)
-        )
+        fitting = (root for root in roots if all(same(self.table[tokens] * root, rows[0]) for rows in given))
         return next(fitting, None)
+
+    def telling_tokens(self) -> list[int]:
+        """Return the first tokens whose rows are not zero, from TRIED on: any factor fits zeros, of tokens that nobody uses."""
+        rows = self.table[TRIED.start : TRIED.start + MOST_ZEROS]
+        return [TRIED.start + at for at in rows.any(-1).nonzero().flatten().tolist()[: len(TRIED)]]
 
     @torch.inference_mode()
     def final_norm(self) -> nn.Module | None:

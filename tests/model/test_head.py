@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from jarvis_mpi.model.activations import from_bytes, to_bytes
 from jarvis_mpi.model.head import Head
@@ -34,3 +35,17 @@ def test_a_family_that_scales_the_logits(tmp_path):
     assert head.norm is not None
     h = torch.randn(1, 3, head.width) * 10
     assert head.rows_logits(to_bytes(h), 0, None).abs().max() < 5.0
+
+
+@pytest.mark.parametrize("zeros", [range(3, 5), range(97)])
+def test_rows_of_zeros_tell_no_factor(zeros, tmp_path):
+    """As of tokens that nobody uses: any factor fits them."""
+    folder = tiny.make("gemma", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][list(zeros)] = 0
+    save_file(tensors, folder / "model.safetensors")
+    head = Head(folder, torch.float32)
+    ids = list(range(97))
+    with torch.inference_mode():
+        rows = from_bytes(head.embed(ids, 0), head.width, torch.float32)
+        assert torch.equal(rows, head.through_gap(ids, 0))

@@ -5,9 +5,11 @@ import random
 
 import pytest
 import texts
+from transformers import CTRLTokenizer
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model.askable import askable
+from jarvis_mpi.model.detokenizer import Pieces
 from jarvis_mpi.model.tokenizer import Text
 
 # -- tokenizer folders
@@ -187,3 +189,18 @@ def test_a_tokenizer_that_tidies_spaces_away(tmp_path):
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
     assert tidied > 50
+
+
+def test_pieces_of_a_decoder_that_changes_the_end_of_a_text(tmp_path):
+    """CTRL's tokens that go on end with "@@", which the next one takes away."""
+    names = ["<unk>", *"abcdefgh", *(f"{letter}@@" for letter in "abcdefgh")]
+    (tmp_path / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CTRLTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    draw = random.Random(1)
+    for _ in range(50):
+        ids = draw.choices(range(1, len(names)), k=draw.randint(1, 12))
+        pieces = Pieces(tokenizer)
+        given = [pieces(token) for token in ids]
+        assert "".join(given) + pieces.rest() == tokenizer.decode(ids)
+    assert "".join(given)
