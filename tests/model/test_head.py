@@ -49,3 +49,12 @@ def test_rows_of_zeros_tell_no_factor(zeros, tmp_path):
     with torch.inference_mode():
         rows = from_bytes(head.embed(ids, 0), head.width, torch.float32)
         assert torch.equal(rows, head.through_gap(ids, 0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_vocabulary_of_few_tokens(size, tmp_path):
+    head = Head(tiny.make("llama", tmp_path / "model", vocab_size=size), torch.float32)
+    ids = [0, size - 1]
+    with torch.inference_mode():
+        rows = from_bytes(head.embed(ids, 0), head.width, torch.float32)
+        assert torch.equal(rows, head.through_gap(ids, 0))
