@@ -12,6 +12,10 @@ if not __package__:
 # `python -m` looks for modules in the working folder first, where a random.py may lie that is the user's own.
 if sys.path and sys.path[0] and os.path.isdir(sys.path[0]) and os.path.samefile(sys.path[0], os.curdir):  # noqa: PTH112, PTH121
     del sys.path[0]
+# So it does where PYTHONPATH has an empty entry, as PYTHONPATH=$PYTHONPATH:/mine has one.
+named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if len(named) > 1 and "" in named and os.getcwd() not in named:  # noqa: PTH109
+    sys.path[:] = [path for path in sys.path if path != os.getcwd()]  # noqa: PTH109
 
 if sys.getfilesystemencoding() != "utf-8" or sys.flags.optimize > 1:
     from .common.interpreter import start_again

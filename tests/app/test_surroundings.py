@@ -59,7 +59,8 @@ def test_the_package_as_a_script_says_how_it_is_started(path):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["doctor", "--model", "none-of-that-name"]])
-def test_a_file_of_the_users_is_not_taken_for_pythons_or_a_librarys(words, tmp_path):
+@pytest.mark.parametrize("before", ["", ":"])  # an empty entry of PYTHONPATH is the working folder
+def test_a_file_of_the_users_is_not_taken_for_pythons_or_a_librarys(words, before, tmp_path):
     for name in (
         "random",
         "select",
@@ -74,8 +75,9 @@ def test_a_file_of_the_users_is_not_taken_for_pythons_or_a_librarys(words, tmp_p
     ):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the users file')")
     done = subprocess.run(
-        [sys.executable, "-m", "jarvis_mpi", *words], cwd=tmp_path, capture_output=True, text=True, timeout=90
-    )
+        [sys.executable, "-m", "jarvis_mpi", *words], cwd=tmp_path, capture_output=True, text=True, timeout=90,
+        env={**os.environ, "PYTHONPATH": f"{before}{ROOT}"},
+    )  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "the users file" not in done.stderr
     assert "jarvis_mpi" in done.stdout + done.stderr or "none-of-that-name" in done.stdout
