@@ -40,9 +40,9 @@ else
 	$(MAKE) --no-print-directory --jobs 2 test-alone test-together
 endif
 
-# Tests of one process take what those that start mpirun leave of the machine's time.
+# Tests of one process, two at a time, take what those that start mpirun leave of the machine's time.
 test-alone:
-	nice -n 10 python -m pytest -q -m "not mpirun" > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
+	nice -n 10 python -m pytest -q -n 2 --dist worksteal -m "not mpirun" > .venv/test-alone.txt 2>&1; status=$$?; echo; cat .venv/test-alone.txt; exit $$status
 
 test-together:
 	python -m pytest -q -m mpirun

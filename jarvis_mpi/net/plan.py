@@ -102,6 +102,12 @@ def idle(settings: Settings) -> Iterator[str]:
         if given and not have_effect:
             verb = "has no effect: it needs" if len(given) == 1 else "have no effect: they need"
             yield f"{', '.join(given)} {verb} {need}"
+    for step, has_effect, need in (
+        ("copy", settings.copies, "--copies"),
+        ("patch", settings.patches, "--patches"),
+    ):
+        if ladder != usual.on_fault and step in ladder.split(",") and not has_effect:
+            yield f"{step} in --on-fault {ladder} has no effect: it needs {need}"
 
 
 def hand_out(

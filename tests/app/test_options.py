@@ -56,6 +56,14 @@ def test_what_only_looks_empty_is_not(tmp_path):
     [
         ({}, []),
         ({"draft_tokens": 4}, ["--draft-tokens 4 has no effect: it needs --draft"]),
+        ({"copies": 0}, []),
+        (
+            {"on_fault": "copy,patch", "copies": 0},
+            [
+                "copy in --on-fault copy,patch has no effect: it needs --copies",
+                "patch in --on-fault copy,patch has no effect: it needs --patches",
+            ],
+        ),
         ({"draft_tokens": 4, "draft": "text"}, []),
         (
             {"top_k": 5, "top_p": 0.5, "seed": 7},
