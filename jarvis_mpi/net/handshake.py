@@ -3,6 +3,7 @@
 Who is missing is bypassed.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -26,6 +27,7 @@ from .launch_agents import SSH_KEEPALIVE
 
 Clock = Callable[[], float]
 
+SEND_S = 0.5  # longest wait for a hello to be under way
 STARTING_SILENCE_S = 30.0  # imports and the reading of weights may hold a beat up for seconds
 
 
@@ -158,9 +160,10 @@ class Handshake:
 
 
 def report(link: Link, mine: Hello) -> None:
-    """Send a worker's hello."""
+    """Send a worker's hello, while the end user may be importing and read nothing: what is left then goes on from the heartbeat's thread."""
     link.send(END_USER, Report(link.me, mine).pack())
-    link.flush(60.0)
+    with contextlib.suppress(Silence):
+        link.flush(SEND_S)
 
 
 def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
