@@ -97,12 +97,12 @@ def run(words: list[str]) -> NoReturn:
 
             status, together = worker(link, settings)
     except (Unservable, Lost, Silence, output.Unwritable) as error:
-        together = give_up(link, getattr(error, "sentence", "") or str(error))
+        together = give_up(link, getattr(error, "sentence", "") or str(error), settings.start_timeout_s)
     except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
         if link.me != END_USER:
             shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
-        together = give_up(link, "the end user failed: the traceback is above")
+        together = give_up(link, "the end user failed: the traceback is above", settings.start_timeout_s)
     new_file.give_back()
     with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
         sys.stdout.flush()
@@ -155,15 +155,16 @@ def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLi
     return link
 
 
-def give_up(link: "MpiLink", sentence: str) -> bool:
-    """Say why the run cannot go on. -> whether all ranks leave together."""
+def give_up(link: "MpiLink", sentence: str, start_timeout_s: float) -> bool:
+    """Say why the run cannot go on, or why this worker cannot take part. -> whether all ranks leave together."""
     aloud.over.set()
     if END_USER in link.lost:
         if link.me == min(set(range(link.size)) - link.lost):
             say("the end user (node 0) died, and with it the run")
         return False
     if link.me != END_USER:
-        return shutdown.give_up(link, sentence, SHUTDOWN_S, time.monotonic)
+        patience_s = max(SHUTDOWN_S, start_timeout_s)
+        return shutdown.give_up(link, sentence, patience_s, SHUTDOWN_S, time.monotonic)
     say(sentence)
     peaks = shutdown.part(link, (), SHUTDOWN_S, time.monotonic)
     shutdown.end_stand_ins(set(range(link.size)) - peaks.keys())

@@ -120,11 +120,14 @@ def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
             return bytes(message.body)
 
 
-def give_up(link: Link, sentence: str, timeout_s: float, clock: Clock) -> bool:
-    """Tell the end user why this worker cannot take part. -> whether all leave together."""
+def give_up(link: Link, sentence: str, patience_s: float, timeout_s: float, clock: Clock) -> bool:
+    """Tell the end user why this worker cannot take part. -> whether all leave together.
+
+    `patience_s`: until it reads that; it may be importing or converting a model. Who leaves before is lost without a reason.
+    """
     try:
         link.send(END_USER, GivesUp(link.me, platform.node(), sentence).pack())
-        await_goodbye(link, timeout_s, clock)
+        await_goodbye(link, patience_s, clock)
     except (Silence, Lost):
         return False
     return farewell(link, timeout_s, clock)
