@@ -63,9 +63,8 @@ class Stage:
     ):
         self.folder, self.block, self.dtype, self.weights = folder, block, dtype, weights
         self.build()
-        self.unexpected_names: list[
-            str
-        ] = []  # of these layers' tensors, in the files but not in the family's class
+        # Of these layers' tensors: in the files, but not in the family's class.
+        self.unexpected_names: list[str] = []
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
         self.fast_step: FastStep | None = None
