@@ -13,6 +13,7 @@ from ..model.draft_model import DraftModel
 from ..model.head import Head
 from ..model.stage import Stage
 from ..model.tokenizer import Text
+from ..model.weights import unexpected_names
 from ..protocol.journal import Journalled
 from ..protocol.prompt_lookup import PromptLookup
 from ..protocol.speculation import Source
@@ -40,7 +41,8 @@ def load_own(start: Start) -> OwnParts:
     ]
     for stage in own:
         stage.warm_up(start.capacity.pieces, time.perf_counter)
-    tell_unused(model.folder, model.depth, [name for stage in own for name in stage.unexpected_names])
+    unexpected = [unexpected_names(each.model, each.folder, each.block, each.names_used) for each in own]
+    tell_unused(model.folder, model.depth, [name for names in unexpected for name in names])
     stages = {stage.block: journalled(stage, settings) for stage in own}
     stages |= {
         block: load(block, beforehand=True) for block, nodes in layout.copies.items() if END_USER in nodes

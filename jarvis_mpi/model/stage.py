@@ -39,7 +39,7 @@ from .family import (
 )
 from .fast_step import FastStep, positions
 from .not_a_number import refuse_unsound
-from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand, unexpected_names
+from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_beforehand
 
 TRIED_ROWS = 3
 CHECK = -2  # the sequence of a comparison
@@ -63,13 +63,12 @@ class Stage:
     ):
         self.folder, self.block, self.dtype, self.weights = folder, block, dtype, weights
         self.build()
-        # Of these layers' tensors: in the files, but not in the family's class.
-        self.unexpected_names: list[str] = []
+        self.names_used: set[str] = set()  # of tensors in the files, once it is awake
         self.caches: dict[int, Any] = {}
         self.h = torch.empty(0)
         self.fast_step: FastStep | None = None
         if not asleep:
-            self.check_tensors()
+            self.refuse_unsound()
             self.wake()
         self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self.layers[-1].register_forward_hook(self._leave)
@@ -99,7 +98,7 @@ class Stage:
 
     def wake(self) -> FastStep:
         """Read the weights."""
-        fill(self.model, self.folder, self.rename, self.dtype, self.weights)
+        self.names_used = fill(self.model, self.folder, self.rename, self.dtype, self.weights)
         self.fast_step = self.make_fast_step()
         return self.fast_step
 
@@ -202,11 +201,9 @@ class Stage:
         more_s = max(0.0, times[most] - times[1]) / (most - 1) if most > 1 else times[1]
         return times[1] / len(self.block), more_s / len(self.block)
 
-    def check_tensors(self) -> None:
-        """Find the `unexpected_names`. Raises Unservable where a tensor of this block, or a rotary table, holds NaN or infinity."""
+    def refuse_unsound(self) -> None:
+        """Raises Unservable where a tensor of this block, or a rotary table, holds NaN or infinity."""
         used = names_used(self.model, self.folder, self.rename)
-        names = unexpected_names(self.model, self.folder, self.rename, used)
-        self.unexpected_names = [name for name in names if layer_of(name) in self.block]
         refuse_unsound(
             self.folder, named(self.block), lambda name: layer_of(name) in self.block and name in used
         )

@@ -16,10 +16,11 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from ..common.errors import Unservable
+from ..common.layers import Block
 from ..nn import norm
 from ..nn.linear import DTYPES, FloatLinear, QuantisedLinear
 from ..nn.quantisation import FORMATS, quantised_folder, tensor_of
-from .checkpoint import headers
+from .checkpoint import headers, layer_of
 from .safetensors_header import tensors_in
 
 AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
@@ -147,8 +148,9 @@ def names_used(model, folder: Path, rename: Rename) -> set[str]:
     return {stored.name for stored in find(model, folder, rename).values()}
 
 
-def unexpected_names(model, folder: Path, rename: Rename, used: Set[str]) -> list[str]:
-    """Return the files' tensors of this part for which `model` has no place, as a bias where the config says that there is none.
+def unexpected_names(model, folder: Path, block: Block, used: Set[str]) -> list[str]:
+    """Return the files' tensors of these layers that `model` has no place for, as a bias where the config says that there is none.
+    `used`: those that it has.
 
     transformers warns of them and passes over them; tables that older releases stored it passes over in silence.
     """
@@ -157,7 +159,7 @@ def unexpected_names(model, folder: Path, rename: Rename, used: Set[str]) -> lis
         name
         for _, header, _ in headers(folder)
         for name in sorted(tensors_in(header))
-        if rename(name) and name not in used and not any(re.search(each, name) for each in silent)
+        if layer_of(name) in block and name not in used and not any(re.search(each, name) for each in silent)
     ]
 
 
