@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 from ..common.errors import Unservable
 from ..common.json_form import parsed
@@ -49,13 +50,10 @@ class Received(Note):
 
 @dataclass(frozen=True)
 class LinkMeasured(Note):
-    """To the end user: a `Measured`."""
+    """To the end user: the fields of a `Measured`."""
 
-    MARK = "kbit_s"
-    a: int
-    b: int
-    round_trip_s: float
-    kbit_s: float
+    MARK = "measured"
+    measured: list[Any]
 
 
 def measure(link: Link, clock: Clock) -> Iterator[Measured]:
@@ -80,9 +78,9 @@ def answer_of(link: Link, a: int, b: int, clock: Clock) -> Measured:
     """Wait for this pair's result; a late one is another pair's. Raises Silence or Lost."""
     end = clock() + 2 * PAIR_S
     while True:
-        note = await_note(link, max(0.0, end - clock()), clock, LinkMeasured)
-        if (note.a, note.b) == (a, b):
-            return Measured(a, b, note.round_trip_s, note.kbit_s)
+        found = Measured(*await_note(link, max(0.0, end - clock()), clock, LinkMeasured).measured)
+        if (found.a, found.b) == (a, b):
+            return found
 
 
 def serve(link: Link, clock: Clock) -> None:
@@ -98,7 +96,7 @@ def serve(link: Link, clock: Clock) -> None:
                 found = between(link, asked.node, clock)
             except (Silence, Lost):
                 found = Measured(link.me, asked.node, NAN, NAN)
-            link.send(0, LinkMeasured(*found).pack())
+            link.send(0, LinkMeasured(list(found)).pack())
 
 
 def between(link: Link, node: int, clock: Clock) -> Measured:

@@ -58,7 +58,7 @@ NOTES = {
     '{"node": 2, "came": [0.5]}': UnitDone(2, [0.5]),
     '{"measure": 2}': MeasureTo(2),
     '{"here": 16384}': Received(16384),
-    '{"a": 1, "b": 2, "round_trip_s": 0.001, "kbit_s": 8000000.0}': LinkMeasured(1, 2, 0.001, 8e6),
+    '{"measured": [1, 2, 0.001, 8000000.0]}': LinkMeasured([1, 2, 0.001, 8e6]),
 }
 KINDS = tuple(type(note) for note in NOTES.values())
 
