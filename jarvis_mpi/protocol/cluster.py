@@ -53,7 +53,7 @@ class Cluster:
     room: Mapping[int, float] = field(default_factory=dict)  # node -> layers for which it has memory
     patches: frozenset[Block] = frozenset()  # holes for which there is one, of one block or of neighbours
     patchers: frozenset[int] = frozenset()  # nodes that have them
-    states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; WELL where it is not named
+    states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; UP where it is not named
 
     def state(self, node: int) -> State:
         return self.states.get(node, State.UP)

@@ -24,9 +24,9 @@ class Liveness:
     """What is known of one node."""
 
     alive_at: float  # when it last gave a sign of life
-    outage_at: float = 0.0  # when it last ceased to be WELL
+    outage_at: float = 0.0  # when it last ceased to be UP
     held_back_until: float = 0.0  # if it comes back again and again
-    outages: int = 0  # how often it ceased to be WELL
+    outages: int = 0  # how often it ceased to be UP
     beat: Beat | None = None  # the last one, if it came after the last work of the node that returned
     beat_at: float = 0.0
 
@@ -117,7 +117,7 @@ class FailureDetector:
         return None
 
     def _begin_outage(self, seen: Liveness, sign: Sign, now: float) -> Sign:
-        """`sign` ends a node's being WELL: the first time it may come back at once, then after 1 s, 2 s, 4 s, ..."""
+        """`sign` ends a node's being UP: the first time it may come back at once, then after 1 s, 2 s, 4 s, ..."""
         if seen.outages:
             wait_s = min(2.0 ** (seen.outages - 1), self.patience.give_up_s)
             seen.held_back_until = max(seen.held_back_until, now + wait_s)
