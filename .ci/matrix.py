@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""make matrix: the smoke set on each Python that is found, with the oldest, the newest and the last tested packages.
+"""make matrix: the smoke set on each Python that is found, with the oldest, the newest and the last tested
+packages.
 
 python .ci/matrix.py [--only NAME ...] [--list]     (each environment takes 5 GB and some minutes)
 Environments and what they said are kept in runs/matrix.

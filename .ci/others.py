@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""On each other Python that is found: imports and one answer (tests/smoke.py --quick), in an environment of its own.
+"""On each other Python that is found: imports and one answer (tests/smoke.py --quick), in an environment of
+its own.
 
 python .ci/others.py [--only VERSION ...]     (.ci/run does, behind the suite)
-An environment takes some minutes and 5 GB under runs/, and is removed at once. For what there is no time left, and what cannot be
-installed, is left out, and said. The status is 0 if none failed.
+An environment takes some minutes and 5 GB under runs/, and is removed at once. For what there is no time
+left, and what cannot be installed, is left out, and said. The status is 0 if none failed.
 """
 
 import argparse

@@ -81,7 +81,8 @@ def row_of(run: Run, by: str) -> tuple:
     low, middle, high = (1e3 * float(each) for each in np.percentile(later["total_s"], (10, 50, 90)))
     return (
         name_of(run), value(run, by), len(run.tokens), float(run.tokens["total_s"][0]), low, middle, high,
-        len(later) / float(later["total_s"].sum()), float(hops["received_bytes"].sum()) / len(later), len(run.faults),
+        len(later) / float(later["total_s"].sum()), float(hops["received_bytes"].sum()) / len(later),
+        len(run.faults),
     )  # fmt: skip
 
 

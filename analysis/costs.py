@@ -1,4 +1,5 @@
-"""Computes what a token costs, for predictions: from a run without faults, or assumed for a machine and a model."""
+"""Computes what a token costs, for predictions: from a run without faults, or assumed for a machine and a
+model."""
 
 import statistics
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from jarvis_mpi.record.run import Run, Unreadable
 
 
 class Machine(NamedTuple):
-    """How fast a node reads its memory, and multiplies; measure yours with python -m benchmarks.speed.decode."""
+    """How fast a node reads its memory, and multiplies; measure yours with python -m
+    benchmarks.speed.decode."""
 
     read_gb_s: float  # of weights, one token
     gflop_s: float  # a prompt's rows
@@ -83,8 +85,10 @@ def costs_of(run: Run) -> Costs:
         for hop in rows
     ]
     return Costs(
-        int(layers.sum()), float(layer_s), stage_s, max(0.0, float(np.median(row_s))) if row_s else float(layer_s),
-        float(np.median(own["head_s"])), rest_s / network_hops, body, float(first_bytes) - body, float(run_bytes),
+        int(layers.sum()), float(layer_s), stage_s, max(0.0,
+                                                        float(np.median(row_s))) if row_s else float(layer_s),
+        float(np.median(own["head_s"])), rest_s / network_hops, body, float(first_bytes) - body,
+        float(run_bytes),
     )  # fmt: skip
 
 

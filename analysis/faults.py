@@ -2,7 +2,8 @@
 
     python analysis/faults.py RUN.h5 [more.h5] [--live]
 
-`noticed`: from the token before it to the sign; `decided`: to the departure over another route; `mended`: to the token.
+`noticed`: from the token before it to the sign; `decided`: to the departure over another route; `mended`: to
+the token.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from jarvis_mpi.record.fault_costs import Fault
 from jarvis_mpi.record.run import Run
 
 COLUMNS = (
-    "run", "node", "sign", "step", "noticed at s", "noticed ms", "decided ms", "mended ms", "gap ms", "usual ms", "recomputed", "announced",
+    "run", "node", "sign", "step", "noticed at s", "noticed ms", "decided ms", "mended ms", "gap ms",
+    "usual ms", "recomputed", "announced",
 )  # fmt: skip
 PARTS = (  # column, what it is
     (5, "until it was noticed", RED),
@@ -45,7 +47,8 @@ def rows_of(run: Run, name: str) -> list[tuple]:
     usual_ms = 1e3 * float(np.median(run.tokens["total_s"][run.follows])) if run.follows.any() else np.nan
     return [
         (
-            name, fault.node, fault.sign, fault.step, fault.noticed_s, *parts_ms(fault), 1e3 * fault.gap_s, usual_ms,
+            name, fault.node, fault.sign, fault.step, fault.noticed_s, *parts_ms(fault), 1e3 * fault.gap_s,
+            usual_ms,
             fault.recomputed, " / ".join(fault.announcements),
         )
         for fault in run.faults

@@ -17,7 +17,8 @@ from table import console
 
 os.environ.pop("MPLBACKEND", None)  # a notebook's, which need not be here: figures are files
 try:
-    # A matplotlibrc of the user's, in the working folder or at home, may be damaged, and is meant for figures of another kind.
+    # A matplotlibrc of the user's, in the working folder or at home, may be damaged, and is meant for figures
+    # of another kind.
     os.environ["MATPLOTLIBRC"] = os.devnull
     with contextlib.chdir(Path(__file__).parent):
         import matplotlib as mpl

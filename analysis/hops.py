@@ -1,8 +1,10 @@
-"""Draws where the time of a token goes, node by node: computing, sending, waiting; bytes; memory, temperature and clock.
+"""Draws where the time of a token goes, node by node: computing, sending, waiting; bytes; memory, temperature
+and clock.
 
     python analysis/hops.py RUN.h5 [--live]
 
-Means over the tokens that follow another of their answer. A node's waiting is the time in which others worked.
+Means over the tokens that follow another of their answer. A node's waiting is the time in which others
+worked.
 """
 
 import argparse

@@ -38,7 +38,8 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
             )
         ]
         shown.append((
-            name, len(ms), *(1e-3 * ms[~follows][:1]), *map(float, np.percentile(later, (50, 90, 99))), float(later.max()),
+            name, len(ms), *(1e-3 * ms[~follows][:1]), *map(float, np.percentile(later, (50, 90, 99))),
+            float(later.max()),
             1e3 * len(later) / later.sum(), len(run.faults),
         ))  # fmt: skip
     for sign, times in signs.items():
@@ -64,7 +65,8 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
     columns = ("run", "step", "at_s", "total_ms", "follows_another")
     return Drawn(
         made, columns, rows,
-        ("run", "tokens", "first s", "median ms", "90 % ms", "99 % ms", "most ms", "tokens/s", "signs"), shown,
+        ("run", "tokens", "first s", "median ms", "90 % ms", "99 % ms", "most ms", "tokens/s", "signs"),
+        shown,
     )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """Prints what a record holds, and how far its run came.
 
-    python analysis/load.py RUN.h5 [more.h5]      a summary, and the text
-    python analysis/load.py --mend RUN.h5         make one that was cut off by kill -9 a file for any HDF5 program
-    python analysis/load.py --done RUN.h5         prints nothing; the status is 0 if all is answered: for scripts
+    python analysis/load.py RUN.h5 [more.h5] a summary, and the text
+    python analysis/load.py --mend RUN.h5    makes one that kill -9 cut off a file for any HDF5 program
+    python analysis/load.py --done RUN.h5    prints nothing; the status is 0 if all is answered
 
-In Python: `from jarvis_mpi.record.reader import load`, then run.tokens, run.hops, run.questions, run.faults; see docs/records.md. It
-needs h5py and numpy, but neither MPI nor torch.
+In Python: `from jarvis_mpi.record.reader import load`, then run.tokens, run.hops, run.questions, run.faults;
+see docs/records.md. It needs h5py and numpy, but neither MPI nor torch.
 """
 
 import argparse
@@ -25,7 +25,8 @@ def summary(run: Run) -> str:
     answered = sum(question.answered for question in run.questions)
     state = {"done": "done", "ended": "ended too early", "": "under way, or killed"}[run.ended]
     lines += [
-        f"{len(run.tokens)} tokens in {run.length_s:.1f} s, {answered} of {len(run.questions)} answered; {state}"
+        f"{len(run.tokens)} tokens in {run.length_s:.1f} s, {answered} of {len(run.questions)} answered; "
+        f"{state}"
     ]
     lines += [f"{event.at_s:9.3f} s  {event.text}" for event in run.events if event.event == "rerouted"]
     lines += [f"> {question.prompt}\n{question.text}" for question in run.questions]

@@ -2,9 +2,9 @@
 
     python analysis/patches.py PATCHES.json [another model's.json] [--out FOLDER] [--formats png,pdf]
 
-From the files of benchmarks.quality.patches. Top: nats a token lost by each lost block: skipped, a neighbour's block run once more, a gain a channel,
-patched (logarithmic). Middle: by the number of dead nodes, the mean and the range over their choices. Bottom: grades of the answers,
-by the number of dead nodes.
+From the files of benchmarks.quality.patches. Top: nats a token lost by each lost block: skipped, a
+neighbour's block run once more, a gain a channel, patched (logarithmic). Middle: by the number of dead nodes,
+the mean and the range over their choices. Bottom: grades of the answers, by the number of dead nodes.
 """
 
 import argparse

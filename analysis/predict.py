@@ -1,14 +1,16 @@
-"""Predicts tokens/s before there is a testbed: from one run's measured times, for other splits, node counts, links and failures.
+"""Predicts tokens/s before there is a testbed: from one run's measured times, for other splits, node counts,
+links and failures.
 
     python analysis/predict.py RUN.h5 --nodes 9,64 --delay-ms 5 --kbit-s 20000
     python analysis/predict.py RUN.h5 --split 2,2,2,2,2,2,2,2 --failures-per-hour 1 --tokens 500
-    python analysis/predict.py --model gemma-2b,gemma-7b --machine pi4,pi5,srn --nodes 9      (no run: see ASSUMED)
+    python analysis/predict.py --model gemma-2b,gemma-7b --machine pi4,pi5,srn --nodes 9  (no run: ASSUMED)
 
-A discrete-event model: stages and links are each busy with one message at a time; splits, copies, routes and the cutting of
-a prompt are the program's own pure modules (protocol/placement.py, protocol/cluster.py, request.pieces). What it takes from the run: seconds
-a layer and a stage for one row and for each further row, the head's, bytes a message, and what a hop costs beyond them
-(sending, waking, Python), all of them medians. Assumed: links that carry one message after the other at their rate, node
-failures that MPI tells of (Poisson), a run of its own per node.
+A discrete-event model: stages and links are each busy with one message at a time; splits, copies, routes and
+the cutting of a prompt are the program's own pure modules (protocol/placement.py, protocol/cluster.py,
+request.pieces). What it takes from the run: seconds a layer and a stage for one row and for each further row,
+the head's, bytes a message, and what a hop costs beyond them (sending, waking, Python), all of them medians.
+Assumed: links that carry one message after the other at their rate, node failures that MPI tells of
+(Poisson), a run of its own per node.
 """
 
 import argparse
@@ -86,9 +88,10 @@ def show(rows: list[tuple], known: dict[str, Costs]) -> None:
     terminal.print(table)
     for name, costs in known.items():
         terminal.print(
-            f"{name}: {costs.layers} layers of {1e3 * costs.layer_s:.2f} ms, {1e3 * costs.row_s:.2f} ms each further row; "
-            f"{1e3 * costs.stage_s:.2f} ms a stage, {1e3 * costs.hop_s:.2f} ms a hop, {1e3 * costs.head_s:.1f} ms the head; "
-            f"{costs.body_bytes:.0f} bytes a row, {costs.header_bytes:.0f} a message", markup=False,
+            f"{name}: {costs.layers} layers of {1e3 * costs.layer_s:.2f} ms, {1e3 * costs.row_s:.2f} ms "
+            f"each further row; {1e3 * costs.stage_s:.2f} ms a stage, {1e3 * costs.hop_s:.2f} ms a hop, "
+            f"{1e3 * costs.head_s:.1f} ms the head; {costs.body_bytes:.0f} bytes a row, "
+            f"{costs.header_bytes:.0f} a message", markup=False,
         )  # fmt: skip
 
 
@@ -129,8 +132,10 @@ def members(words: argparse.Namespace, option: str) -> list[float]:
 def tell(costs: Costs, nodes: int, network: Network, words: argparse.Namespace) -> tuple[float, float, str]:
     draws = DRAWS if words.failures_per_hour else 1
     runs = [
-        predicted(costs, network, nodes, split=words.split, end_user_layers=words.end_user_layers, copies=words.copies,
-                  prompt_rows=words.prompt_rows, tokens=words.tokens, failures_per_hour=words.failures_per_hour, dice=random.Random(seed))
+        predicted(costs, network, nodes, split=words.split, end_user_layers=words.end_user_layers,
+                  copies=words.copies,
+                  prompt_rows=words.prompt_rows, tokens=words.tokens,
+                  failures_per_hour=words.failures_per_hour, dice=random.Random(seed))
         for seed in range(draws)
     ]  # fmt: skip
     whole = sum(not ended for _, _, ended in runs)

@@ -30,8 +30,8 @@ class Network:
 
 
 def extra_rtts(size: float) -> int:
-    """Return the round trips beyond the one way until TCP has sent it all: it begins with a window of ten segments and doubles
-    that (RFC 6928); and a message too large for Open MPI's eager limit asks first."""
+    """Return the round trips beyond the one way until TCP has sent it all: it begins with a window of ten
+    segments and doubles that (RFC 6928); and a message too large for Open MPI's eager limit asks first."""
     return (
         math.ceil(math.log2(size / WINDOW_BYTES + 1)) - 1 + (size > EAGER_BYTES) if size > WINDOW_BYTES else 0
     )
@@ -97,9 +97,11 @@ def predicted(
     noticed_s: float = 0.05,
     dice: random.Random | None = None,
 ) -> tuple[float, float, str]:
-    """Simulate a run. -> seconds to the first token, tokens/s of the others, how it ended ('': whole). Raises Unservable."""
+    """Simulate a run. -> seconds to the first token, tokens/s of the others, how it ended ('': whole).
+    Raises Unservable."""
     placement = blocks.place(costs.layers, nodes - 1, split=split, end_user_layers=end_user_layers)
-    cluster = Cluster(placement, blocks.copies(placement, copies), Policy(("copy", "skip"), costs.layers // 3, frozenset(), copies),
+    cluster = Cluster(placement, blocks.copies(placement, copies),
+                      Policy(("copy", "skip"), costs.layers // 3, frozenset(), copies),
                 dict.fromkeys(placement, 1e6))  # fmt: skip
     chain = Chain(costs, network, cluster)
     first_s = now = chain.step(0.0, pieces(prompt_rows, 256, nodes - 1))

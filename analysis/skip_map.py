@@ -1,10 +1,12 @@
-"""Draws what skipping costs: single layers as bars, pairs as a triangle, blocks by their length, rankings as points.
+"""Draws what skipping costs: single layers as bars, pairs as a triangle, blocks by their length, rankings as
+points.
 
     python analysis/skip_map.py STUDY.h5 [another model's.h5] [--out FOLDER] [--formats png,pdf]
 
-Nats a token over the whole model's (0: nothing lost). A dashed line marks chance: a guesser that knows how often each token
-comes in the very text and reads nothing; beyond it, context no longer helps. What is not done yet stays white.
-The points: each ranking's value of a layer, without any task (jarvis_mpi/study/layer_ranking.py), beside what skipping it costs.
+Nats a token over the whole model's (0: nothing lost). A dashed line marks chance: a guesser that knows how
+often each token comes in the very text and reads nothing; beyond it, context no longer helps. What is not
+done yet stays white. The points: each ranking's value of a layer, without any task
+(jarvis_mpi/study/layer_ranking.py), beside what skipping it costs.
 """
 
 from pathlib import Path

@@ -1,10 +1,11 @@
 """Draws right answers and grades with layers skipped: the JARVIS poster's figure, with intervals.
 
-    python analysis/skip_tasks.py STUDY.h5 [another model's.h5] [--subjects] [--out FOLDER] [--formats png,pdf]
+    python analysis/skip_tasks.py STUDY.h5 [another model's.h5] [--subjects] [--out FOLDER] [--formats pdf]
 
-Top: share of right answers with each single layer skipped; the whole model's share is a line, chance a dashed one, and the band
-is its 95 % interval (Wilson). Middle: by the number of layers in a row: the mean over all places, and the best and worst place.
-Bottom: grades of the answers (jarvis_mpi/study/grading.py). What a study does not hold is not drawn.
+Top: share of right answers with each single layer skipped; the whole model's share is a line, chance a dashed
+one, and the band is its 95 % interval (Wilson). Middle: by the number of layers in a row: the mean over all
+places, and the best and worst place. Bottom: grades of the answers (jarvis_mpi/study/grading.py). What a
+study does not hold is not drawn.
 """
 
 from pathlib import Path
@@ -144,7 +145,8 @@ def rows_of(study: Study) -> list[tuple]:
                 )
             )
     found += [
-        (study.model, study.prompts[number], written(case), *[""] * 5, grade, answer.nats, answer.repetition, answer.agrees, answer.text)
+        (study.model, study.prompts[number], written(case), *[""] * 5, grade, answer.nats, answer.repetition,
+         answer.agrees, answer.text)
         for case, number, answer, grade in study.graded
     ]  # fmt: skip
     return found
@@ -172,7 +174,8 @@ def show(studies: list[Study], subjects: bool) -> None:
             low, high = task.interval(WHOLE)
             worst = sorted(single, key=lambda layer: (single[layer], layer))[:3]
             table.add_row(
-                study.model, task.name, str(len(task.subjects)), f"{task.chance:.1%}", f"{task.share(WHOLE):.1%}",
+                study.model, task.name, str(len(task.subjects)), f"{task.chance:.1%}",
+                f"{task.share(WHOLE):.1%}",
                 f"{low:.0%} - {high:.0%}", ", ".join(f"{layer} ({single[layer]:.0%})" for layer in worst),
                 f"{np.median([*single.values()]):.1%}" if single else "",
             )  # fmt: skip

@@ -4,10 +4,11 @@
     python analysis/study_time.py --model gemma-2b --machine pi5 --ranks 9 --cases singles,pairs --tokens 2000
     python analysis/study_time.py --questions 14042 --question-tokens 110 --cases singles,blocks-3 --tokens 0
 
-A layer pass costs 2 x its parameters in operations a token, a score 2 x vocabulary x width a token that is predicted
-(of a lettered question: one). Passes are counted with shared states (jarvis_mpi/study/skip_cases.py). Attention's own products are left out:
-under 512 tokens they are a few percent. Every rank holds the whole model, so it must fit a machine's memory.
-What a machine multiplies is assumed (costs.py) or given by --gflop-s: for yours, time a small study.
+A layer pass costs 2 x its parameters in operations a token, a score 2 x vocabulary x width a token that is
+predicted (of a lettered question: one). Passes are counted with shared states
+(jarvis_mpi/study/skip_cases.py). Attention's own products are left out: under 512 tokens they are a few
+percent. Every rank holds the whole model, so it must fit a machine's memory. What a machine multiplies is
+assumed (costs.py) or given by --gflop-s: for yours, time a small study.
 """
 
 import argparse
@@ -25,7 +26,8 @@ MEMORY_GB = {"pi4": 8.0, "pi5": 16.0, "srn": 120.0, "workstation": 64.0}
 GFLOP_S = {name: machine.gflop_s for name, machine in MACHINES.items()} | {"workstation": 1000.0}
 RANKS = {"pi4": 9, "pi5": 9, "srn": 9, "workstation": 1}
 LIMITS = {
-    "ranks": (1, None), "gflop_s": (1e-3, None), "tokens": (0, None), "questions": (0, None), "question_tokens": (1, None),
+    "ranks": (1, None), "gflop_s": (1e-3, None), "tokens": (0, None), "questions": (0, None),
+    "question_tokens": (1, None),
 }  # fmt: skip
 BYTES = 2  # a weight, in the model's files
 SPARE_GB = 1.5  # the system, Python and torch
@@ -99,7 +101,8 @@ def main() -> None:
                 else f"does not fit: {size_gb:.1f} of {MEMORY_GB[machine]:g} GB"
             )
             table.add_row(
-                model, machine, str(ranks), f"{gflop_s:g}", str(whole.cases), str(whole.passes), str(whole.alone),
+                model, machine, str(ranks), f"{gflop_s:g}", str(whole.cases), str(whole.passes),
+                str(whole.alone),
                 f"{whole.operations / 1e15:.1f}", time,
             )  # fmt: skip
     console(160).print(table)

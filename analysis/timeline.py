@@ -2,8 +2,8 @@
 
     python analysis/timeline.py RUN.h5 [--step 20] [--around 1]
 
-Without --step: the token during which the first fault was noticed, or one of usual length. Every node's clock is
-converted to the end user's by the round trips in the record.
+Without --step: the token during which the first fault was noticed, or one of usual length. Every node's clock
+is converted to the end user's by the round trips in the record.
 """
 
 import argparse
@@ -54,7 +54,8 @@ def window(run: Run, step: int, around: int) -> Window:
     token = run.tokens[run.tokens["step"] == step][0]
     begun_s = float(token["at_s"] - token["total_s"])
     rows = [
-        (int(hop["step"]), int(hop["node"]), f"{hop['first_layer']}-{hop['first_layer'] + hop['layers'] - 1}", int(hop["rows"]),
+        (int(hop["step"]), int(hop["node"]),
+         f"{hop['first_layer']}-{hop['first_layer'] + hop['layers'] - 1}", int(hop["rows"]),
          1e3 * (begun - begun_s), 1e3 * float(hop["compute_s"]), 1e3 * float(off))
         for hop, begun, off in zip(hops, at, within, strict=True)
     ]  # fmt: skip
@@ -93,7 +94,8 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
 
 
 def draw_stages(axes: Axes, seen: Window) -> None:
-    """Draw each node's work as a bar, pale where it was for another token; grey lines: the token on its way."""
+    """Draw each node's work as a bar, pale where it was for another token; grey lines: the token on its
+    way."""
     for step, node, _, count, begun, length, _ in sorted(seen.rows, key=lambda row: row[0] == seen.step):
         if step == seen.step:
             axes.barh(node, length, left=begun, color=ORANGE if count > 1 else BLUE, height=0.6)

@@ -1,6 +1,7 @@
-"""The README's figure gallery, from runs that are made here: SmolLM2 over up to nine ranks of this machine, real faults.
+"""The README's figure gallery, from runs that are made here: SmolLM2 over up to nine ranks of this machine,
+real faults.
 
-make figures            (4 minutes; the records and PDF files stay in runs/figures, the pictures go to docs/figures)
+make figures   (4 minutes; records and PDF files stay in runs/figures, the pictures go to docs/figures)
 """
 
 import shutil

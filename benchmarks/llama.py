@@ -1,6 +1,8 @@
-"""llama.cpp beside us, where its built programs are at hand (never part of this repository): --llama FOLDER of llama-bench and the others.
+"""llama.cpp beside us, where its built programs are at hand (never part of this repository): --llama FOLDER
+of llama-bench and the others.
 
-Built so from its sources: cmake -B build -DGGML_RPC=ON && cmake --build build --target llama-bench llama-quantize llama-completion ggml-rpc-server
+Built so from its sources: cmake -B build -DGGML_RPC=ON && cmake --build build --target llama-bench
+llama-quantize llama-completion ggml-rpc-server
 """
 
 import json
@@ -22,7 +24,8 @@ LISTENS_S = 10.0
 
 
 def gguf_of(folder: Path, llama: Path, weights: str) -> Path:
-    """The model in `folder` (Llama or Gemma) as llama.cpp wants it, without its tokenizer: for speed, never for text."""
+    """The model in `folder` (Llama or Gemma) as llama.cpp wants it, without its tokenizer: for speed, never
+    for text."""
     path = folder / f"speed-{KINDS[weights]}.gguf"
     if path.exists():
         return path

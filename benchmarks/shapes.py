@@ -1,4 +1,5 @@
-"""Models for benchmarks: SmolLM2, and random weights in the shape of Gemma 2B (speed and memory, never quality)."""
+"""Models for benchmarks: SmolLM2, and random weights in the shape of Gemma 2B (speed and memory, never
+quality)."""
 
 import json
 import shutil
@@ -78,7 +79,8 @@ def make_gemma_2b(folder: Path) -> None:
 
 
 def weights_bytes(folder: Path, weights: str) -> tuple[dict[int, float], float]:
-    """Of each layer, and of all the rest (the head), as a run with `--weights` holds them; files in 16 bits."""
+    """Of each layer, and of all the rest (the head), as a run with `--weights` holds them; files in 16
+    bits."""
     layers: dict[int, float] = {**checkpoint.bytes_by_layer(folder)}
     rest = sum(path.stat().st_size for path in safetensors_files.weight_files(folder)) - sum(layers.values())
     if weights in FORMATS:

@@ -6,7 +6,8 @@ if sys.version_info < (3, 11):  # noqa: UP036 (nothing has installed it there)
 
 if not __package__:
     sys.exit(
-        f"start it as a module, from the folder above or with the package installed: {sys.executable} -m jarvis_mpi"
+        f"start it as a module, from the folder above or with the package installed: {sys.executable} -m "
+        "jarvis_mpi"
     )
 
 # `python -m` looks for modules in the working folder first, where a random.py may lie that is the user's own.
@@ -33,8 +34,8 @@ except ModuleNotFoundError as error:
     if str(error.name).startswith("jarvis_mpi"):
         raise
     sys.exit(
-        f"{sys.executable} has no {error.name}: activate the environment that jarvis_mpi was set up in (. .venv/bin/activate),"
-        " or make one (make setup)"
+        f"{sys.executable} has no {error.name}: activate the environment that jarvis_mpi was set up in (. "
+        ".venv/bin/activate), or make one (make setup)"
     )
 
 main(sys.argv[1:])

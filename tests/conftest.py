@@ -85,9 +85,9 @@ def small(bytes_folder, tmp_path_factory):
 
 
 TEMPLATE = (
-    "{% if messages | length > 1 and 'raise' in messages[-1].content %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if 'never' in messages[-1].content %}{{ raise_exception('not that') }}{% endif %}"
-    "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    "{% if messages | length > 1 and 'raise' in messages[-1].content %}{{ raise_exception('roles must "
+    "alternate') }}{% endif %}{% if 'never' in messages[-1].content %}{{ raise_exception('not that') }}{% "
+    "endif %}{% for m in messages %}[{{ m.content }}]{% endfor %}"
 )
 
 

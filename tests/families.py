@@ -1,6 +1,7 @@
 """All decoder families that the installed transformers can make: which are served, which refused, and why.
 
-`python tests/families.py > docs/families.md` writes the table; test_families.py holds it against what is found.
+`python tests/families.py > docs/families.md` writes the table; test_families.py holds it against what is
+found.
 """
 
 import contextlib
@@ -60,9 +61,11 @@ VARIANTS = [
     Variant("llama", "rope linear", rope("linear", factor=4.0)),
     Variant("llama", "rope dynamic", rope("dynamic", factor=4.0)),
     Variant("llama", "rope yarn", rope("yarn", factor=4.0, original_max_position_embeddings=64)),
-    Variant("llama", "rope llama3", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)),
+    Variant("llama", "rope llama3", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                         original_max_position_embeddings=64)),
     Variant("llama", "rope longrope", {**SMALL, "rope_parameters": LONGROPE, "max_position_embeddings": 256}),
-    Variant("phi3", "rope longrope", {**SMALL, "pad_token_id": 0, "rope_parameters": LONGROPE, "max_position_embeddings": 256, "original_max_position_embeddings": 64}),
+    Variant("phi3", "rope longrope", {**SMALL, "pad_token_id": 0, "rope_parameters": LONGROPE,
+                                  "max_position_embeddings": 256, "original_max_position_embeddings": 64}),
     Variant("llama", "biases, untied", {"attention_bias": True, "mlp_bias": True}),
     Variant("llama", "tied", {"tie_word_embeddings": True}),
     Variant("llama", "one head of keys", {**SMALL, "num_key_value_heads": 1}),
@@ -72,35 +75,50 @@ VARIANTS = [
     Variant("mistral", "window", {"sliding_window": 64}),
     Variant("mistral", "no window", {"sliding_window": None}),
     Variant("ministral3", "yarn as shipped", {}),
-    Variant("qwen2", "windows in upper layers", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 4}),
-    Variant("qwen2", "windows in every second layer", {"use_sliding_window": True, "sliding_window": 64, "num_hidden_layers": 32, "layer_types": MIXED}),
-    Variant("qwen3", "windows in every second layer", {"use_sliding_window": True, "sliding_window": 64, "num_hidden_layers": 32, "layer_types": MIXED}),
-    Variant("phi", "norms of queries and keys", {"hidden_size": 2560, "qk_layernorm": True, "partial_rotary_factor": 0.4}),
+    Variant("qwen2", "windows in upper layers", {"use_sliding_window": True, "sliding_window": 64,
+                                                 "max_window_layers": 4}),
+    Variant("qwen2", "windows in every second layer", {"use_sliding_window": True, "sliding_window": 64,
+                                                       "num_hidden_layers": 32, "layer_types": MIXED}),
+    Variant("qwen3", "windows in every second layer", {"use_sliding_window": True, "sliding_window": 64,
+                                                       "num_hidden_layers": 32, "layer_types": MIXED}),
+    Variant("phi", "norms of queries and keys", {"hidden_size": 2560, "qk_layernorm": True,
+                                                 "partial_rotary_factor": 0.4}),
     Variant("phi3", "window", {"pad_token_id": 0, "sliding_window": 64}),
     Variant("gpt2", "attention scaled by the layer's number", {"scale_attn_by_inverse_layer_idx": True}),
     Variant("gpt2", "attention reordered and upcast", {"reorder_and_upcast_attn": True}),
     Variant("gpt_bigcode", "many heads of keys", {"multi_query": False}),
     Variant("gpt_neox", "one after the other", {"use_parallel_residual": False, "attention_bias": False}),
-    Variant("falcon", "new decoder architecture", {"new_decoder_architecture": True, "num_kv_heads": 8, "num_attention_heads": 32, "hidden_size": 2048}),
+    Variant("falcon", "new decoder architecture", {"new_decoder_architecture": True, "num_kv_heads": 8,
+                                                   "num_attention_heads": 32, "hidden_size": 2048}),
     Variant("falcon", "alibi", {"alibi": True}),
-    Variant("falcon", "many heads of keys, one after the other", {"multi_query": False, "parallel_attn": False, "bias": True}),
+    Variant("falcon", "many heads of keys, one after the other", {"multi_query": False,
+                                                                  "parallel_attn": False, "bias": True}),
     Variant("bloom", "with its length", {"seq_length": 2048}),
     Variant("mpt", "without alibi", {"attn_config": {"alibi": False}}),
     Variant("mpt", "norms of queries and keys", {"attn_config": {"qk_ln": True, "clip_qkv": 4.0}}),
-    Variant("opt", "norm behind", {"do_layer_norm_before": False, "word_embed_proj_dim": 512, "hidden_size": 1024}),
-    Variant("stablelm", "parallel, norms of queries and keys", {"use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True}),
+    Variant("opt", "norm behind", {"do_layer_norm_before": False, "word_embed_proj_dim": 512,
+                                   "hidden_size": 1024}),
+    Variant("stablelm", "parallel, norms of queries and keys", {"use_parallel_residual": True,
+                                                                "qk_layernorm": True, "use_qkv_bias": True}),
     Variant("cohere", "norms of queries and keys", {"use_qk_norm": True}),
     Variant("olmo", "clipped", {"clip_qkv": 0.5}),
-    Variant("granite", "as shipped", {"embedding_multiplier": 12.0, "logits_scaling": 8.0, "residual_multiplier": 0.22, "attention_multiplier": 0.0078125}),
+    Variant("granite", "as shipped", {"embedding_multiplier": 12.0, "logits_scaling": 8.0,
+                                      "residual_multiplier": 0.22, "attention_multiplier": 0.0078125}),
     Variant("gemma2", "capped", {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}),
-    Variant("gemma3_text", "heads of 20 numbers", {**SMALL, "hidden_size": 80, "head_dim": 20, "query_pre_attn_scalar": 20, "sliding_window": 64}),
-    Variant("gemma2", "heads of 20 numbers, capped", {**SMALL, "hidden_size": 80, "head_dim": 20, "query_pre_attn_scalar": 20, "sliding_window": 64, "attn_logit_softcapping": 5.0}),
+    Variant("gemma3_text", "heads of 20 numbers", {**SMALL, "hidden_size": 80, "head_dim": 20,
+                                                   "query_pre_attn_scalar": 20, "sliding_window": 64}),
+    Variant("gemma2", "heads of 20 numbers, capped", {**SMALL, "hidden_size": 80, "head_dim": 20,
+                                                   "query_pre_attn_scalar": 20, "sliding_window": 64,
+                                                      "attn_logit_softcapping": 5.0}),
     Variant("smollm3", "windows where no RoPE is", {"use_sliding_window": True, "sliding_window": 64}),
-    Variant("llama4_text", "chunks, no experts", {**SMALL, "intermediate_size_mlp": 512, "head_dim": 128, "moe_layers": [], "attention_chunk_size": 64, "num_local_experts": 1}),
+    Variant("llama4_text", "chunks, no experts", {**SMALL, "intermediate_size_mlp": 512, "head_dim": 128,
+                                                  "moe_layers": [], "attention_chunk_size": 64,
+                                                  "num_local_experts": 1}),
     Variant("lfm2", "convolutions", {"full_attn_idxs": [2, 5, 8]}),
     Variant("starcoder2", "window", {"sliding_window": 64}),
     Variant("nemotron", "rope partial", {"partial_rotary_factor": 0.5}),
-    Variant("apertus", "rope llama3", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)),
+    Variant("apertus", "rope llama3", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                           original_max_position_embeddings=64)),
 ]  # fmt: skip
 
 
@@ -125,7 +143,8 @@ class Verdict(NamedTuple):
 
 
 def judged(variant: Variant, cache: Path) -> Verdict:
-    """What becomes of a model of this config; where it is served, compared once more, with other weights and questions."""
+    """What becomes of a model of this config; where it is served, compared once more, with other weights and
+    questions."""
     with tempfile.TemporaryDirectory() as name, environment(JARVIS_CACHE=str(cache)):
         folder = Path(name) / variant.kind
         try:
@@ -200,9 +219,12 @@ def table(verdicts: dict[Variant, Verdict]) -> str:
     lines = [
         "# Which families are served",
         "",
-        f"Every decoder family of transformers {transformers.__version__} (torch {torch.__version__.partition('+')[0]}), made small from its default config, some",
-        "with further settings, with random weights: the same greedy tokens as `generate`, and logits within 1e-4 of the largest in float32, in 1 stage,",
-        "in 2 and in one for each layer, past windows, with the prompt at once and in pieces; or refused by name before any weight is read.",
+        f"Every decoder family of transformers {transformers.__version__} (torch "
+        f"{torch.__version__.partition('+')[0]}), made small from its default config, some",
+        "with further settings, with random weights: the same greedy tokens as `generate`, "
+        "and logits within 1e-4 of the largest in float32, in 1 stage,",
+        "in 2 and in one for each layer, past windows, with the prompt at once and in pieces; "
+        "or refused by name before any weight is read.",
         "`python tests/families.py > docs/families.md` writes this page.",
         "",
         f"**{counts}.**",

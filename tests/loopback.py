@@ -66,7 +66,8 @@ def chain(
     fault="",
     drafts=NO_PROPOSALS,
 ):
-    """A Coordinator whose workers, node -> their stages, serve in threads; `copies`: block -> their holders."""
+    """A Coordinator whose workers, node -> their stages, serve in threads; `copies`: block -> their
+    holders."""
     queues = [queue.Queue() for _ in range(max(stages) + 1)]
     copies = copies or {}
     holds = {

@@ -1,5 +1,6 @@
-"""A process dies while messages to it are stuck, and its connection breaks only later, as that of a host without power does: a program
-for test_faults.py, on three ranks. Open MPI must not end rank 0 then ("Send error after request freed").
+"""A process dies while messages to it are stuck, and its connection breaks only later, as that of a host
+without power does: a program for test_faults.py, on three ranks. Open MPI must not end rank 0 then ("Send
+error after request freed").
 """
 
 import faulthandler

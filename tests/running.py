@@ -29,7 +29,8 @@ needs_gemma = pytest.mark.skipif(
     reason="JARVIS_TEST_GEMMA=1 is not set: Gemma is fetched only by who accepts its terms",
 )
 
-# Of two mpiruns of one user that begin and end at once, one may remove the folder in which the other is about to listen.
+# Of two mpiruns of one user that begin and end at once, one may remove the folder in which the other is about
+# to listen.
 SESSIONS = tempfile.mkdtemp(prefix="jarvis-")
 atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
 
@@ -58,9 +59,11 @@ def ask(
     hosts = str(ROOT / "hostfiles/local")
     limited = ["timeout", "-k", "5", "100", "mpirun", "-hostfile", hosts, "-n", str(ranks)]
     return subprocess.run(
-        [*limited, sys.executable, "-m", "jarvis_mpi", "--model", str(model), "--max-new-tokens", "4", *words],
+        [*limited, sys.executable, "-m", "jarvis_mpi", "--model", str(model), "--max-new-tokens", "4",
+         *words],
         stdout=out, stderr=subprocess.PIPE, cwd=cwd, timeout=130,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "TMPDIR": SESSIONS, "PYTHONPATH": str(ROOT), **(env or {})}, **how,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "TMPDIR": SESSIONS,
+             "PYTHONPATH": str(ROOT), **(env or {})}, **how,
     )  # fmt: skip
 
 
@@ -154,7 +157,8 @@ from jarvis_mpi.common.process_identity import named
 record = Record(Path(sys.argv[1]), {"prompt": "hello", "writer": named(os.getpid())}, 0.0, None)
 record.asked(0.0, 0, 0, "hello", [1, 2], 0)
 for step in itertools.count():
-    piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=(StageRun(1, range(1, 4), 1, .1, .2, .3, 999),))
+    runs = (StageRun(1, range(1, 4), 1, .1, .2, .3, 999),)
+    piece = Message(Kind.STEP, step=step, start=step, rows=1, runs=runs)
     record.write(Token(0, step, step + 5, 42, 1.0 + step, 0.5, 0.1, (piece,)))
     print(step, flush=True)
 """
@@ -173,5 +177,6 @@ def python(*words, env=None, **how):
     """A Python that no launcher has started."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI_COMM"))}
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env={**clean, **(env or {})}, capture_output=True, text=True, timeout=90, **how
+        [sys.executable, *words], cwd=ROOT, env={**clean, **(env or {})}, capture_output=True, text=True,
+        timeout=90, **how
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The least that must work in any environment: python tests/smoke.py [--quick]
 
-Run by the interpreter that is to be tried, with jarvis_mpi installed into it. A line for each step, then one for all;
-the status is 0 if all of them passed. --quick: imports and one answer.
+Run by the interpreter that is to be tried, with jarvis_mpi installed into it. A line for each step, then one
+for all; the status is 0 if all of them passed. --quick: imports and one answer.
 """
 
 import importlib
@@ -18,7 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LONGEST_S = 600
 RUN = ["timeout", "-k", "5", "300", "mpirun", "-hostfile", str(ROOT / "hostfiles/local"), "-n", "3"]
-MODEL = "import pathlib, sys, texts, tiny; texts.of_bytes(tiny.make('llama', pathlib.Path(sys.argv[1]), vocab_size=260))"
+MODEL = (
+    "import pathlib, sys, texts, tiny; texts.of_bytes(tiny.make('llama', pathlib.Path(sys.argv[1]), "
+    "vocab_size=260))"
+)
 JARVIS = [sys.executable, "-m", "jarvis_mpi"]
 
 
@@ -52,10 +55,12 @@ def steps(folder: Path) -> dict[str, list[str]]:
             str(folder / "model"),
         ],
         "a study case": [
-            *RUN, *JARVIS, "study", "--model", str(folder / "model"), "--cases", "1", "--tokens", "64", "--window", "64",
+            *RUN, *JARVIS, "study", "--model", str(folder / "model"), "--cases", "1", "--tokens", "64",
+            "--window", "64",
             "--log", str(folder / "study.h5"),
         ],
-        "a figure": [sys.executable, "analysis/latency.py", str(record), "--out", str(folder / "latency.pdf")],
+        "a figure": [sys.executable, "analysis/latency.py", str(record), "--out",
+                     str(folder / "latency.pdf")],
     }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""The pages: links that resolve, parts that come from the code, commands that run, and words that are not used."""
+"""The pages: links that resolve, parts that come from the code, commands that run, and words that are not
+used."""
 
 import os
 import re
@@ -46,8 +47,10 @@ ELSEWHERE = {
 }
 # As the house says instead: predicted, continued, given again, bypassed, nothing is redone, N, as before.
 UNUSED = (
-    "foretold", "foretell", "gone on with", "said anew", "told anew", "anew", "done without", "nobody redoes", "so many",
-    "as ever", "tells every knob", "every knob", "right or wrong", "crew", "flight plan", "nought", "upkeep", "roll call",
+    "foretold", "foretell", "gone on with", "said anew", "told anew", "anew", "done without",
+    "nobody redoes", "so many",
+    "as ever", "tells every knob", "every knob", "right or wrong", "crew", "flight plan", "nought", "upkeep",
+    "roll call",
 )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Which wing may import which, and which heavy library only which wing may name: one table, held against every import.
+"""Which wing may import which, and which heavy library only which wing may name: one table, held against
+every import.
 
 And how long a function, a class, a file may be.
 """
@@ -124,7 +125,8 @@ def lengths(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_no_room_is_long_without_a_reason():
-    """ruff counts branches and statements; this counts lines. A reason is a comment `# long: why` where the room begins."""
+    """ruff counts branches and statements; this counts lines.
+    A reason is a comment `# long: why` where the room begins."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {what}"
         for folder in ("jarvis_mpi", "analysis", "benchmarks", "tests")
@@ -160,7 +162,8 @@ def test_each_wing_says_what_it_is_for():
 
 
 def test_each_wing_and_the_scripts_of_analysis_are_in_the_wheel():
-    """The list in pyproject.toml is written by hand: a folder that it lacks would be left out without a word."""
+    """The list in pyproject.toml is written by hand: a folder that it lacks would be left out without a
+    word."""
     config = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = {path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")}
     assert {*config["packages"]} == {".".join(each.parts) for each in folders} | {"jarvis_mpi.analysis"}

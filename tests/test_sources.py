@@ -18,8 +18,9 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 def hidden(source: str) -> list[str]:
     """Names that a comprehension binds while the function around it takes them from outside.
 
-    Python 3.12 runs a comprehension in the frame around it (PEP 709), and its first releases then take one name for the
-    other: a function that is called elsewhere in the same one is "a local variable without a value".
+    Python 3.12 runs a comprehension in the frame around it (PEP 709), and its first releases then take one
+    name for the other: a function that is called elsewhere in the same one is "a local variable without a
+    value".
     """
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, FUNCTIONS)]
     return sorted({f"line {line}: {name}" for function in functions for line, name in hidden_in(function)})

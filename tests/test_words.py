@@ -1,4 +1,5 @@
-"""The field's words: no identifier, option, module or field of a record is made of a word that docs/glossary.md does not know."""
+"""The field's words: no identifier, option, module or field of a record is made of a word that
+docs/glossary.md does not know."""
 
 import ast
 import re
@@ -15,8 +16,8 @@ from jarvis_mpi.record import schema
 DIALECT = frozenset(
     re.findall(
         r"\w+",
-        "crew enduser flight flights trip trips upkeep news hears harm harms nought told said its there kept anew roll parting lifeline"
-        " foretold crowd tally rowwise lean distil",
+        "crew enduser flight flights trip trips upkeep news hears harm harms nought told said its there "
+        "kept anew roll parting lifeline foretold crowd tally rowwise lean distil",
     )
 )
 ALLOWED = re.compile("round_?trip|in_?flight", re.IGNORECASE)  # the field's own

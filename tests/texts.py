@@ -11,7 +11,8 @@ SPECIAL = ["<|start|>", "<|end|>"]
 
 
 def of_bytes(folder: Path, template: Any = None, special=(), words=()) -> Path:
-    """Each byte is a token, as GPT-2 spells it; `special` tokens have the ids from 257 on, behind them `words` that are none."""
+    """Each byte is a token, as GPT-2 spells it; `special` tokens have the ids from 257 on, behind them
+    `words` that are none."""
     folder.mkdir(parents=True, exist_ok=True)
     alphabet = ["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(alphabet)}, merges=[]))

@@ -45,7 +45,8 @@ FAMILIES = {
 
 
 def families_with(others: Iterable, few: Container[str] = FEW) -> list:
-    """Pairs for pytest: every family with the first of `others`; with the rest the `few`, and all only with JARVIS_TEST_SLOW=1."""
+    """Pairs for pytest: every family with the first of `others`; with the rest the `few`, and all only with
+    JARVIS_TEST_SLOW=1."""
     first, *rest = others
     pairs = [pytest.param(family, first) for family in FAMILIES]
     return pairs + [

@@ -1,4 +1,5 @@
-"""python -m benchmarks.data.draft_prompts > prompts.txt: a thousand questions as people ask them, to make a draft model from (fit-draft).
+"""python -m benchmarks.data.draft_prompts > prompts.txt:
+a thousand questions as people ask them, to make a draft model from (fit-draft).
 
 None of those that drafts.py measures with.
 """
@@ -24,12 +25,18 @@ FORMS = [
     "How would you teach {} at school?",
 ]
 TOPICS = [
-    "bread", "the moon", "a bicycle", "gardening", "the telephone", "rain", "football", "a library", "the ocean", "cheese",
-    "the railway", "a dog", "music", "winter", "a computer", "photography", "the heart", "volcanoes", "coffee", "money",
-    "a market", "the desert", "chess", "a bridge", "the internet", "bees", "painting", "a hospital", "the wind", "cooking",
-    "electricity", "a farm", "sleep", "the stars", "a battery", "swimming", "glass", "history", "a river", "the cinema",
-    "paper", "an airport", "the weather", "a clock", "language", "friendship", "a forest", "steel", "the human brain", "salt",
-    "a birthday", "solar energy", "the city of Rome", "a map", "fishing", "the common cold", "mathematics", "a kitchen",
+    "bread", "the moon", "a bicycle", "gardening", "the telephone", "rain", "football", "a library",
+    "the ocean", "cheese",
+    "the railway", "a dog", "music", "winter", "a computer", "photography", "the heart", "volcanoes",
+    "coffee", "money",
+    "a market", "the desert", "chess", "a bridge", "the internet", "bees", "painting", "a hospital",
+    "the wind", "cooking",
+    "electricity", "a farm", "sleep", "the stars", "a battery", "swimming", "glass", "history", "a river",
+    "the cinema",
+    "paper", "an airport", "the weather", "a clock", "language", "friendship", "a forest", "steel",
+    "the human brain", "salt",
+    "a birthday", "solar energy", "the city of Rome", "a map", "fishing", "the common cold", "mathematics",
+    "a kitchen",
     "dinosaurs", "a robot", "running", "the law", "tea", "a horse",
 ]  # fmt: skip
 

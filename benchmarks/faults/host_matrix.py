@@ -1,7 +1,9 @@
-"""python -m benchmarks.faults.host_matrix [--repeats 2] [--rows killed ...] [--part] [--out FILE]: hosts that are lost.
+"""python -m benchmarks.faults.host_matrix [--repeats 2] [--rows killed ...] [--part] [--out FILE]:
+hosts that are lost.
 
-As fault_matrix.py, but an end user and five workers on six hosts (testbed/own_hosts.py: root, Linux, sshd), and
-what strikes is a host's power or its link. Gaps are those while decoding. The table is the README's; the last line is JSON, with every run.
+As fault_matrix.py, but an end user and five workers on six hosts (testbed/own_hosts.py: root, Linux, sshd),
+and what strikes is a host's power or its link. Gaps are those while decoding. The table is the README's; the
+last line is JSON, with every run.
 """
 
 import math
@@ -31,7 +33,8 @@ BACK_S = {"link down for 5 s": 5.0, "link down for 30 s": 30.0, "reboot": 10.0}
 class HostRow(Row):
     @property
     def tokens(self) -> int:
-        """Enough that a node has come back before the last of them. After 30 s without a link TCP tries again 51 s after its loss."""
+        """Enough that a node has come back before the last of them.
+        After 30 s without a link TCP tries again 51 s after its loss."""
         return 768 if "30 s" in self.fault else 256 if "back" in self.expected else 128
 
 
@@ -113,7 +116,8 @@ def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path,
     if wrong:
         print(run.errors.decode(), *seen["events"], sep="\n", flush=True)
     return {
-        "row": row.name, "expected": row.expected, "place": place, "moment": "prefill" if in_prefill else "decoding",
+        "row": row.name, "expected": row.expected, "place": place,
+        "moment": "prefill" if in_prefill else "decoding",
         "wrong": wrong, "end_s": ended_at - told_at, "left_s": time.perf_counter() - ended_at,
         **figures,
     }  # fmt: skip
@@ -163,10 +167,10 @@ def main() -> int:
                 results.append(result)
                 noticed = f"{result['noticed_ms'] or float('nan'):.0f} ms"
                 print(
-                    f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed {noticed},"
-                    f" gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after the last token,"
-                    f" hosts empty {result['left_s']:.1f} s later |"
-                    f" {'; '.join(result['wrong']) or 'as expected: ' + row.expected}",
+                    f"{number + 1}/{len(cells)} {row.name} | {place} | {result['moment']} | noticed "
+                    f"{noticed}, gap {result['gap_ms']:.0f} ms, mpirun back {result['end_s']:.1f} s after "
+                    f"the last token, hosts empty {result['left_s']:.1f} s later | "
+                    f"{'; '.join(result['wrong']) or 'as expected: ' + row.expected}",
                     flush=True,
                 )
     finally:

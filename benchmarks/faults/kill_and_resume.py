@@ -1,5 +1,5 @@
-"""SIGKILL for the end user, or for a worker that nobody replaces, at random moments: is every token that was shown in
-the record, can it be read by anyone, and does --resume go on to the same text?
+"""SIGKILL for the end user, or for a worker that nobody replaces, at random moments: is every token that was
+shown in the record, can it be read by anyone, and does --resume go on to the same text?
 
     python -m benchmarks.faults.kill_and_resume [--times 20] [--seed 0]
 

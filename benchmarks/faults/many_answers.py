@@ -1,8 +1,10 @@
-"""python -m benchmarks.faults.many_answers [--faults SIGKILL ...] [--words "--weights int8 --draft text"]: faults amid many answers.
+"""python -m benchmarks.faults.many_answers [--faults SIGKILL ...] [--words "--weights int8 --draft text"]:
+faults amid many answers.
 
-Eight prompts, four in flight, int8 weights and drafts: real mpirun, SmolLM2, an end user and five workers, a signal from here at a
-drawn moment. With copies every answer must be that of a run with one answer in flight, without drafts and faults; without copies every
-answer must be whole, and what was skipped told (that it is what was run, tests/sim/rules.py demands). The last line is JSON.
+Eight prompts, four in flight, int8 weights and drafts: real mpirun, SmolLM2, an end user and five workers, a
+signal from here at a drawn moment. With copies every answer must be that of a run with one answer in flight,
+without drafts and faults; without copies every answer must be whole, and what was skipped told (that it is
+what was run, tests/sim/rules.py demands). The last line is JSON.
 """
 
 import json

@@ -1,7 +1,9 @@
-"""python -m benchmarks.faults.peers --llama FOLDER [--repeats 2]: the same kill and the same stop of a worker, for llama.cpp over RPC and for us.
+"""python -m benchmarks.faults.peers --llama FOLDER [--repeats 2]:
+the same kill and the same stop of a worker, for llama.cpp over RPC and for us.
 
-SmolLM2 in the file that both are made from, one end user and five workers on this machine, a signal to the middle one when some of the
-answer has come; then at most 30 s of waiting for an end. llama.cpp's programs are the user's (llama.py says how they are built).
+SmolLM2 in the file that both are made from, one end user and five workers on this machine, a signal to the
+middle one when some of the answer has come; then at most 30 s of waiting for an end. llama.cpp's programs are
+the user's (llama.py says how they are built).
 """
 
 import os
@@ -66,7 +68,17 @@ def theirs(programs: Path, model: Path, fault: str) -> Told:
             "-t",
             "1",
         ]
-        words += ["-p", PROMPT, "-n", str(TOKENS), "--temp", "0", "--ignore-eos", "--no-conversation", "--no-display-prompt"]  # fmt: skip
+        words += [
+            "-p",
+            PROMPT,
+            "-n",
+            str(TOKENS),
+            "--temp",
+            "0",
+            "--ignore-eos",
+            "--no-conversation",
+            "--no-display-prompt",
+        ]
         client = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
@@ -94,10 +106,12 @@ def main() -> None:
     asked = made.parse_args()
     if not (asked.llama / "ggml-rpc-server").is_file():
         sys.exit(
-            f"{asked.llama} has no ggml-rpc-server: build llama.cpp with -DGGML_RPC=ON, as benchmarks/llama.py says"
+            f"{asked.llama} has no ggml-rpc-server: build llama.cpp with -DGGML_RPC=ON, "
+            "as benchmarks/llama.py says"
         )
     print(
-        "| of a worker | who | bytes of the answer after it | longest silence | ended | status |\n|---|---|---|---|---|---|"
+        "| of a worker | who | bytes of the answer after it | longest silence | ended | status |\n"
+        "|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.gguf"
@@ -109,7 +123,11 @@ def main() -> None:
                     told = theirs(asked.llama, model, fault) if who == "llama.cpp" else ours(fault, log)
                     end = "not within 30 s" if told.ended_s is None else f"after {told.ended_s:.2f} s"
                     status = "" if told.status is None else told.status
-                    print(f"| {fault} | {who} | {told.bytes_after} | {told.silence_s:.2f} s | {end} | {status} |", flush=True)  # fmt: skip
+                    print(
+                        f"| {fault} | {who} | {told.bytes_after} | {told.silence_s:.2f} s | {end} | "
+                        f"{status} |",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""python -m benchmarks.faults.process_matrix [--repeats 2] [--rows kill ...] [--part] [--out FILE]: every fault of a process, measured.
+"""python -m benchmarks.faults.process_matrix [--repeats 2] [--rows kill ...] [--part] [--out FILE]:
+every fault of a process, measured.
 
 Real mpirun, real weights (SmolLM2, float32: equality is demanded), an end user and five workers; the signals
 come from here, at a moment drawn from the prefill (odd repeats) or from decoding. Each row states what is
@@ -30,7 +31,8 @@ ROWS = [
     Row("two neighbours: SIGKILL", 1, "first exact"),
     Row("two neighbours: SIGKILL", 2, "exact"),
     Row("all but one: SIGKILL", 1, "goes on", ("--max-skipped", "99")),
-    # New copies are made while the step is mended: in time or not, and then too much would have to be skipped.
+    # New copies are made while the step is mended: in time or not, and then too much would have to be
+    # skipped.
     Row("all but one: SIGKILL", 1, "goes on or sentence"),
 ]
 PART = {  # what CI runs: row -> place
@@ -69,7 +71,8 @@ def without_fault(log: Path, launcher: Sequence[str]) -> Whole:
     times = tokens["total_s"]
     whole = Whole(tokens["token"].tolist(), float(times[0]), float(statistics.median(times[1:])))
     print(
-        f"no fault: {len(whole.tokens)} tokens, prefill {whole.prefill_s:.2f} s, a token {1e3 * whole.token_s:.0f} ms",
+        f"no fault: {len(whole.tokens)} tokens, prefill {whole.prefill_s:.2f} s, "
+        f"a token {1e3 * whole.token_s:.0f} ms",
         flush=True,
     )
     return whole
@@ -110,7 +113,10 @@ def line(result: dict) -> str:
     noticed = result["noticed_ms"]
     noticed = f"noticed after {noticed:.0f} ms" if noticed is not None else "no sign"
     outcome = "; ".join(result["wrong"]) or f"as expected: {result['expected']}"
-    return f"{result['row']} | {result['place']} | {result['moment']} | {noticed}, gap {result['gap_ms']:.0f} ms | {outcome}"
+    return (
+        f"{result['row']} | {result['place']} | {result['moment']} | {noticed}, "
+        f"gap {result['gap_ms']:.0f} ms | {outcome}"
+    )
 
 
 def chosen(asked: argparse.Namespace) -> list[tuple[Row, str, int]]:

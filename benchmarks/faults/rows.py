@@ -141,7 +141,9 @@ def table(results: list[dict], token_s: float) -> list[str]:
         fine = sum(not result["wrong"] for result in mine)
         noticed = [result["noticed_ms"] for result in mine if result["noticed_ms"] is not None]
         gaps = [result["gap_ms"] for result in mine if not math.isnan(result["gap_ms"])]
-        lines.append(f"| {name[0]} | {name[1]} | {fine} of {len(mine)} | {spread(noticed)} | {spread(gaps)} |")  # fmt: skip
+        lines.append(
+            f"| {name[0]} | {name[1]} | {fine} of {len(mine)} | {spread(noticed)} | {spread(gaps)} |"
+        )
     return [*lines, f"A token takes {1e3 * token_s:.0f} ms without a fault."]
 
 

@@ -1,7 +1,7 @@
 """jarvis_mpi, where a signal from outside brings on what a signal alone cannot: for fault_matrix.py.
 
-SIGRTMIN: 10 s in the next stage's work, SIGRTMIN+1: an exception nobody foresaw, SIGRTMIN+2: exit with status 1
-(MPICH's launcher has SIGUSR1 for itself).
+SIGRTMIN: 10 s in the next stage's work, SIGRTMIN+1: an exception nobody foresaw, SIGRTMIN+2: exit with status
+1 (MPICH's launcher has SIGUSR1 for itself).
 """
 
 import runpy

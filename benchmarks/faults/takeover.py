@@ -1,4 +1,5 @@
-"""python -m benchmarks.faults.takeover [--tokens 500] [--dtype bfloat16]: what a takeover costs far into a text.
+"""python -m benchmarks.faults.takeover [--tokens 500] [--dtype bfloat16]:
+what a takeover costs far into a text.
 
 A worker is killed once the text has `tokens` positions. Prints, for the step that was mended, how many
 positions each stage ran and for how long, beside a full prefill of as many positions. The last line is JSON.
@@ -45,20 +46,23 @@ def main() -> None:
     usual_s = float(sorted(tokens["total_s"])[len(tokens) // 2])
     at = tokens[tokens["step"] == mended][0]
     print(
-        f"step {mended}, position {at['position']}: {1e3 * at['total_s']:.0f} ms, a usual token {1e3 * usual_s:.0f} ms"
+        f"step {mended}, position {at['position']}: {1e3 * at['total_s']:.0f} ms, "
+        f"a usual token {1e3 * usual_s:.0f} ms"
     )
     stages = []
     for hop in hops[hops["step"] == mended]:
         last = hop["first_layer"] + hop["layers"] - 1
         print(
-            f"  node {hop['node']}, layers {hop['first_layer']}-{last}: {hop['rows']} positions, {1e3 * hop['compute_s']:.1f} ms"
+            f"  node {hop['node']}, layers {hop['first_layer']}-{last}: {hop['rows']} positions, "
+            f"{1e3 * hop['compute_s']:.1f} ms"
         )
         stages.append(
             {name: hop[name].item() for name in ("node", "first_layer", "layers", "rows", "compute_s")}
         )
     rate = prefill_s / prefill_rows
     print(
-        f"a full prefill of {prefill_rows} positions takes {1e3 * prefill_s:.0f} ms: {1e3 * rate * at['position']:.0f} ms for {at['position']}"
+        f"a full prefill of {prefill_rows} positions takes {1e3 * prefill_s:.0f} ms: "
+        f"{1e3 * rate * at['position']:.0f} ms for {at['position']}"
     )
     print(
         json.dumps(

@@ -1,8 +1,9 @@
 """What patches cost: python -m benchmarks.memory.patch_cost
 
-For the shapes of three models, with full-rank patches of every block of eight workers and every two neighbours: bytes of one, of the
-file, and in a node's memory (the hole behind it, and that hole with the next one: read when the run starts); a token through one, in
-bfloat16 and float32, one thread, median of 200; and what least squares take once the text has been seen. The values are random.
+For the shapes of three models, with full-rank patches of every block of eight workers and every two
+neighbours: bytes of one, of the file, and in a node's memory (the hole behind it, and that hole with the next
+one: read when the run starts); a token through one, in bfloat16 and float32, one thread, median of 200; and
+what least squares take once the text has been seen. The values are random.
 """
 
 import statistics
@@ -31,7 +32,8 @@ def main() -> None:
     parser(__doc__).parse_args()
     torch.set_num_threads(1)
     print(
-        "| model | a patch | the file (15) | in a node's memory | a token, bfloat16 | float32 | its least squares |\n|---|---|---|---|---|---|---|"
+        "| model | a patch | the file (15) | in a node's memory | a token, "
+        "bfloat16 | float32 | its least squares |\n|---|---|---|---|---|---|---|"
     )
     for name, width in SHAPES.items():
         x = torch.randn(1, ROWS, width)
@@ -50,7 +52,8 @@ def main() -> None:
             with torch.inference_mode():
                 times.append(median_s(lambda its=its, row=row: its(row, 5), 200))
         print(
-            f"| {name} | {size / 2**20:.1f} MiB | {(2 * BLOCKS - 1) * size / 2**20:.0f} MiB | {2 * size / 2**20:.1f} MiB"
+            f"| {name} | {size / 2**20:.1f} MiB | {(2 * BLOCKS - 1) * size / 2**20:.0f} MiB | "
+            f"{2 * size / 2**20:.1f} MiB"
             f" | {1e3 * times[0]:.2f} ms | {1e3 * times[1]:.2f} ms | {solved_s:.1f} s |"
         )
 

@@ -1,6 +1,8 @@
-"""python -m benchmarks.memory.peaks [--model ...] [--ranks 9] [--weights int8]: each rank's peak resident memory beside its weights.
+"""python -m benchmarks.memory.peaks [--model ...] [--ranks 9] [--weights int8]:
+each rank's peak resident memory beside its weights.
 
-By default a random model in the shape of Gemma 2B (5 GB) on one end user and eight workers. The last line is JSON.
+By default a random model in the shape of Gemma 2B (5 GB) on one end user and eight workers. The last line is
+JSON.
 """
 
 import json
@@ -40,7 +42,8 @@ def main() -> None:
         own = sum(layers[layer] for block in held for layer in block) + (0 if node else rest)
         rows[node] = {"weights_mb": own / MB, "peak_mb": peak / MB, "above_mb": (peak - own) / MB}
         print(
-            f"{node:4}  {', '.join(placement[str(node)]):16}  {own / MB:10.0f}  {peak / MB:8.0f}  {(peak - own) / MB:10.0f}"
+            f"{node:4}  {', '.join(placement[str(node)]):16}  {own / MB:10.0f}  {peak / MB:8.0f}  "
+            f"{(peak - own) / MB:10.0f}"
         )
     total = sum(row["peak_mb"] for row in rows.values())
     print(f"sum of the peaks: {total:.0f} MB; the model: {(sum(layers.values()) + rest) / MB:.0f} MB")

@@ -1,8 +1,10 @@
-"""What the record costs: the time to write a token and its hops, and the file's size, for 1,000 tokens of a real run.
+"""What the record costs: the time to write a token and its hops, and the file's size, for 1,000 tokens of a
+real run.
 
     python -m benchmarks.memory.record_cost runs/figures/quiet.h5        (of make figures: nine ranks)
 
-The run's own rows are written again, token by token as the end user writes them; beside it the run's time of a token.
+The run's own rows are written again, token by token as the end user writes them; beside it the run's time of
+a token.
 """
 
 import statistics
@@ -29,8 +31,10 @@ def main() -> None:
     for step in steps:
         hops = run.hops[run.hops["step"] == step]
         runs = tuple(
-            StageRun(hop["node"], range(hop["first_layer"], hop["first_layer"] + hop["layers"]), int(hop["rows"]), hop["wait_s"],
-                hop["compute_s"], hop["previous_send_s"], hop["received_bytes"], hop["at_s"], bool(hop["patch"]),
+            StageRun(hop["node"], range(hop["first_layer"], hop["first_layer"] + hop["layers"]),
+                     int(hop["rows"]), hop["wait_s"],
+                hop["compute_s"], hop["previous_send_s"], hop["received_bytes"], hop["at_s"],
+                bool(hop["patch"]),
                 Vitals(hop["memory_kib"], hop["temperature_c"], hop["clock_mhz"]))
             for hop in hops
         )  # fmt: skip
@@ -50,8 +54,10 @@ def main() -> None:
         size = record.path.stat().st_size
     token_s = statistics.median(run.tokens["total_s"][run.follows].tolist())
     write_s = statistics.median(times)
-    print(f"{len(run.hosts)} nodes, {len(messages[0].runs)} hops: {1e3 * write_s:.3f} ms a token (the slowest {1e3 * max(times):.1f}), "
-          f"{write_s / token_s:.2%} of this run's {1e3 * token_s:.1f} ms")  # fmt: skip
+    print(
+        f"{len(run.hosts)} nodes, {len(messages[0].runs)} hops: {1e3 * write_s:.3f} ms a token "
+        f"(the slowest {1e3 * max(times):.1f}), {write_s / token_s:.2%} of this run's {1e3 * token_s:.1f} ms"
+    )
     print(f"{(size - empty) / 1e3:.0f} kB for {TOKENS} tokens, {empty / 1e3:.0f} kB before the first")
 
 

@@ -4,8 +4,8 @@
     python -m venv OTHER && OTHER/bin/pip install lm-eval==0.4.13 "transformers[torch]"
     python -m benchmarks.quality.lm_eval_equal OTHER/bin/python [--models ...] [--questions 40]
 
-MMLU by letters, without and with five examples, of three subjects, by lm-eval's own template; and BIG-bench's general_knowledge
-and social_iqa by its bigbench template (several tokens a choice). The last line is JSON.
+MMLU by letters, without and with five examples, of three subjects, by lm-eval's own template; and BIG-bench's
+general_knowledge and social_iqa by its bigbench template (several tokens a choice). The last line is JSON.
 """
 
 import json
@@ -78,7 +78,7 @@ def bigbench_task(name: str, asked: list[TaskQuestion], scratch: Path, theirs: P
     rows = [
         {"inputs": question.context, "targets": [question.choices[question.answer].removeprefix(" ")],
          "multiple_choice_targets": [choice.removeprefix(" ") for choice in question.choices],
-         "multiple_choice_scores": [int(number == question.answer) for number in range(len(question.choices))]}
+         "multiple_choice_scores": [int(at == question.answer) for at in range(len(question.choices))]}
         for question in asked
     ]  # fmt: skip
     template = theirs / "bigbench" / "multiple_choice_template_a_yaml"
@@ -105,8 +105,10 @@ def theirs_said(
     """task -> question -> nats of each choice."""
     out = scratch / "out"
     command = [
-        python, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32", "--tasks", ",".join(names),
-        "--include_path", scratch, "--device", "cpu", "--batch_size", "1", "--log_samples", "--output_path", out,
+        python, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32",
+        "--tasks", ",".join(names),
+        "--include_path", scratch, "--device", "cpu", "--batch_size", "1", "--log_samples", "--output_path",
+        out,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, cwd=scratch)
     if done.returncode:
@@ -130,7 +132,8 @@ def main() -> None:
     place = subprocess.run([asked.python, "-c", TEMPLATES], capture_output=True, text=True, check=True)
     theirs, results = Path(place.stdout.split()[-1]), []
     print(
-        "| model | task | questions | same choice | largest difference, nats | right: ours | lm-eval |\n|---|---|---|---|---|---|---|"
+        "| model | task | questions | same choice | largest difference, nats | right: ours | lm-eval |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for model in asked.models:
         folder = checkpoint.locate(model, print)
@@ -171,7 +174,8 @@ def main() -> None:
                 }
             )
             print(
-                f"| {model} | {name.removeprefix('ours_')} | {len(its)} | {same} | {apart:.1e} | {right[0]} | {right[1]} |",
+                f"| {model} | {name.removeprefix('ours_')} | {len(its)} | {same} | {apart:.1e} | {right[0]} "
+                f"| {right[1]} |",
                 flush=True,
             )
     print(json.dumps(results))

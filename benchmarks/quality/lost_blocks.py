@@ -1,17 +1,20 @@
-"""python -m benchmarks.quality.lost_blocks [--models ...] [--workers 8 5] [--tokens 2000] [--text FILE]: what losing a block costs.
+"""python -m benchmarks.quality.lost_blocks [--models ...] [--workers 8 5] [--tokens 2000] [--text FILE]:
+what losing a block costs.
 
-For each worker's block of the default placement, and for the end user's own first and last layer: how badly the
-model foretells an English text where those layers are skipped (what came in goes on as it is), as happens when the
-node dies and nobody else holds a copy. The worker dies before the text begins, so no cache remembers it.
+For each worker's block of the default placement, and for the end user's own first and last layer: how badly
+the model foretells an English text where those layers are skipped (what came in goes on as it is), as happens
+when the node dies and nobody else holds a copy. The worker dies before the text begins, so no cache remembers
+it.
 
-A block is called critical where the model without it does worse than a guesser that knows how often each token
-comes in this very text and reads nothing (the entropy of the text's tokens): then context no longer helps at all.
-The rule is strict, and stricter the shorter the text: in a short one the guesser's knowledge is worth more.
+A block is called critical where the model without it does worse than a guesser that knows how often each
+token comes in this very text and reads nothing (the entropy of the text's tokens): then context no longer
+helps at all. The rule is strict, and stricter the shorter the text: in a short one the guesser's knowledge is
+worth more.
 
-The text is the prose of the Python Language Reference, which every Python carries (pydoc_data; it differs a little
-from version to version), unless --text gives another. Windows of 512 tokens, each from position 0. With as many
-workers as they have layers (28 for SmolLM2, 16 for Gemma 3 270M) it tells what each single layer is worth.
-The last line is JSON.
+The text is the prose of the Python Language Reference, which every Python carries (pydoc_data; it differs a
+little from version to version), unless --text gives another. Windows of 512 tokens, each from position 0.
+With as many workers as they have layers (28 for SmolLM2, 16 for Gemma 3 270M) it tells what each single layer
+is worth. The last line is JSON.
 """
 
 import json
@@ -58,7 +61,8 @@ def harm(head: Head, folder: Path, windows: list[list[int]], workers: int) -> di
     tokens = sum(len(ids) - 1 for ids in windows)
     full, guesser = summed[None] / tokens, token_entropy(windows)
     skipped = [
-        {"node": node, "layers": layers(block), "nats": summed[block] / tokens, "more": summed[block] / tokens - full,
+        {"node": node, "layers": layers(block), "nats": summed[block] / tokens,
+         "more": summed[block] / tokens - full,
          "critical": summed[block] / tokens > guesser}
         for node, block in held
     ]  # fmt: skip

@@ -105,7 +105,8 @@ def on_tasks(chain: Chain, text: Text, words: str, limit: int) -> list[dict]:
         }
         whole = next(row["share"] for row in rows if row["task"] == task and row["hole"] == "none")
         print(
-            f"{task}: whole {whole:.0%}, mean over blocks: {', '.join(f'{how} {statistics.mean(of):.0%}' for how, of in shares.items())}",
+            f"{task}: whole {whole:.0%}, mean over blocks: "
+            f"{', '.join(f'{how} {statistics.mean(of):.0%}' for how, of in shares.items())}",
             flush=True,
         )
     return rows

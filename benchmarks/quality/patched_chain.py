@@ -54,7 +54,8 @@ class Chain:
         self, hops: Sequence[Hop], how: str, before: Sequence[At],
         run: Callable[[int, At], At], put: Callable[[Block, At], At],
     ) -> At:  # fmt: skip
-        """`before`: what comes before each layer of the whole model, and after the last one: what is known is not run again."""
+        """`before`: what comes before each layer of the whole model, and after the last one: what is known is
+        not run again."""
         there = {layer for hop in hops if not hop.patch for layer in hop.block}
         first = next((layer for layer in range(self.scorer.depth) if layer not in there), self.scorer.depth)
         state, earlier = before[first], range(0)

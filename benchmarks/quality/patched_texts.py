@@ -1,6 +1,8 @@
-"""Two of eight nodes die at token 8, without copies: python -m benchmarks.quality.patched_texts PATCHES [--model M] [--kill 2,5]
+"""Two of eight nodes die at token 8, without copies: python -m benchmarks.quality.patched_texts PATCHES
+[--model M] [--kill 2,5]
 
-The same prompts, greedy, float32: with no death, with --patches, and skipped; and what a token of each hop cost, out of the records.
+The same prompts, greedy, float32: with no death, with --patches, and skipped; and what a token of each hop
+cost, out of the records.
 """
 
 import os
@@ -52,7 +54,8 @@ def main() -> int:
                 if way == "patched":
                     each = [1e3 * statistics.median(one["compute_s"][one["patch"] == put]) for put in (0, 1)]
                     print(
-                        f"    a token: {each[0]:.2f} ms in a block's layers, {each[1]:.2f} ms in a patch (medians)"
+                        f"    a token: {each[0]:.2f} ms in a block's layers, "
+                        f"{each[1]:.2f} ms in a patch (medians)"
                     )
     return 0
 

@@ -1,12 +1,14 @@
-"""What patches win back: python -m benchmarks.quality.patches PATCHES --model M --text HELD_OUT --fit-text F [--tasks ...] [--out FILE.json]
+"""What patches win back: python -m benchmarks.quality.patches PATCHES --model M --text HELD_OUT --fit-text F
+[--tasks ...] [--out FILE.json]
 
-On text that the fit has not seen, nats a token lost over the whole model (float32), as a run would go on, block by block, every
-route being cluster.Cluster's own:
+On text that the fit has not seen, nats a token lost over the whole model (float32), as a run would go on,
+block by block, every route being cluster.Cluster's own:
 
-1. each block of the split and every two neighbours lost: skipped, the neighbour's block run once more, a gain and a shift a channel,
-   its patch;
-2. none to four of the nodes dead at once (all choices of one, ten drawn of two to four): one copy each, then patch or skip; no copies,
-   patch or skip; and the grades (study/grading.py) of the answers to three prompts in a part of them;
+1. each block of the split and every two neighbours lost: skipped, the neighbour's block run once more, a gain
+   and a shift a channel, its patch;
+2. none to four of the nodes dead at once (all choices of one, ten drawn of two to four): one copy each, then
+   patch or skip; no copies, patch or skip; and the grades (study/grading.py) of the answers to three prompts
+   in a part of them;
 3. with --tasks, right answers with each block skipped and patched.
 
 analysis/patches.py draws FILE.json.
@@ -123,7 +125,8 @@ def main() -> int:
         losses = Losses(chain, windows)
         found.update(tokens=losses.tokens, whole=losses.whole)
         print(
-            f"{asked.model}: {losses.whole:.3f} nats a token, {losses.tokens} tokens\nhole blocks {' '.join(HOW)}"
+            f"{asked.model}: {losses.whole:.3f} nats a token, {losses.tokens} tokens\n"
+            f"hole blocks {' '.join(HOW)}"
         )
         rows = each_block(chain, losses)
         print(summary(rows))
@@ -137,7 +140,8 @@ def main() -> int:
     }
     if "whole" not in found and "blocks" not in asked.parts.split(","):
         made.error(
-            f"{asked.out} has no blocks yet, and the grades need what the whole model says: add blocks to --parts"
+            f"{asked.out} has no blocks yet, and the grades need what the whole model says: add blocks to "
+            "--parts"
         )
     for part in asked.parts.split(","):
         found[part] = parts[part]()
@@ -156,8 +160,8 @@ def summary(rows: list[dict]) -> str:
             together = 1 - sum(row[how] for row in of) / sum(row["skip"] for row in of)
             worse = [row["hole"] for row in of if row[how] > row["skip"]]
             lines.append(
-                f"{count} lost, {how}: won back {together:.0%} of the sum, {statistics.median(won):.0%} in the median,"
-                f" worse than skipping: {', '.join(worse) or 'none'}"
+                f"{count} lost, {how}: won back {together:.0%} of the sum, {statistics.median(won):.0%} in "
+                f"the median, worse than skipping: {', '.join(worse) or 'none'}"
             )
     return "\n".join(lines)
 

@@ -1,7 +1,9 @@
-"""What 8- and 4-bit weights cost: python -m benchmarks.quality.quantised [--models ...] [--tokens 2000] [--text F]
+"""What 8- and 4-bit weights cost: python -m benchmarks.quality.quantised [--models ...] [--tokens 2000]
+[--text F]
 
-Nats a token of a text, and the share of its positions at which the most likely next token is the same as with the whole weights (each position
-judged after the same text); float32 activations. A table; the perplexity is e^nats.
+Nats a token of a text, and the share of its positions at which the most likely next token is the same as with
+the whole weights (each position judged after the same text); float32 activations. A table; the perplexity is
+e^nats.
 """
 
 import math

@@ -1,8 +1,9 @@
-"""python -m benchmarks.quality.same_texts [--count 200] [--dtype bfloat16] [--weights auto]: drafts, answers in flight and a takeover change no text.
+"""python -m benchmarks.quality.same_texts [--count 200] [--dtype bfloat16] [--weights auto]:
+drafts, answers in flight and a takeover change no text.
 
-So many questions, made of the Python Language Reference's sentences, once one after the other on an end user and a worker, and once on an
-end user and four workers with four answers in flight, `--draft text`, and a worker that dies on the way. SmolLM2, greedy, on this machine.
-The last line is JSON.
+So many questions, made of the Python Language Reference's sentences, once one after the other on an end user
+and a worker, and once on an end user and four workers with four answers in flight, `--draft text`, and a
+worker that dies on the way. SmolLM2, greedy, on this machine. The last line is JSON.
 """
 
 import argparse
@@ -59,8 +60,9 @@ def main() -> int:
         other = said(5, 4, words, prompts, asked)
     same = sum(a == b for a, b in zip(plain["texts"], other["texts"], strict=True))
     print(
-        f"{same} of {asked.count} texts are the same ({asked.dtype}, --weights {asked.weights}; {plain['tokens']} tokens;"
-        f" {other['tokens_a_round']:.2f} tokens a round with drafts; {'; '.join(other['told']) or 'nothing was told'})"
+        f"{same} of {asked.count} texts are the same ({asked.dtype}, --weights {asked.weights}; "
+        f"{plain['tokens']} tokens; {other['tokens_a_round']:.2f} tokens a round with drafts; "
+        f"{'; '.join(other['told']) or 'nothing was told'})"
     )
     print(json.dumps({"same": same, "count": asked.count, "told": other["told"]}))
     return int(same != asked.count)

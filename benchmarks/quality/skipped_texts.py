@@ -1,7 +1,8 @@
-"""python -m benchmarks.quality.skipped_texts [--layers 5,6,10,11,17,18]: what is said when layers are left out from the start.
+"""python -m benchmarks.quality.skipped_texts [--layers 5,6,10,11,17,18]:
+what is said when layers are left out from the start.
 
-Three prompts, each model of --models whole and with the layers left out (counted from 1), float32, greedy. Of a
-model with other than 18 layers the same share of its depth is left out. The table is the README's.
+Three prompts, each model of --models whole and with the layers left out (counted from 1), float32, greedy. Of
+a model with other than 18 layers the same share of its depth is left out. The table is the README's.
 """
 
 import json

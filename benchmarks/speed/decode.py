@@ -1,8 +1,10 @@
-"""python -m benchmarks.speed.decode [--rounds 5] [--models ...] [--weights ...] [--llama FOLDER]: a chain beside transformers.generate and llama.cpp.
+"""python -m benchmarks.speed.decode [--rounds 5] [--models ...] [--weights ...] [--llama FOLDER]:
+a chain beside transformers.generate and llama.cpp.
 
-Decode and prefill tokens/s of one process, of chains of some ranks with each kind of weights, and (--llama, see llama.py) of llama.cpp alone and
-over as many RPC servers; one compute thread everywhere. Each round runs all of them one after the other, and the ratios are taken within a
-round: this machine's speed drifts. So is what one core reads from memory, and with it the most that any of them could say. The last line is JSON.
+Decode and prefill tokens/s of one process, of chains of some ranks with each kind of weights, and (--llama,
+see llama.py) of llama.cpp alone and over as many RPC servers; one compute thread everywhere. Each round runs
+all of them one after the other, and the ratios are taken within a round: this machine's speed drifts. So is
+what one core reads from memory, and with it the most that any of them could say. The last line is JSON.
 """
 
 import argparse
@@ -22,8 +24,8 @@ from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.record.reader import load
 
 PROMPT = (
-    "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "
-    * 6
+    "Tell me, in order, what happens to a raindrop from the cloud to the sea, "
+    "and name every river it could take. " * 6
 )
 TOKENS = {shapes.SMOLLM2: 64, shapes.GEMMA_2B: 12}
 
@@ -115,12 +117,14 @@ def main() -> None:
             )
             print(f"{model} round {number + 1}, {gb_s:.1f} GB/s: {line}", file=sys.stderr, flush=True)
         results[model] = summary(rounds)
-        print(f"\n{model}: decode / prefill in tokens/s | of generate | of llama.cpp with as many servers | of what one core reads | a hop\n"
+        print(f"\n{model}: decode / prefill in tokens/s | of generate | of llama.cpp with as many servers | "
+              "of what one core reads | a hop\n"
               "|---|---|---|---|---|---|")  # fmt: skip
         for name, each in results[model].items():
             print(f"| {name} | {each['decode']:.2f} / {each['prefill']:.1f} | " + " | ".join((
                 f"{each['decode_of_generate']:.2f} / {each['prefill_of_generate']:.2f}",
-                f"{each['decode_of_llama']:.2f} / {each['prefill_of_llama']:.2f}" if "decode_of_llama" in each else "",
+                f"{each['decode_of_llama']:.2f} / {each['prefill_of_llama']:.2f}"
+                if "decode_of_llama" in each else "",
                 f"{each['of_limit']:.2f}" if "of_limit" in each else "",
                 f"{each['hop_us']:.0f} us" if "hop_us" in each else "")) + " |", flush=True)  # fmt: skip
     print(json.dumps(default=float, obj={"dtype": asked.dtype, "rounds": asked.rounds, **results}))

@@ -1,8 +1,10 @@
-"""python -m benchmarks.speed.drafts [--delay-ms 20] [--drafts text MODEL ...] [--tokens 64]: guesses behind a token, over slow links.
+"""python -m benchmarks.speed.drafts [--delay-ms 20] [--drafts text MODEL ...] [--tokens 64]:
+guesses behind a token, over slow links.
 
-An end user and five workers over hosts of their own (testbed/own_hosts.py: root, Linux, sshd), every link so many milliseconds late;
-with --ranks N on this machine instead, links as they are. Tokens/s with drafts over without, in one session, for texts that repeat
-themselves and for chat; how many guesses were right; whether the texts are the same. The last line is JSON.
+An end user and five workers over hosts of their own (testbed/own_hosts.py: root, Linux, sshd), every link so
+many milliseconds late; with --ranks N on this machine instead, links as they are. Tokens/s with drafts over
+without, in one session, for texts that repeat themselves and for chat; how many guesses were right; whether
+the texts are the same. The last line is JSON.
 """
 
 import argparse
@@ -21,15 +23,21 @@ from jarvis_mpi.record.reader import load
 from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
 FACTS = (
-    "The radio tower in the valley was built in 1931. It carries the voices of the farmers, the letters of the school and the warnings of"
-    " the weather station. When the river rises, the weather station warns the farmers and the school. When the snow falls, the school"
-    " warns the farmers. The farmers of the valley pay for the tower, and the school keeps it in order."
+    "The radio tower in the valley was built in 1931. It carries the voices of the farmers, the letters of "
+    "the school and the warnings of the weather station. When the river rises, the weather station warns "
+    "the farmers and the school. When the snow falls, the school warns the farmers. "
+    "The farmers of the valley pay for the tower, and the school keeps it in order."
 )
 CODE = (
-    "def area_of_circle(radius):\n    return 3.14 * radius * radius\n\ndef area_of_square(side):\n    return side * side\n\n"
-    "def area_of_rectangle(width, height):\n    return width * height\n\ndef volume_of_cube(side):\n    return side * side * side"
+    "def area_of_circle(radius):\n"
+    "    return 3.14 * radius * radius\n\ndef area_of_square(side):\n    return side * side\n\n"
+    "def area_of_rectangle(width, height):\n"
+    "    return width * height\n\ndef volume_of_cube(side):\n    return side * side * side"
 )
-ITEMS = "copper wire, garden chairs, winter coats, a radio, two letters from the school, river stones, a glass mirror, engine oil"
+ITEMS = (
+    "copper wire, garden chairs, winter coats, a radio, two letters from the school, river stones, "
+    "a glass mirror, engine oil"
+)
 PROMPTS = {
     "repeating": [
         f"Repeat this text word for word: {FACTS}",
@@ -87,7 +95,8 @@ def main() -> int:
         require_hosts()
     results = {}
     print(
-        "| texts | drafts | tokens/s | over none | tokens a round | round | text |\n|---|---|---|---|---|---|---|"
+        "| texts | drafts | tokens/s | over none | tokens a round | round | text |\n"
+        "|---|---|---|---|---|---|---|"
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -104,8 +113,10 @@ def main() -> int:
                     plain = plain or one
                     same = "same" if one["texts"] == plain["texts"] else "differs"
                     print(
-                        f"| {kind} | {draft or 'none'} | {one['tokens_s']:.2f} | {one['tokens_s'] / plain['tokens_s']:.2f} |"
-                        f" {one['tokens_a_round']:.2f} | {1e3 * one['round_s']:.0f} ms | {same} |", flush=True,
+                        f"| {kind} | {draft or 'none'} | {one['tokens_s']:.2f} | "
+                        f"{one['tokens_s'] / plain['tokens_s']:.2f} |"
+                        f" {one['tokens_a_round']:.2f} | {1e3 * one['round_s']:.0f} ms | {same} |",
+                        flush=True,
                     )  # fmt: skip
     finally:
         if not asked.ranks:

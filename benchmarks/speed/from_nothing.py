@@ -1,10 +1,11 @@
-"""From hosts that have nothing but Python, git and make to the first token, by the README's commands (root, Linux, sshd).
+"""From hosts that have nothing but Python, git and make to the first token, by the README's commands (root,
+Linux, sshd).
 
     python -m benchmarks.speed.from_nothing [--workers 8] [--disk FOLDER]
 
-Every host (testbed/own_hosts.py) has a disk of its own: an empty home, no cache, no packages, not even this checkout. There
-is no internet in them: what pip would fetch lies in a folder (PIP_FIND_LINKS), the repository is cloned from another.
-Takes 1.7 GB of disk a host.
+Every host (testbed/own_hosts.py) has a disk of its own: an empty home, no cache, no packages, not even this
+checkout. There is no internet in them: what pip would fetch lies in a folder (PIP_FIND_LINKS), the repository
+is cloned from another. Takes 1.7 GB of disk a host.
 """
 
 import os

@@ -57,7 +57,8 @@ def main() -> None:
                     "waiting_percent": idle,
                 }
                 print(
-                    f"{name:5}  work {1e3 * work_s:.0f} ms: a hop {hop_us:5.0f} us, a waiting rank takes {idle:4.1f} % of a core",
+                    f"{name:5}  work {1e3 * work_s:.0f} ms: a hop {hop_us:5.0f} us, "
+                    f"a waiting rank takes {idle:4.1f} % of a core",
                     flush=True,
                 )
     if link.me == 0:

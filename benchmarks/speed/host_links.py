@@ -1,8 +1,9 @@
-"""python -m benchmarks.speed.host_links [--tokens 48] [--only 54mbit]: an end user and five workers over bad links.
+"""python -m benchmarks.speed.host_links [--tokens 48] [--only 54mbit]:
+an end user and five workers over bad links.
 
-Six links, from a good Wi-Fi to a bad one: rate, delay and loss of every host's link (testbed/own_hosts.py: root,
-Linux, sshd). Tokens/s, false alarms (signs of a fault that there was not), bytes a token and hop, and the text
-beside that of the best link. The last line is JSON.
+Six links, from a good Wi-Fi to a bad one: rate, delay and loss of every host's link (testbed/own_hosts.py:
+root, Linux, sshd). Tokens/s, false alarms (signs of a fault that there was not), bytes a token and hop, and
+the text beside that of the best link. The last line is JSON.
 """
 
 import json

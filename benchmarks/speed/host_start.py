@@ -1,7 +1,8 @@
-"""python -m benchmarks.speed.host_start [--hosts 9] [--rounds 3]: from the mpirun line to the first token, over hosts.
+"""python -m benchmarks.speed.host_start [--hosts 9] [--rounds 3]:
+from the mpirun line to the first token, over hosts.
 
-Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca plm_ssh_agent ssh).
-Hosts of our own on this machine (testbed/own_hosts.py): root, Linux, sshd.
+Side by side: our daemons at home (net/launch_agents.py), and Open MPI's own on the hosts (--prtemca
+plm_ssh_agent ssh). Hosts of our own on this machine (testbed/own_hosts.py): root, Linux, sshd.
 """
 
 import json

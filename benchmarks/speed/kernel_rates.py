@@ -1,7 +1,9 @@
-"""python -m benchmarks.speed.kernel_rates [--rounds 5]: what the kernels alone do on one thread, beside what a core reads and what torch does.
+"""python -m benchmarks.speed.kernel_rates [--rounds 5]:
+what the kernels alone do on one thread, beside what a core reads and what torch does.
 
-The linear layers of a decoder layer, as many times as exceeds the processor's cache: GB/s for a single row (and of what the core reads, in the same
-round), thousand million multiply-adds a second for 64 rows. Attention in bfloat16: microseconds for one position after so many.
+The linear layers of a decoder layer, as many times as exceeds the processor's cache: GB/s for a single row
+(and of what the core reads, in the same round), thousand million multiply-adds a second for 64 rows.
+Attention in bfloat16: microseconds for one position after so many.
 """
 
 import statistics
@@ -75,7 +77,8 @@ def run_all(layers: list[nn.Module], inputs: list[Tensor]) -> None:
 
 def products(name: str, rounds: int, folder: Path) -> None:
     print(
-        f"\n| {name}'s layer | one row, GB/s | of what a core reads | {ROWS} rows, G multiply-adds/s |\n|---|---|---|---|"
+        f"\n| {name}'s layer | one row, GB/s | of what a core reads | {ROWS} rows, "
+        "G multiply-adds/s |\n|---|---|---|---|"
     )
     shapes = SHAPES[name]
     for kind in KINDS:

@@ -1,4 +1,5 @@
-"""python -m benchmarks.speed.one_process FOLDER DTYPE NEW_TOKENS PROMPT: transformers.generate, one compute thread.
+"""python -m benchmarks.speed.one_process FOLDER DTYPE NEW_TOKENS PROMPT:
+transformers.generate, one compute thread.
 
 Prints one JSON line: seconds to load, to the first token, and for every further one.
 """

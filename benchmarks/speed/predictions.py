@@ -1,8 +1,10 @@
-"""analysis/predict.py against measured runs over hosts of our own (root, Linux, sshd): splits, node counts, delays, rates, a slow node.
+"""analysis/predict.py against measured runs over hosts of our own (root, Linux, sshd): splits, node counts,
+delays, rates, a slow node.
 
     python -m benchmarks.speed.predictions [--tokens 80] [--rounds 1]
 
-One run without anything special tells the costs; everything else is predicted from it, then measured. The last line is JSON.
+One run without anything special tells the costs; everything else is predicted from it, then measured. The
+last line is JSON.
 """
 
 import json
@@ -25,8 +27,8 @@ from prediction import Network, predicted  # noqa: E402
 
 WORKERS = 8
 PROMPT = (
-    "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river it could take. "
-    * 3
+    "Tell me, in order, what happens to a raindrop from the cloud to the sea, "
+    "and name every river it could take. " * 3
 )
 BURST = 16 << 10  # of own_links.rate
 
@@ -43,7 +45,8 @@ class Case(NamedTuple):
 USUAL = Case("as it is")
 CASES = (
     Case("3 nodes", nodes=3), Case("9 nodes", nodes=9), Case("split 16,3,3,3,3", split="16,3,3,3,3"),
-    Case("delay 10 ms", delay_ms=10), Case("delay 25 ms", delay_ms=25), Case("delay 10 ms, 9 nodes", nodes=9, delay_ms=10),
+    Case("delay 10 ms", delay_ms=10), Case("delay 25 ms", delay_ms=25), Case("delay 10 ms, 9 nodes", nodes=9,
+                                                                             delay_ms=10),
     Case("5 Mbit/s", kbit_s=5000), Case("node 2 three times as slow", slow=3.0),
 )  # fmt: skip
 
@@ -114,7 +117,8 @@ def main() -> int:
     finally:
         own_hosts.down()
     print(
-        "| run | first token: predicted | measured | tokens/s: predicted | measured | off |\n|---|---|---|---|---|---|"
+        "| run | first token: predicted | measured | tokens/s: predicted | measured | off |\n"
+        "|---|---|---|---|---|---|"
     )
     for case, found in seen.items():
         first_s, rate = (statistics.median(each) for each in zip(*found, strict=True))
@@ -135,12 +139,14 @@ def main() -> int:
             }
         )
         print(
-            f"| {case.name} | {told_first_s:.2f} s | {first_s:.2f} s | {told_rate:.2f} | {rate:.2f} | {off:+.1%} |",
+            f"| {case.name} | {told_first_s:.2f} s | {first_s:.2f} s | {told_rate:.2f} | {rate:.2f} | "
+            f"{off:+.1%} |",
             flush=True,
         )
     errors = [abs(row["off"]) for row in rows[1:]]
     print(
-        f"tokens/s: median error {statistics.median(errors):.1%}, the largest {max(errors):.1%} ({len(errors)} runs)"
+        f"tokens/s: median error {statistics.median(errors):.1%}, "
+        f"the largest {max(errors):.1%} ({len(errors)} runs)"
     )
     print(costs)
     print(json.dumps(rows))

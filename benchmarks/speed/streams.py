@@ -1,7 +1,9 @@
-"""python -m benchmarks.speed.streams [--streams 1 2 4 8 16] [--ranks 9] [--stage-s 0.04] [--weights auto] ...: answers in flight.
+"""python -m benchmarks.speed.streams [--streams 1 2 4 8 16] [--ranks 9] [--stage-s 0.04] [--weights auto]
+...: answers in flight.
 
-Prompts over a chain whose workers are paced: each stage takes so long for a token, as a slow machine's would. Tokens/s of all
-answers together while all of them are in flight, against one; and how long a newcomer waits for its first token. JSON in the last line.
+Prompts over a chain whose workers are paced: each stage takes so long for a token, as a slow machine's would.
+Tokens/s of all answers together while all of them are in flight, against one; and how long a newcomer waits
+for its first token. JSON in the last line.
 """
 
 import argparse
@@ -55,7 +57,8 @@ def run(streams: int, asked: argparse.Namespace) -> Run:
 
 
 def figures(record: Run) -> dict:
-    """While as many are in flight as may be: from the last first token of the first ones to the first end of all."""
+    """While as many are in flight as may be: from the last first token of the first ones to the first end of
+    all."""
     at = record.tokens["at_s"]
     firsts = [at[record.tokens["sequence"] == question.sequence] for question in record.questions]
     streams = max(1, len(firsts) // 2)
@@ -88,7 +91,8 @@ def main() -> None:
         results[streams] = one = figures(run(streams, asked))
         times = one["tokens_s"] / results[asked.streams[0]]["tokens_s"]
         print(
-            f"{streams:8} {one['tokens_s']:9.2f} {times:9.2f} {one['first_s']:8.2f} {one['newcomer_s']:10.2f}",
+            f"{streams:8} {one['tokens_s']:9.2f} {times:9.2f} {one['first_s']:8.2f} "
+            f"{one['newcomer_s']:10.2f}",
             flush=True,
         )
     print(json.dumps(results))

@@ -1,8 +1,9 @@
-"""What sharing states saves the skip study: python -m benchmarks.speed.study_sharing [--model gemma-3-270m] [--tokens 64]
+"""What sharing states saves the skip study: python -m benchmarks.speed.study_sharing [--model gemma-3-270m]
+[--tokens 64]
 
-All singles, pairs and blocks of up to eight layers over one window, once with what comes before a hole run once for all cases
-behind it, and once each case by itself: layer passes, and seconds of them (one thread; the output layer, which both need for every
-case, is left out). The states are compared: equal bit for bit.
+All singles, pairs and blocks of up to eight layers over one window, once with what comes before a hole run
+once for all cases behind it, and once each case by itself: layer passes, and seconds of them (one thread; the
+output layer, which both need for every case, is left out). The states are compared: equal bit for bit.
 """
 
 import time
@@ -46,9 +47,9 @@ def main() -> None:
     alone_s = time.perf_counter() - begun - shared_s
     shared, each = skip_cases.passes(cases, scorer.depth)
     print(
-        f"{asked.model}, {len(cases)} cases, {len(ids)} tokens: {shared} layer passes in {shared_s:.1f} s with shared states,"
-        f" {each} in {alone_s:.1f} s without ({each / shared:.2f} and {alone_s / shared_s:.2f} times);"
-        f" {'equal bit for bit' if together == alone else 'NOT EQUAL'}"
+        f"{asked.model}, {len(cases)} cases, {len(ids)} tokens: {shared} layer passes in {shared_s:.1f} s "
+        f"with shared states, {each} in {alone_s:.1f} s without ({each / shared:.2f} and "
+        f"{alone_s / shared_s:.2f} times); {'equal bit for bit' if together == alone else 'NOT EQUAL'}"
     )
 
 

@@ -1,7 +1,9 @@
-"""python -m benchmarks.speed.two_trees OTHER_TREE [--ranks 9] [--rounds 6]: this code's times and bytes beside another's.
+"""python -m benchmarks.speed.two_trees OTHER_TREE [--ranks 9] [--rounds 6]:
+this code's times and bytes beside another's.
 
-OTHER_TREE is a checkout (git worktree add OTHER_TREE COMMIT). Runs of the two alternate: a prompt of some 350 tokens and 150
-tokens of answer, no fault. A ratio is taken within a round, medians over rounds. The last line is JSON.
+OTHER_TREE is a checkout (git worktree add OTHER_TREE COMMIT). Runs of the two alternate: a prompt of some 350
+tokens and 150 tokens of answer, no fault. A ratio is taken within a round, medians over rounds. The last line
+is JSON.
 """
 
 import json
@@ -80,8 +82,8 @@ def main() -> None:
 
 def described(figures: Figures) -> str:
     return (
-        f"{1e3 * figures.token_s:.2f} ms a token, {figures.prompt_s:.2f} s of prompt, {figures.start_s:.2f} s of start and end,"
-        f" {figures.token_bytes:.0f} bytes a token"
+        f"{1e3 * figures.token_s:.2f} ms a token, {figures.prompt_s:.2f} s of prompt, "
+        f"{figures.start_s:.2f} s of start and end, {figures.token_bytes:.0f} bytes a token"
     )
 
 

@@ -1,7 +1,7 @@
 """What pages take from the code: python docs/make/generated.py [--check]
 
-docs/options.md: every option of a run, from the parser. docs/records.md, behind its marker: every field of a record, from the schema.
-`--check` writes nothing, names what is not current, and has the status 1 then.
+docs/options.md: every option of a run, from the parser. docs/records.md, behind its marker: every field of a
+record, from the schema. `--check` writes nothing, names what is not current, and has the status 1 then.
 """
 
 import argparse
@@ -17,8 +17,9 @@ DOCS = Path(__file__).parent.parent
 MARKER = "<!-- From here on made by: python docs/make/generated.py -->\n"
 OPTIONS = """# All options
 
-What `python -m jarvis_mpi --help` lists. This page is made from the parser by `python docs/make/generated.py`, and a test holds that it is
-current. The other commands ({commands}) have a `--help` each.
+What `python -m jarvis_mpi --help` lists. This page is made from the parser by
+`python docs/make/generated.py`, and a test holds that it is current. The other commands ({commands}) have a
+`--help` each.
 
 {table}
 
@@ -26,11 +27,18 @@ current. The other commands ({commands}) have a `--help` each.
 
 | variable | what it does |
 |---|---|
-| `JARVIS_CACHE` | the folder for models, quantised weights and machine code; by default `~/.cache/jarvis_mpi` |
-| `JARVIS_DEBUG` | what a run logs on standard error: `net` (each message), `protocol` (each sign, route, copy, change), or `protocol,net` |
-| `JARVIS_SSH` | the command in the place of `ssh`, such as `ssh -p 2222` |
-| `JARVIS_WITHOUT` | instructions of the processor that are not to be used, such as `avx512`; the results are the same bit for bit |
+{variables}
 """
+
+VARIABLES = {
+    "JARVIS_CACHE": "the folder for models, quantised weights and machine code; by default "
+    "`~/.cache/jarvis_mpi`",
+    "JARVIS_DEBUG": "what a run logs on standard error: `net` (each message), `protocol` (each sign, route, "
+    "copy, change), or `protocol,net`",
+    "JARVIS_SSH": "the command in the place of `ssh`, such as `ssh -p 2222`",
+    "JARVIS_WITHOUT": "instructions of the processor that are not to be used, such as `avx512`; "
+    "the results are the same bit for bit",
+}
 
 
 def pages() -> dict[Path, str]:
@@ -42,7 +50,9 @@ def pages() -> dict[Path, str]:
     fields = re.sub("^#", "##", schema.markdown(), flags=re.MULTILINE)
     return {
         DOCS / "options.md": OPTIONS.format(
-            table=options.markdown(), commands=", ".join(f"`{word}`" for word in COMMANDS)
+            table=options.markdown(),
+            commands=", ".join(f"`{word}`" for word in COMMANDS),
+            variables="\n".join(f"| `{name}` | {what} |" for name, what in VARIABLES.items()),
         ),
         records: f"{by_hand}{MARKER}\n{fields}\n",
     }

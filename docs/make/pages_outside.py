@@ -1,4 +1,5 @@
-"""A hook of mkdocs: README.md and CONTRIBUTING.md, which stand where GitHub looks for them, are pages of the site too."""
+"""A hook of mkdocs: README.md and CONTRIBUTING.md, which stand where GitHub looks for them, are pages of the
+site too."""
 
 import re
 from pathlib import Path

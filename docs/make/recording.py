@@ -1,8 +1,8 @@
 """A run in a terminal as a moving picture: python docs/make/recording.py docs/kill.cast docs/kill.svg
 
-Run `make demo`'s line with node 3 killed at token 20, in a terminal of 100 columns, keep what it wrote and when (asciicast 2, which
-asciinema plays too), and draw that as SVG: no script, and a viewer that cannot move it shows the end. `--again` draws a cast that is
-there. Needs `pip install pyte`, the model and MPI.
+Run `make demo`'s line with node 3 killed at token 20, in a terminal of 100 columns, keep what it wrote and
+when (asciicast 2, which asciinema plays too), and draw that as SVG: no script, and a viewer that cannot move
+it shows the end. `--again` draws a cast that is there. Needs `pip install pyte`, the model and MPI.
 """
 
 import argparse
@@ -83,7 +83,10 @@ def element(number: int, text: str, since: float, until: float | None, end: floa
     """One row's text as long as it stands there. What stands at the end is visible where nothing moves."""
     y = MARGIN + HEIGHT * (number + 0.75)
     colour = next((colour for begins, colour in COLOURS.items() if text.startswith(begins)), "#ebdbb2")
-    show = f'<set attributeName="visibility" to="visible" begin="m.begin+{since:.2f}s" end="m.begin+{until or end:.2f}s"/>'
+    show = (
+        f'<set attributeName="visibility" to="visible" begin="m.begin+{since:.2f}s" '
+        f'end="m.begin+{until or end:.2f}s"/>'
+    )
     hide = f'<set attributeName="visibility" to="hidden" begin="m.begin" end="m.begin+{since:.2f}s"/>'
     seen = 'visibility="hidden"' if until else ""
     return (
@@ -109,7 +112,8 @@ def drawn(rows: list[Changes], end: float, command: str) -> str:
  font-family="ui-monospace, DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="13">
 <title>Node 3 is killed in mid-answer, and the answer goes on</title>
 <rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#1d2021"/>
-<rect width="0" height="0"><animate id="m" attributeName="x" from="0" to="0" dur="{end:.1f}s" begin="0s;m.end"/></rect>
+<rect width="0" height="0"><animate id="m" attributeName="x" from="0" to="0" dur="{end:.1f}s"
+ begin="0s;m.end"/></rect>
 {body}
 </svg>
 """

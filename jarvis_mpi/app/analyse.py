@@ -1,4 +1,5 @@
-"""python -m jarvis_mpi analyse [SCRIPT ...]: runs a script of analysis/, which draws or sums up records; without one: lists them."""
+"""python -m jarvis_mpi analyse [SCRIPT ...]:
+runs a script of analysis/, which draws or sums up records; without one: lists them."""
 
 import ast
 import runpy
@@ -35,7 +36,7 @@ def main(words: list[str]) -> int | str:
     except Unservable as error:
         return str(error)
     for name, path in scripts.items():
-        print(f"{name:<{max(map(len, scripts))}}  {first_line(path)}")
+        print(f"{name:<{max(map(len, scripts))}}  {opening(path)}")
     return 0
 
 
@@ -43,6 +44,9 @@ def folder() -> Path:
     return next((each for each in FOLDERS if each.is_dir()), FOLDERS[0])
 
 
-def first_line(path: Path) -> str:
-    """Return the first line of the script's docstring; read from its source, since `python -OO` has no docstrings."""
-    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+def opening(path: Path) -> str:
+    """Return the first paragraph of the script's docstring, on one line.
+
+    It is read from the source, since `python -OO` has no docstrings."""
+    words = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(words.partition("\n\n")[0].split())

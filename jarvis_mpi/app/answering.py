@@ -20,7 +20,8 @@ class Outcome(NamedTuple):
 def answer_all(
     conversation: Conversation, asked: RunTask, at_once: int, keyboard: Keyboard | None, screen: Shows
 ) -> Outcome:
-    """Answer what is asked; first, what a resumed run had begun. `at_once`: answers in flight, of --prompts."""
+    """Answer what is asked; first, what a resumed run had begun.
+    `at_once`: answers in flight, of --prompts."""
     try:
         if asked.prompts:
             return answer_prompts(conversation, asked, at_once, screen)

@@ -1,7 +1,8 @@
-"""Writes a run's answers to standard output. If its disk is full, the run goes on, says so, and the record has the answers.
+"""Writes a run's answers to standard output.
+If its disk is full, the run goes on, says so, and the record has the answers.
 
-A reader that has left ends the run (output.Unwritable). mpirun writes a file (terminal.py), and reports no failure: how far it has
-come shows in what the system knows of its open file.
+A reader that has left ends the run (output.Unwritable). mpirun writes a file (terminal.py), and reports no
+failure: how far it has come shows in what the system knows of its open file.
 """
 
 import contextlib

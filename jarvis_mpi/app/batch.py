@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Batch:
     """Asks prompts, at most `at_once` at a time; each is a sequence of its own.
 
-    Prints a line of JSON for each, in order, as soon as those before it are answered. `failed`: how many could not be.
+    Prints a line of JSON for each, in order, as soon as those before it are answered. `failed`: how many
+    could not be.
     """
 
     def __init__(
@@ -37,7 +38,8 @@ class Batch:
         self.next_sequence = 0
 
     def ask_all(self, questions: Sequence[PromptLine]) -> int:
-        """-> how many could not be answered. Raises Unservable if too few nodes are left, or `before` is something else."""
+        """-> how many could not be answered.
+        Raises Unservable if too few nodes are left, or `before` is something else."""
         self.order, waiting = [asked.number for asked in questions], deque(questions)
         ended = ""
         try:

@@ -22,7 +22,8 @@ class Capacity:
 
 
 def capacity_of(asked: RunTask, model: ServedModel, text: Text, layout: Layout) -> Capacity:
-    """Return what the nodes have memory for; say so if it is less than was asked for. Raises Unservable where it is not one answer."""
+    """Return what the nodes have memory for; say so if it is less than was asked for.
+    Raises Unservable where it is not one answer."""
     settings, workers = asked.settings, max(layout.placement)
     rows = prompt_rows(asked, text, model.context)
     answers, prefill_rows = 1, settings.prefill_rows

@@ -37,7 +37,8 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
             case Key.TOO_LONG:
                 failed += 1
                 screen.tell(
-                    "a terminal cuts lines of over 4,000 bytes, and this one was not read: use a pipe or --prompts FILE"
+                    "a terminal cuts lines of over 4,000 bytes, and this one was not read: use a pipe or "
+                    "--prompts FILE"
                 )
             case str(line) if line.startswith("/") and not line.startswith("//"):
                 interrupts = 0
@@ -54,7 +55,8 @@ def chat(conversation: Conversation, keyboard: Keyboard, screen: Shows) -> int:
 
 
 def ask(question: str, conversation: Conversation, screen: Shows) -> Answer | None:
-    """Answer one line; None if it could not be answered: the chat goes on. Raises Unservable if too few nodes are left."""
+    """Answer one line; None if it could not be answered: the chat goes on.
+    Raises Unservable if too few nodes are left."""
     try:
         asked = conversation.ids_with(question)
     except Unservable as error:

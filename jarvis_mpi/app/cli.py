@@ -113,7 +113,8 @@ def run(words: list[str]) -> NoReturn:
 
 
 def asked(words: list[str]) -> tuple[Settings, bool, frozenset[str]]:
-    """-> the settings, whether this rank says what is wrong, the wings whose messages are logged. Ends at a wrong word."""
+    """-> the settings, whether this rank says what is wrong, the wings whose messages are logged.
+    Ends at a wrong word."""
     try:
         speaks = complains()
         end_without_keepalive()
@@ -156,7 +157,8 @@ def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLi
 
 
 def give_up(link: "MpiLink", sentence: str, start_timeout_s: float) -> bool:
-    """Say why the run cannot go on, or why this worker cannot take part. -> whether all ranks leave together."""
+    """Say why the run cannot go on, or why this worker cannot take part.
+    -> whether all ranks leave together."""
     aloud.over.set()
     if END_USER in link.lost:
         if link.me == min(set(range(link.size)) - link.lost):

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 class Answer:
     text: str
     tokens: int
-    ended: str  # end: the model said so; stop: --stop; length: --max-new-tokens; context; interrupted; or what broke it off
+    # end: the model's end token; stop: --stop; length: --max-new-tokens; context; interrupted; what broke it
+    ended: str
 
 
 class Answering:
-    """Takes in one answer's tokens: what of it can be shown, and when it ends. `before`: its tokens so far."""
+    """Takes in one answer's tokens: what of it can be shown, and when it ends.
+    `before`: its tokens so far."""
 
     def __init__(
         self, text: Text, context: int, settings: Settings, asked: Sequence[int], before: Sequence[int] = ()
@@ -42,7 +44,8 @@ class Answering:
             self.add(token)
 
     def add(self, token: int) -> str:
-        """Add a token. -> the text that it adds. `ended` is then how the answer ends with it; '' if it goes on."""
+        """Add a token. -> the text that it adds.
+        `ended` is then how the answer ends with it; '' if it goes on."""
         self.shown.append(self.stops.add(self.piece(token), self.special.get(token, "")))
         if self.stops.met or token in self.end_ids:
             self.ended = "stop" if self.stops.met else "end"
@@ -57,7 +60,8 @@ class Answering:
 
     @property
     def held(self) -> str:
-        """The text that is held back while the answer goes on: the beginning of a stop text, or of what the tokenizer tidies."""
+        """The text that is held back while the answer goes on: the beginning of a stop text, or of what the
+        tokenizer tidies."""
         return "" if self.stops.met else self.stops.held + self.piece.rest()
 
     def answer(self, ended: str) -> Answer:
@@ -70,10 +74,12 @@ def broken_off_by(error: BaseException) -> str:
 
 
 class Conversation:
-    """One conversation, its text so far. `context`: the positions that the model takes; `interrupted` is polled."""
+    """One conversation, its text so far.
+    `context`: the positions that the model takes; `interrupted` is polled."""
 
     def __init__(
-        self, asker: Coordinator, text: Text, context: int, settings: Settings, record: "Record", screen: "Shows",
+        self, asker: Coordinator, text: Text, context: int, settings: Settings, record: "Record",
+        screen: "Shows",
         interrupted: Callable[[], bool] = lambda: False,
     ):  # fmt: skip
         self.asker, self.text, self.context, self.settings = asker, text, context, settings
@@ -91,7 +97,8 @@ class Conversation:
         return askable(self.text, self.ids, prompt, self.context)
 
     def restore(self, questions: "Sequence[Question]") -> None:
-        """Continue where a run was that had asked these: all caches are empty, and the next step fills them."""
+        """Continue where a run was that had asked these: all caches are empty, and the next step fills
+        them."""
         for question in questions:
             if question.sequence != self.asker.sequence:
                 self.ids = []
@@ -108,12 +115,14 @@ class Conversation:
         self.screen.answered(question.prompt, Answer(question.text, len(question.tokens), question.ended), "")
 
     def is_closed(self, ended: str) -> bool:
-        """Whether an answer's last token ends it: no stage has run that one, and a template writes its own."""
+        """Whether an answer's last token ends it: no stage has run that one, and a template writes its
+        own."""
         return ended == "end" or (ended == "stop" and self.ids[-1] in self.text.end_ids)
 
     def ask(self, prompt: str) -> Answer:
-        """Answer, shown as it comes. Raises Unservable if `prompt` cannot be asked, or if too few nodes are left; the record has
-        what came."""
+        """Answer, shown as it comes.
+        Raises Unservable if `prompt` cannot be asked, or if too few nodes are left; the record has what
+        came."""
         return self.ask_ids(prompt, self.ids_with(prompt))
 
     def ask_ids(self, prompt: str, asked: Sequence[int]) -> Answer:

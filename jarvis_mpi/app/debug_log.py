@@ -1,4 +1,5 @@
-"""Writes what JARVIS_DEBUG names to standard error, one line an event: messages (net/logged_link.py) and the protocol's events."""
+"""Writes what JARVIS_DEBUG names to standard error, one line an event: messages (net/logged_link.py) and the
+protocol's events."""
 
 import logging
 import sys

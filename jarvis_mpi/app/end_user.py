@@ -1,4 +1,5 @@
-"""Runs rank 0, the end user: prompt in, text out. Heavy modules are imported after what can be refused at once."""
+"""Runs rank 0, the end user: prompt in, text out.
+Heavy modules are imported after what can be refused at once."""
 
 import time
 from collections.abc import Sequence

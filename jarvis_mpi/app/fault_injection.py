@@ -1,8 +1,8 @@
 """Injects faults: --fault "kill 3 @ 10; stop 5 @ 20 for 4s; slow 2 x3; mute 4 @ 7; raise 6 @ 12".
 
-    kill N @ STEP            its process ends by SIGKILL        raise N @ STEP      an unforeseen exception
-    stop N @ STEP [for Ts]   SIGSTOP, then SIGCONT              exit N @ STEP       it exits with status 1
-    stall N @ STEP for Ts    its work takes T s longer          slow N [@ STEP] xF  all its work takes F times as long
+    kill N @ STEP            its process ends by SIGKILL      raise N @ STEP      an unforeseen exception
+    stop N @ STEP [for Ts]   SIGSTOP, then SIGCONT            exit N @ STEP       it exits with status 1
+    stall N @ STEP for Ts    its work takes T s longer        slow N [@ STEP] xF  its work takes F times that
     mute N @ STEP [for Ts]   nothing leaves it any more
 
 STEP counts the answer's tokens from 0, N is a node. Tests, demonstrations and papers share this notation.
@@ -26,7 +26,8 @@ from ..protocol.wire import Message
 from ..protocol.worker import Worker
 
 ORDER = re.compile(
-    r"(?P<kind>[a-z]+) +(?P<node>\d{1,9})( *@ *(?P<step>\d{1,9}))?( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"
+    r"(?P<kind>[a-z]+) +(?P<node>\d{1,9})( *@ *(?P<step>\d{1,9}))?"
+    r"( +for +(?P<for_s>\d+(\.\d+)?) *s)?( +x *(?P<times>\d+(\.\d+)?))?"
 )
 NEEDS = {  # kind -> the fields that it must have
     "kill": {"step"}, "raise": {"step"}, "exit": {"step"}, "stop": {"step"}, "mute": {"step"},
@@ -55,8 +56,8 @@ def parse(text: str) -> tuple[Order, ...]:
         given = set(fields) - {"node"}
         if kind not in NEEDS or not NEEDS[kind] <= given <= NEEDS[kind] | MAY.get(kind, set()):
             raise Unservable(
-                f"--fault {words!r} is not an order such as: kill 3 @ 10 - stop 5 @ 20 for 4s - stall 5 @ 20 for 10s"
-                " - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
+                f"--fault {words!r} is not an order such as: kill 3 @ 10 - stop 5 @ 20 for 4s - stall 5 @ "
+                "20 for 10s - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
             )
         numbers = {name: float(fields[name]) for name in ("for_s", "times") if name in fields}
         orders.append(Order(kind, int(fields["node"]), int(fields.get("step", 0)), **numbers, words=words))
@@ -77,7 +78,8 @@ def not_reached(text: str, steps: int) -> Iterator[str]:
 
 
 class Slowed:
-    """A stage that takes longer: `wanted_s` computes how long from a message's bytes and the seconds that it took."""
+    """A stage that takes longer: `wanted_s` computes how long from a message's bytes and the seconds that it
+    took."""
 
     def __init__(self, stage: Runs, wanted_s: Callable[[int, float], float]):
         self.stage, self.wanted_s, self.crop, self.forget = stage, wanted_s, stage.crop, stage.forget
@@ -96,7 +98,8 @@ def slowed(stage: Runs, times: float) -> Slowed:
 
 
 def paced(stage: Runs, layers: int, row_bytes: int, pace: Pace) -> Slowed:
-    """Return a slower machine's stage: a layer takes `pace.one_s` for one row, and `pace.row_s` for each further one."""
+    """Return a slower machine's stage: a layer takes `pace.one_s` for one row, and `pace.row_s` for each
+    further one."""
     return Slowed(stage, lambda bytes_, _: layers * (pace.one_s + (bytes_ // row_bytes - 1) * pace.row_s))
 
 

@@ -18,7 +18,8 @@ from .summary import Summary
 
 
 class Lines(Tells):
-    """Shows a run as JSON (see screen.Shows). Every line has an "event"; those of answers come only if `answers`."""
+    """Shows a run as JSON (see screen.Shows).
+    Every line has an "event"; those of answers come only if `answers`."""
 
     def __init__(self, hosts: Mapping[int, str], answers: bool):
         super().__init__()

@@ -1,8 +1,9 @@
 """Reads what a person types or a pipe brings: lines, Ctrl-C, and the end.
 
-Open MPI's mpirun hands its standard input on to rank 0, but not its end; and a Ctrl-C goes to mpirun, and ends the run.
-Both show in mpirun's own standard input, which a process of the same user can open. On a terminal Ctrl-C and Ctrl-D
-are made to end a line, and so are read with it; a pipe and a file show whether they were read to the end.
+Open MPI's mpirun hands its standard input on to rank 0, but not its end; and a Ctrl-C goes to mpirun, and
+ends the run. Both show in mpirun's own standard input, which a process of the same user can open. On a
+terminal Ctrl-C and Ctrl-D are made to end a line, and so are read with it; a pipe and a file show whether
+they were read to the end.
 """
 
 import _thread
@@ -35,7 +36,8 @@ class Key(enum.Enum):
 
 
 class Keyboard:
-    """Reads lines and keys: `next` returns a line or a Key. Use it in a `with`, which restores the terminal."""
+    """Reads lines and keys: `next` returns a line or a Key.
+    Use it in a `with`, which restores the terminal."""
 
     def __init__(self) -> None:
         self.source = opened(launcher())  # mpirun's standard input, to look at and never to read
@@ -136,7 +138,8 @@ def opened(process: Path | None) -> int | None:
 
 
 def has_ended(source: int | None) -> bool:
-    """Whether mpirun will read nothing more. The end of its input is the end of ours; without it (None) ours ends by itself."""
+    """Whether mpirun will read nothing more.
+    The end of its input is the end of ours; without it (None) ours ends by itself."""
     process = launcher()
     if source is None or process is None or os.isatty(source):
         return False
@@ -157,7 +160,8 @@ def has_ended(source: int | None) -> bool:
 
 
 def lend(terminal: int) -> subprocess.Popen:
-    """Make Ctrl-C and Ctrl-D end a line. -> a process that restores the terminal once its standard input closes, by our death too."""
+    """Make Ctrl-C and Ctrl-D end a line.
+    -> a process that restores the terminal once its standard input closes, by our death too."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # we may: mpirun is in the foreground
     as_it_was = subprocess.run(["stty", "-g"], stdin=terminal, capture_output=True, text=True).stdout.strip()
     restorer = subprocess.Popen(

@@ -1,4 +1,5 @@
-"""Reads what a run is asked and which files it is given: all that can be refused before a heavy module is imported."""
+"""Reads what a run is asked and which files it is given: all that can be refused before a heavy module is
+imported."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,8 @@ class RunTask:
         return self.before is not None and self.before.ended == "done"
 
     def with_standard_input(self) -> "RunTask":
-        """Append what came there to the prompt, and say what is left out. Raises Unservable where it is no text."""
+        """Append what came there to the prompt, and say what is left out.
+        Raises Unservable where it is no text."""
         settings = self.settings
         if not self.piped:
             return self
@@ -95,7 +97,8 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> RunTask:
 
 
 def log_of(asked: RunTask) -> Path:
-    """Return where the record goes; a name that was asked for is claimed. Raises Unservable where no file can be made."""
+    """Return where the record goes; a name that was asked for is claimed.
+    Raises Unservable where no file can be made."""
     if asked.before:
         return asked.before.path
     log = Path(asked.settings.log) if asked.settings.log else new_log(say)
@@ -118,7 +121,8 @@ def print_done(asked: RunTask) -> int:
 
 
 def find_model(link: Link, asked: RunTask) -> tuple[RunTask, ModelFiles]:
-    """Find the model's files; return `asked` with the settings of its generation_config.json. Raises Unservable."""
+    """Find the model's files; return `asked` with the settings of its generation_config.json.
+    Raises Unservable."""
     if warning := without_fault_tolerance(link.vendor):
         say(warning)
     for sentence in untried():

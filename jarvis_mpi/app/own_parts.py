@@ -1,4 +1,5 @@
-"""Loads what the end user holds itself: the head, its own layers, copies of others', patches, and the draft source."""
+"""Loads what the end user holds itself: the head, its own layers, copies of others', patches, and the draft
+source."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -54,14 +55,17 @@ def load_own(start: Start) -> OwnParts:
 
 
 def tell_unused(folder: Path, depth: int, names: Sequence[str]) -> None:
-    """Tell of tensors that the files have and the model has not, `names` and those of layers from `depth` on: what transformers warns of."""
+    """Tell of tensors that the files have and the model has not, `names` and those of layers from `depth` on:
+    what transformers warns of."""
     if names:
         say(
-            f"{folder} has tensors that its config.json leaves no place for, such as {names[0]}: they are passed over, as transformers does"
+            f"{folder} has tensors that its config.json leaves no place for, "
+            f"such as {names[0]}: they are passed over, as transformers does"
         )
     if (stored := 1 + max(checkpoint.bytes_by_layer(folder))) > depth:
         say(
-            f"{folder} has {stored} layers, but its config.json asks for {depth}: the others are passed over, as transformers does"
+            f"{folder} has {stored} layers, but its config.json asks for {depth}: the others are passed "
+            "over, as transformers does"
         )
 
 

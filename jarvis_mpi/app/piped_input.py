@@ -1,7 +1,8 @@
 """Reads standard input beside --prompt: `cat text | mpirun ... --prompt "Sum it up:"` asks about the text.
 
-mpirun hands its standard input on to rank 0 and never ends it, and whoever starts mpirun may leave it open for ever without
-writing: so it is read beside the start, and no wait is longer than a few seconds. keyboard.py explains how the end is seen.
+mpirun hands its standard input on to rank 0 and never ends it, and whoever starts mpirun may leave it open
+for ever without writing: so it is read beside the start, and no wait is longer than a few
+seconds. keyboard.py explains how the end is seen.
 """
 
 import os

@@ -11,7 +11,8 @@ from ..common.new_file import check_path
 
 
 def new_log(say: Callable[[str], None]) -> Path:
-    """Return a new file name: under runs/ here, else in the user's state folder, else in a temporary one; `say` reports the latter two."""
+    """Return a new file name: under runs/ here, else in the user's state folder, else in a temporary one;
+    `say` reports the latter two."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.h5"
     why = ""
     for folder in (Path("runs"), state_folder()):

@@ -48,7 +48,8 @@ def read(path: Path) -> Run:
             raise Unservable(f"--resume {path} cannot be written: {error.strerror}") from None
     if run.schema < GOES_ON:
         raise Unservable(
-            f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later can be resumed"
+            f"--resume {path} is a record of schema {run.schema}: only those of schema {GOES_ON} and later "
+            "can be resumed"
         )
     for name in ("settings", "fingerprint", "hosts", "placement", "started_unix_s"):
         if name not in run.attributes:
@@ -78,8 +79,8 @@ def is_beginning(run: Run, prompt: str) -> bool:
 
 
 def standard_input(run: Run, words: Sequence[str], piped: Piped) -> str:
-    """Return the notice about it; '' if nothing came, or what the run was asked with. Raises Unservable where it makes another
-    question of `words`."""
+    """Return the notice about it; '' if nothing came, or what the run was asked with.
+    Raises Unservable where it makes another question of `words`."""
     if run.settings["prompt"] is None:
         return piped.left_out(f"the run in {run.path} has its prompts")
     text = piped.text().rstrip()
@@ -96,12 +97,14 @@ def standard_input(run: Run, words: Sequence[str], piped: Piped) -> str:
 def check_model(run: Run, fingerprint: str) -> None:
     if run.fingerprint != fingerprint:
         raise Unservable(
-            f"--resume {run.path} was made with other model files (fingerprint {run.fingerprint}, here {fingerprint})"
+            f"--resume {run.path} was made with other model files (fingerprint {run.fingerprint}, "
+            f"here {fingerprint})"
         )
 
 
 def unlike(run: Run) -> str:
-    """Return why the text may differ from what it would be without the interruption, as one sentence; else ''."""
+    """Return why the text may differ from what it would be without the interruption, as one sentence; else
+    ''."""
     going_on = [question.sequence for question in run.questions if not question.answered]
     if not going_on:
         return ""
@@ -128,7 +131,8 @@ def skipped_now(run: Run) -> bool:
 
 
 def print_again(run: Run, settings: Settings, asked: Sequence[PromptLine], out: "Answers | TextIO") -> int:
-    """Print what a run that is done had printed: who resumes it wants its output. -> how many lines have an error.
+    """Print what a run that is done had printed: who resumes it wants its output.
+    -> how many lines have an error.
 
     Raises Unservable where the file of prompts is no longer what it was.
     """
@@ -138,7 +142,8 @@ def print_again(run: Run, settings: Settings, asked: Sequence[PromptLine], out: 
     }
     if asked and [each.prompt for each in asked if each.number not in refused][: len(were)] != were:
         raise Unservable(
-            f"--prompts {settings.prompts} has other prompts than the run in {run.path} had: ask them without --resume"
+            f"--prompts {settings.prompts} has other prompts than the run in {run.path} had: ask them "
+            "without --resume"
         )
     answers = iter(run.questions)
     for each in asked:

@@ -19,7 +19,8 @@ from .startup import Start
 def run_attributes(
     start: Start, cluster: Cluster, start_s: Mapping[str, float], loaded: Mapping[int, Ready]
 ) -> dict[str, Any]:
-    """Return the attributes. `start_s`: how long each part of the start took; `loaded`: each worker's Ready."""
+    """Return the attributes. `start_s`: how long each part of the start took; `loaded`: each worker's
+    Ready."""
     asked, model, layout, hosts = start.asked, start.model, start.layout, start.hosts
     policy = layout.policy
     return {

@@ -48,7 +48,8 @@ Loading = contextlib.AbstractContextManager[Callable[[int], None]]  # is called 
 
 
 class Tells:
-    """Implements the part of RunObserver that all screens share: what is one line, and what the user need not know."""
+    """Implements the part of RunObserver that all screens share: what is one line, and what the user need not
+    know."""
 
     hosts: Mapping[int, str]
 
@@ -78,7 +79,8 @@ class Tells:
 
 
 class Screen(Tells):
-    """Shows a run to a person. `asks`: lines are typed, one after the other; `answers`: answers are shown as text."""
+    """Shows a run to a person.
+    `asks`: lines are typed, one after the other; `answers`: answers are shown as text."""
 
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
         super().__init__()
@@ -181,8 +183,8 @@ class Screen(Tells):
         self.console.print(table)
         speed = f", then {totals.tokens_per_s:.1f} tokens/s" if totals.tokens_per_s else ""
         self.console.print(
-            f"{totals.count} tokens: the first after {totals.first_s:.2f} s ({totals.prompt} of prompt){speed};"
-            f" record: {record}",
+            f"{totals.count} tokens: the first after {totals.first_s:.2f} s ({totals.prompt} of "
+            f"prompt){speed}; record: {record}",
             markup=False,
         )
 

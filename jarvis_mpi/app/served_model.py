@@ -1,4 +1,5 @@
-"""Reads a run's model for the end user: config, numbers, tokenizer. This file imports torch and transformers."""
+"""Reads a run's model for the end user: config, numbers, tokenizer.
+This file imports torch and transformers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,14 @@ class ServedModel:
 
     @property
     def position_bytes(self) -> int:
-        """How much a layer stores of a position: buffers double when they grow, and what a node sends is stored too."""
+        """How much a layer stores of a position: buffers double when they grow, and what a node sends is
+        stored too."""
         return 2 * cache_row_bytes(self.config, self.dtype) + self.config.hidden_size * self.dtype.itemsize
 
 
 def import_model_code(folder: Path) -> None:
-    """Import the family's classes now, as every other node does at this point of its start. Raises Unservable."""
+    """Import the family's classes now, as every other node does at this point of its start.
+    Raises Unservable."""
     quiet()
     import_family(read_config(folder))
 

@@ -101,7 +101,8 @@ def screen_of(start: Start) -> Shows:
 
 
 def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> Cluster:
-    """Return the cluster without the missing nodes, and name them to the user. Raises Unservable if it is too small."""
+    """Return the cluster without the missing nodes, and name them to the user.
+    Raises Unservable if it is too small."""
     settings, patches = start.asked.settings, start.files.patches
     cluster = cluster_of(start.layout, patches, start.model.layer_bytes)
     if patches and (without := start.layout.hellos.keys() - cluster.patchers):
@@ -121,7 +122,8 @@ def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> C
 def record_of(
     asked: RunTask, attributes: dict[str, Any], handshake: Handshake, screen: Shows
 ) -> tuple[Record, int]:
-    """Begin or continue the run's record, with what happened at the start. -> it, and the first step's number."""
+    """Begin or continue the run's record, with what happened at the start.
+    -> it, and the first step's number."""
     before, step = asked.before, 0
     if before:
         begun = [question.step for question in before.questions]

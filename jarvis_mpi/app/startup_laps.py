@@ -1,4 +1,5 @@
-"""Measures each part of the start; prints a line for each where standard error goes to a file, which somebody may watch."""
+"""Measures each part of the start; prints a line for each where standard error goes to a file, which somebody
+may watch."""
 
 import threading
 import time

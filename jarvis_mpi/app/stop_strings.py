@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 class Stops:
     """Ends an answer before any of `stops`; text that may be the beginning of one is held back.
 
-    Special tokens are not shown. A stop that holds one of `special` is looked for in all of the text, any other in what
-    is shown.
+    Special tokens are not shown. A stop that holds one of `special` is looked for in all of the text, any
+    other in what is shown.
     """
 
     def __init__(self, stops: Sequence[str], special: Iterable[str] = ()):

@@ -9,7 +9,8 @@ from ..protocol.events import Token
 
 
 class Summary:
-    """Sums of times. `first_s`: of the first token of all; the means are over those that follow another of their answer."""
+    """Sums of times. `first_s`: of the first token of all; the means are over those that follow another of
+    their answer."""
 
     def __init__(self) -> None:
         self.first_s, self.prompt, self.count = 0.0, 0, 0
@@ -41,7 +42,8 @@ class Summary:
         return self.later / self.later_s if self.later else None
 
     def rows(self, held: Cluster, cluster: Cluster, hosts: Mapping[int, str]) -> Iterator[list[str]]:
-        """Yield each node's row, as text: name, host, layers, state, milliseconds of compute and of waiting a token."""
+        """Yield each node's row, as text: name, host, layers, state, milliseconds of compute and of waiting a
+        token."""
         for node, blocks in sorted(held.holds.items()):
             yield [
                 "end user" if node == END_USER else str(node),

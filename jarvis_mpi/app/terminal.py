@@ -26,7 +26,8 @@ def launcher() -> Path | None:
 
 
 def launchers_stream(descriptor: int) -> TextIO:
-    """Return mpirun's standard output (1) or error (2) if it is a terminal or a pipe; else our own; /dev/null if it is closed."""
+    """Return mpirun's standard output (1) or error (2) if it is a terminal or a pipe; else our own; /dev/null
+    if it is closed."""
     try:
         output = (launcher() or Path("/nowhere")) / "fd" / str(descriptor)
         if is_own_pipe(output):
@@ -42,7 +43,8 @@ def launchers_stream(descriptor: int) -> TextIO:
 
 
 def is_own_pipe(descriptor: Path) -> bool:
-    """Whether that process has both ends: mpirun, started without standard input or output, has a pipe in its place."""
+    """Whether that process has both ends: mpirun, started without standard input or output, has a pipe in its
+    place."""
     if not descriptor.is_fifo():
         return False
     held = [flags_of(path) & os.O_ACCMODE for path in descriptor.parent.iterdir() if same(path, descriptor)]

@@ -99,7 +99,8 @@ def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> N
 
 
 def patches_here(settings: Settings) -> patch.PatchInfo | None:
-    """Read this host's patches; None where it has no such file: the end user says so, and nodes that have one apply them."""
+    """Read this host's patches; None where it has no such file: the end user says so, and nodes that have one
+    apply them."""
     try:
         return patch.read(Path(settings.patches)) if settings.patches else None
     except Unservable:
@@ -115,8 +116,9 @@ def journalled(stage: "Stage", settings: Settings, pace: Pace | None = None) -> 
 def copy_loader(
     folder: Path, dtype: "torch.dtype", settings: Settings, pace: Pace | None = None
 ) -> Callable[..., Journalled]:
-    """Return what loads a copy of a block: asleep, so that it costs no memory until it is used; at a node's start `beforehand`
-    quantises it. It raises Unservable where the block's tensors are not on this machine."""
+    """Return what loads a copy of a block: asleep, so that it costs no memory until it is used; at a node's
+    start `beforehand` quantises it. It raises Unservable where the block's tensors are not on this
+    machine."""
     from ..model.stage import Stage
 
     def load(block: Block, beforehand: bool = False) -> Journalled:

@@ -1,7 +1,7 @@
 """Turn whatever a library raises on a user's data into one sentence.
 
-Files, templates and numbers of strangers make libraries raise anything, a Rust panic included. Each such call stands in
-`guarded`, so that no exception of a library gets past it. Nothing is retried.
+Files, templates and numbers of strangers make libraries raise anything, a Rust panic included. Each such call
+stands in `guarded`, so that no exception of a library gets past it. Nothing is retried.
 """
 
 import errno
@@ -26,8 +26,9 @@ NO_MEMORY = ("not enough memory", "allocate memory", "bad_alloc")  # in messages
 def guarded(what: str, advice: str = "") -> Iterator[None]:
     """Turn whatever the body raises into Unservable: "`what`: the library's reason: `advice`".
 
-    `what` names the thing and what cannot be done with it, `advice` what the reader can do. Unservable passes as it is,
-    and so do KeyboardInterrupt and SystemExit. Raises Shortage where the machine had too little of something.
+    `what` names the thing and what cannot be done with it, `advice` what the reader can do. Unservable passes
+    as it is, and so do KeyboardInterrupt and SystemExit. Raises Shortage where the machine had too little of
+    something.
     """
     try:
         yield
@@ -42,7 +43,8 @@ def guarded(what: str, advice: str = "") -> Iterator[None]:
 
 
 def lacking(error: BaseException) -> str:
-    """Return what this machine or process had too little of, and what to do; '' where that is not the reason."""
+    """Return what this machine or process had too little of, and what to do; '' where that is not the
+    reason."""
     number, words = getattr(error, "errno", None), str(error)
     if number in (errno.EMFILE, errno.ENFILE) or any(each in words for each in NO_FILES):
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -60,7 +62,8 @@ def lacking(error: BaseException) -> str:
 
 
 def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
-    """Decorate a method that builds or first runs a part of a model: errors of torch and transformers become Unservable."""
+    """Decorate a method that builds or first runs a part of a model: errors of torch and transformers become
+    Unservable."""
 
     @wraps(method)
     def guarding(self: Any, *args: Any, **kwargs: Any) -> Made:
@@ -72,8 +75,8 @@ def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an exception's message, with the next one where a colon promises it (a config's field and its value),
-    and with the exception's name where the message alone would say nothing."""
+    """Return the first line of an exception's message, with the next one where a colon promises it (a
+    config's field and its value), and with the exception's name where the message alone would say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     words = printable(text[:LONGEST_REASON]).rstrip(" .:")
@@ -83,5 +86,6 @@ def reason(error: BaseException) -> str:
 
 
 def printable(words: str) -> str:
-    """Return `words` without control characters of a terminal, and without halves of characters, which nothing can write."""
+    """Return `words` without control characters of a terminal, and without halves of characters, which
+    nothing can write."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in words)

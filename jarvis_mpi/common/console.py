@@ -1,6 +1,7 @@
 """rich's console, for all output: it moves and colours only on a terminal, and breaks no row elsewhere.
 
-CI shells set FORCE_COLOR, and exported COLUMNS may be of another window: rich would follow both for a file too.
+CI shells set FORCE_COLOR, and exported COLUMNS may be of another window: rich would follow both for a file
+too.
 """
 
 from typing import TextIO

@@ -1,4 +1,5 @@
-"""Start Python as we need it: in UTF-8 mode, whatever the locale, and with docstrings, which transformers reads and -OO removes."""
+"""Start Python as we need it: in UTF-8 mode, whatever the locale, and with docstrings, which transformers
+reads and -OO removes."""
 
 import os
 import re

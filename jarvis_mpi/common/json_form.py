@@ -2,8 +2,8 @@
 
     check(event, {"sequence": int, "ids": [int], "ended": str}, "its event 3")
 
-A form is a type, a list of one form (any number of such), {str: form} (any keys), {"name": form} (at least these keys; with a
-`?` behind the name it may be missing), or a tuple of forms (one of them).
+A form is a type, a list of one form (any number of such), {str: form} (any keys), {"name": form} (at least
+these keys; with a `?` behind the name it may be missing), or a tuple of forms (one of them).
 """
 
 import json

@@ -1,8 +1,8 @@
 """Make a file under a temporary name first, and never replace an existing one.
 
-publish     gives the file its name, where no file has come meanwhile: this alone protects what others wrote
-claim       writes into NAME.part which process is going to write NAME, so that a second run is refused before its work,
-            not after. A file that is in the way of a claim stays as it is.
+publish     gives the file its name, where none is by now: this alone protects what others wrote
+claim       writes into NAME.part which process is going to write NAME, so that a second run is refused before
+            its work, not after. A file that is in the way of a claim stays as it is.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ claims: dict[Path, str] = {}  # of this process
 
 
 def check_path(path: Path, must_be_new: bool = True) -> None:
-    """Check, before the work, that the file can be written (`must_be_new`: and that none exists). Raises Unservable."""
+    """Check, before the work, that the file can be written (`must_be_new`: and that none exists).
+    Raises Unservable."""
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder: name a file in it")
@@ -92,7 +93,8 @@ def part_of(path: Path) -> Path:
 
 
 def claim(path: Path) -> None:
-    """Claim `path` for this process. Raises Unservable where another process of this machine is about to write it."""
+    """Claim `path` for this process.
+    Raises Unservable where another process of this machine is about to write it."""
     mine, place = json.dumps(process_identity.named(os.getpid())), part_of(path)
     with contextlib.suppress(OSError):  # no room for the claim, or no permission: publish is enough
         for _ in range(2):
@@ -106,8 +108,8 @@ def claim(path: Path) -> None:
                     return
                 if process_identity.lives(owner):
                     raise Unservable(
-                        f"--log {path} cannot be written: process {owner['pid']} is about to write it ({place}):"
-                        " name another file"
+                        f"--log {path} cannot be written: process {owner['pid']} is about to write it "
+                        f"({place}): name another file"
                     ) from None
                 place.unlink()  # of one that was killed
 

@@ -18,7 +18,8 @@ PLAN = ("model", "split", "end_user_layers", "copies")  # which node holds what
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises an error instead of printing it, so that one rank of many can print it once."""
+    """An ArgumentParser that raises an error instead of printing it, so that one rank of many can print it
+    once."""
 
     def error(self, message: str):
         raise Unservable(f"{message} (see {self.prog[self.prog.index('python') :]} --help)")
@@ -41,7 +42,8 @@ def parse(words: Sequence[str], before: Mapping[str, Any] | None = None) -> Sett
 
 
 def given_options(made: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
-    """Return the options that `words` give, without defaults. Raises Unservable, or SystemExit after --help."""
+    """Return the options that `words` give, without defaults.
+    Raises Unservable, or SystemExit after --help."""
     absent = argparse.Namespace(**{action.dest: None for action in made._actions})
     return {name: value for name, value in vars(made.parse_args(words, absent)).items() if value is not None}
 
@@ -51,11 +53,13 @@ def parser() -> argparse.ArgumentParser:
 
     made = Parser(
         prog="mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi",
-        description="One language model across all ranks: rank 0 asks and answers, the others hold its layers.",
-        epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, the default model);"
+        description="One language model across all ranks: rank 0 asks and answers, the others hold layers.",
+        epilog="python -m jarvis_mpi setup: prepare this Python environment (MPI's parameters, "
+        "the default model);"
         " stage-model: send each host its part of a model; doctor: look at every host before a run;"
         " study: what each layer is worth; fit-patches: stand-ins for lost blocks;"
-        " fit-draft: a draft model; rehearse: a testbed on this machine; analyse: draw and sum up records; each with --help",
+        " fit-draft: a draft model; rehearse: a testbed on this machine; analyse: draw and sum up records; "
+        "each with --help",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

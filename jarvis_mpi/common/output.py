@@ -1,7 +1,7 @@
 """Standard output, for every command: UTF-8 in every locale; the command ends where it cannot be written.
 
-A full disk is one sentence, and never blamed on a file that was read. Where the reader is gone (`| head -1`), the command
-ends quietly, with the status that a shell gives a program that SIGPIPE ended.
+A full disk is one sentence, and never blamed on a file that was read. Where the reader is gone (`| head -1`),
+the command ends quietly, with the status that a shell gives a program that SIGPIPE ended.
 """
 
 import io
@@ -17,7 +17,8 @@ READER_GONE = 128 + signal.SIGPIPE
 
 
 class Unwritable(SystemExit):
-    """Standard output cannot be written. It is neither an OSError nor an Exception, so that no handler of a file's reading catches it."""
+    """Standard output cannot be written.
+    It is neither an OSError nor an Exception, so that no handler of a file's reading catches it."""
 
     def __init__(self, error: OSError):
         self.gone = isinstance(error, BrokenPipeError)
@@ -56,7 +57,8 @@ class Descriptor(io.FileIO):
 
 
 def stream(descriptor: int, own: bool = False, at_once: bool = False, needed: bool = True) -> TextIO:
-    """Open a descriptor for text; it is closed in the end if it is `own`. Characters that cannot be encoded are escaped."""
+    """Open a descriptor for text; it is closed in the end if it is `own`.
+    Characters that cannot be encoded are escaped."""
     raw = Descriptor(descriptor, own, needed)
     return io.TextIOWrapper(
         raw if at_once else io.BufferedWriter(raw),  # type: ignore[arg-type]
@@ -69,8 +71,8 @@ def stream(descriptor: int, own: bool = False, at_once: bool = False, needed: bo
 
 @contextmanager
 def spoken() -> Iterator[None]:
-    """Set standard output up as this module says, and write all of it at the end; what standard error does not take
-    is dropped. Raises Unwritable."""
+    """Set standard output up as this module says, and write all of it at the end; what standard error does
+    not take is dropped. Raises Unwritable."""
     for name in ("stdout", "stderr"):
         current = getattr(sys, name)
         if current is None:  # closed; a file that is opened later must not get its number

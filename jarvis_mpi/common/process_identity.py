@@ -24,7 +24,8 @@ def named(pid: int) -> dict[str, str | int]:
 
 
 def status(pid: int) -> tuple[str, str]:
-    """Return the letter of a process's state, and its start in the kernel's ticks; '' where they are not known."""
+    """Return the letter of a process's state, and its start in the kernel's ticks; '' where they are not
+    known."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return words[0], words[19]
@@ -33,7 +34,8 @@ def status(pid: int) -> tuple[str, str]:
 
 
 def lives(process: dict[str, str | int]) -> bool | None:
-    """Return whether a process lives; None where that cannot be known: it was on another machine, or on this one before its boot."""
+    """Return whether a process lives; None where that cannot be known: it was on another machine, or on this
+    one before its boot."""
     if (process["machine"], process["space"]) != (machine(), space()):
         return None
     pid = int(process["pid"])

@@ -24,7 +24,8 @@ AGAIN_S = 10.0
 def bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
     """Show progress to `total`; yield a function that takes the number of further things done."""
     columns = (
-        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
     )  # fmt: skip
     if not sys.stderr.isatty():
         yield PlainLines(total, name).advance

@@ -1,4 +1,5 @@
-"""Read --prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line of JSON."""
+"""Read --prompts FILE: one prompt a line, or JSONL; each is a conversation of its own, and its answer a line
+of JSON."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from .errors import Unservable
 from .given_file import MARK, data_of
 from .settings import is_utf8
 
-# Names of options in other programs' requests that would change an answer. Other names (id, reference ...) are passed over.
+# Names of options in other programs' requests that would change an answer. Other names (id, reference ...)
+# are passed over.
 SHAPES = frozenset((
     "messages", "system", "max_tokens", "max_new_tokens", "max_completion_tokens", "max_length",
     "min_tokens", "n_predict", "temperature", "top_k", "top_p", "min_p", "typical_p",
@@ -32,7 +34,8 @@ OBJECT = 'write {"prompt": "..."}'
 
 
 def read(path: Path) -> list[PromptLine]:
-    """Return all prompts of a file, without empty lines. Raises Unservable if it cannot be read or holds none."""
+    """Return all prompts of a file, without empty lines.
+    Raises Unservable if it cannot be read or holds none."""
     data = data_of("--prompts", path, "write the prompts into one, or pipe them into a chat")
     if b"\r" in data and b"\n" not in data:
         raise Unservable(
@@ -99,8 +102,8 @@ def prompt_of(number: int, line: str) -> PromptLine:
         )
     if own := sorted(SHAPES & set(entry)):
         return PromptLine(
-            number, "", f"line {number} asks for {', '.join(own)} of its own, which no line can: leave it out, or give it to all"
-            f" lines as an option (python -m jarvis_mpi --help)"
+            number, "", f"line {number} asks for {', '.join(own)} of its own, which no line can: "
+            "leave it out, or give it to all lines as an option (python -m jarvis_mpi --help)"
         )  # fmt: skip
     return PromptLine(number, prompt)
 

@@ -1,6 +1,7 @@
 """Seal a folder that we made and use again: a manifest of its files, with the digests that show damage.
 
-SEAL holds each file's size and sha256. Sizes are checked whenever the folder is used; `damage` reads all of it.
+SEAL holds each file's size and sha256. Sizes are checked whenever the folder is used; `damage` reads all of
+it.
 """
 
 import hashlib
@@ -61,7 +62,10 @@ def damage(folder: Path, tell: Callable[[Path], None]) -> Iterator[str]:
     for name, file in (sealed(folder) or {"files": {}})["files"].items():
         tell(folder / name)
         if sha256_of(folder / name) != file["sha256"]:
-            yield f"{folder / name} is damaged: its sha256 is another than when it was made; delete {folder}, and it is made anew"
+            yield (
+                f"{folder / name} is damaged: its sha256 is another than when it was made; delete {folder}, "
+                "and it is made anew"
+            )
 
 
 def sha256_of(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""Every option of a run: its default, unit and reason. The command line is made from this, and the record stores all of it."""
+"""Every option of a run: its default, unit and reason.
+The command line is made from this, and the record stores all of it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,8 +55,8 @@ class Settings:
 
     prompt: str | None = option(
         None,
-        "one question, with what standard input brings behind it; a model without a chat template completes it instead."
-        " Without: a chat",
+        "one question, with what standard input brings behind it; a model without a chat template completes "
+        "it instead. Without: a chat",
         type=str,
     )
     prompts: str = option(
@@ -72,7 +73,8 @@ class Settings:
     )
     weights: str = option(
         "auto",
-        "auto: in --dtype; int8: 0.52 of bfloat16's bytes for hardly any loss; int4: 0.31, for some (docs/speed.md)",
+        "auto: in --dtype; int8: 0.52 of bfloat16's bytes for hardly any loss; int4: 0.31, "
+        "for some (docs/speed.md)",
         choices=("auto", "int8", "int4"),
     )
 
@@ -86,12 +88,13 @@ class Settings:
     )
     copied_blocks: int = option(
         0,
-        "copies of this number of blocks only, those whose loss costs most (by --study or --patches); 0: of all",
+        "copies of this number of blocks only, those whose loss costs most (by --study or --patches); "
+        "0: of all",
     )
     on_fault: str = option(
         "copy,patch,skip",
-        "what to do without a node, the best first: its layers from a copy (exact), a patch in their place (--patches),"
-        " or skipped (worse)",
+        "what to do without a node, the best first: its layers from a copy (exact), "
+        "a patch in their place (--patches), or skipped (worse)",
         choices=("copy,patch,skip", "copy,skip", "copy,patch", "copy", "patch,skip", "patch", "skip", "stop"),
     )
     patches: str = option(
@@ -101,13 +104,15 @@ class Settings:
     )
     study: str = option(
         "",
-        "a skip study's file: tells what a lost block costs, for --never-skip auto, --copied-blocks and what is said",
+        "a skip study's file: tells what a lost block costs, for --never-skip auto, "
+        "--copied-blocks and what is said",
         metavar="STUDY.h5",
     )
     max_skipped: int = option(-1, "layers that may be skipped at a time; -1: a third of the model's")
     never_skip: str = option(
         "first,last",
-        "layers that may not be: first,last, or numbers such as 0,1,17; none; auto: those that cost more than a nat a token (--study)",
+        "layers that may not be: first,last, or numbers such as 0,1,17; none; "
+        "auto: those that cost more than a nat a token (--study)",
     )
     threads: int = option(
         0, "compute threads per node, no more than its host's cores; 0: those shared by its ranks"
@@ -118,12 +123,13 @@ class Settings:
 
     streams: int = option(
         0,
-        "answers to --prompts that are in flight at a time, each with its caches; 0: as many as there are workers",
+        "answers to --prompts that are in flight at a time, each with its caches; "
+        "0: as many as there are workers",
     )
     draft: str = option(
         "",
-        "guess the tokens to come and check them in one way round: text (what followed the same words before), or a small"
-        " model with the same tokenizer, at the end user (fit-draft makes one)",
+        "guess the tokens to come and check them in one way round: text (what followed the same words "
+        "before), or a small model with the same tokenizer, at the end user (fit-draft makes one)",
         metavar="text|MODEL",
     )
     draft_tokens: int = option(
@@ -137,7 +143,8 @@ class Settings:
     top_p: float = option(1.0, "draw among the likeliest tokens that together have this probability")
     repetition_penalty: float = option(
         0.0,
-        "above 1: what stands in the text already becomes less likely; 1: none; 0: as the model's own files say, else none",
+        "above 1: what stands in the text already becomes less likely; 1: none; "
+        "0: as the model's own files say, else none",
     )
     stop: tuple[str, ...] = option(
         (), "an answer ends before this text; may be said several times", metavar="TEXT"
@@ -146,11 +153,13 @@ class Settings:
 
     pace_s: float = option(
         0.0,
-        "rehearse slow workers: each layer takes so long for a token, and a prompt in proportion; 0: as it is",
+        "rehearse slow workers: each layer takes so long for a token, and a prompt in proportion; "
+        "0: as it is",
     )
     fault: str = option(
         "",
-        'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; raise 6 @ 12"',
+        'faults on order: "kill 3 @ 10; stop 5 @ 20 for 4s; stall 1 @ 5 for 9s; slow 2 x3; mute 4 @ 7; '
+        'raise 6 @ 12"',
     )
     log: str = option(
         "", "the record, an HDF5 file; by default a new one under runs/, or in ~/.local/state/jarvis_mpi"
@@ -182,7 +191,8 @@ class Settings:
     idle_timeout_s: float = option(3600.0, "a worker that has nothing to do for so long leaves")
 
     def checked(self, words_alone: bool = False) -> "Settings":
-        """Return these settings if each value can be used; otherwise raises Unservable. `words_alone`: a record has others beside them."""
+        """Return these settings if each value can be used; otherwise raises Unservable.
+        `words_alone`: a record has others beside them."""
         refuse_beyond(self, LIMITS)
         if self.silence_s < 3 * self.beat_s and not words_alone:
             raise Unservable(
@@ -193,7 +203,8 @@ class Settings:
             raise Unservable("--top-p is 0, which leaves no token to draw: use a value up to 1")
         if self.log and self.resume:
             raise Unservable(
-                f"--log {self.log} and --resume {self.resume} are both said: a resumed run goes on in its own record"
+                f"--log {self.log} and --resume {self.resume} are both said: a resumed run goes on in its "
+                "own record"
             )
         if self.prompt is not None and self.prompts:
             raise Unservable(f"--prompt and --prompts {self.prompts} are both said: say one of them")
@@ -208,7 +219,8 @@ class Settings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Settings":
-        """Make settings from as_dict's result, also through JSON, and of an older version: options that it lacks get their defaults."""
+        """Make settings from as_dict's result, also through JSON, and of an older version: options that it
+        lacks get their defaults."""
         names = {each.name for each in fields(cls)}
         known = {name: value for name, value in options.items() if name in names}
         return cls(**{**known, "stop": tuple(known.get("stop", ()))})
@@ -230,7 +242,8 @@ def refuse_beyond(options: Any, limits: Mapping[str, tuple[float, float | None]]
 
 
 def is_utf8(words: str) -> bool:
-    """Return whether words can be encoded: bytes of a command line that are no UTF-8 arrive as characters that cannot."""
+    """Return whether words can be encoded: bytes of a command line that are no UTF-8 arrive as characters
+    that cannot."""
     try:
         return bool(words.encode()) or True
     except UnicodeEncodeError:

@@ -1,4 +1,5 @@
-"""Read environment variables: a launcher's numbers, and the user's command in place of ssh. Only the standard library."""
+"""Read environment variables: a launcher's numbers, and the user's command in place of ssh.
+Only the standard library."""
 
 import math
 import os

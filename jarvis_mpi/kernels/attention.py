@@ -1,4 +1,5 @@
-"""softmax(q k^T) v for each position by itself: the result is the same, bit for bit, whatever other positions are computed.
+"""softmax(q k^T) v for each position by itself: the result is the same, bit for bit, whatever other positions
+are computed.
 
 Keys and values are read in place from the cache, in its dtype. Sums are in float32, one key after the other.
 """
@@ -52,9 +53,10 @@ class Scores:
 def attention(dtype: str, width: int, value_width: int, scale: float, cap: float) -> Code:
     """Write y = softmax(q k^T * scale) v.
 
-    Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K, value_width], of y
-    [S, heads, value_width], of the first position that each row sees (int64, [S]), and of scratch memory; S, K, heads, group; the bytes
-    between heads and between positions of q, k and v. Rows are the last S of K positions. Widths are multiples of LANES.
+    Arguments: the addresses of q [heads, S, width], of k [heads / group, K, width], of v [heads / group, K,
+    value_width], of y [S, heads, value_width], of the first position that each row sees (int64, [S]), and of
+    scratch memory; S, K, heads, group; the bytes between heads and between positions of q, k and v. Rows are
+    the last S of K positions. Widths are multiples of LANES.
 
     `cap`: scores are cap * tanh(score / cap) (Gemma 2, arXiv:2408.00118), or 0.
     """

@@ -1,6 +1,8 @@
-"""Choose how weights are prefetched: the best choice differs by half between processors of the same instructions, and none of them tells.
+"""Choose how weights are prefetched: the best choice differs by half between processors of the same
+instructions, and none of them tells.
 
-The choice is measured once a host, when a rank first starts there, and stays in the cache folder. It changes no bit of a kernel's result.
+The choice is measured once a host, when a rank first starts there, and stays in the cache folder. It changes
+no bit of a kernel's result.
 """
 
 import contextlib

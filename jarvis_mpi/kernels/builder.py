@@ -1,7 +1,8 @@
 """Write functions in Python over vectors of 8 numbers, for LLVM to compile (jit.py).
 
-LLVM turns them into AVX2 or NEON instructions; where a register holds 16 numbers (AVX512), two vectors lie side by side in it. The order of
-additions is the one that is written, so that every processor with a fused multiply-add (all of the last ten years) rounds alike.
+LLVM turns them into AVX2 or NEON instructions; where a register holds 16 numbers (AVX512), two vectors lie
+side by side in it. The order of additions is the one that is written, so that every processor with a fused
+multiply-add (all of the last ten years) rounds alike.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,8 @@ def operator(whole: str, real: str = "") -> "Callable[[Value, Value | float], Va
 
 
 class Value:
-    """A number, a vector or an address in a function that is being written. Python's numbers become constants of its kind."""
+    """A number, a vector or an address in a function that is being written.
+    Python's numbers become constants of its kind."""
 
     def __init__(self, code: "Code", raw: Any):
         self.code, self.raw = code, raw
@@ -154,7 +156,8 @@ class Code:
 
     @contextmanager
     def loop(self, start: Value, end: Value, step: int, *carried: Value) -> Iterator[Loop]:
-        """Write `for now in range(start, end, step)`, with values that each round takes from the one before."""
+        """Write `for now in range(start, end, step)`, with values that each round takes from the one
+        before."""
         build = self.build
         before, body, after = build.block, build.append_basic_block(), build.append_basic_block()
         build.cbranch(build.icmp_signed("<", start.raw, end.raw), body, after)

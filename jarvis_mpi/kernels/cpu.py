@@ -14,12 +14,13 @@ class Instructions(NamedTuple):
     """The instructions that LLVM does not choose by itself."""
 
     x86: bool  # AVX2; else NEON
-    dots: bool  # products of small integers, added to sums of 32 bits in the same step: AVX512-VNNI's, or Arm's sdot
+    dots: bool  # products of small integers, added to sums of 32 bits in one step: AVX512-VNNI, Arm's sdot
     sides: int = 1  # vectors of LANES that a register holds
 
 
 def features_here(cpuinfo: Path) -> dict[str, bool]:
-    """Return the processor's features by LLVM's names. On Arm LLVM does not ask Linux for the dot products: `cpuinfo` lists them.
+    """Return the processor's features by LLVM's names.
+    On Arm LLVM does not ask Linux for the dot products: `cpuinfo` lists them.
 
     JARVIS_WITHOUT: features whose names begin so are not used, for comparisons; such as avx512.
     """

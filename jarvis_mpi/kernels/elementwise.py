@@ -12,8 +12,9 @@ from .transcendental import exp
 
 @kernel
 def sequence() -> Code:
-    """Run compiled functions one after the other, each by all threads. Arguments: the address of a table, the number of its lines and their
-    length in bytes; a line holds a function's address, then its arguments."""
+    """Run compiled functions one after the other, each by all threads.
+    Arguments: the address of a table, the number of its lines and their length in bytes; a line holds a
+    function's address, then its arguments."""
     code = Code(3)
     table, lines, line_bytes = code.arguments
     with code.loop(code.constant(INT64, 0), lines, 1) as line:
@@ -27,8 +28,9 @@ def sequence() -> Code:
 def rotary(dtype: str, tables: str, width: int) -> Code:
     """Rotate q in place and k on its way to the cache (RoFormer, arXiv:2104.09864); copy v to the cache.
 
-    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and sines [S, width], of the kind `tables`, of
-    the first position's key and value in the cache; S, heads, key heads; the bytes between heads in the cache. Half a head is a multiple of 4.
+    Arguments: the addresses of q [S, heads, width], of k and v [S, key heads, width], of the cosines and
+    sines [S, width], of the kind `tables`, of the first position's key and value in the cache; S, heads, key
+    heads; the bytes between heads in the cache. Half a head is a multiple of 4.
     """
     code = Code(11)
     q, k, v, cosines, sines, keys, values, rows, heads, key_heads, head_bytes = code.arguments
@@ -71,13 +73,16 @@ ACTIVATIONS = {
 
 @kernel
 def gate(dtype: str, activation: str) -> Code:
-    """Write y = activation(x) z. Arguments: the addresses of x, of z and of y, which may be z; the count of numbers, a multiple of LANES."""
+    """Write y = activation(x) z.
+    Arguments: the addresses of x, of z and of y, which may be z; the count of numbers, a multiple of
+    LANES."""
     return of_each(dtype, lambda code, x, z: x / (exp(code, -ACTIVATIONS[activation](x)) + 1.0) * z)
 
 
 @kernel
 def add(dtype: str) -> Code:
-    """Write y = x + z. Arguments: the addresses of x, of z and of y, which may be z; the count of numbers, a multiple of LANES."""
+    """Write y = x + z. Arguments: the addresses of x, of z and of y, which may be z; the count of numbers, a
+    multiple of LANES."""
     return of_each(dtype, lambda code, x, z: x + z)
 
 

@@ -1,13 +1,15 @@
 """y = x W^T + b for a few rows x and many weights: the weights are read once, at the memory's speed.
 
-A single token's step reads all weights for one row, so that its time is that of reading them. A row's result does not depend
-on the other rows, bit for bit: the same sums are added in the same order for one row and for hundreds.
+A single token's step reads all weights for one row, so that its time is that of reading them. A row's result
+does not depend on the other rows, bit for bit: the same sums are added in the same order for one row and for
+hundreds.
 
-- `float_product`: each sum has LANES parts, of the columns 0, 8, 16 ... to 7, 15, 23 ..., that are added at the end.
+- `float_product`: each sum has LANES parts, of the columns 0, 8, 16 ... to 7, 15, 23 ..., that are added at
+  the end.
 - `block_product`: a BLOCK of numbers is multiplied as integers, exactly, then scaled and added in float32.
 
-Both take the addresses of x [S, K], of scratch memory, of W, of its scales, of b [N] in float32 and of y [S, N], then S, N and K. Numbers of
-x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
+Both take the addresses of x [S, K], of scratch memory, of W, of its scales, of b [N] in float32 and of y [S,
+N], then S, N and K. Numbers of x and y are of the kind `dtype`: F32, F16 or BF16, as safetensors calls them.
 """
 
 from . import cpu
@@ -81,14 +83,15 @@ def float_product(stored: str, prefetch: bool, dtype: str) -> Code:
             store(code, dtype, total, y + ((row + s) * outputs + output + n) * BYTES[dtype])
 
     def strip(output: Value, count: int, together: dict[int, int]) -> None:
-        """Multiply all rows by `count` outputs, whose weights stay in the processor's cache meanwhile. `together`: rows of a tile -> its outputs."""
+        """Multiply all rows by `count` outputs, whose weights stay in the processor's cache meanwhile.
+        `together`: rows of a tile -> its outputs."""
         every = code.constant(INT64, count)
         for height, row in tiles(code, rows, HEIGHTS):
             with code.loop(zero, every, together[height]) as n:
                 tile(output + n.now, together[height], row, height)
 
-    # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers; AVX512's are twice as many, and twice as wide. A single row
-    # reads 6 or 8 outputs' weights side by side.
+    # 12 sums, 3 outputs' weights and a row's numbers fill AVX2's registers; AVX512's are twice as many, and
+    # twice as wide. A single row reads 6 or 8 outputs' weights side by side.
     wide = cpu.INSTRUCTIONS.sides > 1
     together = {TILE_ROWS: 8, PAIR: 8, 1: 6} if wide else {TILE_ROWS: 3, PAIR: 4, 1: 8}
     begin, end = share(code, outputs // STRIP)

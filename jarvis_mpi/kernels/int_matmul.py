@@ -1,4 +1,5 @@
-"""y = x W^T + b with weights of 8 or 4 bits, multiplied as integers; float_matmul.py says what all products share."""
+"""y = x W^T + b with weights of 8 or 4 bits, multiplied as integers; float_matmul.py says what all products
+share."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,12 +66,13 @@ class Product:
 
 @kernel
 def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
-    """Multiply by quantised weights, laid out as nn/quantisation.py says: a lane for each output. N is a multiple of LANES, K of its BLOCK.
+    """Multiply by quantised weights, laid out as nn/quantisation.py says: a lane for each output.
+    N is a multiple of LANES, K of its BLOCK.
 
     `ahead_bytes`: how far ahead weights are prefetched.
 
-    x is quantised too: x = scale * number, with a scale for each block. A sum of 64 products has no more than 29 bits; with weights of 4 bits, of
-    32, 17.
+    x is quantised too: x = scale * number, with a scale for each block. A sum of 64 products has no more than
+    29 bits; with weights of 4 bits, of 32, 17.
     """
     product = Product(Code(9), bits, ahead_bytes, dtype)
     quantise_rows(product)
@@ -80,7 +82,8 @@ def block_product(bits: int, ahead_bytes: int, dtype: str) -> Code:
 
 
 def quantise_rows(product: Product) -> None:
-    """Write x, block by block, as integers and a scale; beside weights of 4 bits, which have a minimum, also its sum."""
+    """Write x, block by block, as integers and a scale; beside weights of 4 bits, which have a minimum, also
+    its sum."""
     code, layout, size, blocks = product.code, product.layout, product.block, product.blocks
     begin, end = share(code, product.rows)
     with code.loop(begin, end, 1) as row, code.loop(product.zero, blocks, 1) as block:
@@ -116,7 +119,8 @@ def rounded(code: Code, parts: list[Value], limit: int) -> tuple[Value, list[Val
 
 @dataclass(frozen=True)
 class WeightStream:
-    """The weights of a block, of one or more groups of LANES outputs, in the order in which they lie in memory."""
+    """The weights of a block, of one or more groups of LANES outputs, in the order in which they lie in
+    memory."""
 
     product: Product
     blocks: Sequence[Value]  # of each group: the block's number
@@ -132,7 +136,8 @@ class WeightStream:
                 code.prefetch(self.scales_of(block) + product.layout.scales_ahead_bytes)
 
     def steps(self) -> Iterator[Value]:
-        """Yield the weights of `columns_at_once` columns after the other, for each output; `steps_at_once` side by side."""
+        """Yield the weights of `columns_at_once` columns after the other, for each output; `steps_at_once`
+        side by side."""
         product, code = self.product, self.product.code
         addresses = [product.weights + block * product.group_bytes for block in self.blocks]
         step_bytes = LANES * product.layout.columns_at_once * self.steps_at_once

@@ -5,10 +5,11 @@ from .builder import BYTE, INT16, INT32, Value, beside, vector
 
 
 def add_products(total: Value | None, a: Value, b: Value) -> Value:
-    """Add the products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of them on every processor. `lane_sums`
-    turns the result into a sum for each lane.
+    """Add the products of 16-bit integers, or of 8-bit ones, those of a from 0 to 15: exact for a block of
+    them on every processor. `lane_sums` turns the result into a sum for each lane.
 
-    x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both as `dots`.
+    x86 adds neighbours as it multiplies (vpmaddwd, vpmaddubsw), Arm adds each to its own sum (smlal); or both
+    as `dots`.
     """
     small, instructions = a.kind.element == BYTE, cpu.INSTRUCTIONS
     if instructions.dots and (small or instructions.x86):

@@ -1,4 +1,5 @@
-"""Compile the functions of builder.py to machine code at their first use, and store it in the cache folder."""
+"""Compile the functions of builder.py to machine code at their first use, and store it in the cache
+folder."""
 
 import contextlib
 import ctypes
@@ -37,8 +38,9 @@ def optimised(text: str, machine: binding.TargetMachine) -> binding.ModuleRef:
 
 
 class Compiled:
-    """A `Code` as machine code, called with integers. It is written (0.1 s for a large one) and compiled (0.3 s) once a processor, and stored in
-    the cache folder. `name` is unique among the functions that these sources write."""
+    """A `Code` as machine code, called with integers.
+    It is written (0.1 s for a large one) and compiled (0.3 s) once a processor, and stored in the cache
+    folder. `name` is unique among the functions that these sources write."""
 
     def __init__(self, name: str, write: Callable[[], Code]):
         binding.initialize_native_target()

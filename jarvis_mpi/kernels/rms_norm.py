@@ -1,4 +1,5 @@
-"""RMSNorm (arXiv:1910.07467) in one call: in Python it takes nine, as long as reading a small layer's weights does."""
+"""RMSNorm (arXiv:1910.07467) in one call: in Python it takes nine, as long as reading a small layer's weights
+does."""
 
 from .builder import FLOAT, INT64, LANES, Code
 from .jit import kernel
@@ -7,7 +8,9 @@ from .tiling import BYTES, FLOATS, loaded, share, store
 
 @kernel
 def rms_norm(dtype: str, epsilon: float) -> Code:
-    """Write y = x / rms(x) * gains. Arguments: the addresses of x [S, K], of the gains [K] in float32 and of y [S, K]; S, K, a multiple of LANES."""
+    """Write y = x / rms(x) * gains.
+    Arguments: the addresses of x [S, K], of the gains [K] in float32 and of y [S, K]; S, K, a multiple of
+    LANES."""
     code = Code(5)
     x, gains, y, rows, columns = code.arguments
     size, zero = BYTES[dtype], code.constant(INT64, 0)

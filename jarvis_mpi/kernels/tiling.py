@@ -61,8 +61,9 @@ def place_in_tile(row: Value, at: int, height: int, part: Value, parts: Value) -
 
 
 def place(code: Code, row: Value, rows: Value, part: Value, parts: Value) -> Value:
-    """Return where a part of a row of x lies in scratch memory: the parts of a high tile's rows alternate, so that it is read from one end to the
-    other (rows that are a power of two apart would fall on the same lines of the cache)."""
+    """Return where a part of a row of x lies in scratch memory: the parts of a high tile's rows alternate, so
+    that it is read from one end to the other (rows that are a power of two apart would fall on the same lines
+    of the cache)."""
     in_tile = code.call("llvm.smin.i64", rows // TILE_ROWS - row // TILE_ROWS, code.constant(INT64, 1))
     height = in_tile * (TILE_ROWS - 1) + 1
     return (row - row % height) * parts + part * height + row % height

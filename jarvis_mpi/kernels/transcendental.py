@@ -12,7 +12,8 @@ def tanh(code: Code, x: Value) -> Value:
 
 
 def exp(code: Code, x: Value) -> Value:
-    """Return e^x, for x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of ln 2."""
+    """Return e^x, for x from -87 to 87, to 1e-7: 2^n e^r, with Cephes' polynomial (expf) for r within half of
+    ln 2."""
 
     def constant(number: float) -> Value:
         return code.constant(x.kind, number)

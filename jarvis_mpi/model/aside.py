@@ -1,6 +1,6 @@
-"""Make texts in a child process, which ends at a limit whatever it does: a stranger's program may stay in one call
-of C for ever, or take all memory, and nothing inside this process could end it. The limit is of processor time, so that
-a busy machine cuts off no good program.
+"""Make texts in a child process, which ends at a limit whatever it does: a stranger's program may stay in one
+call of C for ever, or take all memory, and nothing inside this process could end it. The limit is of
+processor time, so that a busy machine cuts off no good program.
 
 The child is a fork: nothing is loaded again. It runs one function, once for each message, and exits when the
 parent is gone; it touches neither MPI nor the terminal.
@@ -36,15 +36,17 @@ class Died(Exception):
 
 
 class Aside:
-    """A child process that calls `make` with what `text` is given, sent as JSON; `make` may raise Unservable."""
+    """A child process that calls `make` with what `text` is given, sent as JSON; `make` may raise
+    Unservable."""
 
     def __init__(self, make: Callable[[Any], str]):
         self.make = make
         self.child = 0
 
     def text(self, of: Any, limit_s: float, room_bytes: int) -> str:
-        """Return the text that the child makes. `limit_s`: of processor time. `room_bytes`: memory for it, beyond what it has. Raises
-        Unservable, Overdue, Died, or OSError where no process can be started."""
+        """Return the text that the child makes. `limit_s`: of processor time.
+        `room_bytes`: memory for it, beyond what it has. Raises Unservable, Overdue, Died, or OSError where no
+        process can be started."""
         fresh = not self.child
         self.begin()
         end = time.monotonic() + PATIENCE * limit_s

@@ -10,7 +10,8 @@ TRIED = 20  # prompts, for the length of the longest that can be asked
 
 
 def askable(text: Text, ids: Sequence[int], prompt: str, context: int) -> list[int]:
-    """Return the ids of `prompt` after `ids`. Raises Unservable if they do not fit into `context` positions."""
+    """Return the ids of `prompt` after `ids`.
+    Raises Unservable if they do not fit into `context` positions."""
     if not prompt.strip():
         raise Unservable("the prompt is empty: there is nothing to answer")
     whole, advice = ("the conversation would have", "") if ids else ("the prompt has", ": shorten it")
@@ -26,7 +27,8 @@ def askable(text: Text, ids: Sequence[int], prompt: str, context: int) -> list[i
 
 
 def longest(text: Text, prompts: Sequence[str], context: int) -> int:
-    """Return the tokens of the longest of `prompts` that can be asked; an estimate, where counting takes too long."""
+    """Return the tokens of the longest of `prompts` that can be asked; an estimate, where counting takes too
+    long."""
     by_length = sorted(prompts, key=len, reverse=True)
     for prompt in by_length[:TRIED]:
         with contextlib.suppress(Unservable):

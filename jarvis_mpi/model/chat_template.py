@@ -1,7 +1,8 @@
 """Render a model's chat template, a stranger's program, within bounds of time, memory and text.
 
-It is rendered in a child process (aside.py), since a single call of C can take for ever or take all memory: a width, a
-precision, two lists compared. Powers, products and sums with huge results are refused by name before.
+It is rendered in a child process (aside.py), since a single call of C can take for ever or take all memory: a
+width, a precision, two lists compared. Powers, products and sums with huge results are refused by name
+before.
 """
 
 import math
@@ -32,8 +33,8 @@ Turns = list[dict[str, str]]  # of a conversation, each with its role and its co
 
 
 class Renderer:
-    """Calls `render` on a conversation's turns, within bounds. `limit_s`: processor time for the next call; it halves after each call that was
-    cut off."""
+    """Calls `render` on a conversation's turns, within bounds.
+    `limit_s`: processor time for the next call; it halves after each call that was cut off."""
 
     def __init__(self, render: Callable[[Turns], str]):
         self.render, self.limit_s = render, LIMIT_S
@@ -61,7 +62,8 @@ def cut_off(limit_s: float) -> str:
 
 
 def bounded(render: Callable[[Turns], str], turns: Turns, limit_s: float = math.inf) -> str:
-    """Return what `render` makes of `turns`. Raises Unservable once it has made too much text, or the time is over."""
+    """Return what `render` makes of `turns`.
+    Raises Unservable once it has made too much text, or the time is over."""
     asked = length(turns)
     end, room = time.monotonic() + limit_s, MOST_MADE + 64 * asked
 

@@ -1,5 +1,5 @@
-"""Find the local folder of a model: safetensors, config and tokenizer. Nothing is imported before it is needed.
-Pickled weights are never read.
+"""Find the local folder of a model: safetensors, config and tokenizer.
+Nothing is imported before it is needed. Pickled weights are never read.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ def locate(
 ) -> Path:
     """Return the folder of `model`; fetch and convert what is missing.
 
-    A part that stage-model sent will do, unless all of it is needed (`whole`). `say` gets a line for what takes long.
-    Ranks on one host may all call this: one works, the others wait up to `timeout_s`. Raises Unservable where there is
-    no such model or its files are damaged, or it is not here and not to be fetched.
+    A part that stage-model sent will do, unless all of it is needed (`whole`). `say` gets a line for what
+    takes long. Ranks on one host may all call this: one works, the others wait up to `timeout_s`. Raises
+    Unservable where there is no such model or its files are damaged, or it is not here and not to be fetched.
     """
     try:
         folder = found(model, say, timeout_s, whole, fetch)
@@ -101,8 +101,8 @@ def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> P
         folder = from_hub(model, say)
     else:
         raise Unservable(
-            f"there is no model {model!r}: name a bundled one ({', '.join(BUNDLED)}), a folder of safetensors,"
-            " a GGUF file or a hub id (owner/name)"
+            f"there is no model {model!r}: name a bundled one ({', '.join(BUNDLED)}), "
+            "a folder of safetensors, a GGUF file or a hub id (owner/name)"
         )
     return folder
 
@@ -161,7 +161,8 @@ def layer_of(tensor: str) -> int | None:
 
 
 def check(folder: Path) -> None:
-    """Raises Unservable unless `folder` has a config and whole safetensors files. A missing tensor shows when a part is filled."""
+    """Raises Unservable unless `folder` has a config and whole safetensors files.
+    A missing tensor shows when a part is filled."""
     config, adapter = folder / "config.json", folder / "adapter_config.json"
     if not config.is_file():
         why = (
@@ -170,8 +171,8 @@ def check(folder: Path) -> None:
         raise Unservable(f"{folder} is no model: it has no config.json{why}")
     if adapter.is_file():
         raise Unservable(
-            f"{folder} holds an adapter beside a model ({adapter.name}): merge it into the model (merge_and_unload of peft),"
-            f" or move {adapter.name} away to ask the model without it"
+            f"{folder} holds an adapter beside a model ({adapter.name}): merge it into the model "
+            f"(merge_and_unload of peft), or move {adapter.name} away to ask the model without it"
         )
     json_object(config)
     if (folder / "hf_quant_config.json").is_file():
@@ -193,7 +194,8 @@ def other_forms(folder: Path) -> str:
 
 
 def headers(folder: Path) -> Iterator[tuple[Path, dict, int]]:
-    """Yield each weights file, its tensors' entries and where its data begin. Raises Unservable if one is damaged."""
+    """Yield each weights file, its tensors' entries and where its data begin.
+    Raises Unservable if one is damaged."""
     for path in weight_files(folder):
         yield path, *header_of(path)
 
@@ -210,7 +212,8 @@ def stored_dtype(folder: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a digest of the config, of every tensor's name and shape, and of 64 bytes from each tensor's middle.
+    """Return a digest of the config, of every tensor's name and shape, and of 64 bytes from each tensor's
+    middle.
 
     Reading all of a model from an SD card takes minutes; this distinguishes two models, or two states of
     training of one, in a fraction of a second.
@@ -239,7 +242,8 @@ def bytes_by_layer(folder: Path) -> dict[int, int]:
 
 
 def layer_bytes(folder: Path, depth: int) -> float:
-    """Return the bytes of a layer, at the most: all bytes of the files, embeddings included, divided by the layers."""
+    """Return the bytes of a layer, at the most: all bytes of the files, embeddings included, divided by the
+    layers."""
     return sum(path.stat().st_size for path in weight_files(folder)) / depth
 
 
@@ -253,7 +257,8 @@ WANTED = (
 
 
 def in_hubs_cache(model: str) -> Path | None:
-    """Return the model's folder in the Hugging Face cache; None also where only a part is there, as after a broken download."""
+    """Return the model's folder in the Hugging Face cache; None also where only a part is there, as after a
+    broken download."""
     with guarded("huggingface_hub cannot be used", "mend its variables (HF_...), or name a folder"):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -12,20 +12,24 @@ TIDIED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Pieces:
-    """The pieces of one answer's text: what one more token adds; '' while a character of several bytes is not whole.
+    """The pieces of one answer's text: what one more token adds; '' while a character of several bytes is not
+    whole.
 
-    Joined they are what the tokenizer makes of all ids together. Where a later token would change text that was already given (in a
-    run of byte tokens half a character makes all of them unreadable), that text stays, and the rest follows it.
+    Joined they are what the tokenizer makes of all ids together. Where a later token would change text that
+    was already given (in a run of byte tokens half a character makes all of them unreadable), that text
+    stays, and the rest follows it.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.tidies = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-        # A decoder in Python may change the end of a text: CTRL's of "hel@@" and "lo". Then a piece waits for the next token.
+        # A decoder in Python may change the end of a text: CTRL's of "hel@@" and "lo". Then a piece waits for
+        # the next token.
         self.waits = not getattr(tokenizer, "is_fast", True)
         self.given = 0  # characters, where it waits
         self.ids: list[int] = []
-        # ids[start:shown] are decoded again with what follows: a piece depends on the one before it (its space).
+        # ids[start:shown] are decoded again with what follows: a piece depends on the one before it (its
+        # space).
         self.start = self.shown = 0
 
     def __call__(self, token: int) -> str:
@@ -43,7 +47,8 @@ class Pieces:
                 return ""
             new = now[len(before) :] if now.startswith(before) else self.text(self.ids[self.shown :])
         if new:
-            # A tokenizer that tidies spaces may change any number of earlier tokens: then all are decoded again.
+            # A tokenizer that tidies spaces may change any number of earlier tokens: then all are decoded
+            # again.
             self.start, self.shown = 0 if self.tidies else self.shown, len(self.ids)
         return new
 

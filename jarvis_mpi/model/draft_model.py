@@ -17,7 +17,7 @@ from .tokenizer import Text
 AHEAD = 2  # times the drafts of a step: texts that are continued while the chain works
 CHOICES = 3  # likely next tokens of each text
 SURE = 0.4  # the least chance of a text whose continuation a step waits for
-WORTH = 0.1  # the least chance of a text that is continued: it costs power, and on a shared machine the others' time
+WORTH = 0.1  # the least chance of a text that is continued: it costs power, and a shared machine's time
 
 Ids = tuple[int, ...]
 
@@ -33,7 +33,8 @@ class Known:
 
 
 class DraftModel:
-    """A Source (protocol/speculation) that proposes the likeliest tokens; with fewer bits they come sooner, and hardly differ."""
+    """A Source (protocol/speculation) that proposes the likeliest tokens; with fewer bits they come sooner,
+    and hardly differ."""
 
     def __init__(self, folder: Path, text: Text, name: str, dtype: str, weights: str = "int8"):
         if Text(folder).tokenizer.get_vocab() != text.tokenizer.get_vocab():
@@ -75,8 +76,8 @@ class DraftModel:
         return end[len(text) :]
 
     def propose_ahead(self, most: int) -> bool:
-        """Continue the likeliest text that has no prediction yet, of the sequence with the fewest: first the prompt itself,
-        then what the chain may answer to the drafts under way, whether it accepts them or not.
+        """Continue the likeliest text that has no prediction yet, of the sequence with the fewest: first the
+        prompt itself, then what the chain may answer to the drafts under way, whether it accepts them or not.
         """
         for sequence, known in sorted(self.known.items(), key=lambda each: len(each[1].coming)):
             if len(known.coming) < AHEAD * most and (text := self.likeliest(known)):

@@ -1,4 +1,5 @@
-"""Read what differs between model families: configs, classes, the names of layers. No family has code of its own here."""
+"""Read what differs between model families: configs, classes, the names of layers.
+No family has code of its own here."""
 
 import copy
 import inspect
@@ -37,7 +38,8 @@ def import_family(config) -> None:
 
 
 def load_config(folder: Path) -> Any:
-    """Return the model's config, with the dtype of its files. Raises Unservable where it cannot be cut into blocks of layers."""
+    """Return the model's config, with the dtype of its files.
+    Raises Unservable where it cannot be cut into blocks of layers."""
     config = read_config(folder)
     if config.dtype is None:
         config.dtype = getattr(torch, stored_dtype(folder))  # as transformers does for "auto"
@@ -50,10 +52,12 @@ def load_config(folder: Path) -> Any:
 
 
 def read_config(folder: Path) -> Any:
-    """Return the config of config.json, without looking at other files. Raises Unservable, naming why such a model cannot be cut."""
+    """Return the config of config.json, without looking at other files.
+    Raises Unservable, naming why such a model cannot be cut."""
     with guarded(f"{folder}/config.json cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # What its maker's program asked for: more outputs, in another form, by an attention that need not be here.
+        # What its maker's program asked for: more outputs, in another form, by an attention that need not be
+        # here.
         config.output_attentions = config.output_hidden_states = False
         config.return_dict, config._attn_implementation = True, None
     kind = f"{folder} is a model of kind {config.model_type!r}"
@@ -80,14 +84,16 @@ def read_config(folder: Path) -> Any:
 
 
 def check_depth(folder: Path, config) -> None:
-    """Raises Unservable where the config asks for no layers, or more than the files have: transformers would make random ones."""
+    """Raises Unservable where the config asks for no layers, or more than the files have: transformers would
+    make random ones."""
     depth, stored = getattr(config, "num_hidden_layers", None), len(bytes_by_layer(folder))
     if type(depth) is not int or not 0 < depth <= stored:
         raise Unservable(f"{folder}/config.json asks for {depth!r} layers, its files have {stored}")
 
 
 def dtype_of(config, wanted: str) -> torch.dtype:
-    """Return the dtype to compute in. 'auto' is bfloat16 for files in bfloat16, else float32 (float16 is slow on every CPU of ours)."""
+    """Return the dtype to compute in.
+    'auto' is bfloat16 for files in bfloat16, else float32 (float16 is slow on every CPU of ours)."""
     if wanted == "auto":
         return torch.bfloat16 if config.dtype == torch.bfloat16 else torch.float32
     return getattr(torch, wanted)
@@ -109,8 +115,9 @@ def key_heads(config: Any) -> int:
 def context_of(config: Any) -> int:
     """Return how many positions a text may have.
 
-    Where a family changes its rotary tables for a long text, `generate` computes all rows with the later tables, in some
-    families those cached before too. Stages keep their caches, so a text ends where the first tables do.
+    Where a family changes its rotary tables for a long text, `generate` computes all rows with the later
+    tables, in some families those cached before too. Stages keep their caches, so a text ends where the first
+    tables do.
     """
     return min(
         [longest_text(config)]
@@ -163,7 +170,8 @@ def keep_in_config(config: Any, block: Sequence[int]) -> None:
 def keep_layers(model: Any, block: Sequence[int]) -> None:
     """Remove all layers of `model` but those of `block`; caches count them from 0.
 
-    The model is built whole first, since some families choose or scale by a layer's own number and the whole depth.
+    The model is built whole first, since some families choose or scale by a layer's own number and the whole
+    depth.
     """
     name, layers = decoder_layers(model)
     remaining = nn.ModuleList(layers[layer] for layer in block)
@@ -197,7 +205,8 @@ def hidden_of(output: Any) -> Tensor:
 
 
 def cache_argument(model: Any) -> str:
-    """Return the name of the cache argument of the model's forward: `cache` from transformers 5.24 on; '' where it takes none."""
+    """Return the name of the cache argument of the model's forward: `cache` from transformers 5.24 on; ''
+    where it takes none."""
     takes = inspect.signature(model.forward).parameters
     # Something else is called so in a family before that.
     if "cache" in takes and "Cache" in str(takes["cache"].annotation):
@@ -211,8 +220,8 @@ def embedding_name(model) -> str:
 
 
 def of_block(layers: str, block: Sequence[int], embedding: str = "") -> Callable[[str], str | None]:
-    """Return a function from a tensor's name in the files to its name in a stage: layers counted from 0, no other layers, not the token
-    `embedding` if that is named."""
+    """Return a function from a tensor's name in the files to its name in a stage: layers counted from 0, no
+    other layers, not the token `embedding` if that is named."""
     layers, embedding = layers.split(".")[-1], embedding.split(".")[-1]
 
     def rename(tensor: str) -> str | None:

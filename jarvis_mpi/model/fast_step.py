@@ -31,7 +31,8 @@ KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings
 
 
 class FastStep:
-    """A block's layers, called without the rest of the family's forward. `possible` only where every argument of every layer is understood."""
+    """A block's layers, called without the rest of the family's forward.
+    `possible` only where every argument of every layer is understood."""
 
     def __init__(self, model, layers: nn.ModuleList):
         self.model, self.layers = model, layers

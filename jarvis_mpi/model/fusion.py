@@ -17,8 +17,9 @@ from .activations import from_bytes, to_bytes
 from .family import hidden_of
 
 TRIED_ROWS = 2
-# How near both ways must be in float32: attention's inputs and outputs, and what the layer adds, where 4-bit weights round
-# the rows that they multiply (a number that rounds the other way: up to 3e-3 of a small layer's).
+# How near both ways must be in float32: attention's inputs and outputs, and what the layer adds, where 4-bit
+# weights round the rows that they multiply (a number that rounds the other way: up to 3e-3 of a small
+# layer's).
 NEAR_ATTENTION, NEAR = 1e-4, 1e-2
 RECORDING = "recording"
 LIMITS = ("clip", "limit")  # in the name of a setting: the rows tried here do not reach such limits
@@ -49,10 +50,11 @@ def parts(
 ) -> list[Part]:
     """Return the block's layers in parts, fused or not; [] where none is fused.
 
-    `page`: each layer's arguments for some positions, late in a text, in case a layer counts them otherwise; `tried`: for the first
-    TRIED_ROWS of them; `cache_name`: the name of a layer's cache argument.
+    `page`: each layer's arguments for some positions, late in a text, in case a layer counts them otherwise;
+    `tried`: for the first TRIED_ROWS of them; `cache_name`: the name of a layer's cache argument.
 
-    Whether a layer is fused depends on that layer alone, so that another cut of the model gives the same bits.
+    Whether a layer is fused depends on that layer alone, so that another cut of the model gives the same
+    bits.
     """
     config = vars(model.config)
     if any(value for name, value in config.items() if any(word in name for word in LIMITS)):
@@ -74,7 +76,8 @@ def parts(
 def compared(
     model, cache_name: str, layer: Any, index: int, page: dict[str, Any], arguments: dict[str, Any]
 ) -> LayerSpec | None:
-    """Compare a layer alone, fused, with its own forward, in float32, where no rounding hides a difference; None if they differ."""
+    """Compare a layer alone, fused, with its own forward, in float32, where no rounding hides a difference;
+    None if they differ."""
     shape, config = shape_of(layer), model.config
     if not shape or not has_tables(page, shape):
         return None

@@ -1,8 +1,9 @@
-"""python -m jarvis_mpi convert-gguf FILE FOLDER: dequantise a GGUF file, by transformers, into bfloat16 safetensors.
+"""python -m jarvis_mpi convert-gguf FILE FOLDER:
+dequantise a GGUF file, by transformers, into bfloat16 safetensors.
 
 Every tensor of the file must become a part of the model, and every part of the model must come from the file:
-transformers passes over tensors that it does not know, and makes random ones where it finds none. An error is one
-sentence on standard error, with the status SENTENCE.
+transformers passes over tensors that it does not know, and makes random ones where it finds none. An error is
+one sentence on standard error, with the status SENTENCE.
 """
 
 import sys
@@ -24,7 +25,7 @@ from .gguf_rope import TABLES, Rope
 
 # Values of general.type (gguf.constants.GGUFType); an old clip file has none.
 NO_MODELS = {
-    "adapter": "an adapter (LoRA), which is to be merged into its model first (llama.cpp's llama-export-lora)",
+    "adapter": "an adapter (LoRA): merge it into its model first, with llama.cpp's llama-export-lora",
     "mmproj": "the part of a model that sees pictures or hears (mmproj), which is not served",
     "imatrix": "a table of importances (imatrix), made to quantise a model",
     "model": "the part of a model that sees pictures (clip), which is not served",
@@ -33,7 +34,8 @@ WHOLE = "source.gguf"  # the file, or its shards joined, while it is converted
 
 
 def spare_repetition() -> None:
-    """Cache transformers' reader of the file, which it makes three times, and its table of names, made once a module: most of the time."""
+    """Cache transformers' reader of the file, which it makes three times, and its table of names, made once a
+    module: most of the time."""
     for name in ("GGUFReader", "get_tensor_name_map"):
         setattr(gguf, name, cache(getattr(gguf, name)))
 
@@ -92,11 +94,13 @@ def convert(file: Gguf, source: Path, folder: Path) -> None:
 
 
 def check_model(file: Gguf) -> None:
-    """Raises Unservable for a file that is no model, or has other layers than it declares, before anything of their size is made."""
+    """Raises Unservable for a file that is no model, or has other layers than it declares, before anything of
+    their size is made."""
     kind = file.values.get("general.type", "model")
     if kind != "model" or file.values.get("general.architecture") == "clip":
         raise Unservable(
-            f"{file.path} is no model, but {NO_MODELS.get(kind, kind)}: give --model the file of the model itself"
+            f"{file.path} is no model, but {NO_MODELS.get(kind, kind)}: give --model the file of the model "
+            "itself"
         )
     if not file.tensors:
         raise Unservable(
@@ -115,7 +119,8 @@ def check_model(file: Gguf) -> None:
     }
     if type(count) is not int or present != set(range(count)):
         raise Unservable(
-            f"{file.path} says that it has {count} layers (block_count), and holds {len(present)}: fetch it again"
+            f"{file.path} says that it has {count} layers (block_count), "
+            f"and holds {len(present)}: fetch it again"
         )
 
 
@@ -124,7 +129,8 @@ def names(file: Gguf) -> list[str]:
 
 
 def checked_config(file: Gguf, source: Path, folder: Path) -> tuple[Rope, object]:
-    """Return the config of the file's model. Raises Unservable where we do not serve it, or its tensors have other sizes than the file's."""
+    """Return the config of the file's model.
+    Raises Unservable where we do not serve it, or its tensors have other sizes than the file's."""
     config = AutoConfig.from_pretrained(folder, gguf_file=source.name)
     config, rope = gguf_config.corrected(config, file)
     config.dtype = torch.bfloat16
@@ -136,8 +142,8 @@ def checked_config(file: Gguf, source: Path, folder: Path) -> tuple[Rope, object
     unknown = sorted(set(names(file)) - known_names(empty, config))
     if unknown:
         raise Unservable(
-            f"{file.path} has the tensor {unknown[0]}, which transformers' {config.model_type} has not: take the model's"
-            " safetensors, or another GGUF file of it"
+            f"{file.path} has the tensor {unknown[0]}, which transformers' {config.model_type} has not: "
+            "take the model's safetensors, or another GGUF file of it"
         )
     if numbers != found:
         raise Unservable(
@@ -162,5 +168,6 @@ def check_all_used(file: Gguf, dense, info: dict) -> None:
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
         if found := sorted(map(str, info.get(what) or ())):
             raise Unservable(
-                f"{file.path} is not the whole model: {found[0]} ({what.replace('_', ' ')}, {len(found)} in all); fetch it again"
+                f"{file.path} is not the whole model: {found[0]} ({what.replace('_', ' ')}, "
+                f"{len(found)} in all); fetch it again"
             )

@@ -1,4 +1,5 @@
-"""Correct a config from GGUF metadata that transformers does not read: each key is put into the config, or refused by name.
+"""Correct a config from GGUF metadata that transformers does not read: each key is put into the config, or
+refused by name.
 
 A key of the arithmetic that nothing reads would silently make another model.
 """
@@ -24,7 +25,8 @@ SCALED_BY_MODEL_WIDTH = {"gemma2": 46, "gemma3": 62}
 
 
 def corrected(config, file: Gguf):
-    """Return transformers' config of `file` with the keys that it did not read. Raises Unservable where a config cannot hold one."""
+    """Return transformers' config of `file` with the keys that it did not read.
+    Raises Unservable where a config cannot hold one."""
     architecture = file.values["general.architecture"]
     own = {
         key.removeprefix(f"{architecture}."): value
@@ -69,7 +71,8 @@ def corrected(config, file: Gguf):
 
 
 def remade(config, changes: dict[str, Any]):
-    """Return the config as if it had been written with `changes`: values derived from them are derived again."""
+    """Return the config as if it had been written with `changes`: values derived from them are derived
+    again."""
     fields = config.to_dict()
     fields.pop("layer_types", None)
     return type(config).from_dict(fields | changes)
@@ -154,8 +157,8 @@ KNOWN: dict[str, Callable[[Any, Any, dict[str, Any]], bool]] = {
 
 
 def leave_out_absent(file: Gguf) -> list[str]:
-    """Remove the special tokens that the file lacks, given as -1 or as an unused number: llama.cpp passes over them,
-    transformers looks them up. Return their keys."""
+    """Remove the special tokens that the file lacks, given as -1 or as an unused number: llama.cpp passes
+    over them, transformers looks them up. Return their keys."""
     absent = [
         key
         for key in token_keys(file)

@@ -1,8 +1,9 @@
 """Read and check the whole header of a GGUF file before a library reads it; join split files.
 
-The format: magic, version, counts of tensors and of metadata; metadata as key, type, value; for each tensor its name, shape,
-type and place; then, aligned, the tensors' bytes (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Whatever
-a damaged or hostile file claims, reading it costs no more than its real size.
+The format: magic, version, counts of tensors and of metadata; metadata as key, type, value; for each tensor
+its name, shape, type and place; then, aligned, the tensors' bytes
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Whatever a damaged or hostile file claims,
+reading it costs no more than its real size.
 """
 
 import re
@@ -151,7 +152,8 @@ def tensor_of(path: Path, reading: Reading) -> GgufTensor:
         values, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError):
         raise Unservable(
-            f"{path} holds {name} in a form that is not known here (ggml type {kind}): fetch the model in another"
+            f"{path} holds {name} in a form that is not known here (ggml type {kind}): fetch the model in "
+            "another"
         ) from None
     if not prod(shape) or shape[0] % values:
         raise damaged(path, f"the tensor {name} of {list(shape)} numbers has no whole blocks of {values}")
@@ -179,7 +181,8 @@ def up(at: int, alignment: int) -> int:
 
 
 def shards(path: Path) -> list[Path]:
-    """Return all files of the model that `path` belongs to, in order. Raises Unservable where one is missing."""
+    """Return all files of the model that `path` belongs to, in order.
+    Raises Unservable where one is missing."""
     matched = SHARD.fullmatch(path.name)
     if not matched:
         return [path]
@@ -192,20 +195,23 @@ def shards(path: Path) -> list[Path]:
     for number in range(1, int(total) + 1):
         if number not in others:
             raise Unservable(
-                f"{path.parent / name}-{number:05}-of-{total}.gguf is missing: the model is split over {int(total)} files, fetch all"
+                f"{path.parent / name}-{number:05}-of-{total}.gguf is missing: the model is split over "
+                f"{int(total)} files, fetch all"
             )
     return [others[number] for number in range(1, int(total) + 1)]
 
 
 def read_shards(path: Path) -> list[Gguf]:
-    """Read the header of each file of a model, and check that they are parts of one whole. Raises Unservable."""
+    """Read the header of each file of a model, and check that they are parts of one whole.
+    Raises Unservable."""
     files = [read(shard) for shard in shards(path)]
     count = files[0].values.get("split.count", 1)
     for number, file in enumerate(files):
         split = file.values.get("split.count", 1), file.values.get("split.no", 0)
         if split != (max(1, count), number) and split != (0, 0):
             raise Unservable(
-                f"{file.path} says that it is part {split[1]} of {split[0]} (counted from 0): name the first of files that are"
+                f"{file.path} says that it is part {split[1]} of {split[0]} (counted from 0): name the "
+                "first of files that are"
                 " called NAME-00001-of-0000N.gguf, as they came, or join them with llama-gguf-split --merge"
             )
     if count not in (0, len(files)):
@@ -214,7 +220,8 @@ def read_shards(path: Path) -> list[Gguf]:
     wanted = files[0].values.get("split.tensors.count", len(names))
     if len(set(names)) != len(names) or (len(files) > 1 and wanted != len(names)):
         raise Unservable(
-            f"{path} and its other parts hold {len(names)} tensors, not {wanted} different ones: they are of two models"
+            f"{path} and its other parts hold {len(names)} tensors, not {wanted} different ones: they are "
+            "of two models"
         )
     return files
 

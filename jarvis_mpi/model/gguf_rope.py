@@ -1,4 +1,5 @@
-"""Translate a GGUF file's rotary embedding to a config's rope_parameters, and check that the model rotates so."""
+"""Translate a GGUF file's rotary embedding to a config's rope_parameters, and check that the model rotates
+so."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,8 @@ TABLES = (FREQUENCIES, LONG, SHORT)  # tensors that are no weights
 NEAR = 1e-4  # relative difference of float32 numbers that were computed in two ways
 SCALING = "rope.scaling."
 # Keys under it -> their names in rope_parameters; None: no part of the arithmetic.
-YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "finetuned": None, "type": None, "factor": "factor",
+YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow", "finetuned": None, "type": None,
+        "factor": "factor",
         "original_context_length": "original_max_position_embeddings"}  # fmt: skip
 
 
@@ -44,12 +46,14 @@ class Rope:
 
     def refused(self, key: str) -> Unservable:
         return Unservable(
-            f"{self.file.path} has {key} = {str(self.own.get(key, '...'))[:60]}, which cannot be honoured here: take the model's"
+            f"{self.file.path} has {key} = {str(self.own.get(key, '...'))[:60]}, "
+            "which cannot be honoured here: take the model's"
             " safetensors, or another GGUF file of it"
         )
 
     def changes(self, head_dim: int | None) -> dict[str, Any]:
-        """Return the changes to the config. Raises Unservable where a config cannot express the file's rotation."""
+        """Return the changes to the config.
+        Raises Unservable where a config cannot express the file's rotation."""
         has_none = getattr(self.config, "rope_parameters", None) is None
         if has_none:
             if self.tables or self.kind not in ("none", ""):
@@ -123,8 +127,12 @@ class Rope:
         original = self.scaling.get("original_context_length")
         if type(original) is not int or original <= 0:
             raise self.refused(f"{SCALING}original_context_length")
-        parameters = {"rope_type": "longrope", "original_max_position_embeddings": original,
-                "long_factor": self.tables[LONG].tolist(), "short_factor": self.tables[SHORT].tolist()}  # fmt: skip
+        parameters = {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": original,
+            "long_factor": self.tables[LONG].tolist(),
+            "short_factor": self.tables[SHORT].tolist(),
+        }
         if attention := self.scaling.get("attn_factor"):
             parameters["attention_factor"] = float(attention)
         return parameters
@@ -141,10 +149,12 @@ class Rope:
             return {"rope_type": "default"} if plain else {"rope_type": "linear", "factor": float(factors[0])}
         for most, low, high, original in self.fitting(factors):
             if np.allclose(llama3_factors(self.lengths(), most, low, high, original), factors, rtol=NEAR):
-                return {"rope_type": "llama3", "factor": most, "low_freq_factor": low, "high_freq_factor": high,
+                return {"rope_type": "llama3", "factor": most, "low_freq_factor": low,
+                        "high_freq_factor": high,
                         "original_max_position_embeddings": original}  # fmt: skip
         raise Unservable(
-            f"{self.file.path} scales its rotation by {FREQUENCIES} as no known model does: take the model's safetensors"
+            f"{self.file.path} scales its rotation by {FREQUENCIES} as no known model does: take the "
+            "model's safetensors"
         )
 
     def lengths(self) -> np.ndarray:
@@ -152,7 +162,8 @@ class Rope:
         return 2 * np.pi * self.base ** (np.arange(0, self.rotating, 2) / self.rotating)
 
     def fitting(self, factors: np.ndarray) -> Iterator[tuple[float, float, float, int]]:
-        """Yield parameters that may have made `factors`: the usual ones, then those that fit the partly scaled factors."""
+        """Yield parameters that may have made `factors`: the usual ones, then those that fit the partly
+        scaled factors."""
         most = round(float(factors.max()), 4)
         stated = self.scaling.get("original_context_length")
         for original in ([stated] if type(stated) is int else []) + [2**power for power in range(8, 22)]:
@@ -167,7 +178,8 @@ class Rope:
                 yield most, 1.0, round(1 - 1 / intercept, 4), round(-slope / intercept)
 
     def check(self, model) -> None:
-        """Raises Unservable unless `model` rotates as the file says; yarn and longrope are left to transformers."""
+        """Raises Unservable unless `model` rotates as the file says; yarn and longrope are left to
+        transformers."""
         parameters = getattr(model.config, "rope_parameters", None)
         if not parameters:
             return
@@ -182,8 +194,8 @@ class Rope:
                 buffer.float().numpy(), exact, rtol=NEAR, atol=0
             ):
                 raise Unservable(
-                    f"{self.file.path} says how positions rotate in a way that transformers' {model.config.model_type} has not:"
-                    " take the model's safetensors"
+                    f"{self.file.path} says how positions rotate in a way that transformers' "
+                    f"{model.config.model_type} has not: take the model's safetensors"
                 )
 
 

@@ -32,7 +32,8 @@ CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 def correct(tokenizer: Any, file: Gguf) -> None:
-    """Correct `tokenizer`, which transformers read from `file`. Raises Unservable where that cannot be done."""
+    """Correct `tokenizer`, which transformers read from `file`.
+    Raises Unservable where that cannot be done."""
     split_as_declared(tokenizer, file)
     begin_as_declared(tokenizer, file)
     if file.values.get("tokenizer.ggml.model") == "gpt2":
@@ -40,13 +41,15 @@ def correct(tokenizer: Any, file: Gguf) -> None:
 
 
 def split_as_declared(tokenizer: Any, file: Gguf) -> None:
-    """Split text by the file's tokenizer.ggml.pre, where transformers does not know it and splits as GPT-2 does."""
+    """Split text by the file's tokenizer.ggml.pre, where transformers does not know it and splits as GPT-2
+    does."""
     pre = file.values.get("tokenizer.ggml.pre")
     if file.values.get("tokenizer.ggml.model") != "gpt2" or pre is None or pre in (*AS_GPT2, *SPLITS):
         return
     if pre not in SINGLE_DIGITS:
         raise Unservable(
-            f"{file.path} splits text in a way that is not known here (tokenizer.ggml.pre = {pre!r}): take the model's safetensors"
+            f"{file.path} splits text in a way that is not known here (tokenizer.ggml.pre = {pre!r}): take "
+            "the model's safetensors"
         )
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
@@ -54,7 +57,8 @@ def split_as_declared(tokenizer: Any, file: Gguf) -> None:
 
 
 def begin_as_declared(tokenizer: Any, file: Gguf) -> None:
-    """Add no space before a text's first word, where the file says so: transformers reads that, and adds one in any case."""
+    """Add no space before a text's first word, where the file says so: transformers reads that, and adds one
+    in any case."""
     if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
         return
     backend = tokenizer.backend_tokenizer
@@ -68,15 +72,16 @@ def begin_as_declared(tokenizer: Any, file: Gguf) -> None:
         words = backend.pre_tokenizer.pre_tokenize_str(words)[0][0]
     if words.startswith(SPACE):
         raise Unservable(
-            f"{file.path} has {SPACE_FIRST} = False, which cannot be honoured here: take the model's safetensors"
+            f"{file.path} has {SPACE_FIRST} = False, which cannot be honoured here: take the model's "
+            "safetensors"
         )
 
 
 def keep_whole(tokenizer: Any, file: Gguf) -> None:
     """Never split a control token or a user-defined one of the file, wherever it stands in a text.
 
-    transformers spells those with letters beyond ASCII in GPT-2's alphabet of bytes, where no text has them, and adds the
-    first token of a text again, behind all tokens that the model knows.
+    transformers spells those with letters beyond ASCII in GPT-2's alphabet of bytes, where no text has them,
+    and adds the first token of a text again, behind all tokens that the model knows.
     """
     tokens = file.values["tokenizer.ggml.tokens"]
     control = {words: control for words, control in control_of(file).items() if tokens.count(words) == 1}
@@ -98,7 +103,8 @@ def keep_whole(tokenizer: Any, file: Gguf) -> None:
     for words, id in whole.items():
         if tokenizer(words, add_special_tokens=False)["input_ids"] != [id]:
             raise Unservable(
-                f"{file.path} has a tokenizer whose token {words!r} cannot be taken whole here: take the model's safetensors"
+                f"{file.path} has a tokenizer whose token {words!r} cannot be taken whole here: take the "
+                "model's safetensors"
             )
 
 

@@ -28,8 +28,9 @@ MOST_ZEROS = 256  # rows of tokens that are looked at for some that are not zero
 
 
 class Head:
-    """The family's own forward around a gap where the layers were. Where a shortcut gives the same bits it is taken: that forward takes as long as
-    reading a tenth of a small model's weights."""
+    """The family's own forward around a gap where the layers were.
+    Where a shortcut gives the same bits it is taken: that forward takes as long as reading a tenth of a small
+    model's weights."""
 
     @of_model
     def __init__(self, folder: Path, dtype: torch.dtype, weights: str = AS_THEY_ARE):
@@ -66,12 +67,14 @@ class Head:
                 if result.shape[:2] == (1, rows):
                     return
         raise Unservable(
-            f"a model of kind {self.model.config.model_type!r} cannot be cut: its forward does more with a layer's output than hand it on"
+            f"a model of kind {self.model.config.model_type!r} cannot be cut: its forward does more with a "
+            "layer's output than hand it on"
         )
 
     @torch.inference_mode()
     def embedding_factor(self) -> Tensor | None:
-        """Return the factor from a token's row of the table to the first layer's input, at any position; None where there is no such factor."""
+        """Return the factor from a token's row of the table to the first layer's input, at any position; None
+        where there is no such factor."""
         tokens = self.telling_tokens()
         tables = [module for module in self.model.base_model.modules() if isinstance(module, nn.Embedding)]
         if len(tokens) < len(TRIED) or len(tables) > 1:
@@ -83,7 +86,8 @@ class Head:
         return next(fitting, None)
 
     def telling_tokens(self) -> list[int]:
-        """Return the first tokens whose rows are not zero, from TRIED on: any factor fits zeros, of tokens that nobody uses."""
+        """Return the first tokens whose rows are not zero, from TRIED on: any factor fits zeros, of tokens
+        that nobody uses."""
         rows = self.table[TRIED.start : TRIED.start + MOST_ZEROS]
         return [TRIED.start + at for at in rows.any(-1).nonzero().flatten().tolist()[: len(TRIED)]]
 

@@ -1,6 +1,7 @@
 """python -m jarvis_mpi doctor --model MODEL: check that a model's folder, or GGUF file, is whole and right.
 
-All of its bytes are read, in small pieces. It prints a line for each file while it reads, and one for each thing to mend.
+All of its bytes are read, in small pieces. It prints a line for each file while it reads, and one for each
+thing to mend.
 """
 
 import contextlib

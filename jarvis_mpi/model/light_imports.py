@@ -1,13 +1,14 @@
 """Import torch and transformers without what a stage never runs, and without reading transformers' sources.
 
-transformers 5 imports torch's compiler and sharded tensors (sympy with them) for masks that are compiled and for training,
-and packages for pictures that it finds installed: 75 MB and more than half of the import's time in every rank, which counts on
-a Pi. At each start it looks through 2,000 files of its own for their definitions: the result is stored in the cache folder.
-Objects of an import stay, so garbage collection is off meanwhile: Python would look through all of them again and again.
+transformers 5 imports torch's compiler and sharded tensors (sympy with them) for masks that are compiled and
+for training, and packages for pictures that it finds installed: 75 MB and more than half of the import's time
+in every rank, which counts on a Pi. At each start it looks through 2,000 files of its own for their
+definitions: the result is stored in the cache folder. Objects of an import stay, so garbage collection is off
+meanwhile: Python would look through all of them again and again.
 
-Only transformers' own modules get other answers, and only while they are imported; in a process of ours packages for
-pictures can be absent for good. Nothing false is ever in sys.modules: every other package that is imported meanwhile, by
-whomever, gets the real thing.
+Only transformers' own modules get other answers, and only while they are imported; in a process of ours
+packages for pictures can be absent for good. Nothing false is ever in sys.modules: every other package that
+is imported meanwhile, by whomever, gets the real thing.
 """
 
 import builtins
@@ -50,7 +51,8 @@ whole_process: list[bool] = []  # not empty: in this process they are left out f
 
 
 def leave_out_for_good() -> None:
-    """Leave NOT_FOR_TEXT out of whatever transformers imports in this process, now or later. For a command of ours."""
+    """Leave NOT_FOR_TEXT out of whatever transformers imports in this process, now or later.
+    For a command of ours."""
     whole_process[:] = [True]
     if ONLY not in sys.modules:
         sys.meta_path.insert(0, Finder([]))
@@ -210,7 +212,8 @@ class Finder(MetaPathFinder):
 
 
 def cached_structure(look_through: Callable[..., dict]) -> Callable[..., dict]:
-    """Wrap `look_through`: for all families together, read its result from a cache file of this state of the sources."""
+    """Wrap `look_through`: for all families together, read its result from a cache file of this state of the
+    sources."""
 
     def define_import_structure(sources: Any, prefix: str | None = None) -> dict:
         folder = Path(sources) if Path(sources).is_dir() else Path(sources).parent  # it is called with both

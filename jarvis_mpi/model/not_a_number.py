@@ -1,7 +1,7 @@
 """Find the tensors of a model's files that hold NaN or infinity. One in a layer makes all text wrong.
 
-Files are checked when a model is loaded for the first time, since the output need not show it: kernels that round
-activations turn NaN into numbers again. Sound files are noted in the cache folder, by size and time.
+Files are checked when a model is loaded for the first time, since the output need not show it: kernels that
+round activations turn NaN into numbers again. Sound files are noted in the cache folder, by size and time.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ Wanted = Callable[[str], object]  # a tensor's name -> whether it is looked at
 # The bits of a floating point number that are all set in NaN and infinity, and in no other.
 NO_NUMBER = {
     "F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800000),
-    "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F8_E5M2": (np.uint8, 0x7C), "F8_E4M3": (np.uint8, 0x7F),
+    "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00), "F8_E5M2": (np.uint8, 0x7C),
+    "F8_E4M3": (np.uint8, 0x7F),
 }  # fmt: skip
 
 
@@ -31,7 +32,8 @@ def unsound(path: Path, wanted: Wanted = lambda name: True) -> Iterator[str]:
 
 
 def faults(path: Path, wanted: Wanted = lambda name: True) -> Iterator[tuple[str, str]]:
-    """Yield the tensors of a safetensors file that hold NaN or infinity (NAN), or nothing but zeros (ZEROS); it is read in small pieces."""
+    """Yield the tensors of a safetensors file that hold NaN or infinity (NAN), or nothing but zeros (ZEROS);
+    it is read in small pieces."""
     last, found, zero = "", "", False
     with path.open("rb") as file:
         for name, kind, at, length in pieces(path):
@@ -72,7 +74,7 @@ def refuse_unsound(folder: Path, whose: str, wanted: Wanted) -> None:
             continue
         for name in unsound(path, wanted):
             raise Unservable(
-                f"{whose} cannot be used: the tensor {name} in {path} holds numbers that are no numbers (NaN or infinity);"
-                " fetch the model again, or ask who made it"
+                f"{whose} cannot be used: the tensor {name} in {path} holds numbers that are no numbers "
+                "(NaN or infinity); fetch the model again, or ask who made it"
             )
         keep(noted, b"")

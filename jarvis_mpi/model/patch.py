@@ -1,12 +1,12 @@
 """Patches: a small linear map in the place of a block that no node is left to run.
 
-    y = x + (x - m) A + b        x, y [S, D] before and after the hole, A [D, D] or its two factors [D, R] [R, D], m and b [D]
+    y = x + (x - m) A + b    x, y [S, D] before and after the hole; m, b [D]; A [D, D], or [D, R] times [R, D]
 
 A text's first position, the attention sink of every later one, is unlike all others: there y = x + f, f [D].
 
-One safetensors file holds the patches of all holes (fit-patches makes it). Its metadata names the model, and each hole's
-cost with and without its patch. It is memory-mapped. A patch is read at its first use, or earlier by the node whose hole
-it would fill.
+One safetensors file holds the patches of all holes (fit-patches makes it). Its metadata names the model, and
+each hole's cost with and without its patch. It is memory-mapped. A patch is read at its first use, or earlier
+by the node whose hole it would fill.
 """
 
 import json
@@ -55,8 +55,8 @@ class PatchInfo:
 
     fingerprint: str  # of the model, see checkpoint.fingerprint
     digest: str  # of the patches
-    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or the
-    # patches of two neighbours one after the other are; how: in words
+    # skipped: nats a token lost; patched: the same, None if there is no patch because skipping is better, or
+    # the patches of two neighbours one after the other are; how: in words
     holes: dict[Block, dict[str, Any]]
 
     @property
@@ -136,7 +136,8 @@ def check_shapes(patched: Iterable[Block], shapes: Mapping[str, list[int]]) -> N
 
 
 class Patches:
-    """The patches of a file, applied to activations as they travel: S rows in `dtype`, from position `start` on."""
+    """The patches of a file, applied to activations as they travel: S rows in `dtype`, from position `start`
+    on."""
 
     def __init__(self, path: Path, dtype: "torch.dtype"):
         self.path, self.dtype = path, dtype

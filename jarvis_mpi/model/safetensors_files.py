@@ -1,4 +1,5 @@
-"""Find the safetensors files with a model's weights, as transformers does: by its config, its index or the usual name."""
+"""Find the safetensors files with a model's weights, as transformers does: by its config, its index or the
+usual name."""
 
 import json
 from pathlib import Path
@@ -41,14 +42,16 @@ def index_of(folder: Path) -> Path | None:
 
 
 def named_weights(folder: Path) -> str:
-    """Return the file of weights that the config names, if it names one. Raises Unservable where it is not in the folder."""
+    """Return the file of weights that the config names, if it names one.
+    Raises Unservable where it is not in the folder."""
     config = folder / "config.json"
     named = json_object(config).get("transformers_weights") if config.is_file() else None
     if named is None:
         return ""
     if not isinstance(named, str) or not named.endswith((".safetensors", INDEX_ENDING)) or is_outside(named):
         raise Unservable(
-            f"{config} names {named!r} as its weights (transformers_weights), no safetensors file of the folder"
+            f"{config} names {named!r} as its weights (transformers_weights), "
+            "no safetensors file of the folder"
         )
     return named
 
@@ -59,7 +62,8 @@ def is_outside(name: str) -> bool:
 
 
 def index_names(index: Path) -> dict[str, str]:
-    """Return the index's table, tensor -> file. Raises Unservable where it has none, or names a file outside its folder."""
+    """Return the index's table, tensor -> file.
+    Raises Unservable where it has none, or names a file outside its folder."""
     names = json_object(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise Unservable(f"{index} is no index of safetensors files: fetch it again")
@@ -70,8 +74,8 @@ def index_names(index: Path) -> dict[str, str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model, as transformers finds them: the config's, else model.safetensors,
-    else the index's. Raises Unservable if one is missing."""
+    """Return the safetensors files of a model, as transformers finds them: the config's, else
+    model.safetensors, else the index's. Raises Unservable if one is missing."""
     if index := index_of(folder):
         names = sorted(set(index_names(index).values()))
         says = f"{index.name} names it"

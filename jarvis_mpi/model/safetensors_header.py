@@ -1,7 +1,8 @@
 """Read the header of a safetensors file, and check all of it before anything of the file is mapped.
 
-The checks are those of the safetensors library (which would map the whole file, more than a Pi has): every tensor's dtype and
-shape are known, its bytes are as many as those say, and all of them, end to end, fill the file.
+The checks are those of the safetensors library (which would map the whole file, more than a Pi has): every
+tensor's dtype and shape are known, its bytes are as many as those say, and all of them, end to end, fill the
+file.
 """
 
 import json
@@ -17,7 +18,8 @@ from ..common.given_file import regular
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}  # as torch calls them
@@ -55,7 +57,8 @@ def read(path: Path, size: int, _changed_at: int) -> tuple[dict[str, dict], int]
             raise Unservable(f"{path} is damaged: its header gives {name} {fault}; fetch it again")
         if scale := scale_of(header, name):
             raise Unservable(
-                f"{path} holds quantised weights ({name} in 8 bits, with {scale}): save the model dequantised first"
+                f"{path} holds quantised weights ({name} in 8 bits, "
+                f"with {scale}): save the model dequantised first"
             )
     end = 8 + length + end_of_data(path, header)
     if end != size:
@@ -103,21 +106,23 @@ def are_counts(value: Any) -> TypeGuard[list[int]]:
 
 
 def end_of_data(path: Path, header: dict[str, dict]) -> int:
-    """Return where the last tensor ends. Raises Unservable where two overlap, or bytes between them belong to none."""
+    """Return where the last tensor ends.
+    Raises Unservable where two overlap, or bytes between them belong to none."""
     end = 0
     for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
         begin, tensor_end = header[name]["data_offsets"]
         if begin != end:
             raise Unservable(
-                f"{path} is damaged: {name} begins at byte {begin} of the data, the one before it ends at {end};"
-                " fetch it again"
+                f"{path} is damaged: {name} begins at byte {begin} of the data, "
+                f"the one before it ends at {end}; fetch it again"
             )
         end = tensor_end
     return end
 
 
 def pieces(path: Path, most_bytes: int = 1 << 24) -> Iterator[tuple[str, str, int, int]]:
-    """Yield the file's tensors in the order of their bytes, in pieces: name, kind, first byte in the file, bytes."""
+    """Yield the file's tensors in the order of their bytes, in pieces: name, kind, first byte in the file,
+    bytes."""
     header, data = header_of(path)
     for name in sorted(tensors_in(header), key=lambda name: (header[name]["data_offsets"], name)):
         begin, end = header[name]["data_offsets"]

@@ -1,4 +1,5 @@
-"""Choose a token id from logits. A draw depends on (seed, sequence, position) alone, never on the number of nodes."""
+"""Choose a token id from logits.
+A draw depends on (seed, sequence, position) alone, never on the number of nodes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -75,6 +76,7 @@ class Sampler:
 
 
 def seed_of(seed: int, sequence: int, position: int) -> int:
-    """Return the seed of one draw: a digest, so that it is the same on any Python, and neighbouring positions draw independently."""
+    """Return the seed of one draw: a digest, so that it is the same on any Python, and neighbouring positions
+    draw independently."""
     text = f"{seed} {sequence} {position}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -43,7 +43,8 @@ from .weights import AS_THEY_ARE, empty_parameters, fill, names_used, quantise_b
 
 TRIED_ROWS = 3
 CHECK = -2  # the sequence of a comparison
-# The largest difference in a comparison, relative to what the layers add: in float32, and where numbers are rounded to less.
+# The largest difference in a comparison, relative to what the layers add: in float32, and where numbers are
+# rounded to less.
 ROUNDING_EXACT, ROUNDING = 1e-3, 0.1
 
 
@@ -92,7 +93,8 @@ class Stage:
         self.row_bytes = self.width * self.dtype.itemsize
 
     def quantise_beforehand(self) -> None:
-        """Quantise the weights at a node's start: it takes seconds, which a copy must not spend when it takes over."""
+        """Quantise the weights at a node's start: it takes seconds, which a copy must not spend when it takes
+        over."""
         if self.weights in FORMATS:
             quantise_beforehand(self.model, self.folder, self.rename, self.weights)
 
@@ -109,7 +111,8 @@ class Stage:
         return FastStep(self.model, self.layers)
 
     def run(self, body: bytes | memoryview, start: int, sequence: int = 0) -> bytes:
-        """Run S rows at positions start, start + 1, ... of a sequence -> S rows. A start of 0 begins the sequence again."""
+        """Run S rows at positions start, start + 1, ... of a sequence -> S rows.
+        A start of 0 begins the sequence again."""
         fast_step = self.fast_step or self.wake()
         if start == 0:
             self.caches[sequence] = new_cache(self.model.config)
@@ -143,7 +146,8 @@ class Stage:
         return self.h
 
     def crop(self, sequence: int, end: int) -> bool:
-        """Forget the positions of a sequence from `end` on. Return False where a sliding window no longer has the rows that it would need."""
+        """Forget the positions of a sequence from `end` on.
+        Return False where a sliding window no longer has the rows that it would need."""
         return cropped(self.caches[sequence], end)
 
     def forget(self, sequence: int) -> None:
@@ -151,7 +155,8 @@ class Stage:
 
     @torch.inference_mode()
     def check_against_family(self) -> None:
-        """Compare this stage's result for a few rows with the family's own forward and plain attention, on this processor.
+        """Compare this stage's result for a few rows with the family's own forward and plain attention, on
+        this processor.
 
         Raises Unservable where they differ by more than rounding.
         """
@@ -184,8 +189,9 @@ class Stage:
 
     @of_model
     def warm_up(self, pieces: Sequence[int], clock: Callable[[], float]) -> tuple[float, float]:
-        """Read the weights in and make the kernels for pieces of these numbers of rows: all nodes do it at once, at their start, not
-        one after the other at the first prompt. Return the seconds that a layer takes for one row, and for each further one.
+        """Read the weights in and make the kernels for pieces of these numbers of rows: all nodes do it at
+        once, at their start, not one after the other at the first prompt. Return the seconds that a layer
+        takes for one row, and for each further one.
 
         Raises Unservable where this processor gives something else than the family's own code.
         """

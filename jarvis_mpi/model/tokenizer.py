@@ -16,8 +16,8 @@ ADVICE = "fetch the model's tokenizer files again"
 
 
 class Text:
-    """A model's tokenizer. In its methods `ids` is the whole conversation so far, `prompt` the next question. An error of a
-    prompt is Unservable, and concerns that prompt only."""
+    """A model's tokenizer. In its methods `ids` is the whole conversation so far, `prompt` the next question.
+    An error of a prompt is Unservable, and concerns that prompt only."""
 
     def __init__(self, folder: Path, vocabulary: int | None = None):
         """Read the tokenizer. `vocabulary`: the number of tokens that the model knows."""
@@ -32,7 +32,10 @@ class Text:
         named, self.end_note = end_ids(folder), ""
         if named is None and self.tokenizer.eos_token_id is not None:
             named = {self.tokenizer.eos_token_id}
-            self.end_note = f"{folder} names no token that ends an answer: the tokenizer's {self.tokenizer.eos_token} does"
+            self.end_note = (
+                f"{folder} names no token that ends an answer: the tokenizer's {self.tokenizer.eos_token} "
+                "does"
+            )
         self.end_ids = frozenset(named or ())
         self.asked: list[str] = []  # the questions of the conversation
         if self.has_template:
@@ -73,13 +76,15 @@ class Text:
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def windows(self, ids: Sequence[int], window: int) -> list[list[int]]:
-        """Split a long text's `ids` into parts of at most `window` tokens, each with the beginning of the model's texts."""
+        """Split a long text's `ids` into parts of at most `window` tokens, each with the beginning of the
+        model's texts."""
         begin = self.encode("")
         step = window - len(begin)
         return [[*begin, *ids[first : first + step]] for first in range(0, len(ids), step)]
 
     def after(self, ids: Sequence[int], prompt: str) -> list[int]:
-        """Return the conversation with `prompt` at its end. `ids`, without an end token, stay as they are, so their caches do."""
+        """Return the conversation with `prompt` at its end.
+        `ids`, without an end token, stay as they are, so their caches do."""
         if not ids:
             return self.ids_of(prompt)
         more = f"\n{prompt}"
@@ -94,13 +99,14 @@ class Text:
         return [*ids, *self.encode(more, begin=False)]
 
     def asking(self, turns: list[dict[str, str]]) -> str:
-        """Render `turns`, the last of which is asked. Raises Unservable where the template leaves that one out, as some do
-        that are made for pictures too and look for a list."""
+        """Render `turns`, the last of which is asked.
+        Raises Unservable where the template leaves that one out, as some do that are made for pictures too
+        and look for a list."""
         words, asked = self.rendered(turns), turns[-1]["content"]
         if asked.strip() not in words and words == self.rendered([*turns[:-1], user(uuid.uuid4().hex)]):
             raise Unservable(
-                "the model's chat template leaves out what is asked: mend its chat_template, or delete it for a model that"
-                " goes on with a text"
+                "the model's chat template leaves out what is asked: mend its chat_template, "
+                "or delete it for a model that goes on with a text"
             )
         return words
 
@@ -112,12 +118,14 @@ class Text:
             return str(words)
 
     def fewest_tokens(self, words: str) -> int:
-        """Return a lower bound of the tokens of `words`, without encoding: for a text that is far too long that takes minutes."""
+        """Return a lower bound of the tokens of `words`, without encoding: for a text that is far too long
+        that takes minutes."""
         self.longest = self.longest or max(map(len, self.tokenizer.get_vocab()), default=1)
         return len(words) // self.longest
 
     def pieces(self) -> Pieces:
-        """Return the pieces of a new answer: what one more token adds; '' while a character of several bytes is not whole."""
+        """Return the pieces of a new answer: what one more token adds; '' while a character of several bytes
+        is not whole."""
         return Pieces(self.tokenizer)
 
 
@@ -132,7 +140,8 @@ def assistant(answer: str) -> dict[str, str]:
 def end_ids(folder: Path) -> set[int] | None:
     """Return the ids that end an answer, those of generation_config.json, else those of config.json.
 
-    `generate` does not look at the latter where there is a generation_config.json that names none, and goes on.
+    `generate` does not look at the latter where there is a generation_config.json that names none, and goes
+    on.
 
     None where neither names any. Raises Unservable where they are no ids.
     """

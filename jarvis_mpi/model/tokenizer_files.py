@@ -20,7 +20,8 @@ NEEDED = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # mo
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """Return transformers' tokenizer of the folder. Raises Unservable where there is none that can be used."""
+    """Return transformers' tokenizer of the folder.
+    Raises Unservable where there is none that can be used."""
     with guarded(f"{folder} has no tokenizer that can be used", "fetch its tokenizer files again"):
         pieces = only_sentencepiece(folder)
         if pieces:

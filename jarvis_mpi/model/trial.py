@@ -50,8 +50,8 @@ class Reference(NamedTuple):
 
 
 def questions(context: int) -> list[TrialText]:
-    """Return the lengths to try: short; past a window with the answer, and with the prompt; past the first border of rotary tables, where the
-    model takes such texts."""
+    """Return the lengths to try: short; past a window with the answer, and with the prompt; past the first
+    border of rotary tables, where the model takes such texts."""
     asked = [
         TrialText(WINDOW - 3, WINDOW + 3),
         TrialText(3 * WINDOW - 1, 5),
@@ -75,7 +75,8 @@ def reference_of(model: Any, asked: TrialText, seed: int) -> Reference:
 
 
 def noise_of(model: Any, reference: Reference, asked: TrialText, seed: int) -> float:
-    """Return how far the whole model's logits are from those in float64; infinity where its code cannot run in float64."""
+    """Return how far the whole model's logits are from those in float64; infinity where its code cannot run
+    in float64."""
     try:
         with guarded(f"a model of kind {model.config.model_type!r} cannot be run in float64"):
             return apart(reference.logits, reference_of(model.double(), asked, seed).logits)
@@ -98,7 +99,8 @@ def sees_what_comes_after(model: Any, reference: Reference) -> bool:
 def logits_of_cut(
     head: Head, stages: Sequence[Stage], prompt: Sequence[int], answer: Sequence[int]
 ) -> Tensor:
-    """Return the logits of each token of `answer`, as a run computes them: the prompt at once, then row by row."""
+    """Return the logits of each token of `answer`, as a run computes them: the prompt at once, then row by
+    row."""
     rows, start, logits = list(prompt), 0, list[Tensor]()
     for token in answer:
         body = head.embed(rows, start)
@@ -135,14 +137,15 @@ def twin_that_answers(config: Any) -> Any:
         *ROPE_INIT_FUNCTIONS,
     }:
         raise Unservable(
-            f"a model of kind {config.model_type!r} has rotary tables of a kind that transformers does not know:"
-            f" {', '.join(sorted(unknown))} (rope_type in its config); update transformers"
+            f"a model of kind {config.model_type!r} has rotary tables of a kind that transformers does not "
+            f"know: {', '.join(sorted(unknown))} (rope_type in its config); update transformers"
         )
     raise failures[0]
 
 
 def answers_of(model: Any) -> list[Reference]:
-    """Return the whole twin's answers, with weights strong enough that layers matter, and weak enough that rounding stays small."""
+    """Return the whole twin's answers, with weights strong enough that layers matter, and weak enough that
+    rounding stays small."""
     asked = questions(context_of(model.config))
     for strength in STRENGTHS:
         draw(model, strength)
@@ -153,7 +156,8 @@ def answers_of(model: Any) -> list[Reference]:
 
 
 def unlike(config: Any, cuts: Sequence[int]) -> str:
-    """Return why a model of this config is refused: what of it cannot be cut, or in how many stages its twin answers otherwise.
+    """Return why a model of this config is refused: what of it cannot be cut, or in how many stages its twin
+    answers otherwise.
 
     '' where every cut answers as the whole does. Raises Unservable where no twin can be made.
     """
@@ -168,7 +172,8 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
         folder = Path(name)
         if not is_utf8(name):  # no library of tensors opens such a file
             raise Unservable(
-                f"the folder for temporary files, {str(folder.parent)!a}, has a name that is not UTF-8 text: name another in TMPDIR"
+                f"the folder for temporary files, {str(folder.parent)!a}, "
+                "has a name that is not UTF-8 text: name another in TMPDIR"
             )
         model.save_pretrained(folder)
         try:
@@ -183,7 +188,8 @@ def unlike(config: Any, cuts: Sequence[int]) -> str:
 
 
 def unlike_in(folder: Path, references: Sequence[Reference], count: int, depth: int) -> str:
-    """Return how the twin in `folder`, cut into `count` stages, differs from the whole one's `references`; '' if it does not."""
+    """Return how the twin in `folder`, cut into `count` stages, differs from the whole one's `references`; ''
+    if it does not."""
     head = Head(folder, torch.float32)
     stages = [Stage(folder, block, torch.float32) for block in blocks_of(depth, count)]
     for prompt, answer, logits in references:
@@ -209,7 +215,8 @@ def uncuttable(model: Any) -> str:
 
 
 def check(folder: Path, say: Say = lambda line: None) -> None:
-    """Raises Unservable where a cut of the model in `folder` would not answer as the whole does; no weight is read.
+    """Raises Unservable where a cut of the model in `folder` would not answer as the whole does; no weight is
+    read.
 
     It is tried once for each config and state of the software: the verdict stays in the cache folder.
     """
@@ -237,7 +244,8 @@ def cached_verdict(path: Path) -> str | None:
 
 
 def identity(config: Any) -> str:
-    """Return a digest of what a verdict depends on: the config, the versions, and the files of the wings that compute."""
+    """Return a digest of what a verdict depends on: the config, the versions, and the files of the wings that
+    compute."""
     values = {name: value for name, value in config.to_dict().items() if name not in SAYS_NOTHING}
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     digest = sha256(json.dumps([values, versions], sort_keys=True, default=str).encode())

@@ -1,7 +1,7 @@
 """Make a small twin of a large model: its config with fewer and narrower layers, and random weights.
 
-The twin has the family's masks, windows, rotary tables and kinds of layers. A cut of it can be compared with the whole in a second,
-before any weight of the large model is read (trial.py).
+The twin has the family's masks, windows, rotary tables and kinds of layers. A cut of it can be compared with
+the whole in a second, before any weight of the large model is read (trial.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -84,7 +84,8 @@ def of_rope(named: Mapping[str, Any]) -> list[Any]:
 
 
 def shrunk(named: Mapping[str, Any], wide: bool) -> dict[str, Any]:
-    """Return a config's values with short windows, early borders of rotary tables and, unless it is to be as `wide`, narrow MLPs."""
+    """Return a config's values with short windows, early borders of rotary tables and, unless it is to be as
+    `wide`, narrow MLPs."""
     return {name: smaller(name, value, wide) for name, value in named.items()}
 
 

@@ -67,7 +67,8 @@ class Stored(NamedTuple):
     def stored(self) -> torch.dtype:
         if self.tensor["dtype"] not in STORED:
             raise Unservable(
-                f"{self.path} holds numbers of kind {self.tensor['dtype']}, not {', '.join(STORED)}: convert them"
+                f"{self.path} holds numbers of kind {self.tensor['dtype']}, "
+                f"not {', '.join(STORED)}: convert them"
             )
         return STORED[self.tensor["dtype"]]
 
@@ -84,7 +85,8 @@ class Stored(NamedTuple):
         return tensor_of(numbers).view(self.stored).view(self.tensor["shape"])
 
     def sample(self) -> str:
-        """Return a digest of bytes from all over the tensor: two models may have files of one size, and one time (tar, rsync, FAT)."""
+        """Return a digest of bytes from all over the tensor: two models may have files of one size, and one
+        time (tar, rsync, FAT)."""
         begin, end = self.tensor["data_offsets"]
         digest = sha256()
         with self.path.open("rb") as file:
@@ -96,7 +98,10 @@ class Stored(NamedTuple):
     def quantised(self, weights: str, turned: bool) -> Path:
         """Return the folder of the tensor, quantised. `turned`: the file holds [in, out]."""
         file = self.path.stat()
-        identity = f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor} {self.sample()}"
+        identity = (
+            f"{self.path.resolve()} {file.st_size} {file.st_mtime_ns} {self.data_at} {self.tensor} "
+            f"{self.sample()}"
+        )
         if turned:
             return quantised_folder(
                 weights, f"{identity} turned", self.tensor["shape"][::-1], lambda: self.mapped().T
@@ -105,10 +110,11 @@ class Stored(NamedTuple):
 
 
 def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
-    """Find each parameter of `model`, and each buffer that is saved with it, in the files of `folder`, by the names that
-    transformers would load them under.
+    """Find each parameter of `model`, and each buffer that is saved with it, in the files of `folder`, by the
+    names that transformers would load them under.
 
-    Raises Unservable where a parameter would have to be assembled from tensors that are stored otherwise, or is stored twice.
+    Raises Unservable where a parameter would have to be assembled from tensors that are stored otherwise, or
+    is stored twice.
     """
     wanted = model.state_dict().keys()
     prefix = model.base_model_prefix + "."
@@ -124,7 +130,8 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
             names = {new, bare, bare.removeprefix(prefix), f"{prefix}{new}"} & wanted if new else set()
             if converted and names:
                 raise Unservable(
-                    f"{folder} holds {stored} in a form that transformers converts while it loads: this is not done here"
+                    f"{folder} holds {stored} in a form that transformers converts while it loads: this is "
+                    "not done here"
                 )
             for name in names:
                 this = Stored(stored, path, header[stored], data_at)
@@ -139,20 +146,23 @@ def check_alike(folder: Path, one: Stored, other: Stored) -> None:
     a, b = one.mapped(), other.mapped()
     if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
         raise Unservable(
-            f"{folder} has {one.name} and {other.name}, which differ and are the same part of the model: delete one of them"
+            f"{folder} has {one.name} and {other.name}, which differ and are the same part of the model: "
+            "delete one of them"
         )
 
 
 def names_used(model, folder: Path, rename: Rename) -> set[str]:
-    """Return the files' tensors that `model` uses: some files hold more, such as the masks of older releases (-inf)."""
+    """Return the files' tensors that `model` uses: some files hold more, such as the masks of older releases
+    (-inf)."""
     return {stored.name for stored in find(model, folder, rename).values()}
 
 
 def unexpected_names(model, folder: Path, block: Block, used: Set[str]) -> list[str]:
-    """Return the files' tensors of these layers that `model` has no place for, as a bias where the config says that there is none.
-    `used`: those that it has.
+    """Return the files' tensors of these layers that `model` has no place for, as a bias where the config
+    says that there is none. `used`: those that it has.
 
-    transformers warns of them and passes over them; tables that older releases stored it passes over in silence.
+    transformers warns of them and passes over them; tables that older releases stored it passes over in
+    silence.
     """
     silent = [*(model._keys_to_ignore_on_load_unexpected or ()), *OLD_TABLES]
     return [
@@ -228,7 +238,8 @@ def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
 
 
 def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:
-    """Quantise the weights that `fill` will look for on disk: a copy that takes over must not quantise first."""
+    """Quantise the weights that `fill` will look for on disk: a copy that takes over must not quantise
+    first."""
     source = find(model, folder, rename)
     found = {f"{name}.weight": linear for name, linear in linears(model).items()}
     check_none_missing(folder, [name for name in found if name not in source])

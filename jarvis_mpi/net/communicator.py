@@ -1,10 +1,11 @@
 """Drops failed nodes from the communicator, beside the point-to-point traffic on COMM_WORLD.
 
-A node's name is its launch rank. The end user orders every member to `begin` the same attempt; each then polls:
+A node's name is its launch rank. The end user orders every member to `begin` the same attempt; each then
+polls:
 
-    ready   each member tells the first one that it is ready     nobody waits; who is missing costs nothing
+    ready   each member tells the first one that it is ready   nobody waits; who is missing costs nothing
     go      the first one has heard all, and tells them
-    make    `Shrink` or `Create_group`, 1 to 30 ms               both block, and a hung member blocks them for ever
+    make    `Shrink` or `Create_group`, 1 to 30 ms             both block: for ever, if a member hangs
 
 So a thread makes it, and is left behind if it does not end. Nothing else may call MPI until then:
 with a second thread inside MPI one `Shrink` of about 1,000 went wrong (Open MPI 5.0.11).
@@ -22,7 +23,8 @@ LOWEST_PRIORITY = 19  # of a thread that cannot be ended
 
 
 class Membership:
-    """Keeps the newest communicator, `comm`, and its ranks' nodes, `nodes`. All nodes make one at the start."""
+    """Keeps the newest communicator, `comm`, and its ranks' nodes, `nodes`.
+    All nodes make one at the start."""
 
     def __init__(self, MPI: Any, world: Any):
         self.MPI, self.world = MPI, world
@@ -41,8 +43,9 @@ class Membership:
     def begin(self, number: int, members: Sequence[int], certain: bool) -> bool:
         """Start attempt `number` (1, 2, ...) for the communicator of `members`; False if that is impossible.
 
-        `certain`: MPI knows that every dropped node is dead; not `certain`: it knows it of none. Of a mixture no
-        communicator can be made (False, or no end): stay on point to point until the hung node is dead too.
+        `certain`: MPI knows that every dropped node is dead; not `certain`: it knows it of none. Of a mixture
+        no communicator can be made (False, or no end): stay on point to point until the hung node is dead
+        too.
         """
         self.give_up()
         self.take()  # an end that came late counts
@@ -59,7 +62,8 @@ class Membership:
         return True
 
     def poll(self) -> bool | None:
-        """Advance the attempt. True: `comm` and `nodes` are new. None: not yet. False: it failed, or there is none."""
+        """Advance the attempt. True: `comm` and `nodes` are new. None: not yet.
+        False: it failed, or there is none."""
         try:
             if self.posted and all(request.Test() for request, _ in self.posted):
                 answers, self.posted = {answer[0] for _, answer in self.posted}, []
@@ -74,7 +78,8 @@ class Membership:
         return None if self.posted else self.take()
 
     def give_up(self) -> None:
-        """Abandon the attempt. A thread that still makes one is left behind; `begin` may take its result later."""
+        """Abandon the attempt.
+        A thread that still makes one is left behind; `begin` may take its result later."""
         for request, _ in self.posted:
             if request != self.MPI.REQUEST_NULL:  # its answer came
                 request.Cancel()

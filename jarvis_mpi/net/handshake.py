@@ -92,7 +92,8 @@ class Handshake:
         self.words: dict[int, str] = {}  # what they said last
 
     def gather(self, mine: Hello) -> dict[int, Hello]:
-        """Return the hellos of all nodes that report, in their order. Raises Unservable where one does not fit."""
+        """Return the hellos of all nodes that report, in their order.
+        Raises Unservable where one does not fit."""
         hellos = {END_USER: mine}
         for report in self.answers(range(1, self.link.size), Report):
             hellos[report.node] = report.hello
@@ -100,8 +101,8 @@ class Handshake:
             for name, version in mine.versions.items():
                 if other.versions.get(name) != version:
                     raise Unservable(
-                        f"node {node} ({other.host}) has {name} {other.versions.get(name)}, the end user {version}:"
-                        " install the same versions on every host"
+                        f"node {node} ({other.host}) has {name} {other.versions.get(name)}, "
+                        f"the end user {version}: install the same versions on every host"
                     )
             if other.fingerprint != mine.fingerprint:
                 raise Unservable(
@@ -115,7 +116,8 @@ class Handshake:
         return dict(sorted(hellos.items()))
 
     def await_ready(self, nodes: Iterable[int], tell: Callable[[int], None]) -> dict[int, Ready]:
-        """Wait until the workers have loaded their blocks. -> node -> its Ready. `tell` is called with each node."""
+        """Wait until the workers have loaded their blocks. -> node -> its Ready.
+        `tell` is called with each node."""
         loaded = {}
         for ready in self.answers(nodes, Ready):
             loaded[ready.node] = ready
@@ -123,7 +125,8 @@ class Handshake:
         return loaded
 
     def answers(self, nodes: Iterable[int], kind: type[Answer]) -> Iterator[Answer]:
-        """Yield the notes of that kind of `nodes` as they come, but of those that are lost, silent or too late.
+        """Yield the notes of that kind of `nodes` as they come, but of those that are lost, silent or too
+        late.
 
         Raises Unservable if one says why it gives up.
         """
@@ -160,14 +163,16 @@ class Handshake:
 
 
 def report(link: Link, mine: Hello) -> None:
-    """Send a worker's hello, while the end user may be importing and read nothing: what is left then goes on from the heartbeat's thread."""
+    """Send a worker's hello, while the end user may be importing and read nothing: what is left then goes on
+    from the heartbeat's thread."""
     link.send(END_USER, Report(link.me, mine).pack())
     with contextlib.suppress(Silence):
         link.flush(SEND_S)
 
 
 def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
-    """Receive the next message, whatever becomes of other workers. Raises Silence, or Lost if the end user is gone."""
+    """Receive the next message, whatever becomes of other workers.
+    Raises Silence, or Lost if the end user is gone."""
     end = clock() + timeout_s
     while True:
         try:

@@ -2,8 +2,9 @@
 
     python -m jarvis_mpi.net.hostfile FILE        prints how many ranks it has room for: for scripts
 
-What mpirun refuses is one sentence here, with its line; what it takes gives the same ranks per host. Only this reader refuses
-what mpirun takes for something that nobody means (a host without slots, a rankfile, a name that ssh would take for an option).
+What mpirun refuses is one sentence here, with its line; what it takes gives the same ranks per host. Only
+this reader refuses what mpirun takes for something that nobody means (a host without slots, a rankfile, a
+name that ssh would take for an option).
 """
 
 import shlex
@@ -62,8 +63,8 @@ def ranks(path: Path) -> list[str]:
     for host in hosts:
         if not host.has_slots:
             raise Unservable(
-                f"--hostfile {path}, line {host.line}: {host} has no slots, and mpirun would take its cores for them:"
-                " write slots=1"
+                f"--hostfile {path}, line {host.line}: {host} has no slots, "
+                "and mpirun would take its cores for them: write slots=1"
             )
     count = sum(host.slots for host in hosts)
     if count > MOST_RANKS:
@@ -89,7 +90,8 @@ def text_of(path: Path) -> str:
 
 
 def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
-    """Return the hosts in mpirun's order, each once. `here`: whether mpirun takes a name for this machine's. Raises Refused."""
+    """Return the hosts in mpirun's order, each once. `here`: whether mpirun takes a name for this machine's.
+    Raises Refused."""
     found: dict[str, Host] = {}
     stream = chain(tokens(text), repeat(END))  # as mpirun's lexer, which returns 'done' again and again
     while (token := next(stream)) is not END:
@@ -101,7 +103,8 @@ def parsed(text: str, here: Callable[[str], bool]) -> list[Host]:
             )
         if token.kind is LexemeKind.RANK:
             raise Refused(
-                f", line {token.line}: this is a rankfile, whose ranks mpirun would not heed here: write HOST slots=N"
+                f", line {token.line}: this is a rankfile, whose ranks mpirun would not heed here: write "
+                "HOST slots=N"
             )
         if token.kind not in NAMES:
             raise unexpected(token)
@@ -152,13 +155,15 @@ def read_words(host: Host, stream: Iterator[Lexeme]) -> None:
                     host.user = user.text
             case LexemeKind.PORT:
                 raise Refused(
-                    f", line {token.line}: a port cannot be said here: write it into ~/.ssh/config (Host {host.name}, Port N)"
+                    f", line {token.line}: a port cannot be said here: write it into ~/.ssh/config (Host "
+                    f"{host.name}, Port N)"
                 )
             case LexemeKind.SLOTS:
                 slots = number(host, token, stream)
                 if host.has_slots:
                     raise Refused(
-                        f", line {token.line}: {host.name} has its slots told twice, which mpirun refuses: name it once"
+                        f", line {token.line}: {host.name} has its slots told twice, "
+                        "which mpirun refuses: name it once"
                     )
                 host.slots, host.has_slots = slots, True
                 host.most = max(host.most, slots) if host.most else 0
@@ -166,7 +171,8 @@ def read_words(host: Host, stream: Iterator[Lexeme]) -> None:
                 most = number(host, token, stream)
                 if most < host.slots:
                     raise Refused(
-                        f", line {token.line}: {host.name} has {token.text}={most}, less than its {host.slots} slots"
+                        f", line {token.line}: {host.name} has {token.text}={most}, "
+                        f"less than its {host.slots} slots"
                     )
                 got_most, host.most = got_most or host.most != most, most
             case LexemeKind.STRING | LexemeKind.INT:

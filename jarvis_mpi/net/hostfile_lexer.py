@@ -1,6 +1,7 @@
 """Splits a hostfile into tokens as mpirun's own lexer does (Open MPI 5.0: PRRTE 3.0's hostfile_lex.l).
 
-The longest match counts; of two equally long ones, the first rule. What is an error to mpirun is an error here.
+The longest match counts; of two equally long ones, the first rule. What is an error to mpirun is an error
+here.
 """
 
 import re

@@ -4,7 +4,8 @@ from typing import Any
 
 
 class Inbox:
-    """Receives several messages at a time: the rest of a large one may never come, if its sender's host lost power."""
+    """Receives several messages at a time: the rest of a large one may never come, if its sender's host lost
+    power."""
 
     def __init__(self, MPI: Any, comm: Any):
         self.MPI, self.comm = MPI, comm

@@ -1,4 +1,5 @@
-"""Puts a deadline on what no Python code can interrupt: MPI_Init, when a rank is lost before it gets there."""
+"""Puts a deadline on what no Python code can interrupt: MPI_Init, when a rank is lost before it gets
+there."""
 
 import contextlib
 import os
@@ -14,7 +15,8 @@ from .ssh_keepalive import borne_s
 
 @contextmanager
 def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
-    """End this process and the run if the body takes longer than `timeout_s`; print `sentence` if there is one.
+    """End this process and the run if the body takes longer than `timeout_s`; print `sentence` if there is
+    one.
 
     A child process does it: while MPI starts, no thread of this one runs. Enter it before MPI starts.
     """

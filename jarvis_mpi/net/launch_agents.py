@@ -1,4 +1,5 @@
-"""Keeps mpirun's daemons at home: a lost machine is then a lost process, which MPI reports, and not the run's end.
+"""Keeps mpirun's daemons at home: a lost machine is then a lost process, which MPI reports, and not the run's
+end.
 
 Open MPI 5.0 starts a daemon on every host, and a daemon that is lost ends all. Two programs change that:
 
@@ -6,8 +7,8 @@ Open MPI 5.0 starts a daemon on every host, and a daemon that is lost ends all. 
 
 `python -m jarvis_mpi setup` names the first one to mpirun, which runs it where it would run ssh, so a run on
 one machine never comes here. The daemon's environment names the second one, which it runs where it would
-run the rank. ssh brings the daemon's own port to the host (-R, on its loopback), the rank's output back, and a
-keepalive to the rank, which ends when that stops: nothing is left on a host that was cut off.
+run the rank. ssh brings the daemon's own port to the host (-R, on its loopback), the rank's output back, and
+a keepalive to the rank, which ends when that stops: nothing is left on a host that was cut off.
 
 Started once for every rank: only the standard library, and little of it.
 """
@@ -86,7 +87,8 @@ def daemon() -> None:
     }
     environment[HOST] = host
     environment["PRTE_MCA_odls_base_exec_agent"] = sys.argv[0].removesuffix("-daemon") + "-rank"
-    # PMIx's other store is memory that a daemon and its ranks share, and so is a topology if there is a hole for it.
+    # PMIx's other store is memory that a daemon and its ranks share, and so is a topology if there is a hole
+    # for it.
     environment |= {"PMIX_MCA_gds": "hash", "PMIX_MCA_pmix_hwloc_hole_kind": "none"}
     os.setpgrp()  # a Ctrl-C is for mpirun, which ends its daemons in order
     os.execve("/bin/sh", ["sh", "-c", " ".join(command)], environment)
@@ -130,8 +132,8 @@ def rank() -> None:
 def crowded() -> str:
     """Return '' if MPI can start, else one sentence.
 
-    To PMIx all hosts have one name, that of this machine, on which their daemons run. What it reports of a host is of
-    the last one, and MPI_Init fails in a rank that has more neighbours than that one's.
+    To PMIx all hosts have one name, that of this machine, on which their daemons run. What it reports of a
+    host is of the last one, and MPI_Init fails in a rank that has more neighbours than that one's.
     """
     try:
         rank, ranks = (variables.number([f"OMPI_COMM_WORLD_LOCAL_{name}"], -1) for name in ("RANK", "SIZE"))
@@ -139,7 +141,10 @@ def crowded() -> str:
         return str(error)
     if rank < ranks or ranks < 0:
         return ""
-    return f"a host has more ranks than the hostfile's last one, which has {ranks}: name the host with most slots last"
+    return (
+        f"a host has more ranks than the hostfile's last one, which has {ranks}: name the host with most "
+        "slots last"
+    )
 
 
 def end_run(sentence: str) -> NoReturn:
@@ -259,5 +264,6 @@ def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[s
 
 
 def path_for(path: str) -> str:
-    """Return `path` with the environment's programs before it: the environment is at the same place on every host."""
+    """Return `path` with the environment's programs before it: the environment is at the same place on every
+    host."""
     return f"{os.path.dirname(sys.argv[0])}:{path}"  # noqa: PTH120

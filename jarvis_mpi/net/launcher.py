@@ -31,6 +31,6 @@ LAUNCHED = ("PMIX_SERVER_URI", "PMI_FD", "PMI_PORT", SSH_KEEPALIVE)  # where a l
 
 
 def complains() -> bool:
-    """Whether this process reports what is wrong with the command line, which all ranks read: rank 0, or one that no launcher started,
-    whatever other programs' variables say. Raises variables.Wrong."""
+    """Whether this process reports what is wrong with the command line, which all ranks read: rank 0, or one
+    that no launcher started, whatever other programs' variables say. Raises variables.Wrong."""
     return launch_rank() == END_USER or not any(name.startswith(LAUNCHED) for name in os.environ)

@@ -1,4 +1,5 @@
-"""Logs each message that a node sends or receives, for JARVIS_DEBUG=net: one line a message, by the logger jarvis_mpi.net."""
+"""Logs each message that a node sends or receives, for JARVIS_DEBUG=net: one line a message, by the logger
+jarvis_mpi.net."""
 
 import logging
 from typing import Any, TypeVar, cast
@@ -17,7 +18,8 @@ def logged(link: AnyLink) -> AnyLink:
 
 
 class LoggedLink:
-    """A Link that logs what `send` and `receive` carry. A beat is logged where it arrives, since a link may drop it."""
+    """A Link that logs what `send` and `receive` carry.
+    A beat is logged where it arrives, since a link may drop it."""
 
     def __init__(self, link: Any):
         self.link = link
@@ -48,7 +50,8 @@ def described(data: bytes | bytearray, sender: int | None, receiver: int) -> str
 
 
 def sender_of(message: Message) -> int:
-    """Return who sent the message: it ran the last of its runs, or named itself; the end user does neither."""
+    """Return who sent the message: it ran the last of its runs, or named itself; the end user does
+    neither."""
     match message.kind:
         case Kind.STEP if message.runs:
             return message.runs[-1].node

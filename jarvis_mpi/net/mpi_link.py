@@ -1,7 +1,7 @@
 """Implements protocol.link over MPI. The only file that imports mpi4py.
 
-Ranks probe and then sleep, because a rank that spins takes the core from one that computes. Every communicator
-returns its errors: see failures.py.
+Ranks probe and then sleep, because a rank that spins takes the core from one that computes. Every
+communicator returns its errors: see failures.py.
 """
 
 import os
@@ -29,7 +29,7 @@ NAP_S = 50e-6
 IMPATIENT_S = 0.1  # how long after a send the naps stay short
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
 DIED = "a rank died while MPI started, or its host was lost or cannot reach the others; start again"
-START_S = 180.0  # longest wait for all ranks in MPI_Init; longer than a host may be silent (launch_agents.silence_s)
+START_S = 180.0  # longest wait for all ranks in MPI_Init; over what a host may be silent (launch_agents)
 LATER_S = 30.0  # a rank that does not speak waits longer, so that it is not taken for the missing one
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
@@ -144,8 +144,8 @@ class MpiLink:
     def nap(self, begun: float, timeout_s: float) -> None:
         """Sleep: the longer, the more is left of the usual wait.
 
-        A chain's ranks wait about equally long for every token: with short naps from the start, eight idle ranks
-        would wake so often that the one that computes runs at half its speed.
+        A chain's ranks wait about equally long for every token: with short naps from the start, eight idle
+        ranks would wake so often that the one that computes runs at half its speed.
         """
         waited = time.monotonic() - begun
         if waited > timeout_s:

@@ -22,7 +22,8 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
         "state_base_recoverable": "1",  # mpirun goes on when a rank dies
         "state_base_notify_errors": "1",  # and tells the others
         "hwloc_default_binding_policy": "none",  # more ranks than cores are refused otherwise
-        "rmaps_default_mapping_policy": "slot:oversubscribe",  # -n 9 without a hostfile; one with slots is kept to
+        "rmaps_default_mapping_policy": "slot:oversubscribe",
+        # -n 9 without a hostfile; one with slots is kept to
     },
 }
 
@@ -75,8 +76,8 @@ def machines_without_daemon_at_home(hellos: Mapping[int, Hello]) -> str:
     if not hosts:
         return ""
     return (
-        f"mpirun has a daemon of its own on {', '.join(sorted(hosts))}: the loss of such a machine ends the run;"
-        " python -m jarvis_mpi setup keeps daemons at home (not under Slurm)"
+        f"mpirun has a daemon of its own on {', '.join(sorted(hosts))}: the loss of such a machine ends the "
+        "run; python -m jarvis_mpi setup keeps daemons at home (not under Slurm)"
     )
 
 
@@ -87,7 +88,8 @@ def parameters_in(text: str) -> dict[str, str]:
 
 
 def no_agent() -> str:
-    """Return '' if our agent can be named to mpirun, else one sentence: an agent that it does not find ends every run."""
+    """Return '' if our agent can be named to mpirun, else one sentence: an agent that it does not find ends
+    every run."""
     lost = "so a whole machine that is lost ends the run"
     if not os.access(AGENT, os.X_OK):
         return f"{AGENT} is not there, {lost}: pip install jarvis_mpi into this environment"

@@ -6,8 +6,9 @@ from typing import Any
 
 
 class Outbox:
-    """Keeps each buffer until its request is done. Only what is complete is tested, and what is on its way to a process that died is
-    put aside: Open MPI would free it, and end this process when the connection breaks, which a host without power leaves open for
+    """Keeps each buffer until its request is done.
+    Only what is complete is tested, and what is on its way to a process that died is put aside: Open MPI
+    would free it, and end this process when the connection breaks, which a host without power leaves open for
     minutes ("Send error after request freed", 5.0.11).
     """
 
@@ -25,7 +26,8 @@ class Outbox:
         self.posted_at = time.monotonic()
 
     def sweep(self, dead: set[int]) -> set[int]:
-        """Forget the sends that are done; one to a stopped process stays for long. -> the dead nodes with a send under way."""
+        """Forget the sends that are done; one to a stopped process stays for long.
+        -> the dead nodes with a send under way."""
         met = set()
         for _ in range(len(self.posted)):
             node, request, data = self.posted.popleft()

@@ -46,7 +46,8 @@ def free_bytes(hellos: Mapping[int, Hello]) -> dict[int, float]:
 def answers_that_fit(
     wanted: int, need_bytes: Mapping[int, float], room_bytes: Mapping[int, float]
 ) -> tuple[int, int]:
-    """Return how many answers there is memory for, and the node that allows no more. `need_bytes`: of one answer on each node.
+    """Return how many answers there is memory for, and the node that allows no more.
+    `need_bytes`: of one answer on each node.
 
     Raises Unservable where there is not enough for one.
     """
@@ -55,13 +56,15 @@ def answers_that_fit(
     if not fits[node]:
         raise Unservable(
             f"the caches of the longest answer take {need_bytes[node] / 1e6:.0f} MB on node {node}, which has"
-            f" {max(room_bytes[node], 0) / 1e6:.0f} MB left: say a smaller --max-new-tokens, or give it fewer layers (--split)"
+            f" {max(room_bytes[node], 0) / 1e6:.0f} MB left: say a smaller --max-new-tokens, "
+            "or give it fewer layers (--split)"
         )
     return min(wanted, fits[node]), node
 
 
 def threads_for(hellos: Mapping[int, Hello], wanted: int) -> dict[int, int]:
-    """Return each node's compute threads: as wanted, if it has as many cores, or the host's cores shared by its ranks."""
+    """Return each node's compute threads: as wanted, if it has as many cores, or the host's cores shared by
+    its ranks."""
     ranks = Counter(hello.machine for hello in hellos.values())
     return {
         node: min(wanted, hello.cores) or max(1, hello.cores // ranks[hello.machine])
@@ -72,18 +75,25 @@ def threads_for(hellos: Mapping[int, Hello], wanted: int) -> dict[int, int]:
 def option_notices(
     hellos: Mapping[int, Hello], settings: Settings, holders: int, vocabulary: int
 ) -> Iterator[str]:
-    """Yield a line for each option that asks for more than there is, or has no effect. `holders`: of a block's copies, at the most."""
+    """Yield a line for each option that asks for more than there is, or has no effect.
+    `holders`: of a block's copies, at the most."""
     yield from idle(settings)
     few = {hello.host: hello.cores for hello in hellos.values() if hello.cores < settings.threads}
     if few:
         host = min(few, key=lambda each: few[each])
-        yield f"--threads {settings.threads} is more than the {few[host]} cores of {host}: a node has as many as its host's cores"
+        yield (
+            f"--threads {settings.threads} is more than the {few[host]} cores of {host}: a node has as many "
+            "as its host's cores"
+        )
     if settings.copies > holders and "copy" in settings.on_fault:
-        yield f"--copies {settings.copies} is more than there are nodes for: a block has {holders} at the most"
+        yield f"--copies {settings.copies} is more than there are nodes for: a block has {holders} at most"
     if settings.streams and not settings.prompts:
         yield f"--streams {settings.streams} is of --prompts alone: one answer is in flight"
     if settings.top_k > vocabulary:
-        yield f"--top-k {settings.top_k} is more than the {vocabulary} tokens that the model knows: it draws among all"
+        yield (
+            f"--top-k {settings.top_k} is more than the {vocabulary} tokens that the model knows: it draws "
+            "among all"
+        )
 
 
 def idle(settings: Settings) -> Iterator[str]:

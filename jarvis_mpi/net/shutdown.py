@@ -22,7 +22,8 @@ from .launch_agents import HOST
 
 
 def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> dict[int, int]:
-    """End the run, as the end user. -> each node's peak of resident memory in bytes, of those that say farewell.
+    """End the run, as the end user.
+    -> each node's peak of resident memory in bytes, of those that say farewell.
 
     Nobody waits for the `silent`. Those that said it wait for `release`.
     """
@@ -70,7 +71,8 @@ def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:
 
 
 def end_processes(hellos: Mapping[int, Hello], silent: Collection[int]) -> None:
-    """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for it."""
+    """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for
+    it."""
     for node in silent:
         if node in hellos and hellos[node].machine == hellos[END_USER].machine:
             with contextlib.suppress(psutil.Error):
@@ -81,7 +83,8 @@ def end_processes(hellos: Mapping[int, Hello], silent: Collection[int]) -> None:
 
 
 def end_stand_ins(nodes: Collection[int]) -> None:
-    """End what stands here for ranks on other hosts (launch_agents.rank and its ssh): mpirun waits for it, too."""
+    """End what stands here for ranks on other hosts (launch_agents.rank and its ssh): mpirun waits for it,
+    too."""
     ours = {(os.environ.get("PMIX_NAMESPACE"), str(node)) for node in nodes}
     for process in psutil.process_iter() if ours else ():
         with contextlib.suppress(psutil.Error):
@@ -123,7 +126,8 @@ def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
 def give_up(link: Link, sentence: str, patience_s: float, timeout_s: float, clock: Clock) -> bool:
     """Tell the end user why this worker cannot take part. -> whether all leave together.
 
-    `patience_s`: until it reads that; it may be importing or converting a model. Who leaves before is lost without a reason.
+    `patience_s`: until it reads that; it may be importing or converting a model. Who leaves before is lost
+    without a reason.
     """
     try:
         link.send(END_USER, GivesUp(link.me, platform.node(), sentence).pack())
@@ -136,8 +140,8 @@ def give_up(link: Link, sentence: str, patience_s: float, timeout_s: float, cloc
 def die(link: Link, traceback: str, by_signal: bool) -> NoReturn:
     """End a worker after an unforeseen exception, so that the others survive and, if they can, notice.
 
-    `by_signal`: Open MPI 5.0 tells ranks that share memory of no other end. MPICH's launcher ends the run for a
-    signal, but not for a rank that just leaves: its silence shows.
+    `by_signal`: Open MPI 5.0 tells ranks that share memory of no other end. MPICH's launcher ends the run for
+    a signal, but not for a rank that just leaves: its silence shows.
     """
     with contextlib.suppress(Exception):
         if traceback:

@@ -1,6 +1,8 @@
-"""Ends a rank on another host when its keepalives stop: `launch_agents.rank`, which started it, sends one every few seconds.
+"""Ends a rank on another host when its keepalives stop: `launch_agents.rank`, which started it, sends one
+every few seconds.
 
-When none comes for longer than the run waits for a host, the rank was given up: it ends, whatever it is doing.
+When none comes for longer than the run waits for a host, the rank was given up: it ends, whatever it is
+doing.
 """
 
 import os
@@ -19,7 +21,8 @@ def report_phase(phase: StartPhase) -> None:
 
 
 def end_without_keepalive() -> None:
-    """End this process when the keepalives on its standard input stop; do nothing where mpirun itself started it.
+    """End this process when the keepalives on its standard input stop; do nothing where mpirun itself started
+    it.
 
     Rank 0 gets none: its standard input is mpirun's.
     """

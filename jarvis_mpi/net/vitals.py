@@ -1,4 +1,5 @@
-"""Measures a node's memory, temperature and clock: a Pi throttles when it is hot, and its figures should show that."""
+"""Measures a node's memory, temperature and clock: a Pi throttles when it is hot, and its figures should show
+that."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,8 +1,9 @@
 """Batch invariance: a position's result is the same, bit for bit, whatever other rows its message holds.
 
-Torch's kernels add in another order for one row than for many. A copy that catches up on many positions at once, or a step with
-drafts, would round otherwise than one row after the other, and a near-tie could turn. Our products (linear.py) and our attention
-(kernels/attention.py) do not. This module makes the layers use them, and calls whatever else mixes rows for each row by itself.
+Torch's kernels add in another order for one row than for many. A copy that catches up on many positions at
+once, or a step with drafts, would round otherwise than one row after the other, and a near-tie could turn.
+Our products (linear.py) and our attention (kernels/attention.py) do not. This module makes the layers use
+them, and calls whatever else mixes rows for each row by itself.
 """
 
 import sys
@@ -58,7 +59,8 @@ def attend(
 def family_attention(
     module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more
 ) -> tuple[Tensor, None]:
-    """Attend with the eager attention of the family's own file: with sinks, biases and whatever else its models have."""
+    """Attend with the eager attention of the family's own file: with sinks, biases and whatever else its
+    models have."""
     plain = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
     if plain is None:
         raise Unservable(
@@ -75,7 +77,8 @@ def family_attention(
 
 
 def scale_and_cap(query: Tensor, options: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the scale and the cap of the scores, from the options of a family's attention. A cap of 0: none."""
+    """Return the scale and the cap of the scores, from the options of a family's attention.
+    A cap of 0: none."""
     scale = options.get("scaling")
     return query.shape[-1] ** -0.5 if scale is None else scale, options.get("softcap") or 0.0
 
@@ -86,7 +89,8 @@ def first_seen(mask: Tensor) -> Tensor:
 
 
 def mask(start: int, count: int, window: int, dtype: torch.dtype) -> Tensor:
-    """Return an additive mask [1, 1, S, cached + S]: each new row sees those before it, and no more than its window."""
+    """Return an additive mask [1, 1, S, cached + S]: each new row sees those before it, and no more than its
+    window."""
     cached = min(start, window - 1) if window else start
     seen = torch.ones(count, cached + count, dtype=torch.bool).tril(cached)
     if window:
@@ -102,8 +106,8 @@ def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
 def keep_rows_apart(layers: nn.Module, model) -> None:
     """Compute attention, activation functions and rotary tables for each row by itself.
 
-    Torch shares the numbers of all rows among its threads. Where a share is no multiple of the vectors' width, its last numbers
-    go through another exp, tanh or cos.
+    Torch shares the numbers of all rows among its threads. Where a share is no multiple of the vectors'
+    width, its last numbers go through another exp, tanh or cos.
     """
     model.config._attn_implementation = ROW_BY_ROW
     for module in layers.modules():

@@ -1,4 +1,5 @@
-"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral, Qwen, Gemma, OLMo 2 and similar)."""
+"""The usual form of a decoder layer: norms, attention with rotary embedding, a gated MLP (Llama, Mistral,
+Qwen, Gemma, OLMo 2 and similar)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

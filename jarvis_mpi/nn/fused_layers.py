@@ -1,8 +1,9 @@
 """Run a block's layers in one call, where they are of the usual form (decoder_layer.py).
 
-In Python a layer takes some 40 calls, and each finds the processor's caches swept by the weights: together they took a fifth of a large layer's
-time, and most of a small one's. Here a table holds the kernels of all layers, and machine code goes through it. The form is checked:
-model/fusion.py compares each layer with the family's own forward.
+In Python a layer takes some 40 calls, and each finds the processor's caches swept by the weights: together
+they took a fifth of a large layer's time, and most of a small one's. Here a table holds the kernels of all
+layers, and machine code goes through it. The form is checked: model/fusion.py compares each layer with the
+family's own forward.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class LayerSpec(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the table holds the arguments of a layer that change with each call, and what they are computed from."""
+    """Where the table holds the arguments of a layer that change with each call, and what they are computed
+    from."""
 
     rotary: int
     attention: int
@@ -45,7 +47,8 @@ class Place(NamedTuple):
 
 
 class Fused:
-    """Layers of the usual form as a table of kernels and their arguments. A call takes ROWS_AT_ONCE rows at the most."""
+    """Layers of the usual form as a table of kernels and their arguments.
+    A call takes ROWS_AT_ONCE rows at the most."""
 
     def __init__(self, layers: Sequence[nn.Module], specs: Sequence[LayerSpec], dtype: torch.dtype):
         self.dtype, self.kind = dtype, DTYPES[dtype]
@@ -155,14 +158,17 @@ class Fused:
         return self.rooms[name].view(self.dtype).view(ROWS_AT_ONCE, -1)[:count]
 
     def turn_page(self, page: Sequence[dict[str, Any]]) -> None:
-        """Set each layer's arguments for the coming positions: its cosines and sines [1, R, width] are used."""
+        """Set each layer's arguments for the coming positions: its cosines and sines [1, R, width] are
+        used."""
         self.page = [arguments["position_embeddings"] for arguments in page]
         self.tables = [(*(table.data_ptr() for table in pair), pair[0][0, 0].nbytes) for pair in self.page]
 
     def run(self, body: bytes | memoryview, row: int, caches: Sequence[Any]) -> bytes:
-        """Run S rows, the first of which is the page's `row` -> S rows. `caches`: a GrowingLayer for each layer.
+        """Run S rows, the first of which is the page's `row` -> S rows.
+        `caches`: a GrowingLayer for each layer.
 
-        A single row makes few calls of torch and numpy: their code is no longer in the processor's caches either.
+        A single row makes few calls of torch and numpy: their code is no longer in the processor's caches
+        either.
         """
         size, numbers = len(body), self.numbers
         count, rest = divmod(size, self.row_bytes)

@@ -35,7 +35,8 @@ def cropped(cache: DynamicCache, end: int) -> bool:
 
 
 class GrowingLayer(DynamicLayer):
-    """`keys` and `values` [batch, heads, rows, head], as the last update gave them, are views of larger buffers."""
+    """`keys` and `values` [batch, heads, rows, head], as the last update gave them, are views of larger
+    buffers."""
 
     begin = end = 0  # the rows of the buffers that count
     capacity = 0  # rows
@@ -50,7 +51,8 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reserve(self, rows: int, like: tuple[Tensor, Tensor]) -> int:
-        """Reserve `rows` further rows, the last ones before `end`, for the caller to write; return the first row of `buffers` that they see."""
+        """Reserve `rows` further rows, the last ones before `end`, for the caller to write; return the first
+        row of `buffers` that they see."""
         if self.end + rows > self.capacity:
             self.make_room(rows, like)
         self.end += rows
@@ -84,7 +86,8 @@ class GrowingLayer(DynamicLayer):
 
 
 class GrowingWindowLayer(GrowingLayer, DynamicSlidingWindowLayer):
-    """A GrowingLayer for a sliding window: an update sees the whole window, then its oldest rows no longer count."""
+    """A GrowingLayer for a sliding window: an update sees the whole window, then its oldest rows no longer
+    count."""
 
     def __init__(self, sliding_window: int):
         DynamicSlidingWindowLayer.__init__(self, sliding_window)

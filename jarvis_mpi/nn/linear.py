@@ -1,4 +1,5 @@
-"""nn.Linear for inference: weights are mapped as they are on disk, and a row's result depends on no other row."""
+"""nn.Linear for inference: weights are mapped as they are on disk, and a row's result depends on no other
+row."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +15,8 @@ from ..kernels.jit import Compiled
 from .quantisation import FORMATS, mapped
 
 ROWS_AT_ONCE = 64  # of a long text: x stays in the processor's cache
-# Rows at least this long some processors prefetch by themselves, and our prefetch slows them down; shorter rows are faster with it.
+# Rows at least this long some processors prefetch by themselves, and our prefetch slows them down; shorter
+# rows are faster with it.
 HARDWARE_PREFETCH_BYTES = 4096
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -77,7 +79,8 @@ class FloatLinear(BatchInvariantLinear):
 
 
 class QuantisedLinear(BatchInvariantLinear):
-    """A linear layer with the weights in `folder`, made by quantised_folder. Raises Unservable where they are damaged."""
+    """A linear layer with the weights in `folder`, made by quantised_folder.
+    Raises Unservable where they are damaged."""
 
     def __init__(self, weights: str, folder: Path, shape: Sequence[int], bias: Tensor | None):
         outputs, columns = shape

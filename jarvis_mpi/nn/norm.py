@@ -1,4 +1,5 @@
-"""RMSNorm (arXiv:1910.07467) in one call: in Python it takes nine, as long as reading a small layer's weights does."""
+"""RMSNorm (arXiv:1910.07467) in one call: in Python it takes nine, as long as reading a small layer's weights
+does."""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ class BatchInvariantNorm(nn.Module):
 
 
 def replacement(norm: nn.Module) -> BatchInvariantNorm | None:
-    """Return a BatchInvariantNorm equal to a family's own, whose gains are its weights or its weights + 1; None where neither is."""
+    """Return a BatchInvariantNorm equal to a family's own, whose gains are its weights or its weights + 1;
+    None where neither is."""
     weight, epsilon = (
         getattr(norm, "weight", None),
         getattr(norm, "variance_epsilon", getattr(norm, "eps", None)),

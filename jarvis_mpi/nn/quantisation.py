@@ -1,13 +1,15 @@
 """8- and 4-bit weights: fewer bytes to read for each token.
 
-A block of weights of a row shares a scale, with 4 bits also a least value: w = scale * number, or scale * number + least. Scales and least values
-are bfloat16. The kernel rounds activations, with a scale for each block: to 16 bits, which is less than the rounding of bfloat16 activations, or
-beside weights of 4 bits to 8, which is little beside the rounding of those weights.
+A block of weights of a row shares a scale, with 4 bits also a least value: w = scale * number, or scale *
+number + least. Scales and least values are bfloat16. The kernel rounds activations, with a scale for each
+block: to 16 bits, which is less than the rounding of bfloat16 activations, or beside weights of 4 bits to 8,
+which is little beside the rounding of those weights.
 
-Quantised weights are files, the same for every machine: a later start, a copy and other ranks of the host map them, and nothing else is in
-memory. LANES rows lie together, as the kernel reads them: numbers [out / LANES, blocks, bytes of a block], where pairs of columns (8 bits) or
-fours (4 bits: two in a byte, a block's second, fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks,
-LANES, and as many least values after them].
+Quantised weights are files, the same for every machine: a later start, a copy and other ranks of the host map
+them, and nothing else is in memory. LANES rows lie together, as the kernel reads them: numbers [out / LANES,
+blocks, bytes of a block], where pairs of columns (8 bits) or fours (4 bits: two in a byte, a block's second,
+fourth ... four in the higher half) alternate between the rows; scales [out / LANES, blocks, LANES, and as
+many least values after them].
 """
 
 import contextlib
@@ -55,7 +57,8 @@ LAYOUT = 5  # the version of the folder's content
 
 
 def mapped(folder: Path, weights: str, shape: Sequence[int]) -> list[Tensor]:
-    """Map the numbers (bytes) and the scales (16 bits each) of a weight [out, in] from a folder made by `quantised_folder`.
+    """Map the numbers (bytes) and the scales (16 bits each) of a weight [out, in] from a folder made by
+    `quantised_folder`.
 
     Raises Unservable where they are damaged, or of another shape: the kernel would read past their end.
     """
@@ -65,7 +68,8 @@ def mapped(folder: Path, weights: str, shape: Sequence[int]) -> list[Tensor]:
         for array, (expected_shape, dtype) in zip(arrays, layout(FORMATS[weights], shape), strict=True):
             if array.shape != expected_shape or array.dtype != dtype or not array.flags.c_contiguous:
                 raise ValueError(
-                    f"it holds {list(array.shape)} of {array.dtype}, not {list(expected_shape)} of {np.dtype(dtype)}"
+                    f"it holds {list(array.shape)} of {array.dtype}, "
+                    f"not {list(expected_shape)} of {np.dtype(dtype)}"
                 )
     return [tensor_of(array) for array in arrays]
 
@@ -88,9 +92,11 @@ def tensor_of(mapped: np.memmap) -> Tensor:
 
 
 def quantised_folder(weights: str, identity: str, shape: Sequence[int], weight: Callable[[], Tensor]) -> Path:
-    """Return the folder of a weight [out, in], quantised; make it, whole or not at all, where it does not exist.
+    """Return the folder of a weight [out, in], quantised; make it, whole or not at all, where it does not
+    exist.
 
-    `identity` is unique among the weights quantised on this host. Raises Unservable where the folder cannot be written.
+    `identity` is unique among the weights quantised on this host. Raises Unservable where the folder cannot
+    be written.
     """
     digest = hashlib.sha256(f"{LAYOUT} {FORMATS[weights]} {identity}".encode()).hexdigest()[:16]
     folder = cache_folder() / "quantised" / digest
@@ -111,8 +117,8 @@ def quantised_folder(weights: str, identity: str, shape: Sequence[int], weight: 
                     shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise Unservable(
-            f"quantised weights cannot be kept in {folder.parent} ({error.strerror}): make room there, name another"
-            " folder in JARVIS_CACHE, or run without --weights"
+            f"quantised weights cannot be kept in {folder.parent} ({error.strerror}): make room there, "
+            "name another folder in JARVIS_CACHE, or run without --weights"
         ) from None
     return folder
 
@@ -134,7 +140,8 @@ def write(folder: Path, kind: Format, shape: Sequence[int], weight: Callable[[],
 
 
 def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray]:
-    """Quantise [R, in] -> numbers [R / LANES, blocks, bytes], scales [R / LANES, blocks, LANES or twice that]."""
+    """Quantise [R, in] -> numbers [R / LANES, blocks, bytes], scales [R / LANES, blocks, LANES or twice
+    that]."""
     missing = (0, -weight.shape[1] % kind.block, 0, -len(weight) % LANES)
     w = nn.functional.pad(weight.float(), missing).unflatten(1, (-1, kind.block)).unflatten(0, (-1, LANES))
     if kind.bits == 8:

@@ -18,7 +18,8 @@ from .node_state import TRANSITIONS, Sign, State
 class Hop(NamedTuple):
     """One stop of a token: `node` runs the layers of `block`, and is sent the positions from `since` on.
 
-    `patch`: nobody runs them, and the node, the one before the hole, puts their patch in their place (model/patch.py).
+    `patch`: nobody runs them, and the node, the one before the hole, puts their patch in their place
+    (model/patch.py).
     """
 
     node: int
@@ -74,8 +75,8 @@ class Cluster:
         return sorted(own, key=lambda each: each[0].start)
 
     def route(self) -> tuple[Hop, ...]:
-        """Every layer that can be had, once, in order, and patches for the others. Raises Unservable where the policy
-        lets it not go on."""
+        """Every layer that can be had, once, in order, and patches for the others.
+        Raises Unservable where the policy lets it not go on."""
         hops: list[Hop] = []
         hole: list[Block] = []
         for block, owner in self.blocks():
@@ -93,7 +94,8 @@ class Cluster:
         return tuple(hops)
 
     def patched(self, before: Sequence[Hop], hole: Sequence[Block]) -> list[Hop]:
-        """What the node before a hole of neighbouring blocks does about it: the patches that span most, the first first."""
+        """What the node before a hole of neighbouring blocks does about it: the patches that span most, the
+        first first."""
         node = before[-1].node if before else END_USER
         if "patch" not in self.policy.ladder or node not in self.patchers:
             return []
@@ -131,7 +133,8 @@ class Cluster:
             raise Unservable(f"{lost}: layer {', '.join(map(str, never))} may not be skipped (--never-skip)")
         if len(missing) > self.policy.max_skipped:
             raise Unservable(
-                f"{lost}: {len(missing)} layers, at most {self.policy.max_skipped} may be skipped (--max-skipped)"
+                f"{lost}: {len(missing)} layers, at most {self.policy.max_skipped} may be skipped "
+                "(--max-skipped)"
             )
 
     def spares(self) -> tuple[int, ...]:
@@ -142,7 +145,8 @@ class Cluster:
     ) -> list[tuple[int, Block]]:
         """(node, block): copies to load so that the next fault finds one again, beside those on order.
 
-        Spares first, then whoever has most room; a node that has no room for a block, or is `unable`, is not asked.
+        Spares first, then whoever has most room; a node that has no room for a block, or is `unable`, is not
+        asked.
         """
         if "copy" not in self.policy.ladder or not self.policy.copies:
             return []

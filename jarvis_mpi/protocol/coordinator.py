@@ -4,11 +4,12 @@ A token's way: embed it, send the activation round the route (each node runs its
 on), turn what returns into logits, choose the next token. If a node fails on the way, the same step
 is sent again over another route, and whoever has done its part already only sends it once more.
 
-Several requests may be in flight: while one node works on a step of one of them, the next node does on another's.
-And a step may carry drafts behind its token, guesses of the tokens to come: one way round tells for each whether it is right.
+Several requests may be in flight: while one node works on a step of one of them, the next node does on
+another's. And a step may carry drafts behind its token, guesses of the tokens to come: one way round tells
+for each whether it is right.
 
-`dispatch` sends and takes in steps, `failure_detector` turns what was heard into signs, `cluster` says what follows from a sign,
-`verification` makes tokens of what returned: here is the loop that joins them.
+`dispatch` sends and takes in steps, `failure_detector` turns what was heard into signs, `cluster` says what
+follows from a sign, `verification` makes tokens of what returned: here is the loop that joins them.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -55,8 +56,8 @@ class Coordinator:
     ) -> Iterator[Token]:
         """Yield the answer's tokens, the end token included. Raises Unservable if too little is left.
 
-        `text` is all of the sequence so far: if it continues an earlier answer, only what is new is run. Where no
-        more is `wanted`, a step is not waited for.
+        `text` is all of the sequence so far: if it continues an earlier answer, only what is new is run.
+        Where no more is `wanted`, a step is not waited for.
         """
         self.add_request(self.sequence, text, max_new_tokens, end_ids)
         yield from self.tokens(wanted)
@@ -73,8 +74,9 @@ class Coordinator:
         self._send_next_step(request)
 
     def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
-        """Yield what comes of all requests in flight, until none is under way; see `generate`. Raises Unanswerable of one
-        of them, for which the caller then calls `forget_sequence`; called again, it yields what comes of the others.
+        """Yield what comes of all requests in flight, until none is under way; see `generate`.
+        Raises Unanswerable of one of them, for which the caller then calls `forget_sequence`; called again,
+        it yields what comes of the others.
 
         The next token's activation is sent before a token is yielded: it travels while that one is shown.
         """

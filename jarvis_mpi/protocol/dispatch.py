@@ -74,8 +74,8 @@ class Dispatch:
         """Embed what is to be run and send it over `route`.
 
         A prompt travels in pieces, one behind the other, so that while one node works on a piece the
-        next works on the piece before; beside other requests the next when one returns, so that those do not wait
-        for all of it. What is sent `again` goes as one.
+        next works on the piece before; beside other requests the next when one returns, so that those do not
+        wait for all of it. What is sent `again` goes as one.
         """
         services = self.services
         if again or route != self.route:

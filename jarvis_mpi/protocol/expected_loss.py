@@ -1,6 +1,8 @@
-"""What it costs to bypass layers, as a skip study and a fit of patches have measured it; and what follows for a run.
+"""What it costs to bypass layers, as a skip study and a fit of patches have measured it; and what follows for
+a run.
 
-Nats a token of text over the whole model's, of greedy next-token prediction: e^loss is how many times less likely the text becomes.
+Nats a token of text over the whole model's, of greedy next-token prediction: e^loss is how many times less
+likely the text becomes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,20 +28,23 @@ class ExpectedLoss:
         return "" if nats is None else f"expected loss {max(nats, 0):.2f} nats a token{together}"
 
     def never_skip(self) -> frozenset[int]:
-        """Layers that cost more than TOO_MUCH, each by itself. Raises Unservable where no single layer was measured."""
+        """Layers that cost more than TOO_MUCH, each by itself.
+        Raises Unservable where no single layer was measured."""
         singles = {min(case): cost for case, cost in self.skipped.items() if len(case) == 1}
         if not singles:
             raise Unservable("--never-skip auto needs a study of every single layer: say --study FILE")
         return frozenset(layer for layer, cost in singles.items() if cost > TOO_MUCH)
 
     def worst(self, blocks: Iterable[Block], count: int) -> list[Block]:
-        """The `count` blocks whose loss costs most, patched where there is a patch. Raises Unservable where one is not known."""
+        """The `count` blocks whose loss costs most, patched where there is a patch.
+        Raises Unservable where one is not known."""
 
         def cost(block: Block) -> float:
             nats = self.patched.get(block, self.skipped.get(frozenset(block)))
             if nats is None:
                 raise Unservable(
-                    f"what layers {layers(block)} are worth is not known: say --study FILE (with --cases blocks-{len(block)})"
+                    f"what layers {layers(block)} are worth is not known: say --study FILE (with --cases "
+                    f"blocks-{len(block)})"
                 )
             return nats
 

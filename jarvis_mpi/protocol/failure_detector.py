@@ -117,7 +117,8 @@ class FailureDetector:
         return None
 
     def _begin_outage(self, seen: Liveness, sign: Sign, now: float) -> Sign:
-        """`sign` ends a node's being UP: the first time it may come back at once, then after 1 s, 2 s, 4 s, ..."""
+        """`sign` ends a node's being UP: the first time it may come back at once, then after 1 s, 2 s, 4 s,
+        ..."""
         if seen.outages:
             wait_s = min(2.0 ** (seen.outages - 1), self.patience.give_up_s)
             seen.held_back_until = max(seen.held_back_until, now + wait_s)
@@ -148,7 +149,8 @@ class FailureDetector:
         return [again]
 
     def _stranded_at(self, sequence: int, step: StepInFlight) -> int | None:
-        """The first node of the route that waits and has not run the step; None while anybody may be at it."""
+        """The first node of the route that waits and has not run the step; None while anybody may be at
+        it."""
         before: Beat | None = None
         for hop in step.hops:
             seen = self.liveness[hop.node]

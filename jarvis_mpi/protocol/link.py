@@ -31,7 +31,8 @@ class Link(Protocol):
         ...
 
     def send(self, node: int, data: bytes) -> None:
-        """Post `data` to `node` and return. Raises Lost, as the next `receive` will; a send that stays stuck shows in `flush`."""
+        """Post `data` to `node` and return.
+        Raises Lost, as the next `receive` will; a send that stays stuck shows in `flush`."""
         ...
 
     def flush(self, timeout_s: float) -> None:

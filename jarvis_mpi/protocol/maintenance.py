@@ -1,4 +1,5 @@
-"""Between two steps: what lets the next fault find a copy again, the communicator without the lost nodes, the clocks."""
+"""Between two steps: what lets the next fault find a copy again, the communicator without the lost nodes, the
+clocks."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -52,7 +53,8 @@ class Maintenance:
         self.copies_ordered_for = None
 
     def shrink_to_those_left(self, cluster: Cluster, last_sign: Mapping[int, Sign], step: int) -> None:
-        """Have the communicator shrunk to those that are left, beside the text; not while somebody is silent."""
+        """Have the communicator shrunk to those that are left, beside the text; not while somebody is
+        silent."""
         if tuple(self.link.nodes) != self.members:
             self.members = tuple(self.link.nodes)
             self.observer.shrunk(self.clock(), step, self.members)
@@ -70,7 +72,8 @@ class Maintenance:
             self.link.shrink(self.attempts, left, bool(lost))
 
     def speak(self, cluster: Cluster) -> None:
-        """Ask all workers for their clocks now and then: one that has nothing to do, and hears nothing, would leave."""
+        """Ask all workers for their clocks now and then: one that has nothing to do, and hears nothing, would
+        leave."""
         if self.clock() - self.spoke_at > self.speak_s:
             self.spoke_at = self.clock()
             self.ask_clocks(node for node in cluster.holds if cluster.state(node) is not State.LOST)
@@ -82,7 +85,8 @@ class Maintenance:
                 self.send(node, Ping(self.clock()))
 
     def clock_answered(self, pong: Pong) -> None:
-        """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905, section 8)."""
+        """Its answer was made at some time between the two of ours: NTP's offset, and its bound (RFC 5905,
+        section 8)."""
         now, asked_at = self.clock(), pong.asked_at
         self.clocks_asked.discard(pong.node)
         self.observer.offset(now, pong.node, pong.clock_s - (asked_at + now) / 2, (now - asked_at) / 2)

@@ -1,7 +1,7 @@
 """What nodes tell each other beside steps and beats: each kind of note is a class.
 
-On the wire a note is JSON: its fields in their order, under their own names or the one in `key`; a block is [first, end].
-A reader names the kinds that concern it, and is given one of them or None.
+On the wire a note is JSON: its fields in their order, under their own names or the one in `key`; a block is
+[first, end]. A reader names the kinds that concern it, and is given one of them or None.
 """
 
 import json
@@ -90,7 +90,8 @@ class LoadCopy(Note):
 
 @dataclass(frozen=True)
 class Shrink(Note):
-    """Take part in the communicator's shrinking to `members`; `certain`: MPI knows that the others are gone."""
+    """Take part in the communicator's shrinking to `members`; `certain`: MPI knows that the others are
+    gone."""
 
     MARK = "shrink"
     members: list[int] = field(metadata=key(MARK))

@@ -31,8 +31,8 @@ def place(
     first, last = int("first" in edges), layers - int("last" in edges)
     if last - first < 1:
         raise Unservable(
-            f"the model has {layers} layers and --end-user-layers {end_user_layers} leaves none to the workers:"
-            " use --end-user-layers none"
+            f"the model has {layers} layers and --end-user-layers {end_user_layers} leaves none to the "
+            "workers: use --end-user-layers none"
         )
     nodes = [node for node in range(1, workers + 1) if node not in missing or split not in ("even", "memory")]
     counts = layer_counts(last - first, len(nodes), split, [free_bytes.get(node, 0.0) for node in nodes])

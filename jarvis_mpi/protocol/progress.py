@@ -1,7 +1,8 @@
 """How far each stage has run, as the end user knows it: from which position on it must be sent rows.
 
-As etcd's raft tracks a follower: `match` is what has returned and is never too much, `next` adds what is under way. A stage
-that has run more than `match` loses nothing: it runs what is new and sends the rest from its journal.
+As etcd's raft tracks a follower: `match` is what has returned and is never too much, `next` adds what is
+under way. A stage that has run more than `match` loses nothing: it runs what is new and sends the rest from
+its journal.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ class Progress:
         self.next: dict[tuple[int, Block], int] = {}
 
     def hops(self, route: Iterable[Hop], since_home: int) -> tuple[Hop, ...]:
-        """The route of rows that home needs from `since_home` on: every hop is sent what it lacks, those rows at least.
+        """The route of rows that home needs from `since_home` on: every hop is sent what it lacks, those rows
+        at least.
 
         A patch keeps nothing: it is sent what the hop behind it lacks.
         """

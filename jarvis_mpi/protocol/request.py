@@ -61,7 +61,7 @@ class Request:
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:
-    """How a prompt of `rows` positions is cut: into pieces of about one size, `most` at the most; one for every
-    worker to be busy with, unless that makes them so small that reading weights outweighs the work."""
+    """How a prompt of `rows` positions is cut: into pieces of about one size, `most` at the most; one for
+    every worker to be busy with, unless that makes them so small that reading weights outweighs the work."""
     count = max(-(-rows // most), min(workers, rows // WORTHWHILE_ROWS))
     return [rows // count + (piece < rows % count) for piece in range(count)]

@@ -22,7 +22,8 @@ class RouteChanges:
         self.ever_missing: set[int] = set()  # layers that some position lacks, at some stage
 
     def for_another_sequence(self) -> "RouteChanges":
-        """Of another sequence, which goes on from what was told last: what it lacks is what is skipped now."""
+        """Of another sequence, which goes on from what was told last: what it lacks is what is skipped
+        now."""
         changes = copy(self)
         changes.served, changes.patched = dict(self.served), dict(self.patched)
         changes.ever_missing = {
@@ -34,10 +35,11 @@ class RouteChanges:
         self.last_sign[node] = sign
 
     def changes(self, step: int, runs: Iterable[StageRun], lacks: int) -> list[Change]:
-        """What is new in how `step` was run, and in what the stages' positions so far lack (see wire.Message).
+        """What is new in how `step` was run, and in what the stages' positions so far lack (see
+        wire.Message).
 
-        A stage may have run positions over a hole that was mended before the step returned by another way: the
-        text so far is whole, but what that stage says from now on is not what it would have been.
+        A stage may have run positions over a hole that was mended before the step returned by another way:
+        the text so far is whole, but what that stage says from now on is not what it would have been.
         """
         runs = list(runs)
         now = {run.block: run.node for run in runs if not run.patch}

@@ -1,8 +1,8 @@
 """Drafts: guesses of the tokens to come, which travel behind a token and are checked in one way round.
 
-A guess is right where it is the token that is chosen: the text is the one without drafts, drawn or not (for a single guess, no test
-accepts more: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", 2023). What is guessed wrong costs its
-rows' way, so that as many travel as pay.
+A guess is right where it is the token that is chosen: the text is the one without drafts, drawn or not (for a
+single guess, no test accepts more: Leviathan et al., "Fast Inference from Transformers via Speculative
+Decoding", 2023). What is guessed wrong costs its rows' way, so that as many travel as pay.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -93,9 +93,11 @@ class Rate:
 
 
 class Times:
-    """Seconds of a step, by its number of drafts: as it was lately; of a number that was hardly tried, by a line through the others.
+    """Seconds of a step, by its number of drafts: as it was lately; of a number that was hardly tried, by a
+    line through the others.
 
-    A line alone would not do: where a message outgrows a packet, or what a connection sends without being answered, the time jumps.
+    A line alone would not do: where a message outgrows a packet, or what a connection sends without being
+    answered, the time jumps.
     """
 
     def __init__(self, slope_s: float):

@@ -73,8 +73,8 @@ class StepsInFlight:
     def sent(
         self, sequence: int, hops: Iterable[Hop], epoch: int, end: int, now: float, more: bool, again: bool
     ) -> None:
-        """The positions up to `end` of a sequence were sent over `hops`. `more`: behind another piece of the same step;
-        `again`: the step had been sent before."""
+        """The positions up to `end` of a sequence were sent over `hops`.
+        `more`: behind another piece of the same step; `again`: the step had been sent before."""
         before = self.by_sequence.get(sequence) or StepInFlight(sent_at=now)
         step = self.by_sequence[sequence] = before if more else StepInFlight(sent_at=now)
         if again:
@@ -105,7 +105,8 @@ class StepsInFlight:
                     other.overtaken_at = min(other.overtaken_at, now)
 
     def worked_on(self, node: int, now: float) -> None:
-        """The node is at work: it is judged by its own deadline, and no step that passes it is missing yet."""
+        """The node is at work: it is judged by its own deadline, and no step that passes it is missing
+        yet."""
         for step in self.by_sequence.values():
             if any(hop.node == node for hop in step.hops):
                 step.moved_at = now

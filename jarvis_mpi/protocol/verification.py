@@ -7,7 +7,8 @@ from .services import Services
 
 
 def accept_tokens(services: Services, request: Request, step: Step) -> tuple[list[Token], bool]:
-    """Choose the tokens that follow the request's text, and add them to it. -> them, and whether the answer has ended."""
+    """Choose the tokens that follow the request's text, and add them to it.
+    -> them, and whether the answer has ended."""
     clock = services.clock
     home_at, asked = clock(), len(step.drafts) + 1
     tokens: list[Token] = []

@@ -98,7 +98,8 @@ class Message:
 
     kind: Kind
     sequence: int = 0  # which text; several are in flight
-    epoch: int = 0  # a new one for every route, and for a step sent again; what is of an older one is late and changes nothing
+    # A new one for every route, and for a step sent again: what has an older one is late and changes nothing.
+    epoch: int = 0
     step: int = 0  # its number; the same if it is sent again
     start: int = 0  # position of the first row in its sequence
     rows: int = 0  # positions; the body's length tells the rest
@@ -169,9 +170,21 @@ class Message:
                 bool(patch),
                 Vitals(kib, celsius, mhz),
             )
-            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, patch, kib, celsius, mhz in RUN.iter_unpack(
-                view[hops_end:runs_end]
-            )
+            for (
+                node,
+                a,
+                n,
+                rows,
+                wait_s,
+                compute_s,
+                sent_s,
+                bytes_,
+                at_s,
+                patch,
+                kib,
+                celsius,
+                mhz,
+            ) in RUN.iter_unpack(view[hops_end:runs_end])
         ]
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(

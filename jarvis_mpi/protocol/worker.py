@@ -55,7 +55,8 @@ class Worker:
         self.heard_of_at = clock()  # by the end user, or later
 
     def serve(self, idle_timeout_s: float) -> bool:
-        """Run what comes until the end user says goodbye. -> whether it was given up: then nobody waits for its farewell.
+        """Run what comes until the end user says goodbye.
+        -> whether it was given up: then nobody waits for its farewell.
 
         Raises Silence if nothing comes for `idle_timeout_s`, Lost if the end user is gone.
         """
@@ -105,7 +106,8 @@ class Worker:
         self.passed_on[sequence] = message.step, done_at
 
     def pass_on(self, node: int, message: Sendable) -> None:
-        """A send that stays stuck is left to go on by itself, and one to a dead node is dropped: the end user sees to it."""
+        """A send that stays stuck is left to go on by itself, and one to a dead node is dropped: the end user
+        sees to it."""
         try:
             self.link.send(node, message.pack())
             with contextlib.suppress(Silence):

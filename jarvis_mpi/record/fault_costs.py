@@ -26,7 +26,8 @@ class Fault:
 def fault_costs(
     events: Sequence[Event], tokens: np.ndarray, hops: np.ndarray, follows: np.ndarray
 ) -> Iterator[Fault]:
-    """Yield a Fault for every sign that a node's state changed. `follows`: [tokens] of bool, see Run.follows."""
+    """Yield a Fault for every sign that a node's state changed.
+    `follows`: [tokens] of bool, see Run.follows."""
     steps = tokens["step"].tolist()
     first_of_step = {step: len(steps) - 1 - place for place, step in enumerate(steps[::-1])}
     for event in events:

@@ -1,8 +1,9 @@
 """Opens HDF5 files, in one way for all writers and readers, and reads them without trust in what they claim.
 
-HDF5's own locks are never used: it gives up where a file system has none (ENOLCK, as NFS without its lock daemon), and a
-reader's lock would stop a run that is resumed. Instead a writer takes a lock of ours where there are locks. No reference to
-another file is followed, and nothing is read whose claimed size the file cannot hold.
+HDF5's own locks are never used: it gives up where a file system has none (ENOLCK, as NFS without its lock
+daemon), and a reader's lock would stop a run that is resumed. Instead a writer takes a lock of ours where
+there are locks. No reference to another file is followed, and nothing is read whose claimed size the file
+cannot hold.
 """
 
 import contextlib
@@ -66,7 +67,8 @@ def made(path: Path, libver: Any = None) -> h5py.File:
 
 
 def changed(path: Path, libver: Any = None) -> h5py.File:
-    """Open an existing file to write, for this process alone until `shared`. Raises OSError, InUse if another writes it."""
+    """Open an existing file to write, for this process alone until `shared`.
+    Raises OSError, InUse if another writes it."""
     # Lock before HDF5 opens it: on closing, HDF5 cuts a file to the length that it knew.
     first = os.open(path, os.O_RDWR)
     try:
@@ -128,21 +130,23 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
     rows, chunk = math.prod(found.shape or (1,)), math.prod(found.chunks or (1,))
     if found.shape is None or max(rows, chunk) * item > limit(file):
         raise Unservable(
-            f"{file.filename} is damaged: its {name} claims {max(rows, chunk)} rows of {item} bytes, and the file has"
-            f" {Path(file.filename).stat().st_size} bytes"
+            f"{file.filename} is damaged: its {name} claims {max(rows, chunk)} rows of {item} bytes, "
+            f"and the file has {Path(file.filename).stat().st_size} bytes"
         )
     return found
 
 
 def plain(kind: np.dtype) -> bool:
-    """Whether it is of numbers and texts: HDF5 2.0 crashes in reading lists of an unknown type (of a damaged text)."""
+    """Whether it is of numbers and texts: HDF5 2.0 crashes in reading lists of an unknown type (of a damaged
+    text)."""
     if kind.names is not None:
         return all(kind[name].names is None and plain(kind[name]) for name in kind.names)
     return kind.kind in "iufbS" or h5py.check_string_dtype(kind) is not None
 
 
 def rows(file: h5py.File, name: str, like: np.dtype | None = None, most: int | None = None) -> np.ndarray:
-    """Return the first `most` rows of a table. `like`: the kinds of its fields. Raises Absent or Unservable."""
+    """Return the first `most` rows of a table. `like`: the kinds of its fields.
+    Raises Absent or Unservable."""
     found = dataset(file, name)
     if found.ndim == 0 or (like is not None and not alike(found.dtype, like)):
         raise Unservable(f"{file.filename} is damaged: its {name} is no such table ({found.dtype})")

@@ -1,6 +1,7 @@
 """Checks HDF5 files for the damage that makes the library loop for ever (HDF5 2.0).
 
-A global heap, which holds texts of any length, is a chain of objects; after one of number 0 and length 0 the next one is itself.
+A global heap, which holds texts of any length, is a chain of objects; after one of number 0 and length 0 the
+next one is itself.
 """
 
 import mmap

@@ -1,4 +1,5 @@
-"""Writes and reads the file of `doctor --log`: each host's answer, and the links between them; for analysis/predict.py and --links."""
+"""Writes and reads the file of `doctor --log`: each host's answer, and the links between them; for
+analysis/predict.py and --links."""
 
 import json
 import math
@@ -39,7 +40,8 @@ def stamp(path: Path) -> Stamp:
 
 
 def usable(path: Path) -> Stamp:
-    """Check that `path` can be written. Raises Unservable where it cannot, or where a file is there that doctor did not write."""
+    """Check that `path` can be written.
+    Raises Unservable where it cannot, or where a file is there that doctor did not write."""
     new_file.check_path(path, must_be_new=False)
     with guarded(f"--log {path} is not what doctor writes", "name another file"):
         if found := stamp(path):
@@ -83,7 +85,8 @@ def image(hosts: Sequence[str], answers: Mapping[str, Any], links: Sequence[Meas
 
 
 def links_in(path: Path) -> Links:
-    """Read what `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through. Raises Unservable."""
+    """Read what `write` wrote: two host names -> round trip in s, kbit/s; None where nothing went through.
+    Raises Unservable."""
     with guarded(f"--links {path} is not what doctor --log writes"):
         return links_of(path)
 

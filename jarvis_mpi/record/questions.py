@@ -13,7 +13,8 @@ ANSWERED = ("end", "stop", "length", "context")  # how an answer ends
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer. `ids`: the sequence up to the answer; `tokens`: the answer's; `ended`: '' while it is under way."""
+    """A question and its answer.
+    `ids`: the sequence up to the answer; `tokens`: the answer's; `ended`: '' while it is under way."""
 
     sequence: int
     step: int
@@ -29,7 +30,8 @@ class Question:
 def questions(
     events: Sequence[Event], tokens: np.ndarray, schema: int, chats: Callable[[], bool]
 ) -> list[Question]:
-    """Return the questions in the order asked; several may have been in flight. `chats`: whether a person reads along."""
+    """Return the questions in the order asked; several may have been in flight.
+    `chats`: whether a person reads along."""
     found: list[Question] = []
     for event in events:
         if event.event == "asked":

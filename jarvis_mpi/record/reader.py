@@ -1,4 +1,5 @@
-"""Reads records: of every schema, while they grow, and after `kill -9`. Needs h5py and numpy, no MPI, no torch."""
+"""Reads records: of every schema, while they grow, and after `kill -9`.
+Needs h5py and numpy, no MPI, no torch."""
 
 import json
 import os
@@ -50,7 +51,8 @@ def opened(path: Path) -> h5py.File:
 
 
 def claimed_bytes(path: Path) -> int:
-    """Return the file's length as its superblock has it (HDF5's file format, version 3): SWMR does not look, and would wait for more."""
+    """Return the file's length as its superblock has it (HDF5's file format, version 3): SWMR does not look,
+    and would wait for more."""
     with path.open("rb") as file:
         return int.from_bytes(file.read(36)[28:36], "little")
 

@@ -34,10 +34,12 @@ class Notifier(Protocol):
 
 
 class RecordFile:
-    """The open file. Times come in by the end user's clock and are written since the run's beginning, also of a resumed run."""
+    """The open file. Times come in by the end user's clock and are written since the run's beginning, also of
+    a resumed run."""
 
     def __init__(self, path: Path, file: h5py.File, begun_at: float, now: float, screen: Notifier):
-        """`file` is written for readers from now on; `begun_at`: the run's beginning by the end user's clock."""
+        """`file` is written for readers from now on; `begun_at`: the run's beginning by the end user's
+        clock."""
         self.path, self.file, self.begun_at, self.screen = path, file, begun_at, screen
         self.datasets = {name: file[name] for name in FIELDS}
         self.dtypes = {name: dataset.dtype for name, dataset in self.datasets.items()}
@@ -57,9 +59,11 @@ class RecordFile:
         self.add("events", row)
 
     def add(self, name: str, *rows: Any) -> None:
-        """Append rows, on disk when this returns. Where that fails (the disk is full), the recording ends, and the run goes on.
+        """Append rows, on disk when this returns.
+        Where that fails (the disk is full), the recording ends, and the run goes on.
 
-        HDF5 crashes where such a file is closed, or one of its datasets released: they are never touched again.
+        HDF5 crashes where such a file is closed, or one of its datasets released: they are never touched
+        again.
         """
         if not self.writes or not rows:
             return
@@ -105,7 +109,8 @@ def lay_out(file: h5py.File, attributes: Mapping[str, Any], now: float) -> None:
 
 
 def reopened(path: Path, now: float, screen: Notifier, at_s: float) -> RecordFile:
-    """Open the file of a resumed run, whose last row is of `at_s`; nobody else writes it any more. Raises Unservable."""
+    """Open the file of a resumed run, whose last row is of `at_s`; nobody else writes it any more.
+    Raises Unservable."""
     try:
         file = hdf5.changed(path, libver=LIBVER)
     except OSError as error:
@@ -115,7 +120,8 @@ def reopened(path: Path, now: float, screen: Notifier, at_s: float) -> RecordFil
         for_readers(file)
     except (OSError, RuntimeError) as error:
         raise Unservable(
-            f"--resume {path} was rewritten by another program, in a form that cannot grow ({reason(error)}): resume the original"
+            f"--resume {path} was rewritten by another program, "
+            f"in a form that cannot grow ({reason(error)}): resume the original"
         ) from None
     away_s = time.time() - float(file.attrs["started_unix_s"])  # a Pi may have forgotten the time of day
     return RecordFile(path, file, now - max(at_s, away_s), now, screen)
@@ -135,7 +141,8 @@ def reason(error: OSError | RuntimeError) -> str:
 
 
 def append(dataset: h5py.Dataset, rows: np.ndarray) -> None:
-    """Append rows by HDF5's own calls: h5py's `dataset[end:] = rows` takes four times as long, for it looks at the type each time."""
+    """Append rows by HDF5's own calls: h5py's `dataset[end:] = rows` takes four times as long, for it looks
+    at the type each time."""
     end = dataset.id.shape[0]
     dataset.id.set_extent((end + len(rows),))
     place = dataset.id.get_space()

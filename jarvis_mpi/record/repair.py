@@ -43,7 +43,8 @@ def refuse_living_writer(run: Run) -> None:
     quiet_s = time.time() - run.path.stat().st_mtime
     if writer_lives is None and 0 <= quiet_s < QUIET_S:
         raise Unreadable(
-            f"{run.path} was written {quiet_s:.0f} s ago, perhaps by another machine: wait for {QUIET_S:.0f} s"
+            f"{run.path} was written {quiet_s:.0f} s ago, perhaps by another machine: wait for "
+            f"{QUIET_S:.0f} s"
         )
 
 

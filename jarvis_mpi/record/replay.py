@@ -1,4 +1,5 @@
-"""python -m jarvis_mpi.record.replay RUN.h5: makes the decisions of a run once more, from the signs in its record."""
+"""python -m jarvis_mpi.record.replay RUN.h5:
+makes the decisions of a run once more, from the signs in its record."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,9 @@ def replayed(path: Path) -> Iterator[str]:
             case "asked":
                 yield f"{when}  asked: {event.payload['prompt']!r}"
             case "answered":
-                yield f"{when}  the answer's end: {event.text if record.schema < 4 else event.payload['ended']}"
+                yield (
+                    f"{when}  the answer's end: {event.text if record.schema < 4 else event.payload['ended']}"
+                )
             case "resumed":
                 cluster = cluster_at_start(event.payload)
                 yield f"{when}  resumed by {len(event.payload['hosts'])} nodes"

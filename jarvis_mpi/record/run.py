@@ -100,7 +100,8 @@ class Run:
 
     @cached_property
     def follows(self) -> np.ndarray:
-        """[tokens] of bool: whether it follows another token of the same answer, so that its time includes no prompt."""
+        """[tokens] of bool: whether it follows another token of the same answer, so that its time includes no
+        prompt."""
         tokens = self.tokens
         first = {question.step for question in self.questions} or {0}
         for step in self.resumed_steps:  # of every sequence that goes on after it
@@ -114,13 +115,15 @@ class Run:
         return list(fault_costs(self.events, self.tokens, self.hops, self.follows))
 
     def on_one_clock(self, hops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return when the work of each of `hops` began, since the run's beginning, and how far off that may be, in seconds.
+        """Return when the work of each of `hops` began, since the run's beginning, and how far off that may
+        be, in seconds.
 
-        Interpolates between the offsets before and after; of those within a minute, the best ones count. NaN where a
-        node's clock was never compared (schema 3 and before).
+        Interpolates between the offsets before and after; of those within a minute, the best ones count. NaN
+        where a node's clock was never compared (schema 3 and before).
         """
         at, within = np.full(len(hops), np.nan), np.full(len(hops), np.nan)
-        # Each start compares the clocks again, the end user's with itself first: a machine may have been booted in between.
+        # Each start compares the clocks again, the end user's with itself first: a machine may have been
+        # booted in between.
         start_of_clock = (self.clocks["node"] == 0).cumsum() - 1
         start_of_hop = np.searchsorted(self.resumed_steps, hops["step"], side="right")
         for start, node in {*zip(start_of_hop.tolist(), hops["node"].tolist(), strict=True)}:

@@ -1,4 +1,5 @@
-"""Reads and writes the skip study's file: what is to be scored, and the results; NaN and '' until they are there."""
+"""Reads and writes the skip study's file: what is to be scored, and the results; NaN and '' until they are
+there."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 
 NAME_BYTES = 64
-ITEMS = [("task", f"S{NAME_BYTES}"), ("subject", f"S{NAME_BYTES}"), ("number", "u4"), ("choice", "u2"), ("answer", "i2"),
+ITEMS = [("task", f"S{NAME_BYTES}"), ("subject", f"S{NAME_BYTES}"), ("number", "u4"), ("choice", "u2"),
+         ("answer", "i2"),
          ("tokens", "u4"), ("characters", "u4")]  # fmt: skip
 
 
@@ -49,7 +51,8 @@ class Item(NamedTuple):
 
 
 class StudyFile:
-    """The open file. Raises Unservable if it cannot be used, or is of another study. `says`: what the study is; see study.command."""
+    """The open file. Raises Unservable if it cannot be used, or is of another study.
+    `says`: what the study is; see study.command."""
 
     def __init__(
         self,
@@ -96,7 +99,8 @@ class StudyFile:
             attributes.get(name) != value for name, value in says.items() if isinstance(value, str | int)
         ):
             raise Unservable(
-                f"--log {path} is of another study ({len(was)} cases of {attributes.get('model')}): name another file"
+                f"--log {path} is of another study ({len(was)} cases of {attributes.get('model')}): name "
+                "another file"
             )
         shapes = {
             "items": (len(self.items),),
@@ -192,7 +196,8 @@ MAKE_ONE = "python -m jarvis_mpi study makes one"
 
 
 def costs_in(path: Path, depth: int) -> dict[Case, float]:
-    """Return the nats a token over the whole model's of every case whose text is scored. Raises Unservable."""
+    """Return the nats a token over the whole model's of every case whose text is scored.
+    Raises Unservable."""
     import numpy as np
 
     from . import hdf5
@@ -203,7 +208,8 @@ def costs_in(path: Path, depth: int) -> dict[Case, float]:
         file_depth = hdf5.attributes(file).get("depth", 0)
         if nats.shape != (len(cases), len(items)):
             raise Unservable(
-                f"--study {path} is damaged: {nats.shape} figures of {len(cases)} cases and {len(items)} items"
+                f"--study {path} is damaged: {nats.shape} figures of {len(cases)} cases and {len(items)} "
+                "items"
             )
     if file_depth != depth:
         raise Unservable(f"--study {path} is of a model with {file_depth} layers, this one has {depth}")

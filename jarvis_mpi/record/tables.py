@@ -1,4 +1,5 @@
-"""Reads a record's tables, of any schema, into numpy's: only complete rows, with the fields of today's schema."""
+"""Reads a record's tables, of any schema, into numpy's: only complete rows, with the fields of today's
+schema."""
 
 import json
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def tables(file: h5py.File, schema: int) -> Tables:
 
 
 def tables_since_4(file: h5py.File) -> Tables:
-    """Read the tables, each before what its rows point at: a row counts only if that is there, and that was written first."""
+    """Read the tables, each before what its rows point at: a row counts only if that is there, and that was
+    written first."""
     tokens = rows_of(file, "tokens")
     tokens = tokens[: first_where(tokens["at_s"] == 0)]
     hops = rows_of(file, "hops", int(tokens["hops"].sum()))
@@ -64,7 +66,8 @@ def tables_since_4(file: h5py.File) -> Tables:
 
 
 def tables_until_3(file: h5py.File) -> Tables:
-    """Read the tables of schemas without clocks, a token's moment and its number of hops; compute the latter two."""
+    """Read the tables of schemas without clocks, a token's moment and its number of hops; compute the latter
+    two."""
     tokens, hops = rows_of(file, "tokens"), rows_of(file, "hops")
     steps, counts = np.unique(hops["step"], return_counts=True)
     hops_of = dict(zip(steps.tolist(), counts.tolist(), strict=True))
@@ -80,7 +83,8 @@ def tables_until_3(file: h5py.File) -> Tables:
 
 
 def rows_of(file: h5py.File, name: str, most: int | None = None) -> np.ndarray:
-    """Read rows of any schema with the fields of this one; a field that they lack is 0, or the value for unknown."""
+    """Read rows of any schema with the fields of this one; a field that they lack is 0, or the value for
+    unknown."""
     rows = hdf5.rows(file, name, TYPES[name], most)
     found = np.zeros(len(rows), TYPES[name])
     if name == "hops":
@@ -99,7 +103,8 @@ def event(row: np.void, text: str) -> Event:
     first, layers = int(row["first_layer"]), int(row["layers"])
     name = row["event"].decode()
     return Event(
-        float(row["at_s"]), int(row["step"]), int(row["node"]), RENAMED.get(name, name), range(first, first + layers), text
+        float(row["at_s"]), int(row["step"]), int(row["node"]), RENAMED.get(name, name),
+        range(first, first + layers), text
     )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Writes the record of a run: one HDF5 file, by the end user, complete after `kill -9` of anyone; see docs/records.md.
+"""Writes the record of a run: one HDF5 file, by the end user, complete after `kill -9` of anyone; see
+docs/records.md.
 
 Workers' rows come with their messages.
 """
@@ -49,7 +50,8 @@ class Record(RecordedFaults):
     """Records a whole run: questions, answers and tokens beside the faults."""
 
     def __init__(
-        self, path: Path, attributes: Mapping[str, Any], now: float, screen: Notifier, file: RecordFile | None = None
+        self, path: Path, attributes: Mapping[str, Any], now: float, screen: Notifier,
+        file: RecordFile | None = None
     ):  # fmt: skip
         """Create a file with `attributes`, or use `file`. Raises Unservable."""
         super().__init__(file or created(path, attributes, now, screen))
@@ -60,7 +62,8 @@ class Record(RecordedFaults):
     def resumed(
         cls, path: Path, attributes: Mapping[str, Any], now: float, screen: Notifier, at_s: float, step: int
     ) -> "Record":
-        """Continue the file, which nobody else writes any more; its last row is of `at_s`, and `step` is the next."""
+        """Continue the file, which nobody else writes any more; its last row is of `at_s`, and `step` is the
+        next."""
         record = cls(path, attributes, now, screen, reopened(path, now, screen, at_s))
         record.file.add_event(now, step, -1, "resumed", text=json.dumps(dict(attributes)))
         return record
@@ -68,7 +71,8 @@ class Record(RecordedFaults):
     def asked(
         self, at_s: float, step: int, sequence: int, prompt: str, ids: Sequence[int], cached: int
     ) -> None:
-        """Record a question whose first token will be `step`; the first `cached` of its `ids` are in the nodes' caches."""
+        """Record a question whose first token will be `step`; the first `cached` of its `ids` are in the
+        nodes' caches."""
         question = {"sequence": sequence, "prompt": prompt, "cached": cached, "ids": list(ids)}
         self.file.add_event(at_s, step, -1, "asked", text=json.dumps(question))
 
@@ -82,7 +86,8 @@ class Record(RecordedFaults):
         self.file.add_event(at_s, step, -1, "refused", text=json.dumps({"line": number, "error": why}))
 
     def ended(self, at_s: float, step: int, sentence: str, done: bool, peak_bytes: Mapping[int, int]) -> None:
-        """Record the last event: `done`, or else the run can be resumed. `sentence`: what went wrong, if anything."""
+        """Record the last event: `done`, or else the run can be resumed.
+        `sentence`: what went wrong, if anything."""
         end = {"sentence": sentence, "peak_bytes": peak_bytes}
         self.file.add_event(at_s, step, -1, "done" if done else "ended", text=json.dumps(end))
 
@@ -90,7 +95,8 @@ class Record(RecordedFaults):
         """Record one token and the hops it took, on disk when this returns."""
         hops = [
             (
-                token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block), run.at_s,
+                token.step, piece.end - run.rows, run.rows, run.node, run.block.start, len(run.block),
+                run.at_s,
                 run.wait_s, run.compute_s, run.sent_s, run.received_bytes, *run.vitals, run.patch,
             )
             for piece in token.pieces
@@ -102,7 +108,8 @@ class Record(RecordedFaults):
         self.file.add(
             "tokens",
             (
-                token.step, token.sequence, token.position, token.id, token.at_s - self.begun_at, token.total_s,
+                token.step, token.sequence, token.position, token.id, token.at_s - self.begun_at,
+                token.total_s,
                 token.head_s, self.layers, len(hops),
             ),
         )  # fmt: skip

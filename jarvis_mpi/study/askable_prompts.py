@@ -19,9 +19,11 @@ def askable_in(
     left_out: "Refuse",
     check: Callable[[str], None] = lambda prompt: None,
 ) -> tuple[list[str], list[list[int]]]:
-    """Return the prompts of a file that a run could ask, and their ids. Raises Unservable if it cannot be read.
+    """Return the prompts of a file that a run could ask, and their ids.
+    Raises Unservable if it cannot be read.
 
-    `left_out` is called with the others; `check` raises Unservable for prompts that are refused for another reason.
+    `left_out` is called with the others; `check` raises Unservable for prompts that are refused for another
+    reason.
     """
     from ..model.askable import askable
 

@@ -1,11 +1,13 @@
-"""python -m jarvis_mpi study: measure what skipping layers costs, for every single layer, every pair, every block.
+"""python -m jarvis_mpi study:
+measure what skipping layers costs, for every single layer, every pair, every block.
 
     mpirun -n 3 python -m jarvis_mpi study --model gemma-3-270m --cases singles,pairs,blocks-8 --log study.h5
-    mpirun -n 9 python -m jarvis_mpi study --tasks mmlu:FOLDER --shots 5 --cases singles,blocks-3 --log mmlu.h5
+    mpirun -n 9 python -m jarvis_mpi study --tasks mmlu:FOLDER --shots 5 --cases singles --log mmlu.h5
     python -m jarvis_mpi study --tasks none --prompts FILE --cases singles --log answers.h5
 
-Every rank holds the whole model and works on units of its own; rank 0 hands them out, writes the file, and with `-n 1`
-does all by itself. A study can be continued at any moment: the same command line does what is left.
+Every rank holds the whole model and works on units of its own; rank 0 hands them out, writes the file, and
+with `-n 1` does all by itself. A study can be continued at any moment: the same command line does what is
+left.
 python analysis/skip_map.py and analysis/skip_tasks.py draw it.
 """
 
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from ..net.mpi_link import MpiLink
 
 LIMITS = {
-    "tokens": (2, None), "window": (2, None), "shots": (0, None), "limit": (0, None), "answer_tokens": (1, None),
+    "tokens": (2, None), "window": (2, None), "shots": (0, None), "limit": (0, None), "answer_tokens": (1,
+                                                                                                        None),
     "threads": (1, None),
 }  # fmt: skip
 
@@ -116,7 +119,8 @@ def main(words: Sequence[str]) -> int:
     status = 0 if together and not (me == 0 and left_out.count) else 1
     if link:
         sys.stdout.flush()
-        # All ranks are refused alike. Another rank's status would make mpirun end rank 0 before it has printed.
+        # All ranks are refused alike. Another rank's status would make mpirun end rank 0 before it has
+        # printed.
         link.leave(0 if refused and me else status, together)
     return status
 
@@ -151,7 +155,8 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
         file = StudyFile(asked.log, wanted.cases, items, wanted.prompts, attributes)
         shared, alone = skip_cases.passes(wanted.cases, config.num_hidden_layers)
         speak(
-            f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, {alone} without ({alone / shared:.2f} times)"
+            f"{len(wanted.cases)} cases: {shared} layer passes a text with shared states, "
+            f"{alone} without ({alone / shared:.2f} times)"
         )
     begun = time.monotonic()
     worker = StudyWorker(Scorer(folder, dtype, wanted.windows), text, wanted) if me or not link else None
@@ -166,5 +171,6 @@ def study(asked: argparse.Namespace, link: "MpiLink | None", speak: Say, left_ou
     draws = "skip_map" if wanted.windows else "skip_tasks"
     without = f", but for {left_out.count} that could not be scored (see above)" if left_out.count else ""
     speak(
-        f"{asked.log} is whole{without}: {took_s:.0f} s in this start; python analysis/{draws}.py {asked.log} draws it"
+        f"{asked.log} is whole{without}: {took_s:.0f} s in this start; "
+        f"python analysis/{draws}.py {asked.log} draws it"
     )

@@ -24,7 +24,8 @@ def windows_of(
 
 
 def token_entropy(windows: Sequence[Sequence[int]]) -> float:
-    """Return the entropy of the predicted tokens' shares, in nats a token: the cost of a guesser that knows the shares and reads nothing."""
+    """Return the entropy of the predicted tokens' shares, in nats a token: the cost of a guesser that knows
+    the shares and reads nothing."""
     counts = Counter(token for ids in windows for token in ids[1:])
     return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
 

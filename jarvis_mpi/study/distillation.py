@@ -30,7 +30,8 @@ class Lesson(NamedTuple):
 
 @torch.no_grad()
 def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick: Tick) -> list[Lesson]:
-    """Generate greedy answers, as a run does: questions of about one length side by side. Return them in the questions' order."""
+    """Generate greedy answers, as a run does: questions of about one length side by side.
+    Return them in the questions' order."""
     asked = [text.ids_of(question) for question in questions]
     found: dict[int, Lesson] = {}
     order = sorted(range(len(asked)), key=lambda at: len(asked[at]))
@@ -41,7 +42,8 @@ def answers(model: Any, text: Text, questions: Sequence[str], tokens: int, tick:
         attention_mask = torch.tensor([[0] * (width - len(asked[at])) + [1] * len(asked[at]) for at in some])
         room = context_of(model.config) - width
         generated = model.generate(
-            input_ids=ids, attention_mask=attention_mask, max_new_tokens=min(tokens, room), do_sample=False, pad_token_id=0,
+            input_ids=ids, attention_mask=attention_mask, max_new_tokens=min(tokens, room), do_sample=False,
+            pad_token_id=0,
             eos_token_id=sorted(text.end_ids), repetition_penalty=1.0,
         )[:, width:].tolist()  # fmt: skip
         for at, answer in zip(some, generated, strict=True):
@@ -111,9 +113,11 @@ def right(pupil: Any, lessons: Sequence[Lesson]) -> float:
 
 
 def learn(
-    pupil: Any, teacher: Any, lessons: Sequence[Lesson], passes: int, rate: float, tick: Tick, each: Callable[[int], None]
+    pupil: Any, teacher: Any, lessons: Sequence[Lesson], passes: int, rate: float, tick: Tick,
+    each: Callable[[int], None]
 ) -> None:  # fmt: skip
-    """Train the layers and the last norm with Adam; the embedding stays the teacher's. `each` is called after every pass."""
+    """Train the layers and the last norm with Adam; the embedding stays the teacher's.
+    `each` is called after every pass."""
     pupil.requires_grad_(True)
     for shared in (pupil.get_input_embeddings(), pupil.get_output_embeddings()):
         shared.requires_grad_(False)
@@ -140,7 +144,8 @@ def learn(
 
 
 def gradient(pupil: Any, teacher: Any, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return the gradient of the mean Kullback-Leibler divergence of the next token's probabilities; some rows at a time, to spare memory."""
+    """Return the gradient of the mean Kullback-Leibler divergence of the next token's probabilities; some
+    rows at a time, to spare memory."""
     parts = []
     for rows, wanted in zip(ours.split(ROWS), theirs.split(ROWS), strict=True):
         rows = rows.clone().requires_grad_()

@@ -3,10 +3,11 @@
     python -m jarvis_mpi fit-draft --model M --prompts questions.txt --out draft
     mpirun -n 9 python -m jarvis_mpi --model M --draft draft
 
-For models without a smaller one with the same tokenizer. The model answers the prompts; a copy of it that has only a few of its
-layers, all but some in the middle (Gromov et al., arXiv:2403.17887), learns to predict the same next token (distillation: Hinton
-et al., arXiv:1503.02531). One process on one machine does it once; it holds the whole model in float32. Every twentieth prompt is
-held back, to measure how often a guess would be right.
+For models without a smaller one with the same tokenizer. The model answers the prompts; a copy of it that has
+only a few of its layers, all but some in the middle (Gromov et al., arXiv:2403.17887), learns to predict the
+same next token (distillation: Hinton et al., arXiv:1503.02531). One process on one machine does it once; it
+holds the whole model in float32. Every twentieth prompt is held back, to measure how often a guess would be
+right.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from . import askable_prompts
 from .tool import LeftOut, ToolParser, options, refuse_place, use_threads
 
 LIMITS = {
-    "layers": (0, None), "answer_tokens": (1, None), "passes": (1, None), "rate": (1e-9, 1.0), "threads": (0, None),
+    "layers": (0, None), "answer_tokens": (1, None), "passes": (1, None), "rate": (1e-9, 1.0),
+    "threads": (0, None),
 }  # fmt: skip
 ASKED_APART = 20  # one of 20 prompts is held back
 PAGES = "*token*", "*.jinja", "vocab*", "merges*", "special*", "added*"  # the tokenizer's files
@@ -59,7 +61,8 @@ def parser() -> ToolParser:
 
 
 def taken(depth: int, count: int) -> list[int]:
-    """Return the layers of the draft: the first and the last ones. The middle matters least, and less as one piece than every other layer would."""
+    """Return the layers of the draft: the first and the last ones.
+    The middle matters least, and less as one piece than every other layer would."""
     first = -(-count // 2)
     return [*range(first), *range(depth - count + first, depth)]
 
@@ -88,7 +91,8 @@ def fit(asked: argparse.Namespace) -> int:
     left_out.tell_more()
     if len(questions) < 2 * ASKED_APART:
         raise Unservable(
-            f"--prompts {asked.prompts} holds {len(questions)} that can be asked: give it {2 * ASKED_APART} or more, better a thousand"
+            f"--prompts {asked.prompts} holds {len(questions)} that can be asked: give it {2 * ASKED_APART} "
+            "or more, better a thousand"
         )
     import torch
 
@@ -141,7 +145,8 @@ def main(words: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"stopped: {asked.out} {'holds what was learnt until the last pass' if asked.is_written else 'was not written'}",
+            f"stopped: {asked.out} "
+            f"{'holds what was learnt until the last pass' if asked.is_written else 'was not written'}",
             file=sys.stderr,
         )
         return 130

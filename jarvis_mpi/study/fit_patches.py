@@ -3,9 +3,10 @@
     python -m jarvis_mpi fit-patches --model M --text prose.txt --workers 8 --out patches.safetensors
     mpirun -n 9 python -m jarvis_mpi --model M --patches patches.safetensors
 
-One process holds the whole model once, in float32, and streams the text through it: about 25,000 tokens to fit, 1,500 more to choose by.
-It patches the blocks of the workers, by --split, and every two neighbours. The closed form comes first; where it wins back less
-than half of the cost of skipping, it is distilled. A patch that is not better than skipping is left out.
+One process holds the whole model once, in float32, and streams the text through it: about 25,000 tokens to
+fit, 1,500 more to choose by. It patches the blocks of the workers, by --split, and every two neighbours. The
+closed form comes first; where it wins back less than half of the cost of skipping, it is distilled. A patch
+that is not better than skipping is left out.
 """
 
 import argparse
@@ -35,7 +36,8 @@ CHOOSING = 6  # windows to choose by
 SHRINK = (1.0, 0.75, 0.5, 0.25)  # factors of the closed form's map, tried while they are better
 HALF = 0.5  # of the loss: a closed form that wins back less is distilled
 LIMITS = {
-    "workers": (1, None), "rank": (0, None), "tokens": (1, None), "steps": (0, None), "rate": (1e-9, 1.0), "threads": (0, None),
+    "workers": (1, None), "rank": (0, None), "tokens": (1, None), "steps": (0, None), "rate": (1e-9, 1.0),
+    "threads": (0, None),
 }  # fmt: skip
 EVERY = 10  # steps of distillation between two trials on the text to choose by
 
@@ -68,7 +70,8 @@ def parser() -> ToolParser:
 
 
 class Fitting:
-    """Fits the patches of all holes, over one pass of the text; the first `lessons` windows are held for distillation."""
+    """Fits the patches of all holes, over one pass of the text; the first `lessons` windows are held for
+    distillation."""
 
     def __init__(
         self, whole: "Whole", train: Any, choose: Any, holes: Sequence[Block], lessons: int, tick: Any
@@ -215,7 +218,8 @@ class PatchFile:
         self.asked.is_written = True
         left = "" if cost["patched"] is None else f", {cost['patched']:.3f} with its patch"
         say(
-            f"{named(hole)}: {cost['skipped']:.3f} nats a token lost{left} ({cost['how']}, {cost['took_s']:.0f} s)"
+            f"{named(hole)}: {cost['skipped']:.3f} nats a token lost{left} ({cost['how']}, "
+            f"{cost['took_s']:.0f} s)"
         )
 
     def summary(self, singles: Sequence[Block]) -> str:
@@ -223,7 +227,8 @@ class PatchFile:
         left = sum(self.costs[hole]["patched" if hole in self.patches else "skipped"] for hole in singles)
         out = self.asked.out
         return (
-            f"{out}: {len(self.patches)} patches, {out.stat().st_size / 1e6:.1f} MB; of {lost:.2f} nats lost by one block or another"
+            f"{out}: {len(self.patches)} patches, {out.stat().st_size / 1e6:.1f} MB; "
+            f"of {lost:.2f} nats lost by one block or another"
             f" {left:.2f} are left"
         )
 
@@ -273,8 +278,8 @@ def fit_neighbours(a: Block, b: Block, fitting: Fitting, asked: argparse.Namespa
         composed = fitting.loss(union, chained(file.patches[a], file.patches[b]))
         if cost["patched"] is None or composed <= cost["patched"]:
             new = None
-            cost |= {"patched": None, "composed": round(composed, 4),
-                     "how": f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"}  # fmt: skip
+            how = f"{layers(a)}'s and {layers(b)}'s one after the other are better: {composed:.3f}"
+            cost |= {"patched": None, "composed": round(composed, 4), "how": how}
     file.keep(union, new, cost)
 
 
@@ -288,7 +293,7 @@ def main(words: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            f"stopped: {asked.out} {'holds what was fitted until now' if asked.is_written else 'was not written'}",
+            f"stopped: {asked.out} {'has what was fitted so far' if asked.is_written else 'was not written'}",
             file=sys.stderr,
         )
         return 130

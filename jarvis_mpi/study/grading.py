@@ -1,9 +1,10 @@
 """Grade an answer by a rule: functioning, degraded or critical, the grades of the JARVIS poster.
 
-The poster grades by eye. Here three numbers of an answer (greedy, of a model with layers left out) are compared with those of
-the whole model's own answer to the same prompt:
+The poster grades by eye. Here three numbers of an answer (greedy, of a model with layers left out) are
+compared with those of the whole model's own answer to the same prompt:
 
-- nats: what a token of it costs the whole model (mean of -log p), which shows how likely the whole model finds the text;
+- nats: what a token of it costs the whole model (mean of -log p), which shows how likely the whole model
+  finds the text;
 - repetition: the share of its runs of four tokens that occurred in it before;
 - agrees: how many of its first tokens are the whole model's own.
 """
@@ -33,10 +34,12 @@ class StudyAnswer(NamedTuple):
 
 
 def grade(answer: StudyAnswer, whole: StudyAnswer, prose_nats: float) -> Grade:
-    """Grade an answer beside the whole model's. `prose_nats`: what a token of ordinary prose, by another writer, costs the whole model.
+    """Grade an answer beside the whole model's.
+    `prose_nats`: what a token of ordinary prose, by another writer, costs the whole model.
 
-    Critical: the answer is empty, or less likely than such prose, or more than half of it repeats itself where the whole
-    model's does not. Functioning: likely, and no more repetitive than the whole model's. Else degraded.
+    Critical: the answer is empty, or less likely than such prose, or more than half of it repeats itself
+    where the whole model's does not. Functioning: likely, and no more repetitive than the whole model's. Else
+    degraded.
     """
     more = answer.repetition - whole.repetition
     if (

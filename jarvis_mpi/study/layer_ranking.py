@@ -1,9 +1,11 @@
 """Rank layers without any task, from one pass over a calibration text.
 
 - Block Influence (Men et al. 2024, "ShortGPT", eq. 1): 1 - the mean cosine of a layer's input and output;
-- angular distance (Gromov et al. 2024, "The Unreasonable Ineffectiveness of the Deeper Layers", eq. 7): arccos of the cosine of
-  the states before and after n layers, over pi; they take the last token's, here the mean over all tokens;
-- KL: the divergence of the output without the layer from the whole model's, nats a token (the mean over all tokens).
+- angular distance (Gromov et al. 2024, "The Unreasonable Ineffectiveness of the Deeper Layers", eq. 7):
+  arccos of the cosine of the states before and after n layers, over pi; they take the last token's, here the
+  mean over all tokens;
+- KL: the divergence of the output without the layer from the whole model's, nats a token (the mean over all
+  tokens).
 """
 
 from typing import Any, NamedTuple

@@ -1,8 +1,10 @@
-"""Fit a patch (model/patch.py): ridge least squares in each channel's own units, then, where that is not enough, distillation.
+"""Fit a patch (model/patch.py): ridge least squares in each channel's own units, then, where that is not
+enough, distillation.
 
-The closed form is that of ReplaceMe (arXiv:2505.02819), y ~ x + x D, but on z = (x - mean) / std: a ridge then weighs on all
-channels alike, and a few huge ones do not decide alone. Distillation moves the same numbers towards the whole model's next-token
-probabilities (Kullback-Leibler, on the teacher's likely tokens), with everything else frozen.
+The closed form is that of ReplaceMe (arXiv:2505.02819), y ~ x + x D, but on z = (x - mean) / std: a ridge
+then weighs on all channels alike, and a few huge ones do not decide alone. Distillation moves the same
+numbers towards the whole model's next-token probabilities (Kullback-Leibler, on the teacher's likely tokens),
+with everything else frozen.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +26,8 @@ AT_ONCE = 2  # windows a step of distillation
 class Sums:
     """Sums of states, streamed over calibration text, of all positions but the first of each window.
 
-    The first is the attention sink of every later position, and unlike all others: a patch has its own shift for it.
+    The first is the attention sink of every later position, and unlike all others: a patch has its own shift
+    for it.
     """
 
     x: dict[int, Tensor] = field(default_factory=dict)  # boundary -> [D]
@@ -75,13 +78,15 @@ class Fit(NamedTuple):
             up = up * units.added_std
         half = torch.bfloat16  # as the file holds it, so that the measured patch is the used one
         return Patch(
-            down.to(half).to(down.dtype), None if up is None else up.to(half).to(down.dtype), self.bias * units.added_std,
+            down.to(half).to(down.dtype), None if up is None else up.to(half).to(down.dtype),
+            self.bias * units.added_std,
             units.mean, by * units.added_first,
         )  # fmt: skip
 
 
 def least_squares(sums: Sums, a: int, b: int, rank: int = 0) -> tuple[Units, Fit]:
-    """Fit the hole between boundaries a and b in closed form; `rank` 0: full (else reduced-rank regression)."""
+    """Fit the hole between boundaries a and b in closed form; `rank` 0: full (else reduced-rank
+    regression)."""
     n = sums.count
     mean, after = sums.x[a] / n, sums.x[b] / n
     added = after - mean
@@ -134,7 +139,8 @@ def train(
     whole: Whole, lesson: PatchLesson, units: Units, start: Fit, b: int, steps: int, rate: float,
     each: Callable[[int, Fit], None],
 ) -> None:  # fmt: skip
-    """Distil with Adam from `start`; `each(step, fit)` is called after every step. `b`: the boundary behind the hole."""
+    """Distil with Adam from `start`; `each(step, fit)` is called after every step.
+    `b`: the boundary behind the hole."""
     learned = [part.clone().requires_grad_() for part in start if part is not None]
     adam = torch.optim.Adam(learned, betas=(0.9, 0.98))
     for step in range(steps):

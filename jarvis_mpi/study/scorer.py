@@ -25,7 +25,8 @@ class Encoded(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """Return how many tokens all inputs begin with. The last token of a text is predicted, and never an input."""
+        """Return how many tokens all inputs begin with.
+        The last token of a text is predicted, and never an input."""
         inputs = [ids[:-1] for ids in self.ids]
         return next(
             (at for at, column in enumerate(zip(*inputs, strict=False)) if len(set(column)) > 1),
@@ -34,7 +35,8 @@ class Encoded(NamedTuple):
 
 
 def encoded(text: "Text", question: TaskQuestion) -> Encoded:
-    """Encode context and choice together, as lm-eval does: a choice's tokens are those behind the context's."""
+    """Encode context and choice together, as lm-eval does: a choice's tokens are those behind the
+    context's."""
     context = question.context.rstrip()
     spaces = question.context[len(context) :]
     whole = [tuple(text.encode(context + spaces + choice)) for choice in question.choices]
@@ -72,7 +74,8 @@ class Scorer:
         return before
 
     def windows_nats(self, window: int, first: int, cases: Sequence[Case]) -> Iterator[tuple[Case, float]]:
-        """Yield the summed nats of the window's tokens after the first, for cases that all have `first` as their first hole."""
+        """Yield the summed nats of the window's tokens after the first, for cases that all have `first` as
+        their first hole."""
         if window != self.window:
             self.window, self.before = window, self.states_of(self.windows[window])
         for case, body in skip_cases.walk(cases, self.depth, first, self.before[first], self.run):
@@ -96,7 +99,8 @@ class Scorer:
         most: int,
         end_ids: Container[int],
     ) -> tuple[list[int], float | None]:
-        """Generate greedily, `most` tokens at the most; return the ids, and what a token of them costs the whole model, None without tokens.
+        """Generate greedily, `most` tokens at the most; return the ids, and what a token of them costs the
+        whole model, None without tokens.
 
         `through` takes rows from a position on through the remaining layers.
         """
@@ -117,7 +121,8 @@ class Scorer:
         return generated, nats(self.head, body, ids[len(prompt) - 1 :]) / len(generated)
 
     def run_choices(self, layer: int, bodies: list[bytes]) -> list[bytes]:
-        """Run a layer: the beginning of all choices once, and each choice's rest from a copy of its keys and values."""
+        """Run a layer: the beginning of all choices once, and each choice's rest from a copy of its keys and
+        values."""
         stage, (before, *after) = self.layers[layer], bodies
         done = [stage.run(before, 0, SHARED)]
         for body in after:

@@ -1,4 +1,5 @@
-"""Name the cases of the skip study, by the layers that each leaves out, and share their states: all before a hole is run once."""
+"""Name the cases of the skip study, by the layers that each leaves out, and share their states: all before a
+hole is run once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
@@ -31,7 +32,8 @@ def runs(depth: int, most: int) -> list[Case]:
 
 
 def named(words: str, depth: int) -> list[Case]:
-    """Parse 'singles,pairs,blocks-8', and cases by hand such as '3+7+8': return the cases, the whole model first, each once.
+    """Parse 'singles,pairs,blocks-8', and cases by hand such as '3+7+8': return the cases, the whole model
+    first, each once.
 
     Raises Unservable.
     """
@@ -53,7 +55,8 @@ def by_hand(word: str, depth: int) -> Case:
     layers = frozenset(map(number_of, word.split("+")))
     if not all(0 <= layer < depth for layer in layers) or len(layers) == depth:
         raise Unservable(
-            f"--cases holds {word[:LONGEST]!r}, which is none of: singles, pairs, blocks-N, or layers from 0 to {depth - 1} such as 3+7"
+            f"--cases holds {word[:LONGEST]!r}, which is none of: singles, pairs, blocks-N, "
+            f"or layers from 0 to {depth - 1} such as 3+7"
         )
     return layers
 
@@ -66,10 +69,11 @@ def number_of(word: str) -> int:
 def walk(
     cases: Sequence[Case], depth: int, first: int, state: State, run: Callable[[int, State], State]
 ) -> Iterator[tuple[Case, State]]:
-    """Yield each case and its state after the last layer, from `state` before layer `first`, which all of them share.
+    """Yield each case and its state after the last layer, from `state` before layer `first`, which all of
+    them share.
 
-    `run` takes a state through a layer. Cases part where one leaves a layer out and another does not: the layers
-    before are run once for both.
+    `run` takes a state through a layer. Cases part where one leaves a layer out and another does not: the
+    layers before are run once for both.
     """
     if first == depth:
         for case in cases:

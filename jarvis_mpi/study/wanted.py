@@ -1,4 +1,5 @@
-"""What a skip study scores: the text's windows, the tasks' questions, the prompts. A bad one of them is left out, and named."""
+"""What a skip study scores: the text's windows, the tasks' questions, the prompts.
+A bad one of them is left out, and named."""
 
 import argparse
 import hashlib
@@ -39,7 +40,8 @@ class Wanted(NamedTuple):
 def wanted_of(
     asked: argparse.Namespace, text: "Text", config: Any, say: Say, left_out: Refuse
 ) -> tuple[Wanted, list[Item], dict[str, Any]]:
-    """Return what is to be scored, its rows in the file, and the attributes that identify the study. Raises Unservable.
+    """Return what is to be scored, its rows in the file, and the attributes that identify the study.
+    Raises Unservable.
 
     `left_out` is called with the items that cannot be scored.
     """
@@ -61,8 +63,10 @@ def wanted_of(
         raise Unservable("nothing is left to score: mend what is named above")
     wanted = Wanted(cases, predicted, cut, lines, prompts_ids, asked.answer_tokens, context, calibration)
     attributes = {
-        "window": window, "text": digest(prose_text) if predicted else "", "questions": digest(cut) if cut else "",
-        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "", "token_entropy": token_entropy(predicted or windows),
+        "window": window, "text": digest(prose_text) if predicted else "",
+        "questions": digest(cut) if cut else "",
+        "asked": digest([prompts_ids, asked.answer_tokens]) if lines else "",
+        "token_entropy": token_entropy(predicted or windows),
         "shots": asked.shots,
     }  # fmt: skip
     return wanted, items_of(predicted, questions, cut), attributes
@@ -74,7 +78,8 @@ def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
     window = min(WINDOW, context) if asked.window is None else asked.window
     if not least <= window <= context:
         raise Unservable(
-            f"--window is {window}, but must be between {least} and the {context} positions that {asked.model} takes"
+            f"--window is {window}, but must be between {least} and the {context} positions that "
+            f"{asked.model} takes"
         )
     return int(window)
 

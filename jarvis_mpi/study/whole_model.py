@@ -15,7 +15,8 @@ ROWS = 128  # logits at a time
 
 
 class Through(nn.Module):
-    """Stands in the place of a layer that is not run; the last of them returns what enters the model there."""
+    """Stands in the place of a layer that is not run; the last of them returns what enters the model
+    there."""
 
     def __init__(self, layer: nn.Module, entering: Tensor | None = None):
         super().__init__()
@@ -42,7 +43,8 @@ class Whole:
         self.depth, self.width = len(self.real), self.model.config.hidden_size
 
     def states(self, ids: Tensor, at: Iterable[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Run ids [W, S]; return the states before each layer of `at` (the depth: behind the last), and before the output layer, [W, S, D]."""
+        """Run ids [W, S]; return the states before each layer of `at` (the depth: behind the last), and
+        before the output layer, [W, S, D]."""
         seen: dict[int, Tensor] = {}
 
         def before(layer: int) -> Callable[..., None]:
@@ -66,7 +68,8 @@ class Whole:
         return {layer: seen[layer] for layer in at}, final
 
     def behind(self, layer: int, h: Tensor) -> Tensor:
-        """Run states that enter before `layer`; return those before the output layer, both [W, S, D]; with gradients if `h` has any."""
+        """Run states that enter before `layer`; return those before the output layer, both [W, S, D]; with
+        gradients if `h` has any."""
         try:
             for skipped in range(layer):
                 entering = h if skipped == layer - 1 else None

@@ -1,7 +1,8 @@
-"""python -m jarvis_mpi doctor: checks every host before a run, or one model, and prints a line for each thing to mend.
+"""python -m jarvis_mpi doctor:
+checks every host before a run, or one model, and prints a line for each thing to mend.
 
-With --hostfile each host is asked by ssh what it has (probe.py); then mpirun measures the links between all pairs.
-Without, only the model is checked, every byte of it: model/integrity.py.
+With --hostfile each host is asked by ssh what it has (probe.py); then mpirun measures the links between all
+pairs. Without, only the model is checked, every byte of it: model/integrity.py.
 """
 
 import sys
@@ -29,11 +30,12 @@ OF_HOSTS = {"measure": "--links", "file": "--log"} | {
     name: flag(name) for name in ("split", "end_user_layers", "copies", "slowest_link_kbit_s")
 }
 TEACHES = (
-    "Look at things before a run, and say in a line each what to mend. With --hostfile FILE: at every host of it, its memory,"
-    " versions, model and links. With --model MODEL and no --hostfile: at that model alone, a folder, a GGUF file or a bundled"
-    " name: whether its files are whole and as they were made, whether each number in them is a number, and whether its config"
-    " and its tokenizer can be used. A run's other options may stand there too, and change nothing. The exit status is 0 where"
-    " nothing is to be mended, 1 where something is, 2 where it cannot look."
+    "Look at things before a run, and say in a line each what to mend. With --hostfile FILE: at every host "
+    "of it, its memory, versions, model and links. With --model MODEL and no --hostfile: at that model "
+    "alone, a folder, a GGUF file or a bundled name: whether its files are whole and as they were made, "
+    "whether each number in them is a number, and whether its config and its tokenizer can be used. A run's "
+    "other options may stand there too, and change nothing. The exit status is 0 where nothing is to be "
+    "mended, 1 where something is, 2 where it cannot look."
 )
 CLOCK_S = 5.0  # how far a host's time of day may be off, for logs that are read together
 
@@ -54,26 +56,35 @@ def problems(
             continue
         for name, version in mine["versions"].items():
             if answer["versions"].get(name) != version:
-                yield f"{host} has {name} {answer['versions'].get(name)}, {hosts[0]} {version}: install the same there"
+                yield (
+                    f"{host} has {name} {answer['versions'].get(name)}, {hosts[0]} {version}: install the "
+                    "same there"
+                )
         if answer["wrong_model"]:
             yield f"{host}: {answer['wrong_model']}"
         elif answer["fingerprint"] != mine["fingerprint"]:
             yield (
-                f"{host} has another model (fingerprint {answer['fingerprint']}, {hosts[0]}: {mine['fingerprint']}):"
-                " copy the same there, or stage-model"
+                f"{host} has another model (fingerprint {answer['fingerprint']}, "
+                f"{hosts[0]}: {mine['fingerprint']}): copy the same there, or stage-model"
             )
         elif answer["layers"] is not None and (lacking := sorted(layers[host] - set(answer["layers"]))):
-            yield f"{host} lacks layer {', '.join(map(str, lacking))} of the model: python -m jarvis_mpi stage-model for this split"
+            yield (
+                f"{host} lacks layer {', '.join(map(str, lacking))} of the model: python -m jarvis_mpi "
+                "stage-model for this split"
+            )
         if answer["free_bytes"] < needs[host]:
             yield (
-                f"{host} has {answer['free_bytes'] / 1e9:.2f} GB of memory free, its ranks need {needs[host] / 1e9:.2f} GB:"
-                " give it fewer layers (--split memory), or more hosts"
+                f"{host} has {answer['free_bytes'] / 1e9:.2f} GB of memory free, its ranks need "
+                f"{needs[host] / 1e9:.2f} GB: give it fewer layers (--split memory), or more hosts"
             )
         if answer["lacks"]:
             yield f"{host}: {answer['lacks']}"
         off_s = answer["time"] - (answer["asked_at"] + answer["heard_at"]) / 2
         if abs(off_s) > CLOCK_S + (answer["heard_at"] - answer["asked_at"]) / 2:
-            yield f"{host}'s time of day is off by {off_s:+.0f} s: its logs will not fit the others' (timedatectl set-ntp true)"
+            yield (
+                f"{host}'s time of day is off by {off_s:+.0f} s: its logs will not fit the others' "
+                "(timedatectl set-ntp true)"
+            )
 
 
 def show(
@@ -91,8 +102,15 @@ def show(
     for host, count in Counter(hosts).items():
         answer = answers[host]
         if not isinstance(answer, str):
-            table.add_row(host, str(count), str(answer["cores"]), f"{answer['free_bytes'] / 1e9:.1f}", f"{needs[host] / 1e9:.1f}",
-                          escape(answer["versions"]["torch"]), escape(answer["fingerprint"]) or "-")  # fmt: skip
+            table.add_row(
+                host,
+                str(count),
+                str(answer["cores"]),
+                f"{answer['free_bytes'] / 1e9:.1f}",
+                f"{needs[host] / 1e9:.1f}",
+                escape(answer["versions"]["torch"]),
+                escape(answer["fingerprint"]) or "-",
+            )
     terminal.print(table)
     if not links:
         return
@@ -183,7 +201,8 @@ def parser() -> Parser:
     made.add_argument(
         "--hostfile",
         type=Path,
-        help="look at these hosts (as mpirun's: rank 0, which is here, first); without it, at the model here alone",
+        help="look at these hosts (as mpirun's: rank 0, which is here, first); without it, "
+        "at the model here alone",
     )
     made.add_argument(
         "--links", dest="measure", choices=("yes", "no"), default="yes", help="measure the links too"

@@ -1,4 +1,5 @@
-"""Measures the round trip and the rate between every two nodes: mpirun ... python -m jarvis_mpi.testbed.link_rates
+"""Measures the round trip and the rate between every two nodes: mpirun ...
+python -m jarvis_mpi.testbed.link_rates
 
 One pair at a time, so that none disturbs another's figures. Rank 0 prints the matrix as JSON; see doctor.py.
 """
@@ -189,4 +190,7 @@ def slow_links(hosts: Sequence[str], links: Sequence[Measured], slowest_kbit_s: 
         if math.isnan(link.kbit_s):
             yield f"{name} carries nothing: do firewalls let MPI's ports through?"
         elif link.kbit_s < slowest_kbit_s:
-            yield f"{name} carries {link.kbit_s / 1e3:.2f} Mbit/s: say --slowest-link-kbit-s {link.kbit_s / 2:.0f} to the run"
+            yield (
+                f"{name} carries {link.kbit_s / 1e3:.2f} Mbit/s: say --slowest-link-kbit-s "
+                f"{link.kbit_s / 2:.0f} to the run"
+            )

@@ -27,7 +27,8 @@ MOST_LINES = 1000  # that a shell may print before
 
 
 def json_object(lines: Iterable[bytes]) -> dict[str, Any] | None:
-    """Return the first line that is a JSON object, None if there is none: a shell may print lines of its own around it."""
+    """Return the first line that is a JSON object, None if there is none: a shell may print lines of its own
+    around it."""
     for line in islice(lines, MOST_LINES):
         try:
             value = json.loads(line)

@@ -47,7 +47,8 @@ def rate(host: int, limit: str) -> None:
 
 
 def air(host: int, delay_ms: float, loss_percent: float) -> None:
-    """Put a bridge of its own and two TAPs between a host's link and the common bridge: radio.py carries frames between them."""
+    """Put a bridge of its own and two TAPs between a host's link and the common bridge: radio.py carries
+    frames between them."""
     own, outer, inner = (f"{PREFIX}{kind}{host}" for kind in "bxy")
     for pid in processes(AIR):
         if outer in proc_file(pid, "cmdline").split("\0"):

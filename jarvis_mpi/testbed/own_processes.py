@@ -1,4 +1,5 @@
-"""What the hosts and the Slurm of one's own share: what they need, their names, and what runs on each of them."""
+"""What the hosts and the Slurm of one's own share: what they need, their names, and what runs on each of
+them."""
 
 import contextlib
 import os

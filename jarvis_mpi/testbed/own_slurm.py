@@ -1,7 +1,8 @@
-"""Make a Slurm of one's own on one machine (Linux, root, Debian's packages), to rehearse a job and to break it.
+"""Make a Slurm of one's own on one machine (Linux, root, Debian's packages), to rehearse a job and to break
+it.
 
-Every node is a real slurmd with a spool of its own; all have this machine's name, address and files. A munged and a
-slurmctld of its own listen on this machine alone.
+Every node is a real slurmd with a spool of its own; all have this machine's name, address and files. A munged
+and a slurmctld of its own listen on this machine alone.
 """
 
 import contextlib

@@ -1,4 +1,5 @@
-"""Asks hosts what they have: `probe` runs there, `ask_all` here, by ssh. Whatever goes wrong on a host is that host's line."""
+"""Asks hosts what they have: `probe` runs there, `ask_all` here, by ssh.
+Whatever goes wrong on a host is that host's line."""
 
 import json
 import subprocess

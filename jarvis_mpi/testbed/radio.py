@@ -1,4 +1,5 @@
-"""python radio.py OUTER INNER DELAY_S LOSS SEED: carry Ethernet frames between two TAP devices, as a bad link does.
+"""python radio.py OUTER INNER DELAY_S LOSS SEED:
+carry Ethernet frames between two TAP devices, as a bad link does.
 
 What comes in at OUTER goes out at INNER DELAY_S later, but for a share LOSS of it; the way back is free.
 own_links.py starts it (`air`): netem in user space, for kernels that have none.

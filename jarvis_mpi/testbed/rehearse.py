@@ -1,4 +1,5 @@
-"""python -m jarvis_mpi rehearse: hosts and a Slurm of one's own on one machine, to rehearse a testbed and to break it."""
+"""python -m jarvis_mpi rehearse:
+hosts and a Slurm of one's own on one machine, to rehearse a testbed and to break it."""
 
 import argparse
 import os
@@ -18,12 +19,13 @@ slurm: its nodes are real slurmds.
 Nothing leaves this machine; down removes everything.
 """
 OF_HOSTS = (
-    "Host 0 (jv0) is where you sit, jv1 and so on are the others; the file system is shared, as if the same were installed"
-    " everywhere. Needs apt-get install openssh-server iproute2 util-linux."
+    "Host 0 (jv0) is where you sit, jv1 and so on are the others; the file system is shared, "
+    "as if the same were installed everywhere. Needs apt-get install openssh-server iproute2 util-linux."
 )
 EXAMPLE = """a run over five hosts, of which one dies:
   python -m jarvis_mpi rehearse hosts up 4
-  python -m jarvis_mpi rehearse hosts run 0 mpirun -hostfile /run/jarvis_hosts/hostfile -n 5 python -m jarvis_mpi --prompt "..."
+  python -m jarvis_mpi rehearse hosts run 0 \\
+      mpirun -hostfile /run/jarvis_hosts/hostfile -n 5 python -m jarvis_mpi --prompt "..."
   python -m jarvis_mpi rehearse hosts kill 2        (in another terminal, meanwhile)
   python -m jarvis_mpi rehearse hosts down
 """
@@ -59,9 +61,16 @@ def add_hosts(made: argparse.ArgumentParser) -> None:
     }
     for word, (does, about) in each.items():
         add(word, for_each(does), about, HOSTS=int)
-    add("rate", own_links.rate, 'limit its link, both ways: 5mbit; "none" takes the limit away', HOST=int, LIMIT=str)  # fmt: skip
     add(
-        "air", own_links.air, 'delay what leaves it, and lose a share of it: 50 5 is 50 ms and 5 in 100; 0 0 is a wire again',
+        "rate",
+        own_links.rate,
+        'limit its link, both ways: 5mbit; "none" takes the limit away',
+        HOST=int,
+        LIMIT=str,
+    )
+    add(
+        "air", own_links.air,
+        'delay what leaves it, and lose a share of it: 50 5 is 50 ms and 5 in 100; 0 0 is a wire again',
         HOST=int, DELAY_MS=float, LOSS_PERCENT=float,
     )  # fmt: skip
     add("down", own_hosts.down, "remove everything, whatever state it is in")

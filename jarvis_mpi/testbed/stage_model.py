@@ -6,8 +6,8 @@
     those ranges' bytes                          ->
                                                  <-   whether all is as it should be
 
-A node's files have the names and sizes of the whole model's, with holes where other nodes' tensors are; so no reader
-has to know. The middle of every tensor is there: checkpoint.fingerprint is made of them.
+A node's files have the names and sizes of the whole model's, with holes where other nodes' tensors are; so no
+reader has to know. The middle of every tensor is there: checkpoint.fingerprint is made of them.
 """
 
 import subprocess
@@ -102,7 +102,8 @@ def deliver(model: str, folder: Path, layers: dict[str, set[int]]) -> int:
                     f"{host} has the whole model"
                     if sent < 0
                     else (
-                        f"{host}: {own_bytes / 1e6:.1f} MB of tensors are there and right, {sent / 1e6:.1f} MB were sent"
+                        f"{host}: {own_bytes / 1e6:.1f} MB of tensors are there and right, "
+                        f"{sent / 1e6:.1f} MB were sent"
                     )
                 )
             except (Unservable, OSError, subprocess.SubprocessError) as error:

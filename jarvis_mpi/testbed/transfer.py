@@ -31,7 +31,8 @@ Progress = Callable[[int], None]
 
 
 def wanted_of(folder: Path, layers: Iterable[int]) -> tuple[dict[str, Any], int]:
-    """List what a node that runs `layers` is to have, for the receiver. -> it, and how many bytes the tensors have."""
+    """List what a node that runs `layers` is to have, for the receiver.
+    -> it, and how many bytes the tensors have."""
     if checkpoint.delivered(folder) is not None:
         raise Unservable(f"{folder} holds a part of the model only: stage-model needs the whole")
     vocabulary = vocabulary_of(folder)
@@ -76,7 +77,8 @@ def hash_of(file: BinaryIO, at: int, length: int) -> str:
 
 
 def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Progress) -> int:
-    """Send a host what it lacks. -> how many bytes were sent; -1: it has the whole model. Raises Unservable."""
+    """Send a host what it lacks. -> how many bytes were sent; -1: it has the whole model.
+    Raises Unservable."""
     process = on_host.start(host, "receive-model", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
@@ -114,7 +116,8 @@ def send(host: str, model: str, folder: Path, wanted: dict[str, Any], tell: Prog
 
 
 def answer_of(host: str, lines: Iterable[bytes], form: Any) -> dict[str, Any]:
-    """Read the host's answer. Raises ConnectionError where none came, Unservable where it is another version's."""
+    """Read the host's answer. Raises ConnectionError where none came, Unservable where it is another
+    version's."""
     answer = on_host.json_object(lines)
     if answer is None:
         raise ConnectionError

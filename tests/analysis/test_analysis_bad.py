@@ -1,4 +1,5 @@
-"""Scripts of analysis/ that are given several things: a bad one is named, the others are drawn, and the status is 1."""
+"""Scripts of analysis/ that are given several things: a bad one is named, the others are drawn, and the
+status is 1."""
 
 import csv
 import os
@@ -55,7 +56,10 @@ def test_a_name_of_a_file_is_no_formula_and_no_markup(folder, capsys, name):
 
 
 def test_a_bad_member_of_a_list_costs_no_other_row(capsys):
-    words = "--nodes 9,0,x,1000000000 --model nothing,gemma-2b --machine pi4 --kbit-s 50000,0,nan --delay-ms 0,inf"
+    words = (
+        "--nodes 9,0,x,1000000000 --model nothing,gemma-2b --machine pi4 --kbit-s 50000,0,nan --delay-ms "
+        "0,inf"
+    )
     assert script("predict", *words.split()) == "1"
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1].split()[:6] == ["gemma-2b", "on", "pi4", "9", "0", "50000"]
@@ -72,8 +76,10 @@ def test_a_bad_member_of_a_list_costs_no_other_row(capsys):
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("predict", "--failures-per-hour -1"), ("predict", "--failures-per-hour inf"), ("predict", "--tokens 1"), ("predict", "--copies -1"),
-    ("predict", "--prompt-rows 0"), ("study_time", "--cases ²"), ("study_time", "--ranks -1"), ("study_time", "--gflop-s nan"),
+    ("predict", "--failures-per-hour -1"), ("predict", "--failures-per-hour inf"), ("predict", "--tokens 1"),
+    ("predict", "--copies -1"),
+    ("predict", "--prompt-rows 0"), ("study_time", "--cases ²"), ("study_time", "--ranks -1"),
+    ("study_time", "--gflop-s nan"),
     ("study_time", "--tokens -3"),
 ])  # fmt: skip
 def test_numbers_that_cannot_be_are_one_sentence(name, words):

@@ -13,7 +13,8 @@ from jarvis_mpi.record.reader import load
 from jarvis_mpi.record.run import Unreadable
 
 COSTS = Costs(
-    layers=18, layer_s=0.010, stage_s=0.001, row_s=0.002, head_s=0.020, hop_s=0.003, body_bytes=1000, header_bytes=100, run_bytes=0
+    layers=18, layer_s=0.010, stage_s=0.001, row_s=0.002, head_s=0.020, hop_s=0.003, body_bytes=1000,
+    header_bytes=100, run_bytes=0
 )  # fmt: skip
 
 

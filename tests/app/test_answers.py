@@ -1,4 +1,5 @@
-"""Standard output that cannot be written: the run goes on, the record has its answers, one sentence says so, and the status is not 0."""
+"""Standard output that cannot be written: the run goes on, the record has its answers, one sentence says so,
+and the status is not 0."""
 
 import io
 import json

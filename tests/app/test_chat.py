@@ -1,4 +1,5 @@
-"""Real mpirun, as a person uses it: a chat through a pipe and in a terminal, a file of prompts, lines of JSON."""
+"""Real mpirun, as a person uses it: a chat through a pipe and in a terminal, a file of prompts, lines of
+JSON."""
 
 import json
 import os

@@ -69,8 +69,10 @@ class Terminal:
 @pytest.fixture
 def terminal(tmp_path) -> Iterator[Terminal]:
     run = Terminal(
-        "timeout", "--foreground", "-k", "5", str(LIMIT_S), "mpirun", "-hostfile", "hostfiles/local", "-n", "3",
-        sys.executable, "-m", "jarvis_mpi", "--ignore-eos", "--max-new-tokens", "1000", "--log", str(tmp_path / "run.h5"),
+        "timeout", "--foreground", "-k", "5", str(LIMIT_S), "mpirun", "-hostfile", "hostfiles/local", "-n",
+        "3",
+        sys.executable, "-m", "jarvis_mpi", "--ignore-eos", "--max-new-tokens", "1000", "--log",
+        str(tmp_path / "run.h5"),
     )  # fmt: skip
     run.await_text("besides a question")
     run.await_text("> ")

@@ -120,7 +120,8 @@ ANCIENT = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE":
 def words_of(model: Path, log: Path | None, *more: str) -> list[str]:
     return [
         "timeout", "-k", "5", "150", "mpirun", "-hostfile", str(ROOT / "hostfiles/local"), "-n", "3",
-        sys.executable, "-m", "jarvis_mpi", "--model", str(model), "--prompt", PROMPT, "--max-new-tokens", "8", "--ignore-eos",
+        sys.executable, "-m", "jarvis_mpi", "--model", str(model), "--prompt", PROMPT, "--max-new-tokens",
+        "8", "--ignore-eos",
         *(["--log", str(log)] if log else []), *more,
     ]  # fmt: skip
 
@@ -208,11 +209,14 @@ stage=$(mktemp -d)
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$stage"
 number=0
-for needed in $NEEDED; do number=$((number + 1)); mkdir "$stage/$number"; mount --bind "$needed" "$stage/$number"; done
+for needed in $NEEDED; do
+    number=$((number + 1)); mkdir "$stage/$number"; mount --bind "$needed" "$stage/$number"
+done
 for closed in $CLOSED; do mount -t tmpfs -o mode=755 tmpfs "$closed"; done
 number=0
 for needed in $NEEDED; do
-    number=$((number + 1)); mkdir -p "$needed"; mount --bind "$stage/$number" "$needed"; mount -o remount,bind,ro "$needed"
+    number=$((number + 1)); mkdir -p "$needed"; mount --bind "$stage/$number" "$needed"
+    mount -o remount,bind,ro "$needed"
 done
 mount -t tmpfs -o size=64k tmpfs /dev/shm
 cd "$WHERE"
@@ -232,7 +236,8 @@ def namespaces() -> bool:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 @pytest.mark.skipif(not namespaces(), reason="mounting is not allowed here")
 def test_an_ordinary_user_of_what_root_has_set_up(small):
-    """The checkout and the environment can be read and not be written; no home; no room in /dev/shm; a prompt that is not ASCII."""
+    """The checkout and the environment can be read and not be written; no home; no room in /dev/shm; a prompt
+    that is not ASCII."""
     needed = dict.fromkeys(map(Path, (ROOT, sys.prefix, sys.base_prefix)))
     closed = {
         folder for path in needed for folder in path.resolve().parents if not folder.stat().st_mode & 0o001

@@ -1,4 +1,5 @@
-"""Real mpirun, real weights, real signals: a part of the fault matrix; and a run's decisions follow from its log."""
+"""Real mpirun, real weights, real signals: a part of the fault matrix; and a run's decisions follow from its
+log."""
 
 import json
 import os
@@ -54,7 +55,8 @@ def test_both_ways_to_shrink_end_with_the_same_communicator(how, ulfm):
 def test_decisions_can_be_replayed_from_the_log(tmp_path):
     log = tmp_path / "run.h5"
     words = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", "6", sys.executable]
-    # Long enough that the stopped node is back well before the last token, on a slow machine as on a fast one.
+    # Long enough that the stopped node is back well before the last token, on a slow machine as on a fast
+    # one.
     words += [
         "-m",
         "jarvis_mpi",

@@ -45,7 +45,8 @@ def test_python_is_started_again_with_docstrings(words, expected, optimize, monk
 @pytest.mark.parametrize("words", [["-OO"], ["-BOO", "-X", "dev"], ["-O", "-O"]])
 def test_without_docstrings_it_works_in_any_locale(words):
     done = python(
-        *words, "-m", "jarvis_mpi", "--version", env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        *words, "-m", "jarvis_mpi", "--version", env={"LC_ALL": "C", "PYTHONUTF8": "0",
+                                                      "PYTHONCOERCECLOCALE": "0"}
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -101,7 +102,8 @@ def test_another_python_is_one_sentence(before, says):
 def test_a_librarys_own_variable_is_one_sentence(name, value, code):
     done = python(
         "-c",
-        "from jarvis_mpi.common.errors import Unservable\nfrom jarvis_mpi.model import checkpoint, light_imports\n"
+        "from jarvis_mpi.common.errors import Unservable\n"
+        "from jarvis_mpi.model import checkpoint, light_imports\n"
         f"try:\n    {code}\nexcept Unservable as error: print('SENTENCE', error)",
         env={name: value},
     )

@@ -80,7 +80,8 @@ def test_bfloat16_differs_from_generate_at_a_near_tie_at_most(tmp_path):
     for step in differing:  # each on the text so far, so one difference does not count as many
         margin = float(logits[step, theirs[step]] - logits[step, ours[step]])
         print(
-            f"step {step}: {ours[step]} for {theirs[step]}, margin {margin:.3f} of {float(logits[step].max()):.1f}"
+            f"step {step}: {ours[step]} for {theirs[step]}, "
+            f"margin {margin:.3f} of {float(logits[step].max()):.1f}"
         )
         assert margin < 0.02 * float(logits[step].abs().max()), (
             "bfloat16 keeps 8 bits: 2 % of the largest logit"
@@ -203,7 +204,8 @@ def test_a_node_with_another_model_is_named(small, tmp_path):
 
 def test_a_node_with_another_version_is_named(small, tmp_path):
     (tmp_path / "jarvis_mpi_old.py").write_text(
-        "import jarvis_mpi, runpy, sys\njarvis_mpi.__version__ = '0.0.1'\nrunpy.run_module('jarvis_mpi', run_name='__main__')\n"
+        "import jarvis_mpi, runpy, sys\n"
+        "jarvis_mpi.__version__ = '0.0.1'\nrunpy.run_module('jarvis_mpi', run_name='__main__')\n"
     )
     before = as_rank(1, "jarvis_mpi_old", tmp_path)
     done = mpirun(3, *words_for(small, tmp_path / "run.h5"), before=before)

@@ -1,4 +1,5 @@
-"""Real mpirun: one bad prompt hurts only itself; what is said at the keyboard of what was cut, appended, refused."""
+"""Real mpirun: one bad prompt hurts only itself; what is said at the keyboard of what was cut, appended,
+refused."""
 
 import json
 import subprocess
@@ -20,7 +21,8 @@ def test_bad_prompts_among_good_ones_lose_nothing(fussy_model, tmp_path):
     assert "4 of 7 prompts could not be answered" in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
     assert [each.get("error", "")[:40] for each in lines] == [
-        "", "the model's chat template does not take ", "the prompt has token 257 ('<new>'), but ", "the prompt has over 600000 tokens, the m",
+        "", "the model's chat template does not take ", "the prompt has token 257 ('<new>'), but ",
+        "the prompt has over 600000 tokens, the m",
         "line 5 is not UTF-8 text: save the file ", "", "",
     ]  # fmt: skip
     assert [each["prompt"] for each in lines if "text" in each] == ["one", "two", "three"]

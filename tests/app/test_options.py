@@ -1,5 +1,5 @@
-"""What is said on the command line has its effect, or a sentence that names it: empty words, idle options, pipes in a file's place,
-and what a resumed run is asked with."""
+"""What is said on the command line has its effect, or a sentence that names it: empty words, idle options,
+pipes in a file's place, and what a resumed run is asked with."""
 
 import os
 import threading
@@ -85,7 +85,8 @@ def test_what_only_looks_empty_is_not(tmp_path):
         (
             {"max_skipped": 5, "never_skip": "none", "on_fault": "stop"},
             [
-                "--max-skipped 5, --never-skip none have no effect: they need skip in --on-fault, which is stop"
+                "--max-skipped 5, --never-skip none have no effect: they need skip in --on-fault, "
+                "which is stop"
             ],
         ),
         ({"max_skipped": 5, "never_skip": "none", "on_fault": "patch,skip", "patches": "p"}, []),

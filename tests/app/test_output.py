@@ -1,4 +1,5 @@
-"""Standard output that cannot be written, or that nobody reads: one sentence or none, and never a file's fault."""
+"""Standard output that cannot be written, or that nobody reads: one sentence or none, and never a file's
+fault."""
 
 import os
 import subprocess
@@ -70,7 +71,9 @@ def test_standard_output_that_does_not_block_is_waited_for():
     from_it, to_it = os.pipe()
     os.set_blocking(to_it, False)
     code = "from jarvis_mpi.common.output import spoken\nwith spoken(): print('\\u00e9' * 400_000)"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=to_it, env={**os.environ, "PYTHONIOENCODING": "ascii"}) as it:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=to_it, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    ) as it:
         os.close(to_it)
         with os.fdopen(from_it, "rb") as reader:
             data = reader.read()
@@ -81,7 +84,8 @@ def test_standard_output_that_does_not_block_is_waited_for():
 @pytest.mark.parametrize("words", ["probe", "receive-model now", "convert-gguf one"])
 def test_what_only_programs_call_says_so(words):
     done = subprocess.run(
-        [sys.executable, "-m", "jarvis_mpi", *words.split()], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "jarvis_mpi", *words.split()], cwd=ROOT, capture_output=True, text=True,
+        timeout=60
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("this command is called by others of jarvis_mpi only")

@@ -1,4 +1,5 @@
-"""Standard input beside --prompt, and where a record goes: nothing is waited for longer than a few seconds."""
+"""Standard input beside --prompt, and where a record goes: nothing is waited for longer than a few
+seconds."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""What shells, launchers and notebooks leave in the environment, locks of others, and names that are not UTF-8."""
+"""What shells, launchers and notebooks leave in the environment, locks of others, and names that are not
+UTF-8."""
 
 import fcntl
 import io
@@ -75,7 +76,8 @@ def test_a_file_of_the_users_is_not_taken_for_pythons_or_a_librarys(words, befor
     ):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the users file')")
     done = subprocess.run(
-        [sys.executable, "-m", "jarvis_mpi", *words], cwd=tmp_path, capture_output=True, text=True, timeout=90,
+        [sys.executable, "-m", "jarvis_mpi", *words], cwd=tmp_path, capture_output=True, text=True,
+        timeout=90,
         env={**os.environ, "PYTHONPATH": f"{before}{ROOT}"},
     )  # fmt: skip
     assert "Traceback" not in done.stderr
@@ -115,7 +117,10 @@ def test_who_has_a_records_lock_is_named(tmp_path):
     path = tmp_path / "run.h5"
     path.write_bytes(b"x")
     hdf5.free(path)
-    code = f"import fcntl, sys; f = open({str(path)!r}); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); sys.stdin.read()"
+    code = (
+        f"import fcntl, sys; f = open({str(path)!r}); fcntl.flock(f, fcntl.LOCK_SH); print(flush=True); "
+        "sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

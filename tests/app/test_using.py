@@ -80,7 +80,8 @@ def test_a_text_goes_on_where_it_was_left_and_only_what_is_new_is_run(folder, br
             assert [token.id for token in tokens] == expected
             assert heard.signs == []
             run = sum(run.rows for piece in tokens[0].pieces for run in piece.runs if run.node == 1)
-            # Of a text that came to its end the last token is not run yet; of one broken off it is on its way.
+            # Of a text that came to its end the last token is not run yet; of one broken off it is on its
+            # way.
             assert run == len(text) - before + (0 if broken_off or not before else 1)
             text += expected
 

@@ -23,9 +23,12 @@ class PanicException(BaseException):
 
 
 RAISED = [
-    ValueError("no\nsecond line"), KeyError("a"), IndexError("out of range"), RuntimeError(""), TypeError("x"), MemoryError(),
-    RecursionError("too deep"), jinja2.TemplateError("no"), UnicodeDecodeError("utf-8", b"x", 0, 1, "y"), OSError(5, "z"),
-    AssertionError(), StopIteration(), ZeroDivisionError(), PanicException("called `Option::unwrap()` on a `None` value"),
+    ValueError("no\nsecond line"), KeyError("a"), IndexError("out of range"), RuntimeError(""),
+    TypeError("x"), MemoryError(),
+    RecursionError("too deep"), jinja2.TemplateError("no"), UnicodeDecodeError("utf-8", b"x", 0, 1, "y"),
+    OSError(5, "z"),
+    AssertionError(), StopIteration(), ZeroDivisionError(),
+    PanicException("called `Option::unwrap()` on a `None` value"),
 ]  # fmt: skip
 
 

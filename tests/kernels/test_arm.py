@@ -1,4 +1,5 @@
-"""Run the kernels as a Raspberry Pi 4 and a Pi 5 would, in an emulator: the same bits as on this processor."""
+"""Run the kernels as a Raspberry Pi 4 and a Pi 5 would, in an emulator: the same bits as on this
+processor."""
 
 import shutil
 import subprocess
@@ -21,11 +22,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-        reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)",
+        reason=f"needs {COMPILER} and {EMULATOR} (packages gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, "
+        "qemu-user)",
     ),
 ]
 
-# Its arguments: numbers as they are; "/file" is the address of a file's content, "out:bytes" of room for the result; "+/file" is both.
+# Its arguments: numbers as they are; "/file" is the address of a file's content, "out:bytes" of room for the
+# result; "+/file" is both.
 HARNESS = r"""
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-"""cpu and jit: a processor's features; machine code is made once and cached, and made again where the file is not whole."""
+"""cpu and jit: a processor's features; machine code is made once and cached, and made again where the file is
+not whole."""
 
 import pytest
 import torch

@@ -99,8 +99,8 @@ IN_C = [  # each a single call, with no line of Python in between
     "{{ [messages]|slice(2000000000)|list|length }}",
     "{{ (messages[-1].content * 100000).replace('h', 'x' * 1000000) }}",
     "{{ {'a': 1}|tojson(indent=4000000000) }}",
-    "{% set n = namespace(l=['a'], m=['a']) %}{% for i in range(60) %}{% set n.l = [n.l, n.l] %}{% set n.m = [n.m, n.m] %}"
-    "{% endfor %}{{ n.l == n.m }}",
+    "{% set n = namespace(l=['a'], m=['a']) %}{% for i in range(60) %}{% set n.l = [n.l, "
+    "n.l] %}{% set n.m = [n.m, n.m] %}{% endfor %}{{ n.l == n.m }}",
     "{% set n = namespace(l=['a']) %}{% for i in range(60) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
 ]
 

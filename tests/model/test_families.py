@@ -9,8 +9,10 @@ pytestmark = pytest.mark.slow
 PAGE = ROOT / "docs" / "families.md"
 # Families that people run: each must stay served.
 SERVED = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2", "smollm3", "gpt2", "gpt_neox",
-    "gptj", "falcon", "mpt", "starcoder2", "granite", "cohere", "cohere2", "minicpm3", "stablelm", "opt", "gpt_bigcode", "codegen",
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "olmo2",
+    "smollm3", "gpt2", "gpt_neox",
+    "gptj", "falcon", "mpt", "starcoder2", "granite", "cohere", "cohere2", "minicpm3", "stablelm", "opt",
+    "gpt_bigcode", "codegen",
 )  # fmt: skip
 RARE = ("cohere2", "stablelm", "opt", "gpt_bigcode", "codegen")  # served, and left out by CI
 MIXTURES = (
@@ -33,7 +35,8 @@ def cache(tmp_path_factory):
 
 
 def of_ci(variant) -> bool:
-    """Whether it is tried by CI too: what people run, and one of each reason for a refusal; the rest with JARVIS_TEST_SLOW=1."""
+    """Whether it is tried by CI too: what people run, and one of each reason for a refusal; the rest with
+    JARVIS_TEST_SLOW=1."""
     wanted = {*SERVED, *MIXTURES, "bert", "bart", "bamba", "blt", "t5gemma"} - {*RARE}
     return variant.kind in wanted
 

@@ -1,4 +1,5 @@
-"""Options in a model's own files that change a greedy text under `generate` are followed, or refused by name."""
+"""Options in a model's own files that change a greedy text under `generate` are followed, or refused by
+name."""
 
 import json
 import math
@@ -53,16 +54,18 @@ def greedy(folder: Path, settings: Settings, count: int) -> list[int]:
     return ids[len(PROMPT) :]
 
 
-# Options that change no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of the return value; `eos_token_id` is
-# in tokenizer.end_ids.
+# Options that change no greedy text: of drawing, of beams alone (num_beams is refused), of speed, of the
+# return value; `eos_token_id` is in tokenizer.end_ids.
 HARMLESS = set(
-    """max_length max_new_tokens early_stopping do_sample use_mtp use_cache cache_config max_cache_len temperature top_k
-    top_p min_p top_h typical_p epsilon_cutoff eta_cutoff length_penalty renormalize_logits remove_invalid_values
-    num_return_sequences output_attentions output_hidden_states output_scores output_logits return_dict_in_generate pad_token_id
-    bos_token_id eos_token_id decoder_start_token_id is_assistant num_assistant_tokens num_assistant_tokens_schedule
-    assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit assistant_lookbehind
-    target_lookbehind assistant_ensemble_weight speculation_type compile_config disable_compile continuous_batching_config low_memory
-    diversity_penalty num_beam_groups prefill_chunk_size transformers_version repetition_penalty""".split()  # noqa: SIM905
+    """max_length max_new_tokens early_stopping do_sample use_mtp use_cache cache_config max_cache_len
+    temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff length_penalty
+    renormalize_logits remove_invalid_values num_return_sequences output_attentions output_hidden_states
+    output_scores output_logits return_dict_in_generate pad_token_id bos_token_id eos_token_id
+    decoder_start_token_id is_assistant num_assistant_tokens num_assistant_tokens_schedule
+    assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit
+    assistant_lookbehind target_lookbehind assistant_ensemble_weight speculation_type compile_config
+    disable_compile continuous_batching_config low_memory diversity_penalty num_beam_groups
+    prefill_chunk_size transformers_version repetition_penalty""".split()  # noqa: SIM905
 )
 
 

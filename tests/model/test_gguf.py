@@ -1,4 +1,5 @@
-"""GGUF files: the same model as the one that they were made of, or one sentence; converted once, by one of the processes that need it."""
+"""GGUF files: the same model as the one that they were made of, or one sentence; converted once, by one of
+the processes that need it."""
 
 import json
 
@@ -72,7 +73,8 @@ def test_all_files_of_a_split_model_are_read_and_a_missing_one_is_named(tmp_path
 
 
 def llama3_table(width: int = 8, **changes) -> np.ndarray:
-    """Return the table as llama.cpp's converter writes it: the frequencies without scaling over those with it."""
+    """Return the table as llama.cpp's converter writes it: the frequencies without scaling over those with
+    it."""
     config = LlamaConfig(head_dim=width, rope_parameters={**LLAMA3, **changes}, max_position_embeddings=128)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
     return (10000.0 ** -(np.arange(0, width, 2) / width) / scaled.numpy()).astype(np.float32)
@@ -107,13 +109,15 @@ def test_linear_yarn_and_longrope_are_honoured(tmp_path):
     linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
     model = ggufs.write(
         tmp_path / "a.gguf", rope_parameters=linear,
-        more=lambda writer: (writer.add_string("llama.rope.scaling.type", "linear"), writer.add_rope_scaling_factor(4.0)),
+        more=lambda writer: (writer.add_string("llama.rope.scaling.type", "linear"),
+                             writer.add_rope_scaling_factor(4.0)),
     )  # fmt: skip
     assert ggufs.same(ggufs.converted(tmp_path / "a.gguf"), model)
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0}
     model = ggufs.write(
         tmp_path / "b.gguf", "qwen2", rope_parameters=yarn,
-        more=lambda writer: (writer.add_string("qwen2.rope.scaling.type", "yarn"), writer.add_rope_scaling_factor(4.0),
+        more=lambda writer: (writer.add_string("qwen2.rope.scaling.type", "yarn"),
+                             writer.add_rope_scaling_factor(4.0),
                              writer.add_rope_scaling_orig_ctx_len(32)),
     )  # fmt: skip
     assert ggufs.same(ggufs.converted(tmp_path / "b.gguf"), model)
@@ -122,7 +126,8 @@ def test_linear_yarn_and_longrope_are_honoured(tmp_path):
                 "original_max_position_embeddings": 32}  # fmt: skip
     tables = {"rope_factors_long.weight": np.array(long), "rope_factors_short.weight": np.array(short)}
     model = ggufs.write(
-        tmp_path / "c.gguf", "phi3", tensors=tables, rope_parameters=longrope, original_max_position_embeddings=32,
+        tmp_path / "c.gguf", "phi3", tensors=tables, rope_parameters=longrope,
+        original_max_position_embeddings=32,
         more=lambda writer: writer.add_rope_scaling_orig_ctx_len(32),
     )  # fmt: skip
     folder = ggufs.converted(tmp_path / "c.gguf")

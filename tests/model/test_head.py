@@ -1,4 +1,5 @@
-"""The end user's part of the model: past the family's forward where that gives the same bits, through it elsewhere."""
+"""The end user's part of the model: past the family's forward where that gives the same bits, through it
+elsewhere."""
 
 import pytest
 import tiny

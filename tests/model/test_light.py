@@ -120,7 +120,10 @@ def starts(folder, inside="pass", afterwards="", path=()):
 
 
 def test_a_rank_starts_without_torchs_compiler(tmp_path):
-    loads = "print([name for name in ('torch._dynamo', 'torch.distributed.tensor', 'sympy') if name in sys.modules])"
+    loads = (
+        "print([name for name in ('torch._dynamo', 'torch.distributed.tensor', "
+        "'sympy') if name in sys.modules])"
+    )
     assert starts(tmp_path, afterwards=loads) == "[]\n"
 
 
@@ -131,7 +134,8 @@ def test_a_neighbour_that_is_imported_meanwhile_gets_the_real_thing(tmp_path):
     import torch
     one = torch.ones(3)
     print(torch.ops.neighbour.twice(one).tolist(), torch.distributed.is_available())
-    print(torch.compile(lambda x: torch.ops.neighbour.twice(x) + 1, backend="eager", fullgraph=True)(one).tolist())
+    more = torch.compile(lambda x: torch.ops.neighbour.twice(x) + 1, backend="eager", fullgraph=True)
+    print(more(one).tolist())
     from transformers.masking_utils import TransformGetItemToIndex
     with TransformGetItemToIndex():
         print("masks")

@@ -188,9 +188,19 @@ def test_a_config_that_is_no_object(folder, text):
             reads(folder)
 
 
-@pytest.mark.parametrize("field", [{"rope_parameters": []}, {"hidden_size": "x"}, {"num_hidden_layers": 99},
-                                   {"num_hidden_layers": 2**40}, {"eos_token_id": "x"}, {"dtype": "nonsense"},
-                                   {"num_attention_heads": 0}, {"rope_parameters": {"rope_theta": -1, "rope_type": "default"}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"rope_parameters": []},
+        {"hidden_size": "x"},
+        {"num_hidden_layers": 99},
+        {"num_hidden_layers": 2**40},
+        {"eos_token_id": "x"},
+        {"dtype": "nonsense"},
+        {"num_attention_heads": 0},
+        {"rope_parameters": {"rope_theta": -1, "rope_type": "default"}},
+    ],
+)
 def test_a_config_whose_fields_cannot_be(folder, field):
     change(folder / "config.json", **field)
     with pytest.raises(Unservable, match=r"config.json"):
@@ -238,7 +248,8 @@ def test_the_doctor_names_each_fault(folder, bytes_folder, capsys):
     change(folder / "config.json", hidden_act=5)
     assert doctor.main(["--model", str(folder)]) == 1
     printed = capsys.readouterr().out
-    for fault in ("the tensor model.layers.4.mlp.up_proj.weight holds NaN or infinity", "numbers.npy is damaged: its sha256",
+    for fault in ("the tensor model.layers.4.mlp.up_proj.weight holds NaN or infinity",
+                  "numbers.npy is damaged: its sha256",
                   "config.json cannot be used", "tokenizer", "4 things to mend"):  # fmt: skip
         assert fault in printed
 

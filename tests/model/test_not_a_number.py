@@ -1,4 +1,5 @@
-"""Numbers that are none, NaN and infinity, in the files, in a layer, in the logits of a run; and numbers of 8 bits."""
+"""Numbers that are none, NaN and infinity, in the files, in a layer, in the logits of a run; and numbers of 8
+bits."""
 
 import shutil
 

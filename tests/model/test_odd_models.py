@@ -26,7 +26,8 @@ LIST = "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endf
 
 
 def test_masks_of_older_releases_are_not_looked_at(tmp_path):
-    """-1e9 in float16 is minus infinity: GPT-2, GPT-J and Pythia have such masks in their files, and no use for them."""
+    """-1e9 in float16 is minus infinity: GPT-2, GPT-J and Pythia have such masks in their files, and no use
+    for them."""
     folder = texts.of_bytes(tiny.make("gpt2", tmp_path / "model", vocab_size=260))
     path = folder / "model.safetensors"
     masks = {
@@ -62,8 +63,10 @@ def test_a_family_that_cannot_be_run_in_float64_is_tried_all_the_same():
 def test_a_buffer_that_is_saved_with_the_model_is_read(tmp_path):
     """Gemma 4's layers have a factor each, which is no parameter."""
     config = Gemma4TextConfig(
-        vocab_size=103, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_hidden_layers=3,
-        intermediate_size=96, hidden_size_per_layer_input=0, num_kv_shared_layers=0, vocab_size_per_layer_input=1,
+        vocab_size=103, hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+        num_hidden_layers=3,
+        intermediate_size=96, hidden_size_per_layer_input=0, num_kv_shared_layers=0,
+        vocab_size_per_layer_input=1,
         layer_types=["full_attention"] * 3, global_head_dim=16, max_position_embeddings=128,
     )  # fmt: skip
     whole = make_twin(config, 4)

@@ -34,7 +34,8 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """Return the whole model's greedy answer, computed without any cache: ids, and the logits of each step."""
+    """Return the whole model's greedy answer, computed without any cache: ids, and the logits of each
+    step."""
     return answer_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
 
 

@@ -189,8 +189,10 @@ def test_numbers_that_are_none_are_a_sentence(bad, temperature):
 @pytest.mark.parametrize(
     "wishes",
     [
-        {"temperature": 1e-30}, {"temperature": 1e-37}, {"temperature": 1e-300}, {"temperature": 5e-324}, {"temperature": 1e-20},
-        {"temperature": 1.0, "top_p": 1e-30}, {"temperature": 1.0, "top_p": 5e-324}, {"temperature": 1.0, "top_k": 1},
+        {"temperature": 1e-30}, {"temperature": 1e-37}, {"temperature": 1e-300}, {"temperature": 5e-324},
+        {"temperature": 1e-20},
+        {"temperature": 1.0, "top_p": 1e-30}, {"temperature": 1.0, "top_p": 5e-324}, {"temperature": 1.0,
+                                                                                      "top_k": 1},
         {"temperature": 1e-3, "top_k": 10**30, "top_p": 0.999},
     ],
 )  # fmt: skip

@@ -73,8 +73,10 @@ def trained_sentencepiece(folder, kind, config):
         "\n".join(f"hello world, this is line {number} of a small book. Grüße!" for number in range(300))
     )
     pieces.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type=kind, byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, hard_vocab_limit=False,
+        input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=340, model_type=kind,
+        byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        hard_vocab_limit=False,
     )  # fmt: skip
     (folder / "config.json").write_text('{"model_type": "llama", "eos_token_id": 2}')
     if config:

@@ -1,4 +1,5 @@
-"""trial: models that cannot be cut are refused before a weight is read; each fault of a cut must be noticed."""
+"""trial: models that cannot be cut are refused before a weight is read; each fault of a cut must be
+noticed."""
 
 import json
 
@@ -125,7 +126,8 @@ def test_a_refusal_names_the_folder_the_kind_and_the_reason_each_time(tmp_path):
     for _ in range(2):
         with pytest.raises(
             Unservable,
-            match=r"model is a model of kind 'mixtral' that cannot be cut: it is a mixture of experts \(Mixtral\w+\)",
+            match=r"model is a model of kind 'mixtral' that cannot be cut: it is a mixture of experts "
+            r"\(Mixtral\w+\)",
         ):
             trial.check(folder)
 
@@ -207,7 +209,8 @@ LONG = {
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
 def test_a_text_ends_where_the_first_rotary_tables_do(tmp_path, family):
-    """Beyond, `generate` computes all rows with the later tables, and in some families all that are cached."""
+    """Beyond, `generate` computes all rows with the later tables, and in some families all that are
+    cached."""
     folder = tiny.make(
         family,
         tmp_path,

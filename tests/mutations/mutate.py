@@ -4,7 +4,8 @@
         draw = random.Random(number)
         path.write_bytes(damaged(draw, good))
 
-`survives` runs a batch in a child of its own, so that a crash or a hang of one is a failed test that names its number.
+`survives` runs a batch in a child of its own, so that a crash or a hang of one is a failed test that names
+its number.
 """
 
 import copy
@@ -47,7 +48,8 @@ STRANGE_NUMBERS = (
     10**30,
 )
 STRANGE = (
-    None, True, False, "", "x", "\x00", "../x", "/etc/passwd", "ü" * 300, [], {}, [[]], [0], [-1], {"a": 1}, 0.5, -0.0,
+    None, True, False, "", "x", "\x00", "../x", "/etc/passwd", "ü" * 300, [], {}, [[]], [0], [-1], {"a": 1},
+    0.5, -0.0,
     1e308, float("inf"), float("nan"), *STRANGE_NUMBERS,
 )  # fmt: skip
 
@@ -57,7 +59,8 @@ def numbers(many: int = MANY) -> range:
 
 
 def damaged(draw: random.Random, good: bytes, within: int | None = None) -> bytes:
-    """Return `good` with one to four faults in its first `within` bytes: bits and bytes changed, cut off, put in, doubled, zero."""
+    """Return `good` with one to four faults in its first `within` bytes: bits and bytes changed, cut off, put
+    in, doubled, zero."""
     bad, within = bytearray(good), len(good) if within is None else min(within, len(good))
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         at = draw.randrange(max(1, min(within, len(bad))))
@@ -87,7 +90,8 @@ def damaged(draw: random.Random, good: bytes, within: int | None = None) -> byte
 
 
 def swapped(draw: random.Random, good: Any, strange: Iterable[Any] = STRANGE) -> Any:
-    """Return JSON `good` with one to three of its values swapped for strange ones, taken out, renamed, or taken from elsewhere in it."""
+    """Return JSON `good` with one to three of its values swapped for strange ones, taken out, renamed, or
+    taken from elsewhere in it."""
     bad = copy.deepcopy(good)
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
         places = list(places_in(bad))
@@ -140,7 +144,8 @@ def sentence_or(read: Callable[[], object]) -> None:
 
 
 def survives(tries: Iterable[int], one: Callable[[int], None]) -> None:
-    """Call `one` with each number, in child processes; AssertionError names the numbers that crash, hang or raise."""
+    """Call `one` with each number, in child processes; AssertionError names the numbers that crash, hang or
+    raise."""
     left, wrong = list(tries), []
     for first in range(0, len(left), BATCH):
         wrong += in_a_child(left[first : first + BATCH], one)

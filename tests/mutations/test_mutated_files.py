@@ -19,7 +19,11 @@ pytestmark = pytest.mark.slow
 def study(folder: Path) -> Path:
     path = folder / "study.h5"
     cases = [frozenset(), frozenset([1]), frozenset([1, 2])]
-    items = [study_file.Item("text", "", 0, 0, -1, 10, 40), study_file.Item("mmlu", "x", 0, 0, 1, 5, 9), study_file.Item("mmlu", "x", 0, 1, 1, 5, 9)]  # fmt: skip
+    items = [
+        study_file.Item("text", "", 0, 0, -1, 10, 40),
+        study_file.Item("mmlu", "x", 0, 0, 1, 5, 9),
+        study_file.Item("mmlu", "x", 0, 1, 1, 5, 9),
+    ]
     made = study_file.StudyFile(path, cases, items, ["why"], STUDY)
     for unit in made.left():
         if unit.kind == study_file.UnitKind.RANK:
@@ -115,7 +119,10 @@ def test_damaged_patches_are_read_or_one_sentence(tmp_path):
 
 
 def test_damaged_hostfiles_are_read_or_one_sentence(tmp_path):
-    good = b"# all\nlocalhost slots=3 max_slots=4 // x\nme@pi1.home slots = 2 username=you\n/* x\n */ fd98::12 cpu=1\n127.0.0.2\n127.0.0.2\n"
+    good = (
+        b"# all\nlocalhost slots=3 max_slots=4 // x\nme@pi1.home slots = 2 username=you\n/* x\n */ fd98::12 "
+        b"cpu=1\n127.0.0.2\n127.0.0.2\n"
+    )
 
     def one(number: int) -> None:
         draw = random.Random(number)
@@ -127,7 +134,8 @@ def test_damaged_hostfiles_are_read_or_one_sentence(tmp_path):
 
 
 def as_lists(data: bytes) -> bytes:
-    """Turn all types of texts into lists of an unknown kind, by one bit each; HDF5 2.0 crashes when it reads them."""
+    """Turn all types of texts into lists of an unknown kind, by one bit each; HDF5 2.0 crashes when it reads
+    them."""
     kind = bytes.fromhex("19010100100000001000000001000000")
     assert kind in data
     return data.replace(kind, b"\x19\x0b" + kind[2:])

@@ -29,7 +29,8 @@ def files(tmp_path_factory):
     return [(path.read_bytes(), gguf_header.read(path).data_at) for path in whole]
 
 
-# Keys that transformers does not read of such files (test_gguf.py compares them with the models that they were made of).
+# Keys that transformers does not read of such files (test_gguf.py compares them with the models that they
+# were made of).
 OURS = (
     "head_dim",
     "query_pre_attn_scalar",

@@ -28,7 +28,8 @@ ASKED = [
 ]
 GOOD = {
     "prompts.txt": "\n".join(prompt for prompt in ASKED if "\n" not in prompt and prompt[0] != "{").encode(),
-    "prompts.jsonl": "\n".join(json.dumps({"id": at, "prompt": prompt, "more": [1, {"a": None}]}, ensure_ascii=at % 2 == 0)
+    "prompts.jsonl": "\n".join(json.dumps({"id": at, "prompt": prompt, "more": [1, {"a": None}]},
+                                          ensure_ascii=at % 2 == 0)
                                for at, prompt in enumerate(ASKED)).encode(),
     "mixed.txt": ("\ufeffone\n\n" + '{"prompt": "two"}\r\n' + "three\r\n{}\n").encode(),
 }  # fmt: skip

@@ -163,15 +163,25 @@ def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object],
         file.create_virtual_dataset("tokens", layout)
 
     return {
-        "external link": (lambda file: file.__setitem__("tokens", h5py.ExternalLink(str(folder / "other.h5"), "tokens")), "points elsewhere"),
+        "external link": (
+            lambda file: file.__setitem__("tokens", h5py.ExternalLink(str(folder / "other.h5"), "tokens")),
+            "points elsewhere",
+        ),
         "soft link": (lambda file: file.__setitem__("tokens", h5py.SoftLink("/hops")), "points elsewhere"),
-        "dangling link": (lambda file: file.__setitem__("tokens", h5py.SoftLink("/none")), "points elsewhere"),
-        "external storage": (lambda file: file.create_dataset("tokens", (8,), kind, external=[(str(secret), 0, 4096)]), "lies in another file"),
+        "dangling link": (lambda file: file.__setitem__("tokens", h5py.SoftLink("/none")),
+                          "points elsewhere"),
+        "external storage": (
+            lambda file: file.create_dataset("tokens", (8,), kind, external=[(str(secret), 0, 4096)]),
+            "lies in another file",
+        ),
         "virtual": (virtual, "lies in another file"),
         "group": (lambda file: file.create_group("tokens"), "is no table"),
-        "huge": (lambda file: file.create_dataset("tokens", (1 << 40,), kind, chunks=(1 << 10,)), "claims 1099511627776 rows"),
-        "huge and packed": (lambda file: file.create_dataset("tokens", (1 << 30,), kind, chunks=(1 << 10,), compression="gzip"), "claims 1073741824 rows"),
-        "huge chunk": (lambda file: file.create_dataset("tokens", (8,), kind, maxshape=(None,), chunks=(1 << 24,)), "claims 16777216 rows"),
+        "huge": (lambda file: file.create_dataset("tokens", (1 << 40,), kind, chunks=(1 << 10,)),
+                 "claims 1099511627776 rows"),
+        "huge and packed": (lambda file: file.create_dataset("tokens", (1 << 30,), kind, chunks=(1 << 10,),
+                                                             compression="gzip"), "claims 1073741824 rows"),
+        "huge chunk": (lambda file: file.create_dataset("tokens", (8,), kind, maxshape=(None,),
+                                                        chunks=(1 << 24,)), "claims 16777216 rows"),
         "scalar": (lambda file: file.create_dataset("tokens", (), kind), "no such table"),
         "empty": (lambda file: file.create_dataset("tokens", dtype=kind, data=h5py.Empty(kind)), "claims"),
         "texts": (lambda file: file.create_dataset("tokens", data=["x"] * 8), "no such table"),
@@ -181,8 +191,26 @@ def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object],
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["external link", "soft link", "dangling link", "external storage", "virtual", "group", "huge", "huge and packed",
-                                  "huge chunk", "scalar", "empty", "texts", "two dimensions", "other types", "gone"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "external link",
+        "soft link",
+        "dangling link",
+        "external storage",
+        "virtual",
+        "group",
+        "huge",
+        "huge and packed",
+        "huge chunk",
+        "scalar",
+        "empty",
+        "texts",
+        "two dimensions",
+        "other types",
+        "gone",
+    ],
+)
 def test_hostile_records_are_one_sentence(name, tmp_path):
     damage, reason = made_hostile(tmp_path)[name]
     path = tmp_path / "bad.h5"

@@ -24,7 +24,8 @@ VOCABULARY, CONTEXT = 262, 400
 PROMPTS = ("abc", "Grüße, 世界! 👩‍🚀", "  two\n<|start|> spaces ", "hello world x", "<end></s>\ttab")
 CHAT = (
     "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% endif %}"
-    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] | trim + '<|end|>\n' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n"
+    "' + message['content'] | trim + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
 )
 LARGE_EVERY = 25  # the default model's tokenizer takes a second to read
@@ -118,7 +119,8 @@ def assert_as_transformers(folder: Path, ids_of: dict[str, list[int]], decoded: 
 
 
 def odd(tokenizer, ids: list[int]) -> bool:
-    """Return whether the decoder's text of some tokens is no beginning of its text of more: then shown text stays."""
+    """Return whether the decoder's text of some tokens is no beginning of its text of more: then shown text
+    stays."""
     prefixes = [
         tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd") for end in range(len(ids) + 1)
     ]

@@ -1,4 +1,5 @@
-"""Hostfiles: what our reader says of one is what the real mpirun does with it. Nothing is started: mpirun only tells."""
+"""Hostfiles: what our reader says of one is what the real mpirun does with it.
+Nothing is started: mpirun only tells."""
 
 import os
 import random
@@ -50,12 +51,16 @@ TAKEN = [
     b"127.0.0.2 slots=00002\n",
 ]
 REFUSED = [
-    (b"localhost slots=2\r\n127.0.0.2 slots=2\r\n", r"line 1: '\\r' cannot stand there: Windows ends its lines so, mpirun stops with a parse error: sed -i 's/\\r\$//' "),
+    (b"localhost slots=2\r\n127.0.0.2 slots=2\r\n",
+     r"line 1: '\\r' cannot stand there: Windows ends its lines so, mpirun stops with a parse error: "
+     r"sed -i 's/\\r\$//' "),
     (b"# a comment\r\n\r\nlocalhost slots=2\r\n", r"line 2: '\\r' cannot"),
-    (b"\xef\xbb\xbflocalhost slots=2\n", "begins with a byte order mark, and mpirun stops with a parse error: sed"),
+    (b"\xef\xbb\xbflocalhost slots=2\n",
+     "begins with a byte order mark, and mpirun stops with a parse error: sed"),
     ("localhost slots=2\n".encode("utf-16"), "line 1: .* cannot stand there"),
     ("örtchen slots=2\n".encode(), "line 1"),
-    (b"localhost slots=2\n[::1] slots=2\n", r"line 2: '\[' cannot stand there: mpirun takes an IPv6 address only without brackets"),
+    (b"localhost slots=2\n[::1] slots=2\n",
+     r"line 2: '\[' cannot stand there: mpirun takes an IPv6 address only without brackets"),
     (b"localhost slots=2\n^127.0.0.2\n", "line 2: .* leaves out no host: delete the line"),
     (b"+n0 slots=1\nlocalhost slots=2\n", r"line 1: \+n0 counts hosts of an allocation, and there is none"),
     (b"localhost slots=1\n+e:2\n", r"line 2: \+e:2"),
@@ -69,7 +74,8 @@ REFUSED = [
     (b"localhost slots 2\n", "localhost has slots=, which is no number"),
     (b"localhost slots", "localhost has slots=, which is no number"),
     (b"localhost slots=2 slots=2\n", "slots told twice"),
-    (b"localhost slots=2\n\n127.0.0.1 slots=2\n", "line 3: localhost has its slots told twice, which mpirun refuses: name it once"),
+    (b"localhost slots=2\n\n127.0.0.1 slots=2\n",
+     "line 3: localhost has its slots told twice, which mpirun refuses: name it once"),
     (b"pi1.home slots=1\npi1.work slots=1\n", "line 2: pi1.home has its slots told twice"),
     (b"localhost slots=4 max-slots=3\n", "line 1: localhost has max-slots=3, less than its 4 slots"),
     (b"localhost slots=2\nslots=2\n", "line 2: 'slots'"),
@@ -147,12 +153,14 @@ def drawn(draw: random.Random) -> bytes:
     """A hostfile of a few lines, most of them good."""
 
     def line() -> str:
-        host = draw.choice(("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.2", "127.0.0.3", "me@127.0.0.4", "pi1", "pi1.home",
+        host = draw.choice(("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.2", "127.0.0.3", "me@127.0.0.4",
+                            "pi1", "pi1.home",
                             "pi2.work", "::1", "fd98::12", "9", "a_b-c", OWN))  # fmt: skip
         space, end = draw.choice(("", " ", "\t")), draw.choice(("\n", "\n", "\n", " \n", "\n\n", ""))
         more = [f"{draw.choice(('slots', 'slots', 'slots', 'cpu'))}{space}={space}{draw.randrange(4)}"]
         more += draw.sample(
-            ("max_slots=4", "max-slots=1", "foo", "# x", "// x", "/* x */", "/* x\n x */ slots=1", "username=me", "slots=2", "7",
+            ("max_slots=4", "max-slots=1", "foo", "# x", "// x", "/* x */", "/* x\n x */ slots=1",
+             "username=me", "slots=2", "7",
              "\r", "foo.bar", "=", '"x"', "-1", "slots", "\f", "*", "rank", "[::1]", "é"),
             draw.choice((0, 0, 0, 0, 0, 1, 1, 2)))  # fmt: skip
         return " ".join([host, *more][: 1 if draw.random() < 0.15 else None]) + end

@@ -1,4 +1,5 @@
-"""What is given to ssh: a host is never an option, and an ssh that cannot be started is a line of that host."""
+"""What is given to ssh: a host is never an option, and an ssh that cannot be started is a line of that
+host."""
 
 import json
 import os
@@ -64,7 +65,10 @@ def test_the_real_ssh_takes_the_host_behind_two_dashes_as_one(tmp_path, monkeypa
     ],
 )
 def test_mpiruns_agent_starts_nothing_for_such_a_host(words, sentence, monkeypatch, tmp_path):
-    code = f"import sys; sys.argv = ['jarvis-mpi-daemon', *{words}]; from jarvis_mpi.net.launch_agents import daemon; daemon()"
+    code = (
+        f"import sys; sys.argv = ['jarvis-mpi-daemon', *{words}]; from jarvis_mpi.net.launch_agents import "
+        "daemon; daemon()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert done.returncode == 1
     assert sentence in done.stderr
@@ -95,7 +99,8 @@ def test_an_empty_command_in_sshs_place_is_ssh(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999", "JARVIS_SSH_KEEPALIVE=nan",
+    "setting", ["PMIX_RANK=", "PMI_RANK=one", "SLURM_PROCID=-1", "PMIX_RANK=99999999999",
+                "JARVIS_SSH_KEEPALIVE=nan",
              "OMPI_COMM_WORLD_LOCAL_RANK=1.5"]
 )  # fmt: skip
 def test_a_launchers_variable_that_is_no_number_is_named(setting):

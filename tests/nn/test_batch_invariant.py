@@ -1,4 +1,5 @@
-"""A position's result is the same, bit for bit, whatever other rows its message holds: prompts, drafts, a copy's catching up."""
+"""A position's result is the same, bit for bit, whatever other rows its message holds: prompts, drafts, a
+copy's catching up."""
 
 import pytest
 import tiny
@@ -65,8 +66,15 @@ def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path,
     torch.set_num_threads(threads)
     try:
         for family, width in (("llama", 14336), ("gemma3_text", 16384)):
-            folder = tiny.make(family, tmp_path / family, hidden_size=64, intermediate_size=width, num_hidden_layers=2, head_dim=256,
-                               layer_types=["sliding_attention", "full_attention"] if family != "llama" else None)  # fmt: skip
+            folder = tiny.make(
+                family,
+                tmp_path / family,
+                hidden_size=64,
+                intermediate_size=width,
+                num_hidden_layers=2,
+                head_dim=256,
+                layer_types=["sliding_attention", "full_attention"] if family != "llama" else None,
+            )
             stage = Stage(folder, range(2), torch.float32, weights="int8")
             text = to_bytes(torch.randn(1, 70, stage.width, generator=torch.Generator().manual_seed(0)))
             assert stage.fast_step.parts[0].fused
@@ -81,7 +89,8 @@ def test_with_several_threads_and_layers_as_wide_as_real_ones(threads, tmp_path,
 def test_chunked_attention_sees_one_chunk(tmp_path, monkeypatch):
     monkeypatch.setenv("JARVIS_CACHE", str(tmp_path / "cache"))
     config = Llama4TextConfig(
-        **{**tiny.SHAPE, "num_hidden_layers": 4}, intermediate_size_mlp=48, moe_layers=[], attention_chunk_size=8,
+        **{**tiny.SHAPE, "num_hidden_layers": 4}, intermediate_size_mlp=48, moe_layers=[],
+        attention_chunk_size=8,
         layer_types=["chunked_attention", "full_attention"] * 2, no_rope_layers=[1, 1, 1, 1],
     )  # fmt: skip
     torch.manual_seed(0)

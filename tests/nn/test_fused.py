@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 
 ALL = list(range(tiny.LAYERS))
 FUSED = {
-    "llama": ALL, "mistral": ALL, "qwen2": ALL, "qwen3": ALL, "gemma": ALL, "gemma2": ALL, "gemma3_text": ALL, "olmo2": ALL,
+    "llama": ALL, "mistral": ALL, "qwen2": ALL, "qwen3": ALL, "gemma": ALL, "gemma2": ALL,
+    "gemma3_text": ALL, "olmo2": ALL,
     "smollm3": [0, 1, 2, 4, 5],  # 3 has no rotary embedding
 }  # fmt: skip
 # More rows than go together, several windows, a few.
@@ -93,7 +94,8 @@ def test_the_same_bits_without_avx512(tmp_path):
     folder = tiny.make("gemma2", tmp_path / "model", **tiny.WHOLE_BLOCKS)
     printed = [
         subprocess.run(
-            [sys.executable, "-c", SAY_BITS, str(folder)], env={**os.environ, "JARVIS_CACHE": str(tmp_path), **without},
+            [sys.executable, "-c", SAY_BITS, str(folder)], env={**os.environ, "JARVIS_CACHE": str(tmp_path),
+                                                                **without},
             check=True, capture_output=True, text=True, timeout=400,
         ).stdout.split()
         for without in ({}, {"JARVIS_WITHOUT": "avx512"})

@@ -1,4 +1,5 @@
-"""Products of rows and weights: the right numbers, and the same, bit for bit, for any number of rows and of threads."""
+"""Products of rows and weights: the right numbers, and the same, bit for bit, for any number of rows and of
+threads."""
 
 import pytest
 import torch

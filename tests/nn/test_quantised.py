@@ -1,4 +1,5 @@
-"""8- and 4-bit weights: a layer's results, alone and beside other rows, the files on disk, and a run's tokens."""
+"""8- and 4-bit weights: a layer's results, alone and beside other rows, the files on disk, and a run's
+tokens."""
 
 import os
 from functools import partial
@@ -37,7 +38,8 @@ def layer(weight: torch.Tensor, kind: str, bias: torch.Tensor | None = None) -> 
 
 
 def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
-    """Round weights. 8 bits: to the nearest of -128 to 127 times a step; 4 bits: to 16 values from least to largest of each block."""
+    """Round weights. 8 bits: to the nearest of -128 to 127 times a step; 4 bits: to 16 values from least to
+    largest of each block."""
     padded = nn.functional.pad(weight.float(), (0, -weight.shape[1] % kind.block))
     blocks = padded.unflatten(1, (-1, kind.block))
     least, fewest, most = torch.zeros(1), -128, 127
@@ -50,7 +52,8 @@ def rounded(weight: torch.Tensor, kind: Format) -> torch.Tensor:
 
 
 def rounded_rows(x: torch.Tensor, kind: Format) -> torch.Tensor:
-    """Round each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights of 4."""
+    """Round each block of numbers to multiples of a step: 16 bits beside weights of 8, 8 bits beside weights
+    of 4."""
     padded = nn.functional.pad(x.float(), (0, -x.shape[-1] % kind.block))
     blocks = padded.unflatten(-1, (-1, kind.block))
     step = blocks.abs().amax(-1, True).clamp(min=1e-30) / (32767 if kind.bits == 8 else 127)

@@ -170,7 +170,8 @@ def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
 
 
 def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
-    """A first draft that took as long as two steps does not count for ever; drafts that always do cost no more than a twentieth."""
+    """A first draft that took as long as two steps does not count for ever; drafts that always do cost no
+    more than a twentieth."""
     tokens_s = []
     for draft_s in (0.02, 0.2):
         guesses, dice, tokens, now = AdaptiveProposer(Right(), 1, 0.01, lambda: 0.0), random.Random(1), 0, 0.0

@@ -43,14 +43,15 @@ NOTES = {
     '{"node": 2, "host": "pi2", "gives_up": "no room"}': GivesUp(2, "pi2", "no room"),
     '{"node": 1, "loaded_s": 0.5, "pace": [0.25, 0.125, 0.0]}': Ready(1, 0.5, Pace(0.25, 0.125)),
     '{"node": 2, "peak_bytes": 77000000}': Farewell(2, 77000000),
-    '{"blocks": [[4, 6]], "copies": [[6, 8], [0, 1]], "threads": 4, "dtype": "bfloat16", "pieces": [32, 31]}': (
-        Plan([range(4, 6)], [range(6, 8), range(0, 1)], 4, "bfloat16", [32, 31])
-    ),
+    '{"blocks": [[4, 6]], "copies": [[6, 8], [0, 1]], "threads": 4, "dtype": "bfloat16", "pieces": [32, '
+    "31]}": (Plan([range(4, 6)], [range(6, 8), range(0, 1)], 4, "bfloat16", [32, 31])),
     '{"options": {"prompt": null, "stop": ["a", "b"], "seed": 7}}': (
         RunOptions({"prompt": None, "stop": ["a", "b"], "seed": 7})
     ),
-    '{"node": 1, "hello": {"node": 1, "host": "pi1", "cores": 4, "machine": "b00t", "pid": 99, "started": 1.5,'
-    ' "free_bytes": 1000, "versions": {"wire": "6"}, "fingerprint": "f", "has_a_part": false, "daemon_at_home": true,'
+    '{"node": 1, "hello": {"node": 1, "host": "pi1", "cores": 4, "machine": "b00t", "pid": 99, '
+    '"started": 1.5,'
+    ' "free_bytes": 1000, "versions": {"wire": "6"}, "fingerprint": "f", "has_a_part": false, '
+    '"daemon_at_home": true,'
     ' "patches": ""}}': Report(
         1, Hello(1, "pi1", 4, "b00t", 99, 1.5, 1000, {"wire": "6"}, "f", False, True, "")
     ),

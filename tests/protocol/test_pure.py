@@ -56,7 +56,10 @@ def test_pure_modules_know_no_torch_mpi_or_hdf5(name):
 
 @pytest.mark.slow
 def test_a_worker_imports_nothing_of_the_end_users():
-    code = "import jarvis_mpi.app.cli, jarvis_mpi.model.stage, sys; print(*(set(sys.modules) & {'h5py', 'rich', 'tokenizers.decoders', 'mpi4py'}))"
+    code = (
+        "import jarvis_mpi.app.cli, jarvis_mpi.model.stage, sys; print(*(set(sys.modules) & {'h5py', "
+        "'rich', 'tokenizers.decoders', 'mpi4py'}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
     )
@@ -148,7 +151,11 @@ messages = st.builds(
     Message,
     st.sampled_from(Kind), numbers, numbers, numbers, numbers, numbers, numbers, shorts, shorts,
     st.lists(st.builds(Hop, st.integers(0, 65535), blocks_, numbers, st.booleans()), max_size=20).map(tuple),
-    st.lists(st.builds(StageRun, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers, st.floats(0, 1e9), st.booleans(), st.just(Vitals(9, -5, 1800))), max_size=20).map(tuple),
+    st.lists(
+        st.builds(StageRun, st.integers(0, 65535), blocks_, numbers, seconds, seconds, seconds, numbers,
+                  st.floats(0, 1e9), st.booleans(), st.just(Vitals(9, -5, 1800))),
+        max_size=20,
+    ).map(tuple),
     st.integers(0, 2**200), st.binary(max_size=300),
 )  # fmt: skip
 

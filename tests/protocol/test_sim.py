@@ -1,4 +1,5 @@
-"""Thousands of stories of faults: the rules of the design hold in each, and the simulation notices what breaks them."""
+"""Thousands of stories of faults: the rules of the design hold in each, and the simulation notices what
+breaks them."""
 
 import multiprocessing
 import os
@@ -32,7 +33,8 @@ def test_the_rules_hold_for_every_seed():
 
 @pytest.mark.parametrize("seed", [16388, 17003, 18483, 28439, 38270, 76050])
 def test_what_100_000_seeds_once_found_stays_mended(seed):
-    """A copy ordered too late (while a step was being mended), and caches that lacked a layer without a word."""
+    """A copy ordered too late (while a step was being mended), and caches that lacked a layer without a
+    word."""
     sim.check(sim.play(sim.draw(seed)))
 
 
@@ -81,9 +83,12 @@ def test_a_wrong_story_is_reduced_to_its_fewest_faults_as_a_test(monkeypatch):
 
 
 BROKEN = {
-    "a worker does not check the epoch": ("protocol/worker", "message.epoch < self.epochs.get(sequence, 0) or ", "", "rule 5"),
-    "the end user does not check the epoch": ("protocol/dispatch", "request.step.epoch == epoch", "True", "rule"),
-    "a step is run twice": ("protocol/journal", "new = message.end - journal.end", "new = message.rows", "rule 3"),
+    "a worker does not check the epoch": ("protocol/worker",
+                                          "message.epoch < self.epochs.get(sequence, 0) or ", "", "rule 5"),
+    "the end user does not check the epoch": ("protocol/dispatch", "request.step.epoch == epoch", "True",
+                                              "rule"),
+    "a step is run twice": ("protocol/journal", "new = message.end - journal.end", "new = message.rows",
+                            "rule 3"),
     "a catch-up sends one row too few": (
         "protocol/journal",
         "journal.since(since) + out",
@@ -91,21 +96,35 @@ BROKEN = {
         "",
     ),
     "a catch-up is off by one": ("protocol/progress", "0), since_home)", "0) + 1, since_home)", "rule"),
-    "a wrong announcement": ("protocol/route_changes", "owner, to = self.owners[block], now.get(block)", "owner, to = self.owners[block], before", "rule 1"),
-    "silence has no deadline": ("protocol/failure_detector", "case State.UP if quiet_s > borne_s", "case State.UP if False", "rule 7"),
-    "progress has no deadline": ("protocol/failure_detector", "if node is None or not step.hops", "if True", "rule 7"),
-    "a copy is not used": ("protocol/cluster", "for node in (owner, *copies):", "for node in (owner,):", "rule 2"),
+    "a wrong announcement": ("protocol/route_changes", "owner, to = self.owners[block], now.get(block)",
+                             "owner, to = self.owners[block], before", "rule 1"),
+    "silence has no deadline": ("protocol/failure_detector", "case State.UP if quiet_s > borne_s",
+                                "case State.UP if False", "rule 7"),
+    "progress has no deadline": ("protocol/failure_detector", "if node is None or not step.hops", "if True",
+                                 "rule 7"),
+    "a copy is not used": ("protocol/cluster", "for node in (owner, *copies):", "for node in (owner,):",
+                           "rule 2"),
     "nobody comes back": ("protocol/failure_detector", "return Sign.BACK", "return None", "rule 6"),
-    "a copy is not replaced": ("protocol/cluster", "for _ in range(self.policy.copies + 1 - len(well))", "for _ in ()", "rule 2 or 10"),
-    "a beating worker is skipped": ("protocol/cluster", "for state in (State.UP, State.STALLED)", "for state in (State.UP,)", "rule 2 or 10"),
-    "drafts that were wrong stay in the progress": ("protocol/verification", "request.progress.crop(request.ran)", "pass", "rule"),
-    "drafts that were wrong stay in the caches": ("protocol/journal", "if end < journal.end:", "if False:", "rule"),
-    "drafts of an older step are sure": ("protocol/journal", "journal.sure = message.end - message.drafted", "journal.sure = message.end", "rule 2"),
+    "a copy is not replaced": ("protocol/cluster", "for _ in range(self.policy.copies + 1 - len(well))",
+                               "for _ in ()", "rule 2 or 10"),
+    "a beating worker is skipped": ("protocol/cluster", "for state in (State.UP, State.STALLED)",
+                                    "for state in (State.UP,)", "rule 2 or 10"),
+    "drafts that were wrong stay in the progress": ("protocol/verification",
+                                                    "request.progress.crop(request.ran)", "pass", "rule"),
+    "drafts that were wrong stay in the caches": ("protocol/journal", "if end < journal.end:", "if False:",
+                                                  "rule"),
+    "drafts of an older step are sure": ("protocol/journal", "journal.sure = message.end - message.drafted",
+                                         "journal.sure = message.end", "rule 2"),
     "all of a round is taken": ("protocol/verification", " or token != step.drafts[row]", "", "rule 2"),
-    "a worker keeps the caches of another text": ("protocol/worker", "self.forget(sequence)", "pass", "keeps more than"),
+    "a worker keeps the caches of another text": ("protocol/worker", "self.forget(sequence)", "pass",
+                                                  "keeps more than"),
     "what is late begins a text again": ("protocol/worker", "sequence in self.over or ", "", ""),
-    "a patch that is not announced": ("protocol/route_changes", "by = patched[block].node if span else None", "by = None", "rule 1"),
-    "a decision that is not in the log": ("protocol/coordinator", "self.services.observer.sign(self.clock(), step, node, sign)", "pass", "rule 8"),
+    "a patch that is not announced": ("protocol/route_changes", "by = patched[block].node if span else None",
+                                      "by = None", "rule 1"),
+    "a decision that is not in the log": (
+        "protocol/coordinator", "self.services.observer.sign(self.clock(), step, node, sign)", "pass",
+        "rule 8",
+    ),
 }  # fmt: skip
 
 

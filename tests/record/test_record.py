@@ -30,7 +30,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_records_are_read_without_mpi_and_torch():
-    code = "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'mpi4py', 'psutil'])); import load"
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'mpi4py', 'psutil'])); "
+        "import load"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "analysis", check=True, timeout=60)
 
 
@@ -103,7 +106,10 @@ def test_a_full_disk_ends_the_record_and_not_the_text(small, tmp_path):
         "-m",
         "jarvis_mpi",
     ]
-    mounted = f'mount -t tmpfs -o size=250k tmpfs {disk}; "$@"; status=$?; cp {disk}/run.h5 {tmp_path}; exit $status'
+    mounted = (
+        f'mount -t tmpfs -o size=250k tmpfs {disk}; "$@"; status=$?; cp {disk}/run.h5 {tmp_path}; '
+        "exit $status"
+    )
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mounted, "sh", *mpi, *words],
         cwd=ROOT,
@@ -212,8 +218,10 @@ assert load(folder / "run.h5").questions
 resumed.close()
 items = [study_file.Item("text", "", 0, 0, -1, 10, 40)]
 for _ in range(2):
-    study_file.StudyFile(folder / "study.h5", [frozenset()], items, [], {"depth": 4, "model": "m"}).file.close()
-links_file.write(folder / "links.h5", ["a", "b"], {"a": {"host": "a"}, "b": {"host": "b"}}, [(0, 1, 0.1, 9.0)])
+    made = study_file.StudyFile(folder / "study.h5", [frozenset()], items, [], {"depth": 4, "model": "m"})
+    made.file.close()
+hosts = {"a": {"host": "a"}, "b": {"host": "b"}}
+links_file.write(folder / "links.h5", ["a", "b"], hosts, [(0, 1, 0.1, 9.0)])
 assert links_file.links_in(folder / "links.h5") == {frozenset("ab"): [0.1, 9.0]}
 """
 

@@ -1,4 +1,5 @@
-"""The real coordinator, workers and cluster over a network in memory, on a virtual clock: one seed, one story.
+"""The real coordinator, workers and cluster over a network in memory, on a virtual clock: one seed, one
+story.
 
 Every node is a greenlet; a heap of (time, what) moves them on. A story's faults (who is killed, stopped,
 stalled, cut off or slow, and which messages are late, doubled, lost or out of order) are drawn from its seed.

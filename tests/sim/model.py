@@ -1,4 +1,5 @@
-"""A model whose every mistake shows: a row depends on all rows before it, and carries the layers that were really run on it."""
+"""A model whose every mistake shows: a row depends on all rows before it, and carries the layers that were
+really run on it."""
 
 import random
 import struct
@@ -60,7 +61,8 @@ class SimStage:
         for value, ran, patched in ROW.iter_unpack(body):
             if (ran | patched) >> first:
                 raise Wrong(f"rule 1: layers {self.block} are run after {ran | patched:b}")
-            # last = mix(last, value), and the row has mix(value, last): written out, since most of the time goes here
+            # last = mix(last, value), and the row has mix(value, last): written out, since most of the time
+            # goes here
             mixed = ((SEED ^ last) * FACTOR + TERM) & BITS
             mixed = (((mixed ^ (mixed >> 29)) ^ value) * FACTOR + TERM) & BITS
             last = mixed ^ (mixed >> 29)

@@ -84,7 +84,8 @@ def first_announced(changes) -> float:
 
 
 def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
-    """Of one sequence: what was run is what was announced, and the text is one machine's until something was."""
+    """Of one sequence: what was run is what was announced, and the text is one machine's until something
+    was."""
     story, heard = outcome.story, outcome.heard
     mine = [token for token in outcome.tokens if token.sequence == sequence]
     steps = {token.step for token in mine}
@@ -164,7 +165,8 @@ def replay(outcome: Outcome) -> None:
 
 
 def comes_back(outcome: Outcome) -> None:
-    """Rule 6: a node that was away once, and is well again long before the end, does its own work at the end."""
+    """Rule 6: a node that was away once, and is well again long before the end, does its own work at the
+    end."""
     story = outcome.story
     if not quiet(story) or len(story.faults) != 1 or not story.faults[0].for_s or not outcome.tokens:
         return

@@ -1,4 +1,5 @@
-"""A story that breaks a rule, reduced to the fewest faults that still break it, and written as a test that a person can read."""
+"""A story that breaks a rule, reduced to the fewest faults that still break it, and written as a test that a
+person can read."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -6,7 +7,8 @@ from dataclasses import fields, replace
 from .story import Fault, Story
 
 CALM = {  # a field -> what it is where it plays no part, the most telling first
-    "lost": 0.0, "late": 0.0, "doubled": 0.0, "streams": 0, "guessed": 0.0, "patched": False, "prefill_rows": 128,
+    "lost": 0.0, "late": 0.0, "doubled": 0.0, "streams": 0, "guessed": 0.0, "patched": False,
+    "prefill_rows": 128,
     "journal_bytes": 10**6, "room": 100.0, "max_skipped": 10**6, "sees_deaths": True, "copies": 0,
 }  # fmt: skip
 HAPPENS = {

@@ -39,7 +39,8 @@ class World:
 
 
 class SimProcess:
-    """A node's process: it computes and sleeps, and can be stopped, stalled, slowed down, cut off or killed."""
+    """A node's process: it computes and sleeps, and can be stopped, stalled, slowed down, cut off or
+    killed."""
 
     def __init__(self, world: World, me: int, nodes: list["SimNode"], story: Story, dice: random.Random):
         self.world, self.me, self.others, self.story, self.dice = world, me, nodes, story, dice

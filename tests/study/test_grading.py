@@ -14,7 +14,8 @@ from jarvis_mpi.study.tasks import wilson
 
 
 @given(st.integers(2, 9).flatmap(lambda depth: st.tuples(
-    st.just(depth), st.lists(st.frozensets(st.integers(0, depth - 1), max_size=depth - 1), min_size=1, max_size=30, unique=True),
+    st.just(depth), st.lists(st.frozensets(st.integers(0, depth - 1), max_size=depth - 1), min_size=1,
+                             max_size=30, unique=True),
 )))  # fmt: skip
 def test_every_case_runs_the_remaining_layers_in_order(drawn):
     depth, cases = drawn
@@ -24,7 +25,8 @@ def test_every_case_runs_the_remaining_layers_in_order(drawn):
 
 @pytest.mark.parametrize("depth", [18, 30])
 def test_all_pairs_cost_what_can_be_reckoned(depth):
-    """Behind both holes each pair is alone: C(depth, 3) passes; one hole passed: C(depth, 2); none: depth - 2."""
+    """Behind both holes each pair is alone: C(depth, 3) passes; one hole passed: C(depth, 2); none: depth -
+    2."""
     shared, alone = skip_cases.passes(skip_cases.pairs(depth), depth)
     assert shared == math.comb(depth, 3) + math.comb(depth - 1, 2) + depth - 2
     assert alone == math.comb(depth, 2) * (depth - 2)

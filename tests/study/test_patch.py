@@ -19,7 +19,8 @@ WIDTH = 16
 
 @pytest.fixture
 def linear():
-    """Return states before and after a linear block: one channel is huge, and so is each text's first position."""
+    """Return states before and after a linear block: one channel is huge, and so is each text's first
+    position."""
     torch.manual_seed(0)
     x = torch.randn(40, 20, WIDTH) @ torch.randn(WIDTH, WIDTH)
     x[..., 3] *= 300
@@ -132,7 +133,8 @@ DEAD = {2: State.LOST, 3: State.LOST}
 @pytest.mark.parametrize(
     ("patches", "patchers", "ladder", "expected"),
     [
-        ([range(3, 5), range(5, 7)], {0, 1}, ("patch", "skip"), [Hop(1, range(3, 5), patch=True), Hop(1, range(5, 7), patch=True)]),
+        ([range(3, 5), range(5, 7)], {0, 1}, ("patch", "skip"), [Hop(1, range(3, 5), patch=True),
+                                                                 Hop(1, range(5, 7), patch=True)]),
         ([range(3, 5), range(3, 7)], {0, 1}, ("patch", "skip"), [Hop(1, range(3, 7), patch=True)]),
         ([range(5, 7)], {0, 1}, ("patch", "skip"), [Hop(1, range(5, 7), patch=True)]),
         ([range(3, 7)], {0}, ("patch", "skip"), []),

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 
 
 def chained(folder: Path, ids: list[int], count: int, path: Path, gone: set[range], since: int) -> list[int]:
-    """Return the tokens of one process: all layers until step `since`, then the patches of `gone` in their place."""
+    """Return the tokens of one process: all layers until step `since`, then the patches of `gone` in their
+    place."""
     blocks = [range(0, 1), range(1, 2), range(2, 3), range(3, 4), range(4, 5), range(5, 6)]
     head, put = Head(folder, torch.float32), patch.Patches(path, torch.float32)
     stages = {block: Stage(folder, block, torch.float32) for block in blocks}

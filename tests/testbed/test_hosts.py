@@ -1,4 +1,5 @@
-"""Real mpirun over hosts of our own, each with a real sshd (testbed/own_hosts.py): hosts are lost, and the text goes on."""
+"""Real mpirun over hosts of our own, each with a real sshd (testbed/own_hosts.py): hosts are lost, and the
+text goes on."""
 
 import contextlib
 import os
@@ -126,8 +127,8 @@ def test_a_host_lost_while_it_starts_is_bypassed(small, moment, tmp_path):
     own_processes.kill(2)
     errors = ended(run)
     assert run.returncode == 0, errors
-    # Late: once, on a slow machine, no notice of the death came and its silence told. Not explained: perhaps MPI had sent it
-    # before the others asked for such notices.
+    # Late: once, on a slow machine, no notice of the death came and its silence told. Not explained: perhaps
+    # MPI had sent it before the others asked for such notices.
     assert re.search("node 2 (lost|late for start) before the first token: it is bypassed", errors), errors
     assert len(tokens_of(tmp_path / "run.h5")) == 8
 
@@ -218,7 +219,8 @@ def test_ctrl_c_leaves_nothing_on_any_host(tmp_path):
 
 
 def test_nothing_listens_beyond_loopback_but_mpi(tmp_path):
-    """ssh -R brings the daemon's port to a host's loopback; what else listens is Open MPI's own, where it is pinned."""
+    """ssh -R brings the daemon's port to a host's loopback; what else listens is Open MPI's own, where it is
+    pinned."""
     ranks, seen, pinned = range(40000, 40100), set(), []
     for family in "46":
         pinned += [

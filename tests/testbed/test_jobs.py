@@ -1,4 +1,5 @@
-"""The job scripts on a real Slurm of our own (testbed/own_slurm.py): a run, a lost node, a sweep that ends in its figure."""
+"""The job scripts on a real Slurm of our own (testbed/own_slurm.py): a run, a lost node, a sweep that ends in
+its figure."""
 
 import os
 import subprocess
@@ -25,7 +26,8 @@ def slurm():
 def submit(slurm: dict[str, str], *words: str | Path, **knobs: str) -> str:
     """-> the job's number."""
     done = subprocess.run(
-        ["sbatch", "--parsable", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+        ["sbatch", "--parsable", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=True,
+        timeout=60,
         env={**os.environ, **slurm, "VENV": sys.prefix, **knobs},
     )  # fmt: skip
     return done.stdout.strip()
@@ -138,7 +140,11 @@ def test_scripts_hold_nothing_personal_and_stop_at_the_first_error():
 
 def test_colosseums_hostfile_comes_from_the_radio_map_and_the_scenario_is_stopped(tmp_path):
     """Its own tools stand in for what is not here: only what is asked of them is tested."""
-    table = "+--------+-----+--------+\\n| Node   | SRN | RadioA |\\n| Node 1 |   5 |      1 |\\n| Node 2 |  17 |      1 |\\n| Node 3 | 101 | 1 |\\n"
+    table = (
+        "+--------+-----+--------+\\n"
+        "| Node   | SRN | RadioA |\\n"
+        "| Node 1 |   5 |      1 |\\n| Node 2 |  17 |      1 |\\n| Node 3 | 101 | 1 |\\n"
+    )
     for name, does in (
         ("colosseumcli", f'echo "$@" >> {tmp_path}/asked; [ "$2" != radiomap ] || printf "{table}"'),
         ("hostname", "echo team-017"),

@@ -1,4 +1,5 @@
-"""A testbed made ready, over hosts of our own: the model delivered, a doctor that finds what is planted, a job by ssh."""
+"""A testbed made ready, over hosts of our own: the model delivered, a doctor that finds what is planted, a
+job by ssh."""
 
 import json
 import os
@@ -63,7 +64,8 @@ def sent_mb(output: str) -> dict[str, tuple[float, float]]:
 def test_1_every_node_gets_the_tensors_that_it_lacks(tmp_path):
     own_links.rate(1, "100mbit")
     run = subprocess.Popen(
-        own_processes.command(0, [sys.executable, "-m", "jarvis_mpi", "stage-model", "--hostfile", str(HOSTFILE)]),
+        own_processes.command(0, [sys.executable, "-m", "jarvis_mpi", "stage-model", "--hostfile",
+                                  str(HOSTFILE)]),
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     cache, end = own_processes.STATE / "cache1", time.monotonic() + 60
