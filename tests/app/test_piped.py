@@ -182,7 +182,7 @@ def test_what_asks_for_too_much_is_noticed():
     lines = list(option_notices(hellos, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300))
     assert lines == [
         "--threads 3 is more than the 2 cores of pi: a node has as many as its host's cores",
-        "--copies 9 is more than there are nodes for: a block has 1 at the most",
+        "--copies 9 is more than there are nodes for: a block has 1 at most",
         "--top-k 999 is more than the 300 tokens that the model knows: it draws among all",
     ]
     assert (
