@@ -24,9 +24,7 @@ WINDOW_BYTES, EAGER_BYTES = 14600, 65536
 class Network:
     delay_s: float = 0.0  # one way, beyond that of the run
     kbit_s: float = SLOWEST
-    burst_bytes: int = (
-        0  # that pass at once if the link was idle (Linux' tbf: testbed/own_links.py says 16 KiB)
-    )
+    burst_bytes: int = 0  # that pass at once if the link was idle (Linux' tbf: own_links.py says 16 KiB)
 
 
 def extra_rtts(size: float) -> int:

@@ -20,10 +20,8 @@ from jarvis_mpi.record.reader import load
 MARK = f"jarvis-test-{os.getpid()}"
 PROMPT = "Name three animals that live in the sea, and say what each of them eats."
 GEMMA = "gemma-3-270m"
-ONE_RUN, SEVERAL = (
-    ("hops", "timeline"),
-    ("latency", "faults", "compare"),
-)  # scripts that draw a record, or some
+# Scripts that draw a record, or some.
+ONE_RUN, SEVERAL = (("hops", "timeline"), ("latency", "faults", "compare"))
 needs_gemma = pytest.mark.skipif(
     os.environ.get("JARVIS_TEST_GEMMA") != "1",
     reason="JARVIS_TEST_GEMMA=1 is not set: Gemma is fetched only by who accepts its terms",

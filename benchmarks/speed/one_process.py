@@ -40,9 +40,8 @@ def main() -> None:
     begun = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(asked.folder, dtype=getattr(torch, asked.dtype)).eval()
     ids = torch.tensor([Text(asked.folder).ids_of(asked.prompt)])
-    model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, pad_token_id=0
-    )  # warm, as stages are
+    # Warm, as stages are.
+    model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, pad_token_id=0)
     loaded = time.perf_counter()
     watch = Watch()
     model.generate(

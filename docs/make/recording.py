@@ -25,10 +25,8 @@ COMMAND = (
 )
 COLUMNS, ROWS = 100, 34
 WIDTH, HEIGHT, MARGIN = 8.0, 18.0, 14.0  # of a character, of a line, round the screen: pixels
-BEGUN, ENDED = (
-    "ready in",
-    "compute ms",
-)  # before the first nodes load, the second is in the table behind the answer
+# Before the first nodes load, the second is in the table behind the answer.
+BEGUN, ENDED = ("ready in", "compute ms")
 TYPED_S, HELD_S = 1.5, 6.0  # the command alone at the beginning, the last screen at the end
 COLOURS = {"$": "#8ec07c", "[node": "#fe8019", "smollm2": "#83a598"}  # a line that begins so
 

@@ -10,10 +10,8 @@ from ..common.errors import Unservable
 from ..common.options import Parser
 
 PACKAGE = Path(__file__).resolve().parent.parent
-FOLDERS = (
-    PACKAGE / "analysis",
-    PACKAGE.parent / "analysis",
-)  # installed; a checkout's, also if that is editable
+# Installed; a checkout's, also if that is editable.
+FOLDERS = (PACKAGE / "analysis", PACKAGE.parent / "analysis")
 IS_SCRIPT = 'if __name__ == "__main__":'
 
 

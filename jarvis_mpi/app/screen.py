@@ -85,16 +85,14 @@ class Screen(Tells):
     def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
         super().__init__()
         self.answer, errors = Answers(self.tell), launchers_stream(2)
-        terminal = (
-            errors if errors.isatty() else sys.stderr
-        )  # through mpirun, lines keep their order in a file
+        # Through mpirun, lines keep their order in a file.
+        terminal = errors if errors.isatty() else sys.stderr
         self.console = console(terminal)
         self.hosts, self.asks, self.answers = hosts, asks, answers
         self.totals = Summary()
         self.working: set[int] = set()  # nodes that were on a route
-        self.mixed = (
-            self.answer.stream is not sys.stdout and self.answer.isatty()
-        )  # then lines must not stick to it
+        # Then lines must not stick to it.
+        self.mixed = self.answer.stream is not sys.stdout and self.answer.isatty()
         self.in_line = False
 
     @contextlib.contextmanager

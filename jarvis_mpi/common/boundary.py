@@ -14,9 +14,7 @@ from typing import Any, TypeVar
 from .errors import Shortage, Unservable
 
 Made = TypeVar("Made")
-RUST_PANIC = (
-    "PanicException"  # of tokenizers and safetensors: a BaseException, and its class cannot be imported
-)
+RUST_PANIC = "PanicException"  # of tokenizers and safetensors: a BaseException, of a class without a module
 LONGEST_REASON = 300  # characters
 NO_FILES = ("Too many open files",)
 NO_MEMORY = ("not enough memory", "allocate memory", "bad_alloc")  # in messages of torch and the system

@@ -260,11 +260,8 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-MAY_BE_EMPTY = (
-    "--prompt",
-    "--fault",
-    "--skip-layers",
-)  # no order, no layer; an empty prompt has its own error
+# No order, no layer; an empty prompt has its own error.
+MAY_BE_EMPTY = ("--prompt", "--fault", "--skip-layers")
 
 
 def refuse_empty(words: Sequence[str]) -> None:

@@ -21,9 +21,8 @@ EMPTY_MODULE = (
     "define void @entry(i64* %arguments) { ret void }"  # stands for a function whose machine code is cached
 )
 
-OPENMP = ctypes.CDLL(
-    torch._C.__file__
-)  # the library that torch was built with: among what this one depends on
+# The library that torch was built with: among what this one depends on.
+OPENMP = ctypes.CDLL(torch._C.__file__)
 OPENMP.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
 OPENMP.GOMP_parallel.restype = None
 for function in ("omp_get_num_threads", "omp_get_thread_num", "GOMP_barrier"):

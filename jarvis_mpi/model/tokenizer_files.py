@@ -11,11 +11,8 @@ from ..common.boundary import guarded
 from ..common.errors import Unservable
 
 CONFIG = "tokenizer_config.json"
-PROBES = (
-    "Hello, world! 12 x",
-    "a\nb",
-    "Grüße, 世界",
-)  # without text in which readers of one file are known to differ
+# Without text in which readers of one file are known to differ.
+PROBES = ("Hello, world! 12 x", "a\nb", "Grüße, 世界")
 NEEDED = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}  # module -> its package
 
 

@@ -9,13 +9,8 @@ import psutil
 from ..protocol.wire import NO_TEMPERATURE, Vitals
 
 LOOK_S = 1.0  # a look costs a tenth of a millisecond
-SENSORS = (
-    "cpu_thermal",
-    "coretemp",
-    "k10temp",
-    "soc_thermal",
-    "cpu-thermal",
-)  # where more than one has a name
+# Where more than one has a name.
+SENSORS = ("cpu_thermal", "coretemp", "k10temp", "soc_thermal", "cpu-thermal")
 
 
 def looking(clock: Callable[[], float]) -> Callable[[], Vitals]:

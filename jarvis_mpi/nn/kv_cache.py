@@ -9,9 +9,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 FIRST_ROWS = 256  # a buffer's first size; it doubles from there
-SPARE_ROWS = (
-    64  # rows behind a window that stay in the buffer, so that as many of its last rows can be cropped
-)
+SPARE_ROWS = 64  # behind a window, they stay in the buffer, so that as many of its last rows can be cropped
 
 
 def new_cache(config) -> DynamicCache:

@@ -148,9 +148,8 @@ def quantise(weight: Tensor, kind: Format) -> tuple[np.ndarray, np.ndarray]:
         scales = near(w.abs().amax(-1) / 127)
         values = [scales]
         numbers = (w / scales[..., None]).round_().clamp_(-128, 127).to(torch.int8)
-        numbers = numbers.unflatten(-1, (-1, 2)).permute(
-            0, 2, 3, 1, 4
-        )  # [R / LANES, blocks, pairs, LANES, 2]
+        # [R / LANES, blocks, pairs, LANES, 2]
+        numbers = numbers.unflatten(-1, (-1, 2)).permute(0, 2, 3, 1, 4)
     else:
         least = w.amin(-1).bfloat16().float()
         scales = near((w.amax(-1) - least) / 15)

@@ -122,9 +122,8 @@ class Coordinator:
             for request in self._act_on(notices):
                 if request.step and request.step.awaited:
                     dispatch.resend_step(request, request.step, self.cluster.route())
-                self.cluster = self.maintenance.order_copies(
-                    self.cluster, self.step
-                )  # while the others mend the step
+                # While the others mend the step.
+                self.cluster = self.maintenance.order_copies(self.cluster, self.step)
         request = dispatch.complete.popleft()
         assert request.step
         number, last = request.step.number, request.step.last_piece()

@@ -22,9 +22,8 @@ VERSION = 6  # of this format; nodes compare it at the start
 # magic, version, kind, hops, runs, bytes of `lacks`, sequence to branch
 HEADER = struct.Struct("<4sBBBBHIIIIIIHH")
 HOP = struct.Struct("<HHHIB")  # node, first layer, layers, since, patch
-RUN = struct.Struct(
-    "<HHHIfffIdBIhH"
-)  # node, first layer, layers, rows, three durations, bytes, at_s, patch, Vitals
+# node, first layer, layers, rows, three durations, bytes, at_s, patch, Vitals
+RUN = struct.Struct("<HHHIfffIdBIhH")
 BEAT = struct.Struct("<HfB")  # see Beat; then, for each sequence:
 REACHED = struct.Struct("<IIIH")  # the sequence, and Reached
 MAGIC = b"JMPI"
@@ -103,9 +102,8 @@ class Message:
     step: int = 0  # its number; the same if it is sent again
     start: int = 0  # position of the first row in its sequence
     rows: int = 0  # positions; the body's length tells the rest
-    first: int = (
-        0  # position of the step's first row: what was run from there on in older steps does not count
-    )
+    # Position of the step's first row: what was run from there on in older steps does not count.
+    first: int = 0
     drafted: int = 0  # of its last rows: tokens that are only guessed
     branch: int = 0  # how often some of the text was taken back
     ahead: tuple[Hop, ...] = ()
@@ -158,33 +156,8 @@ class Message:
             for node, a, n, since, patch in HOP.iter_unpack(view[HEADER.size : hops_end])
         ]
         ran = [
-            StageRun(
-                node,
-                range(a, a + n),
-                rows,
-                wait_s,
-                compute_s,
-                sent_s,
-                bytes_,
-                at_s,
-                bool(patch),
-                Vitals(kib, celsius, mhz),
-            )
-            for (
-                node,
-                a,
-                n,
-                rows,
-                wait_s,
-                compute_s,
-                sent_s,
-                bytes_,
-                at_s,
-                patch,
-                kib,
-                celsius,
-                mhz,
-            ) in RUN.iter_unpack(view[hops_end:runs_end])
+            StageRun(node, range(a, a + n), *measured, bool(patch), Vitals(kib, celsius, mhz))
+            for node, a, n, *measured, patch, kib, celsius, mhz in RUN.iter_unpack(view[hops_end:runs_end])
         ]
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(

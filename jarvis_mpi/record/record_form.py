@@ -5,15 +5,8 @@ from typing import Any
 
 from ..common.json_form import check, number, parsed
 
-TEXTS = (
-    "prompt",
-    "prompt_option",
-    "prompt_said",
-    "model",
-    "fingerprint",
-    "dtype",
-    "started",
-)  # attributes that are no JSON
+# Attributes that are no JSON.
+TEXTS = ("prompt", "prompt_option", "prompt_said", "model", "fingerprint", "dtype", "started")
 NONE = type(None)
 NUMBER = (int, float)
 STARTS: dict[Any, Any] = {  # the attributes of a start

@@ -126,9 +126,8 @@ def test_an_explicit_penalty_of_1_switches_the_models_own_off(folder, penalty):
     settings = followed(parse(["--repetition-penalty", "1"]).checked(), folder, lines.append)
     assert settings.repetition_penalty == 1
     assert lines == []
-    resumed = followed(
-        Settings.of(settings.as_dict()), folder, lines.append
-    )  # the settings of a resumed record
+    # The settings of a resumed record.
+    resumed = followed(Settings.of(settings.as_dict()), folder, lines.append)
     assert resumed == settings
     assert greedy(folder, settings, 24) == greedy(folder, Settings(), 24)
 

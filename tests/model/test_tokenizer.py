@@ -96,9 +96,8 @@ LLAMA = {
 def test_a_sentencepiece_model_alone_gives_the_same_tokens(tmp_path):
     own = trained_sentencepiece(tmp_path, "bpe", LLAMA)
     text = Text(tmp_path)
-    (tmp_path / "._tokenizer.model").write_bytes(
-        b"\0\5\x16\7Mac OS X"
-    )  # beside each file, on a disk that a Mac wrote
+    # Beside each file, on a disk that a Mac wrote.
+    (tmp_path / "._tokenizer.model").write_bytes(b"\0\5\x16\7Mac OS X")
     assert Text(tmp_path).ids_of("hello") == text.ids_of("hello")
     assert text.ids_of("hello small world 世") == [1, *own.encode("hello small world 世")]
 

@@ -60,9 +60,8 @@ def ours(folder: Path) -> list[int]:
 @torch.inference_mode()
 def theirs(folder: Path) -> list[list[int]]:
     """Return transformers' greedy tokens; further lists where two tokens were as near as rounding."""
-    (folder / "generation_config.json").unlink(
-        missing_ok=True
-    )  # transformers refuses values that only sampling reads
+    # Transformers refuses values that only sampling reads.
+    (folder / "generation_config.json").unlink(missing_ok=True)
     index = folder / "model.safetensors.index.json"
     if index.exists():  # and of notes that say nothing
         index.write_bytes(mutate.as_json({**json.loads(index.read_bytes()), "metadata": {}}))

@@ -57,9 +57,8 @@ def spoil(number: int, draw: random.Random, folders: list[Path], bad: Path) -> P
     match draw.choice(("bytes", "json", "json", "gone" if draw.random() < 0.2 else "json")):
         case "json" if target.suffix == ".json":
             content = json.loads(good)
-            inside = draw.choice(
-                (content, content, content.get("model", content))
-            )  # or else nearly all is vocabulary
+            # Or else nearly all is vocabulary.
+            inside = draw.choice((content, content, content.get("model", content)))
             if inside is content and "model" in content:
                 model = content.pop("model")
                 content = mutate.swapped(draw, content)

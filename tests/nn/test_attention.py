@@ -24,9 +24,8 @@ def expected(q, k, v, seen, scale, cap):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_torch_gives(dtype, rows, positions, window, cap):
     torch.manual_seed(0)
-    q = (
-        torch.randn(1, rows, 6, 16).to(dtype).transpose(1, 2) * 8
-    )  # scores of tens, so that some keys count for nothing
+    # Scores of tens, so that some keys count for nothing.
+    q = torch.randn(1, rows, 6, 16).to(dtype).transpose(1, 2) * 8
     k, v = (torch.randn(1, 2, 400, width).to(dtype)[:, :, :positions] for width in (16, 72))
     seen = torch.ones(rows, positions, dtype=torch.bool).tril(positions - rows)
     if window:

@@ -46,9 +46,8 @@ class SimStage:
         self.block, self.busy = block, busy
         self.caches: dict[int, list[int]] = {}
         self.bits = mask(block)
-        self.began: Counter[int] = (
-            Counter()
-        )  # how often a sequence was: more than once only if it was forgotten
+        # How often a sequence was: more than once only if it was forgotten.
+        self.began: Counter[int] = Counter()
 
     def run(self, body, start: int, sequence: int) -> bytes:
         if start == 0:

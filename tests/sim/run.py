@@ -35,9 +35,8 @@ class HeardOfFaults:
     routes: list = field(default_factory=list)
     changes: list = field(default_factory=list)
     log: list = field(default_factory=list)
-    begun: dict = field(
-        default_factory=dict
-    )  # sequence -> layers that it began without, and those that were patched
+    # Sequence -> layers that it began without, and those that were patched.
+    begun: dict = field(default_factory=dict)
 
     def sign(self, at_s, step, node, sign):
         self.signs.append((at_s, step, node, sign))

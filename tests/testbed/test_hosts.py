@@ -153,9 +153,8 @@ def test_ctrl_c_while_mpi_starts_leaves_nothing_on_any_host(small, tmp_path, mon
 
 
 def test_a_host_lost_while_mpi_starts_ends_the_run_at_once(small, tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "JARVIS_SSH", ssh_that("jv3", "sleep 5", tmp_path)
-    )  # for which the others wait in MPI_Init
+    # For which the others wait in MPI_Init.
+    monkeypatch.setenv("JARVIS_SSH", ssh_that("jv3", "sleep 5", tmp_path))
     run = start(*words_for(small, tmp_path / "run.h5"))
     await_on(2, "libmpi.so")
     begun = time.monotonic()
