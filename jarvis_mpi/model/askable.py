@@ -19,7 +19,7 @@ def askable(text: Text, ids: Sequence[int], prompt: str, context: int) -> list[i
         raise Unservable(f"{whole} over {fewest} tokens, the model takes {context}{advice}")
     if (count := len(asked := text.after(ids, prompt))) >= context:
         raise Unservable(f"{whole} {count} tokens, the model takes {context}{advice}")
-    if count <= len(ids):
+    if asked == list(ids):
         raise Unservable(
             f"the model's tokenizer leaves nothing of the prompt {prompt[:20]!r}: there is nothing to answer"
         )

@@ -46,6 +46,8 @@ class DraftModel:
         self.head = Head(folder, kind, weights)
         self.stage = Stage(folder, range(config.num_hidden_layers), kind, weights=weights)
         self.context = context_of(config)
+        # Of one tokenizer, yet models differ in their rows: some are only filled up, some tokens were added.
+        self.rows, self.most = len(self.head.table), text.vocabulary
         self.known: dict[int, Known] = {}
         for _ in range(2):  # the first run reads the weights in
             begun = time.perf_counter()
@@ -54,9 +56,12 @@ class DraftModel:
             self.finished(-1)
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
-        return "model" if len(ids) < self.context else None
+        return "model" if len(ids) < self.context and max(ids) < self.rows else None
 
     def follow(self, sequence: int, ids: Sequence[int]) -> None:
+        if max(ids) >= self.rows:
+            self.finished(sequence)
+            return
         known = self.known.setdefault(sequence, Known())
         known.text = text = tuple(ids)
         known.coming = {after: next_ for after, next_ in known.coming.items() if after[: len(text)] == text}
@@ -106,7 +111,8 @@ class DraftModel:
             same = 0
         body = self.stage.run(self.head.embed(text[same:], same), same, sequence)
         known.ran = text
-        shares, tokens = self.head.logits(body).softmax(-1).topk(CHOICES)
+        logits = self.head.logits(body)[: self.most]
+        shares, tokens = logits.softmax(-1).topk(min(CHOICES, len(logits)))
         known.coming[text] = list(zip(tokens.tolist(), shares.tolist(), strict=True))
 
     def finished(self, sequence: int) -> None:

@@ -219,6 +219,17 @@ def embedding_name(model) -> str:
     return next(name for name, module in model.named_modules() if module is embedding)
 
 
+def in_model(layers: str, block: Sequence[int]) -> Callable[[str], str]:
+    """Return a function from a tensor's name in a stage to its name in the whole model."""
+
+    def name(tensor: str) -> str:
+        before, mark, after = tensor.partition(f"{layers}.")
+        layer, _, rest = after.partition(".")
+        return f"{before}{mark}{block[int(layer)]}.{rest}" if layer.isdecimal() else tensor
+
+    return name
+
+
 def of_block(layers: str, block: Sequence[int], embedding: str = "") -> Callable[[str], str | None]:
     """Return a function from a tensor's name in the files to its name in a stage: layers counted from 0, no
     other layers, not the token `embedding` if that is named."""

@@ -7,6 +7,7 @@ thing to mend.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..common import sealed_folder
 from ..common.boundary import guarded
@@ -35,6 +36,7 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
         folder = checkpoint.locate(model, tell, timeout_s)
         if (folder / sealed_folder.SEAL).is_file():
             yield from sealed_folder.damage(folder, reading)
+        yield from missing_weights(folder)
         yield from bad_tensors(folder)
     except Unservable as error:
         yield str(error)
@@ -59,16 +61,34 @@ def bad_tensors(folder: Path) -> Iterator[str]:
 
 def names_of_the_model(folder: Path) -> set[str] | None:
     """Return the tensors that the model uses; None where another finding makes that unknown."""
+    from .weights import names_used
+
+    with contextlib.suppress(Unservable):
+        return names_used(empty_model(folder), folder, lambda name: name)
+    return None
+
+
+def missing_weights(folder: Path) -> Iterator[str]:
+    """Yield why the files are not all of the model that their config asks for."""
+    from .weights import load
+
+    with contextlib.suppress(Unservable):  # another finding says so
+        model = empty_model(folder)
+        try:
+            load(model, folder, lambda name: name)
+        except Unservable as error:
+            yield str(error)
+
+
+def empty_model(folder: Path) -> Any:
+    """Build the model without weights. Raises Unservable."""
     from transformers import AutoModelForCausalLM
 
     from .family import load_config
-    from .weights import empty_parameters, names_used
+    from .weights import empty_parameters
 
-    with contextlib.suppress(Unservable), guarded(f"{folder} cannot be used"):
-        with empty_parameters():
-            model = AutoModelForCausalLM.from_config(load_config(folder))
-        return names_used(model, folder, lambda name: name)
-    return None
+    with guarded(f"{folder} cannot be used"), empty_parameters():
+        return AutoModelForCausalLM.from_config(load_config(folder))
 
 
 def quantised_of(folder: Path) -> Iterator[str]:
@@ -80,20 +100,24 @@ def quantised_of(folder: Path) -> Iterator[str]:
 
 
 def unreadable(folder: Path) -> Iterator[str]:
-    """Yield why the config or the tokenizer cannot be used."""
+    """Yield why the config or the tokenizer cannot be used, or the model not be cut."""
     tell(f"reading the config and the tokenizer of {folder}")
     from ..common.settings import Settings
+    from . import trial
     from .family import load_config, quiet
     from .generation_config import followed
     from .tokenizer import Text
 
     quiet()
-    for read in (load_config, Text, lambda folder: followed(Settings(), folder, tell)):
+    found = set()
+    for read in (load_config, trial.check, Text, lambda folder: followed(Settings(), folder, tell)):
         try:
             with guarded(f"{folder} cannot be used"):
                 read(folder)
         except Unservable as error:
-            yield str(error)
+            if str(error) not in found:
+                yield str(error)
+            found.add(str(error))
 
 
 def reading(path: Path) -> None:

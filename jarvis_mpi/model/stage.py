@@ -33,6 +33,7 @@ from .family import (
     decoder_layers,
     embedding_name,
     hidden_of,
+    in_model,
     keep_layers,
     load_config,
     of_block,
@@ -89,6 +90,7 @@ class Stage:
             torch.zeros(embedding.weight.shape, dtype=self.dtype), requires_grad=False
         )
         self.rename = of_block(name, self.block, embedding_name(self.model))
+        self.in_model = in_model(name, self.block)
         self.width = self.model.config.hidden_size
         self.row_bytes = self.width * self.dtype.itemsize
 
@@ -96,11 +98,11 @@ class Stage:
         """Quantise the weights at a node's start: it takes seconds, which a copy must not spend when it takes
         over."""
         if self.weights in FORMATS:
-            quantise_beforehand(self.model, self.folder, self.rename, self.weights)
+            quantise_beforehand(self.model, self.folder, self.rename, self.weights, self.in_model)
 
     def wake(self) -> FastStep:
         """Read the weights."""
-        self.names_used = fill(self.model, self.folder, self.rename, self.dtype, self.weights)
+        self.names_used = fill(self.model, self.folder, self.rename, self.dtype, self.weights, self.in_model)
         self.fast_step = self.make_fast_step()
         return self.fast_step
 

@@ -13,6 +13,8 @@ from .safetensors_files import json_object
 from .tokenizer_files import tokenizer_of
 
 ADVICE = "fetch the model's tokenizer files again"
+# Each stands for an answer, where what is behind it is encoded: one of them at least is a token of its own.
+STAND_INS = ("a", ".", "0")
 
 
 class Text:
@@ -70,6 +72,16 @@ class Text:
                 )
         return ids
 
+    def encode_behind(self, words: str) -> list[int]:
+        """Return the ids of `words` behind an answer: many tokenizers put a space before the first word of a
+        text, and only there."""
+        for text in STAND_INS:
+            before = self.encode(text, begin=False)
+            ids = self.encode(text + words, begin=False)
+            if before and ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self.encode(words, begin=False)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, without special tokens."""
         with guarded("the tokenizer cannot make text of these tokens", ADVICE):
@@ -89,14 +101,24 @@ class Text:
             return self.ids_of(prompt)
         more = f"\n{prompt}"
         if self.has_template:
-            answer = uuid.uuid4().hex  # stands for the last answer: the text behind it is new
-            turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
-            turns[-1] = assistant(answer)
-            whole = self.asking([*turns, user(prompt)])
-            if answer not in whole:  # a template that drops answers
-                return self.encode(whole, begin=False)
+            # For the last answer, what is behind it being new; letters, which some templates change.
+            answer, other = f"aB{uuid.uuid4().hex}", f"aB{uuid.uuid4().hex}"
+            whole = self.answered(answer, prompt)
+            if answer not in whole:
+                if whole == self.answered(other, prompt):  # a template that drops answers
+                    return self.encode(whole, begin=False)
+                raise Unservable(
+                    "the model's chat template changes what was answered, so that no conversation can go on: "
+                    "ask each question by itself"
+                )
             more = whole.rpartition(answer)[2]
-        return [*ids, *self.encode(more, begin=False)]
+        return [*ids, *self.encode_behind(more)]
+
+    def answered(self, answer: str, prompt: str) -> str:
+        """Render the conversation, `answer` for the last answer, with `prompt` at its end."""
+        turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
+        turns[-1] = assistant(answer)
+        return self.asking([*turns, user(prompt)])
 
     def asking(self, turns: list[dict[str, str]]) -> str:
         """Render `turns`, the last of which is asked.

@@ -27,6 +27,7 @@ AS_THEY_ARE = "auto"  # --weights, else one of FORMATS
 
 # A tensor's name in the files -> its name in this part; None where this part lacks it.
 Rename = Callable[[str], str | None]
+Named = Callable[[str], str]  # its name in this part -> its name in the whole model, for a sentence
 
 # Dtypes in files. Those that no kernel reads are converted when they are loaded, which takes memory.
 STORED = {name: dtype for dtype, name in DTYPES.items()}
@@ -173,9 +174,9 @@ def unexpected_names(model, folder: Path, block: Block, used: Set[str]) -> list[
     ]
 
 
-def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE) -> set[str]:
-    """Give `model` its parameters from `folder`, each with its own mapping: what is not used costs no
-    memory, what is quantised gives its mapping back. Return the names of their tensors in the files.
+def load(model, folder: Path, rename: Rename, named: Named = str) -> dict[str, Stored]:
+    """Give `model` its parameters from `folder`, as they are, each with its own mapping. Return where each
+    comes from.
 
     Raises Unservable where one is missing or of another shape.
     """
@@ -185,16 +186,26 @@ def fill(model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str =
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
             raise Unservable(
-                f"{name} has the shape {list(tensor.shape)} in {folder},"
+                f"{named(name)} has the shape {list(tensor.shape)} in {folder},"
                 f" but its config asks for {list(wanted[name].shape)}"
             )
     model.load_state_dict(state, strict=False, assign=True)
     # As transformers ties them: a missing one to one that is stored, and not two that differ.
     model.tie_weights(missing_keys=wanted.keys() - state.keys(), recompute_mapping=False)
-    named = list(model.named_parameters(remove_duplicate=False))
-    check_none_missing(folder, [name for name, parameter in named if parameter.is_meta])
+    parameters = model.named_parameters(remove_duplicate=False)
+    check_none_missing(folder, [named(name) for name, parameter in parameters if parameter.is_meta])
+    return source
+
+
+def fill(
+    model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE, named: Named = str
+) -> set[str]:
+    """Give `model` its parameters from `folder`: what is not used costs no memory, what is quantised gives
+    its mapping back. Return the names of their tensors in the files. Raises Unservable as `load` does."""
+    source = load(model, folder, rename, named)
     model.eval().requires_grad_(False)
-    sources = {parameter: source[name] for name, parameter in named if name in source}
+    parameters = model.named_parameters(remove_duplicate=False)
+    sources = {parameter: source[name] for name, parameter in parameters if name in source}
     for parameter in model.parameters() if weights not in FORMATS else ():
         if parameter.dtype.itemsize > dtype.itemsize or parameter.dtype not in DTYPES:
             parameter.data = parameter.data.to(dtype)
@@ -237,11 +248,11 @@ def check_none_missing(folder: Path, missing: Sequence[str]) -> None:
         )
 
 
-def quantise_beforehand(model, folder: Path, rename: Rename, weights: str) -> None:
+def quantise_beforehand(model, folder: Path, rename: Rename, weights: str, named: Named) -> None:
     """Quantise the weights that `fill` will look for on disk: a copy that takes over must not quantise
     first."""
     source = find(model, folder, rename)
     found = {f"{name}.weight": linear for name, linear in linears(model).items()}
-    check_none_missing(folder, [name for name in found if name not in source])
+    check_none_missing(folder, [named(name) for name in found if name not in source])
     for name, linear in found.items():
         source[name].quantised(weights, is_turned(linear))

@@ -156,9 +156,13 @@ class Message:
             for node, a, n, since, patch in HOP.iter_unpack(view[HEADER.size : hops_end])
         ]
         ran = [
-            StageRun(node, range(a, a + n), *measured, bool(patch), Vitals(kib, celsius, mhz))
-            for node, a, n, *measured, patch, kib, celsius, mhz in RUN.iter_unpack(view[hops_end:runs_end])
-        ]
+            StageRun(
+                node, range(a, a + n), rows, wait_s, compute_s, sent_s, bytes_, at_s, bool(patch),
+                Vitals(*vitals),
+            )
+            for node, a, n, rows, wait_s, compute_s, sent_s, bytes_, at_s, patch, *vitals
+            in RUN.iter_unpack(view[hops_end:runs_end])
+        ]  # fmt: skip
         lacks = int.from_bytes(view[runs_end:lacks_end], "little")
         return cls(
             Kind(kind), sequence, epoch, step, start, count, first, drafted, branch, tuple(ahead), tuple(ran),

@@ -244,3 +244,47 @@ def test_end_ids_may_be_one_or_many(tmp_path):
     (tmp_path / "config.json").write_text('{"eos_token_id": null}')
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
     assert end_ids(tmp_path) == {3, 4}
+
+
+LLAMA_2 = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<s>[INST] ' + m.content + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + ' </s>' }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template", ["", LLAMA_2, "{% for m in messages %}\n\n### {{ m.content }}{% endfor %}"]
+)
+def test_only_a_text_begins_with_the_space_that_a_tokenizer_puts_there(template, tmp_path):
+    text = Text(texts.with_fallback(tmp_path))
+    text.has_template = bool(template)
+    text.tokenizer.chat_template = template or None
+    ids = text.after([], "hello")
+    text.asked.append("hello")
+    ids += text.encode("x x")
+    went_on = text.after(ids, "world")
+    assert went_on[: len(ids)] == ids
+    whole = text.answered("x x", "world") if template else "hellox x\nworld"
+    assert text.tokenizer.convert_ids_to_tokens(went_on[len(ids) :]) == behind(text, whole, "x x")
+
+
+def behind(text, whole, answer):
+    """The tokens of `whole` behind `answer`."""
+    tokens = text.tokenizer.tokenize(whole, add_special_tokens=False)
+    here = len(text.tokenizer.tokenize(whole[: whole.rindex(answer) + len(answer)], add_special_tokens=False))
+    return tokens[here:]
+
+
+def test_a_question_that_is_shorter_than_the_one_before_it(tmp_path):
+    text = Text(texts.of_bytes(tmp_path, "[{{ messages[-1].content }}]"))
+    ids = askable(text, [], "a long question", 100)
+    text.asked.append("a long question")
+    assert text.tokenizer.decode(askable(text, [*ids, 5, 6], "hi", 100)) == "[hi]"
+
+
+def test_a_template_that_changes_answers_takes_no_second_question(tmp_path):
+    text = Text(texts.of_bytes(tmp_path, "{% for m in messages %}[{{ m.content | title }}]{% endfor %}"))
+    ids = askable(text, [], "One", 100)
+    text.asked.append("One")
+    with pytest.raises(Unservable, match="chat template changes what was answered"):
+        askable(text, [*ids, 5, 6], "Two", 100)

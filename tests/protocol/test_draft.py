@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 
 import pytest
 import tiny
@@ -167,6 +168,29 @@ def test_a_draft_model_says_what_it_would_say_alone(small, monkeypatch):
     assert list(source.guess(0, other, 3)) == greedy(other, 1)  # more would have to be waited for
     source.finished(0)
     assert not source.propose_ahead(4)
+
+
+@pytest.mark.parametrize("more", [-20, 16])
+def test_a_draft_model_with_another_number_of_rows(small, tmp_path, monkeypatch, more):
+    """As Qwen2.5's of 0.5 and of 7 billion have, which share a tokenizer; or a token was added to one."""
+    text = Text(small)
+    text.vocabulary = rows = len(AutoModelForCausalLM.from_pretrained(small).get_input_embeddings().weight)
+    shutil.copytree(small, tmp_path / "draft")
+    model = AutoModelForCausalLM.from_pretrained(small)
+    model.resize_token_embeddings(rows + more, mean_resizing=False)
+    model.get_output_embeddings().weight.data[rows:] *= 100  # what the model does not know is likeliest
+    model.save_pretrained(tmp_path / "draft")
+    source = DraftModel(tmp_path / "draft", text, "draft", "float32", "auto")
+    monkeypatch.setattr(draft_model, "SURE", 0.0)
+    monkeypatch.setattr(draft_model, "WORTH", 0.0)
+    prompt = text.ids_of("why is the sky blue?")
+    for ids in ([*prompt, rows - 25], [*prompt, rows - 1], [*prompt, rows - 25, 7]):
+        source.follow(0, ids)
+        assert bool(source.propose_ahead(4)) is (max(ids) < rows + more)
+        if source.kind(0, ids):
+            guessed = source.guess(0, ids, 4)
+            assert len(guessed) == 4
+            assert max(guessed) < rows
 
 
 def test_what_did_not_pay_is_tried_again_for_a_small_part_of_the_time():
