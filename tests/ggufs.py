@@ -39,9 +39,9 @@ def plain(family: str) -> dict:
 def write(
     path: Path, family: str = "llama", more: Writes = lambda writer: None,
     without: Iterable[str] = (), tensors: dict[str, np.ndarray] | None = None, pre: str = "gpt-2",
-    further: Mapping[str, int] | None = None, **changes,
+    further: Mapping[str, int] | None = None, matrices: type = np.float32, **changes,
 ):  # fmt: skip
-    """The GGUF file of a tiny model; `further`: tokens and their kinds. -> that model."""
+    """The GGUF file of a tiny model; `further`: tokens and their kinds; `matrices`: their dtype."""
     tokens = [*TOKENS, *(further or {})]
     folder = tiny.make(
         family, path.with_suffix(".model"), vocab_size=len(tokens), **{**plain(family), **changes}
@@ -80,7 +80,8 @@ def write(
         made[theirs] = numbers + 1 if kind == "gemma3" and "norm" in name else numbers
     for name, numbers in (made | (tensors or {})).items():
         if name not in without:
-            writer.add_tensor(name, np.ascontiguousarray(numbers, dtype=np.float32))
+            kind = matrices if numbers.ndim > 1 else np.float32
+            writer.add_tensor(name, np.ascontiguousarray(numbers, dtype=kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -89,6 +89,11 @@ def option_notices(
         yield f"--copies {settings.copies} is more than there are nodes for: a block has {holders} at most"
     if settings.streams and not settings.prompts:
         yield f"--streams {settings.streams} is of --prompts alone: one answer is in flight"
+    if settings.give_up_s < settings.silence_s:
+        yield (
+            f"--give-up-s {settings.give_up_s:g} is less than --silence-s {settings.silence_s:g}: a node "
+            "that falls silent is given up at once"
+        )
     if settings.top_k > vocabulary:
         yield (
             f"--top-k {settings.top_k} is more than the {vocabulary} tokens that the model knows: it draws "
@@ -104,6 +109,11 @@ def idle(settings: Settings) -> Iterator[str]:
         (("top_k", "top_p", "seed"), settings.temperature > 0, "a --temperature above 0"),
         (("copies",), "copy" in ladder, f"copy in --on-fault, which is {ladder}"),
         (("copied_blocks",), "copy" in ladder and settings.copies, "copies (--copies, --on-fault copy)"),
+        (
+            ("study",),
+            "skip" in ladder or "patch" in ladder or settings.copied_blocks,
+            f"skip or patch in --on-fault, which is {ladder}, or --copied-blocks",
+        ),
         (("patches",), "patch" in ladder, f"patch in --on-fault, which is {ladder}"),
         (("max_skipped", "never_skip"), "skip" in ladder, f"skip in --on-fault, which is {ladder}"),
     ):

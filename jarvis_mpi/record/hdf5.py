@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from ..common.errors import Unservable
-from . import hdf5_check
+from . import hdf5_check, hdf5_chunks
 
 LEAST_LIMIT = 1 << 26  # bytes that any file may claim
 PACKED = 64  # how many times its size a file may claim: equal rows are packed, or not written yet
@@ -124,7 +124,7 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
         raise Unservable(
             f"{file.filename} is not read: its {name} lies in another file, which is not followed"
         )
-    if not plain(found.dtype):
+    if not plain(found.dtype) or not as_usual(found):
         raise Unservable(f"{file.filename} is damaged: its {name} is no such table ({found.dtype})")
     item = max(1, found.dtype.itemsize)
     rows, chunk = math.prod(found.shape or (1,)), math.prod(found.chunks or (1,))
@@ -133,7 +133,15 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset:
             f"{file.filename} is damaged: its {name} claims {max(rows, chunk)} rows of {item} bytes, "
             f"and the file has {Path(file.filename).stat().st_size} bytes"
         )
+    if wrong := hdf5_chunks.wrong_with(found):
+        raise Unservable(f"{file.filename} is damaged: its {name} {wrong}")
     return found
+
+
+def as_usual(found: h5py.Dataset) -> bool:
+    """Whether its numbers are as some machine has them: HDF5 2.0 writes past its buffers in converting others
+    (of a damaged field)."""
+    return found.id.get_type().equal(h5py.h5t.py_create(found.dtype, logical=True))
 
 
 def plain(kind: np.dtype) -> bool:

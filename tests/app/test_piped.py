@@ -177,6 +177,19 @@ class Host:
         self.cores, self.host, self.machine = cores, host, host
 
 
+def test_a_study_that_nothing_asks_is_noticed():
+    hellos = {0: Host(4)}
+
+    def lines(**asked):
+        return list(option_notices(hellos, Settings(study="a.h5", **asked), 1, 300))
+
+    assert lines(on_fault="copy") == [
+        "--study a.h5 has no effect: it needs skip or patch in --on-fault, which is copy, or --copied-blocks"
+    ]
+    assert lines() == lines(on_fault="copy", copied_blocks=1) == []
+    assert "a node that falls silent is given up at once" in lines(give_up_s=0.3)[0]
+
+
 def test_what_asks_for_too_much_is_noticed():
     hellos = {0: Host(4, "laptop"), 1: Host(2)}
     lines = list(option_notices(hellos, Settings(threads=3, copies=9, top_k=999, temperature=1.0), 1, 300))

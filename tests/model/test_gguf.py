@@ -3,15 +3,19 @@ the processes that need it."""
 
 import json
 
+import gguf
 import ggufs
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, LlamaConfig
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from jarvis_mpi.common.errors import Unservable
-from jarvis_mpi.model import checkpoint
-from jarvis_mpi.model.gguf_header import read_shards
+from jarvis_mpi.model import checkpoint, gguf_config
+from jarvis_mpi.model.family import load_config
+from jarvis_mpi.model.gguf_header import read, read_shards
 from jarvis_mpi.model.gguf_rope import FREQUENCIES
 
 pytestmark = pytest.mark.slow
@@ -174,3 +178,45 @@ def test_nothing_is_drawn_and_nothing_passed_over(what, named, tmp_path):
     ggufs.write(tmp_path / "a.gguf", **what)
     with pytest.raises(Unservable, match=named):
         ggufs.converted(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize(
+    ("matrices", "few_bits", "dtype"),
+    [
+        (np.float32, False, torch.float32),
+        (np.float16, False, torch.float16),
+        (np.float32, True, torch.bfloat16),
+    ],
+)
+def test_numbers_that_are_not_quantised_stay_what_they_are(matrices, few_bits, dtype, tmp_path):
+    """In the fewest bits that hold them; norms and biases as they are."""
+    draw = np.random.default_rng(0)
+    made = {} if few_bits else {"blk.1.ffn_up.weight": draw.normal(size=(48, 32)).astype(matrices)}
+    norm = draw.normal(size=32).astype(np.float32)
+    ggufs.write(tmp_path / "a.gguf", tensors={**made, "blk.1.ffn_norm.weight": norm}, matrices=matrices)
+    folder = ggufs.converted(tmp_path / "a.gguf")
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors["model.layers.1.self_attn.v_proj.weight"].dtype == dtype
+    assert load_config(folder).dtype == dtype
+    assert torch.equal(tensors["model.layers.1.post_attention_layernorm.weight"], torch.from_numpy(norm))
+    for numbers in made.values():
+        found = tensors["model.layers.1.mlp.up_proj.weight"]
+        assert torch.equal(found.float(), torch.from_numpy(numbers).float())
+
+
+def test_a_gpt2_of_another_context_is_read(tmp_path):
+    """As Cerebras-GPT's 2,048; transformers leaves it at 1,024."""
+    writer = gguf.GGUFWriter(path := tmp_path / "a.gguf", "gpt2")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_layer_norm_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    file = read(path)
+    config, _ = gguf_config.corrected(GPT2Config(n_embd=32, n_layer=2, n_head=4), file)
+    assert config.n_positions == config.max_position_embeddings == 2048

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mutate import as_json, damaged, numbers, sentence_or, survives, swapped
+from places import ROOT
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import patch
@@ -40,8 +41,9 @@ def study(folder: Path) -> Path:
 STUDY = {"model": "m", "fingerprint": "f", "dtype": "float32", "depth": 4, "token_entropy": 5.0}
 
 
-def test_damaged_studies_are_read_or_one_sentence(tmp_path):
+def test_damaged_studies_are_read_or_one_sentence(tmp_path, monkeypatch):
     good = study(tmp_path).read_bytes()
+    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
     import study as analysis
 
     def read(path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,7 +163,27 @@ def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object],
         layout[:] = h5py.VirtualSource(str(folder / "other.h5"), "tokens", (8,))
         file.create_virtual_dataset("tokens", layout)
 
+    def of_short_chunks(file: h5py.File) -> None:
+        packed = file.create_dataset(
+            "tokens", (1000,), kind, chunks=(1000,), compression="gzip", shuffle=True
+        )
+        packed.id.write_direct_chunk((0,), zlib.compress(b"x" * 99))
+
+    def of_odd_numbers(file: h5py.File) -> None:
+        odd = h5py.h5t.IEEE_F64LE.copy()
+        odd.set_ebias(7)
+        whole = h5py.h5t.py_create(kind)
+        made = h5py.h5t.create(h5py.h5t.COMPOUND, whole.get_size())
+        for number in range(whole.get_nmembers()):
+            name, at = whole.get_member_name(number), whole.get_member_offset(number)
+            made.insert(name, at, odd if name == b"at_s" else whole.get_member_type(number))
+        h5py.h5d.create(file.id, b"tokens", made, h5py.h5s.create_simple((8,)))
+
     return {
+        "short chunks": (of_short_chunks, "does not unpack to its rows"),
+        "odd numbers": (of_odd_numbers, "no such table"),
+        "packed otherwise": (lambda file: file.create_dataset("tokens", (8,), kind, compression="lzf"),
+                             "is packed in a way that is not read here"),
         "external link": (
             lambda file: file.__setitem__("tokens", h5py.ExternalLink(str(folder / "other.h5"), "tokens")),
             "points elsewhere",
@@ -194,6 +215,9 @@ def made_hostile(folder: Path) -> dict[str, tuple[Callable[[h5py.File], object],
 @pytest.mark.parametrize(
     "name",
     [
+        "short chunks",
+        "odd numbers",
+        "packed otherwise",
         "external link",
         "soft link",
         "dangling link",

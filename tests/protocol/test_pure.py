@@ -233,6 +233,12 @@ def test_numbers_of_thousands_of_digits_are_one_sentence(words):
         fault_injection.parse(f"kill {words} @ 3")
 
 
+@pytest.mark.parametrize("words", ["stop 1 @ 2 for 0s", "stall 1 @ 2 for 0.0 s", "slow 1 x0", "slow 1 x0.5"])
+def test_a_fault_that_would_do_nothing_is_refused(words):
+    with pytest.raises(Unservable, match="would do nothing"):
+        fault_injection.parse(words)
+
+
 def test_a_fault_whose_step_does_not_come_is_told():
     told = list(fault_injection.not_reached("slow 2 x3; kill 1 @ 4; kill 1 @ 5; stop 2 @ 900 for 4s", 5))
     assert [sentence.split("'")[1] for sentence in told] == ["kill 1 @ 5", "stop 2 @ 900 for 4s"]
