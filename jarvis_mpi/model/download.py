@@ -27,7 +27,7 @@ from ..common.cache_folder import Say, cache_folder, only_one
 from ..common.errors import Unservable
 from .gguf_header import MAGIC, Gguf, read_shards, shards
 
-CONVERTER = 3  # the version of a conversion's result: results of older versions are not used
+CONVERTER = 4  # the version of a conversion's result: results of older versions are not used
 SENTENCE = 3  # exit status of gguf.py: its last line is for the user
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BEGUN = time.time()  # about when this process began: earlier failures concern another run
