@@ -57,9 +57,8 @@ def mmlu_task(
     shown = [{key: row[key] for key in test[0]} for row in dev if row["subject"] == subject]
     files = {
         "test": str(write_lines(scratch / f"{name}_test.jsonl", test)),
-        "dev": str(
-            write_lines(scratch / f"{name}_dev.jsonl", shown)
-        ),  # datasets wants each split's columns equal
+        # `datasets` wants each split's columns equal.
+        "dev": str(write_lines(scratch / f"{name}_dev.jsonl", shown)),
     }
     head = (
         f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"

@@ -30,9 +30,8 @@ class Batch:
     ):
         """`before`: what the resumed run had asked."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
-        self.under_way: dict[
-            int, tuple[PromptLine, Answering]
-        ] = {}  # sequence -> what is asked, and what comes
+        # Sequence -> what is asked, and what comes.
+        self.under_way: dict[int, tuple[PromptLine, Answering]] = {}
         self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
         self.printed = self.failed = 0
         self.next_sequence = 0

@@ -75,9 +75,8 @@ class Aside:
             return
         self.socket, childs_end = socket.socketpair()
         try:
-            with (
-                warnings.catch_warnings()
-            ):  # the fork has none of our other threads, and takes none of their locks
+            # The fork has none of our other threads, and takes none of their locks.
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self.child = os.fork()
         except OSError:

@@ -62,9 +62,8 @@ def corrected(config, file: Gguf):
                 f"{file.path} has {architecture}.{key} = {shown(own[key])}, which cannot be honoured here:"
                 " take the model's safetensors, or another GGUF file of it"
             )
-    if (
-        "context_length" in own
-    ):  # transformers' table of GPT-2 has a name for it that its config does not know
+    # transformers' table of GPT-2 has a name for it that its config does not know.
+    if "context_length" in own:
         attribute("max_position_embeddings")(config, own["context_length"], changes)
     if hasattr(config, "query_pre_attn_scalar") and "attention.scale" not in own:
         changes["query_pre_attn_scalar"] = pre_attention(config, architecture, changes)

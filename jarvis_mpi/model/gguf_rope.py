@@ -169,9 +169,8 @@ class Rope:
         for original in ([stated] if type(stated) is int else []) + [2**power for power in range(8, 22)]:
             yield most, 1.0, 4.0, original
         between = (factors > 1 + NEAR) & (factors < most * (1 - NEAR))
-        if (
-            between.sum() > 1
-        ):  # smooth = (original / length - low) / (high - low): a line; its scale is free, so low is 1
+        # smooth = (original / length - low) / (high - low): a line; its scale is free, so low is 1.
+        if between.sum() > 1:
             smooth = (1 / factors[between] - 1 / most) / (1 - 1 / most)
             slope, intercept = np.polyfit(1 / self.lengths()[between], smooth, 1)
             if slope > 0 and intercept < 0:

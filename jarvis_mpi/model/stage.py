@@ -169,9 +169,8 @@ class Stage:
         self.forget(CHECK)
         config, cache = self.model.config, new_cache(self.model.config)
         before = config._attn_implementation
-        if (
-            before == ROW_BY_ROW
-        ):  # else it is the family's own already, and another attention of the family may differ
+        # Else it is the family's own already, and another attention of the family may differ.
+        if before == ROW_BY_ROW:
             config._attn_implementation = "eager"
         try:
             theirs = [self.run_by_family(part, start, cache) for part, start in parts]
@@ -181,9 +180,8 @@ class Stage:
         wanted = torch.cat(theirs, 1).float()
         off, change = float((got - wanted).norm()), float((wanted - rows.float()).norm())
         exact = self.dtype == torch.float32 and self.weights not in FORMATS
-        if (
-            not off <= (ROUNDING_EXACT if exact else ROUNDING) * change
-        ):  # a layer may change nothing: pruned ones do
+        # A layer may change nothing: pruned ones do.
+        if not off <= (ROUNDING_EXACT if exact else ROUNDING) * change:
             raise Unservable(
                 f"{named(self.block)} of {self.folder} give something else here than transformers' own code"
                 f" ({off / (change or 1):.1g} apart): they are not used on this processor"

@@ -25,11 +25,13 @@ class Text:
         """Read the tokenizer. `vocabulary`: the number of tokens that the model knows."""
         self.tokenizer, self.vocabulary = tokenizer_of(folder), vocabulary
         with guarded(f"{folder} has a tokenizer whose special tokens cannot be read", ADVICE):
+            # Id -> text; these are not shown.
+            # Id -> text; these are not shown.
             self.special: dict[int, str] = {
                 number: str(token)
                 for number, token in self.tokenizer.added_tokens_decoder.items()
                 if token.special
-            }  # id -> text; these are not shown
+            }
             self.has_template = bool(self.tokenizer.chat_template)
         named, self.end_note = end_ids(folder), ""
         if named is None and self.tokenizer.eos_token_id is not None:
@@ -41,9 +43,8 @@ class Text:
         self.end_ids = frozenset(named or ())
         self.asked: list[str] = []  # the questions of the conversation
         if self.has_template:
-            with guarded(
-                f"{folder} has a tokenizer that takes no chat template", ADVICE
-            ):  # its modules are loaded
+            # Its modules are loaded.
+            with guarded(f"{folder} has a tokenizer that takes no chat template", ADVICE):
                 self.tokenizer.apply_chat_template([user("x")], chat_template="x", tokenize=False)
         self.rendered = chat_template.Renderer(self.render)
         self.longest = 0  # characters of the longest token

@@ -43,9 +43,8 @@ def only_sentencepiece(folder: Path) -> Path | None:
     with found[0].open("rb") as file:
         line = file.readline(4096)
     words = line.split()
-    if (
-        len(words) == 2 and words[1].isdigit()
-    ):  # tokens in base64 with their ranks, as Llama 3's original file is
+    # Tokens in base64 with their ranks, as Llama 3's original file is.
+    if len(words) == 2 and words[1].isdigit():
         return None
     if not line.startswith(b"\n"):  # protobuf's mark of the first piece
         raise Unservable(f"{found[0]} is neither a SentencePiece model nor a list of tokens: fetch it again")

@@ -153,9 +153,8 @@ class MpiLink:
         if self.inbox:  # no bell rings for the rest of a message
             time.sleep(min(max(waited / 20, NAP_S), LONGEST_NAP_S))
             return
-        if (
-            self.outbox and time.monotonic() - self.outbox.posted_at < IMPATIENT_S
-        ):  # it advances only while we look
+        # It advances only while we look.
+        if self.outbox and time.monotonic() - self.outbox.posted_at < IMPATIENT_S:
             time.sleep(NAP_S)
             return
         left = LONGEST_NAP_S if self.bell.all_on_host else 0.9 * self.usual_wait_s - waited

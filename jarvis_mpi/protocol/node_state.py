@@ -23,6 +23,7 @@ class Sign(Enum):
     MISSING = "missing"  # a step did not reach it, and is sent again
 
 
+# Any other sign changes nothing.
 TRANSITIONS = {
     (State.UP, Sign.STALLED): State.STALLED,
     (State.UP, Sign.SILENT): State.SILENT,
@@ -35,4 +36,4 @@ TRANSITIONS = {
     (State.SILENT, Sign.BACK): State.UP,
     (State.SILENT, Sign.GIVEN_UP): State.LOST,
     (State.SILENT, Sign.LOST): State.LOST,
-}  # any other sign changes nothing
+}

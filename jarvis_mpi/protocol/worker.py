@@ -49,9 +49,8 @@ class Worker:
         self.reached: dict[int, Reached] = {}
         self.busy_since: float | None = None
         self.free_at, self.sent_s = clock(), 0.0
-        self.passed_on: dict[
-            int, tuple[int, float]
-        ] = {}  # sequence -> its newest step, and when it was done here
+        # Sequence -> its newest step, and when it was done here.
+        self.passed_on: dict[int, tuple[int, float]] = {}
         self.heard_of_at = clock()  # by the end user, or later
 
     def serve(self, idle_timeout_s: float) -> bool:

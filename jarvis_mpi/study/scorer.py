@@ -137,9 +137,8 @@ class Scorer:
     def of_choices(self, question: Encoded, before: bytes, after: Sequence[bytes]) -> tuple[float, ...]:
         import torch
 
-        if (
-            not any(after) and len(before) == question.context * self.row
-        ):  # letters: one row predicts all of them
+        # Letters: one row predicts all of them.
+        if not any(after) and len(before) == question.context * self.row:
             log_probabilities = torch.log_softmax(self.head.logits(before[-self.row :]), -1)
             return tuple(-log_probabilities[ids[-1]].item() for ids in question.ids)
         start = (question.context - 1) * self.row

@@ -53,9 +53,8 @@ def test_strangers_beside_the_model_are_not_it(folder):
         save_file({key: -tensor for key, tensor in put_other.items()}, folder / name)
     index = {"weight_map": dict.fromkeys(put_other, "a.safetensors"), "metadata": {}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert safetensors_files.weight_files(folder) == [
-        folder / "model.safetensors"
-    ]  # before the index, as transformers has it
+    # Before the index, as transformers has it.
+    assert safetensors_files.weight_files(folder) == [folder / "model.safetensors"]
     assert checkpoint.fingerprint(folder) == print_before
     (folder / "model.safetensors").unlink()
     assert safetensors_files.weight_files(folder) == [folder / "a.safetensors"]

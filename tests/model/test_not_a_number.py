@@ -87,9 +87,8 @@ def test_weights_of_8_bits_with_scales_beside_them_are_refused(folder):
         match=r"holds quantised weights \(model.layers.2.*weight_scale\): save the model dequantised",
     ):
         Stage(folder, range(2, 3), torch.float32)
-    with pytest.raises(
-        Unservable, match="holds quantised weights"
-    ):  # before a config is tried, and by the doctor
+    # Before a config is tried, and by the doctor.
+    with pytest.raises(Unservable, match="holds quantised weights"):
         checkpoint.check(folder)
     (folder / "hf_quant_config.json").write_text("{}")
     with pytest.raises(Unservable, match=r"hf_quant_config.json\): save the model dequantised"):

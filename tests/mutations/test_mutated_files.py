@@ -48,9 +48,8 @@ def test_damaged_studies_are_read_or_one_sentence(tmp_path, monkeypatch):
 
     def read(path: Path) -> None:
         results = analysis.read(path)
-        with contextlib.suppress(
-            Unservable, KeyError, ValueError
-        ):  # scripts turn these into a sentence, in one place
+        # Scripts turn these into a sentence, in one place.
+        with contextlib.suppress(Unservable, KeyError, ValueError):
             _ = results.tasks, results.graded, results.rankings, results.costs
 
     def one(number: int) -> None:

@@ -98,9 +98,8 @@ def assert_sentence(error: Unservable) -> None:
 def assert_as_transformers(folder: Path, ids_of: dict[str, list[int]], decoded: dict[str, str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     vocabulary_ids = tokenizer.get_vocab().values()
-    if len(set(vocabulary_ids)) < len(
-        vocabulary_ids
-    ):  # two tokens of one id: tokenizers itself takes either, at each load
+    # Two tokens of one id: tokenizers itself takes either, at each load.
+    if len(set(vocabulary_ids)) < len(vocabulary_ids):
         return
     for prompt, ids in ids_of.items():
         if tokenizer.chat_template:

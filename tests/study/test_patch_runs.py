@@ -168,9 +168,8 @@ def test_copies_of_the_worst_blocks_alone(small, tmp_path):
     assert "node 4 lost at step 6: layer 4 from the copy on node 3" in done.stderr.decode()
     assert "node 1 lost at step 3: layer 1 patched: expected loss 0.10 nats a token" in done.stderr.decode()
     assert not any("NOT" in line for line in replay.replayed(log))
-    assert [event.block for event in load(log).events if event.event == "copy"] == [
-        range(4, 5)
-    ]  # and not another's
+    # And not another's.
+    assert [event.block for event in load(log).events if event.event == "copy"] == [range(4, 5)]
 
 
 @pytest.mark.mpirun
