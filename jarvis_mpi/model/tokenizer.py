@@ -26,7 +26,6 @@ class Text:
         self.tokenizer, self.vocabulary = tokenizer_of(folder), vocabulary
         with guarded(f"{folder} has a tokenizer whose special tokens cannot be read", ADVICE):
             # Id -> text; these are not shown.
-            # Id -> text; these are not shown.
             self.special: dict[int, str] = {
                 number: str(token)
                 for number, token in self.tokenizer.added_tokens_decoder.items()
