@@ -2,7 +2,8 @@
 
 MPI has no call that sleeps until a message comes; ranks that share a machine and poll
 take its cores from the one that computes. A bell carries no data: a rank that misses one finds the message at
-its next look. Between hosts, and where there are no abstract Unix sockets (not Linux), nothing rings.
+its next look. Between hosts, where there are no abstract Unix sockets (not Linux), and where somebody else on
+the machine has taken a rank's name, nothing rings.
 """
 
 import contextlib
@@ -21,7 +22,10 @@ class Doorbell:
         self.all_on_host = together and bool(self.job) and sys.platform == "linux"
         if self.all_on_host:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            self.socket.bind(self.address(me))
+            try:
+                self.socket.bind(self.address(me))
+            except OSError:
+                self.all_on_host = False
 
     def address(self, node: int) -> str:
         return f"\0jarvis_mpi/{self.job}/{node}"
