@@ -17,7 +17,7 @@ import numpy as np
 from figure import BLUE, CannotDraw, Drawn, Figure, name_of
 from matplotlib.axes import Axes
 
-from jarvis_mpi.record.run import Run
+from jarvis_mpi.record.run import Run, tokens_per_s
 
 FIRST, MEDIAN, BYTES = 3, 5, 8  # columns
 PARTS = (
@@ -81,7 +81,7 @@ def row_of(run: Run, by: str) -> tuple:
     low, middle, high = (1e3 * float(each) for each in np.percentile(later["total_s"], (10, 50, 90)))
     return (
         name_of(run), value(run, by), len(run.tokens), float(run.tokens["total_s"][0]), low, middle, high,
-        len(later) / float(later["total_s"].sum()), float(hops["received_bytes"].sum()) / len(later),
+        tokens_per_s(run), float(hops["received_bytes"].sum()) / len(later),
         len(run.faults),
     )  # fmt: skip
 

@@ -61,6 +61,15 @@ def costs_of(run: Run) -> Costs:
         raise Unreadable(f"{run.path} is of a run with faults: the predictor learns from one without")
     if not run.follows.any():
         raise Unreadable(f"{run.path} holds less than two tokens of an answer: nothing can be learnt from it")
+    sequences = run.tokens["sequence"]
+    if (
+        np.count_nonzero(np.diff(sequences)) >= len(set(sequences.tolist()))
+        or (run.tokens["hops"] == 0).any()
+    ):
+        raise Unreadable(
+            f"{run.path} had several answers in flight, or drafts: the predictor learns from a run without "
+            "(--streams 1, no --draft)"
+        )
     decoding = run.hops[np.isin(run.hops["step"], run.tokens["step"][run.follows]) & (run.hops["rows"] == 1)]
     prompt = run.hops[run.hops["step"] == run.tokens["step"][0]]
     stages = {(hop["node"], hop["first_layer"], hop["layers"]): [] for hop in decoding}
@@ -71,7 +80,8 @@ def costs_of(run: Run) -> Costs:
     layer_s, stage_s = (
         np.polyfit(layers, seconds, 1) if len(set(layers)) > 1 else (seconds.mean() / layers.mean(), 0.0)
     )
-    stage_s = max(0.0, stage_s)
+    if stage_s < 0:  # unlike nodes: the sum of all comes out as it was
+        layer_s, stage_s = seconds.sum() / layers.sum(), 0.0
     own = run.tokens[run.follows]
     hops = decoding[decoding["received_bytes"] > 0]
     network_hops = len(hops) / len(own)
@@ -85,8 +95,8 @@ def costs_of(run: Run) -> Costs:
         for hop in rows
     ]
     return Costs(
-        int(layers.sum()), float(layer_s), stage_s, max(0.0,
-                                                        float(np.median(row_s))) if row_s else float(layer_s),
+        int(layers.sum()), float(layer_s), stage_s,
+        max(0.0, float(np.median(row_s))) if row_s else float(layer_s),
         float(np.median(own["head_s"])), rest_s / network_hops, body, float(first_bytes) - body,
         float(run_bytes),
     )  # fmt: skip

@@ -26,6 +26,7 @@ except ModuleNotFoundError:  # a run needs none, so that setup does not install 
     sys.exit("figures are drawn with matplotlib, which is not here: pip install matplotlib")
 mpl.use("Agg")
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter
 
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.process_identity import lives
@@ -152,12 +153,35 @@ def save(made: Figure, stem: Path, formats: str, columns: Sequence[str], rows: l
         raise CannotDraw(f"--formats holds {', '.join(sorted(wrong))}: use {', '.join(FORMATS)}")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
+        for axes in made.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() != "linear":
+                    axis.set_major_formatter(PlainNumbers(axis.get_major_formatter()))
+                    axis.set_minor_formatter(PlainNumbers(axis.get_minor_formatter()))
         for suffix in formats.split(","):
             made.savefig(f"{stem}.{suffix}", dpi=160)
         with Path(f"{stem}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([columns, *rows])
     except OSError as error:
         raise CannotDraw(f"{stem} cannot be written: {error.strerror} (--out says where else)") from None
+
+
+class PlainNumbers(Formatter):
+    """Writes 0.1 where another formatter writes a formula for it, which is not drawn as one here."""
+
+    def __init__(self, other: Formatter):
+        self.other = other
+
+    def set_axis(self, axis: Any) -> None:
+        super().set_axis(axis)
+        self.other.set_axis(axis)
+
+    def set_locs(self, locs: Any) -> None:
+        super().set_locs(locs)
+        self.other.set_locs(locs)
+
+    def __call__(self, value: float, place: int | None = None) -> str:
+        return f"{value:g}" if self.other(value, place) else ""
 
 
 def text(value: Any) -> str:

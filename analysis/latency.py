@@ -9,7 +9,7 @@ import figure
 import numpy as np
 from figure import COLOURS, SIGN_COLOURS, Drawn, Figure, named
 
-from jarvis_mpi.record.run import Run
+from jarvis_mpi.record.run import Run, tokens_per_s
 
 
 def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
@@ -40,7 +40,7 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
         shown.append((
             name, len(ms), *(1e-3 * ms[~follows][:1]), *map(float, np.percentile(later, (50, 90, 99))),
             float(later.max()),
-            1e3 * len(later) / later.sum(), len(run.faults),
+            tokens_per_s(run), len(run.faults),
         ))  # fmt: skip
     for sign, times in signs.items():
         for at in times:

@@ -106,7 +106,8 @@ class Conversation:
             self.ids = [*question.ids, *question.tokens]
             if question.tokens and self.is_closed(question.ended):
                 self.ids.pop()
-            self.text.asked.append(question.prompt)
+            if question.answered:
+                self.text.add_turn(question.prompt, question.text)
             self.asker.sequence = question.sequence
 
     def show_again(self, question: "Question") -> None:
@@ -134,7 +135,6 @@ class Conversation:
 
     def answer(self, prompt: str, asked: Sequence[int], before: Sequence[int] = ()) -> Answer:
         """Generate the answer. `before`: its first tokens, which the resumed run's record has."""
-        self.text.asked.append(prompt)
         coming = Answering(self.text, self.context, self.settings, asked, before)
         self.ids = [*asked, *before]
         self.screen.show_earlier_text("".join(coming.shown))
@@ -161,6 +161,7 @@ class Conversation:
             if coming.shown and self.is_closed(ended):
                 self.ids.pop()
             answer = coming.answer(ended)
+            self.text.add_turn(prompt, answer.text)
             self.record.answered(self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text)
             self.screen.answered(prompt, answer, coming.held)
         return answer

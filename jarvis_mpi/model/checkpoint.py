@@ -9,6 +9,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..common.boundary import guarded, reason
@@ -28,6 +29,8 @@ TOKENIZER_FILES = (
     "special_tokens*",
     "chat_template*",
     "added_*",
+    "tekken.json",  # Mistral's own
+    "emoji.json",  # GPT-NeoX-Japanese's
 )
 
 
@@ -80,7 +83,8 @@ def unreadable(model: str, error: OSError) -> str:
 def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> Path:
     path = Path(model).expanduser()
     if here := whole_here(model):
-        folder = here
+        incomplete = fetch and not path.is_dir() and model not in BUNDLED and not has_tokenizer(here)
+        folder = from_hub(model, say) if incomplete else here
     elif not whole and delivered_folder(model).is_dir():
         folder = delivered_folder(model)
         if not (folder / MANIFEST).is_file():
@@ -275,6 +279,11 @@ def has_weights(folder: Path) -> bool:
         return bool(weight_files(folder))
     except Unservable:
         return False
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is any file of one: a notebook may have fetched the model alone."""
+    return any(fnmatch(path.name, each) for path in folder.iterdir() for each in TOKENIZER_FILES)
 
 
 def from_hub(model: str, say: Say) -> Path:

@@ -64,5 +64,8 @@ def followed(settings: Settings, folder: Path, say: Say) -> Settings:
 
 def asked(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, harmless in OTHERS.items():
-        if config.get(name) and config[name] not in harmless:
-            yield name, config[name]
+        value = config.get(name)
+        # A token may have the number 0.
+        given = type(value) in (int, list) if name.endswith("token_id") else value
+        if given and value not in harmless:
+            yield name, value

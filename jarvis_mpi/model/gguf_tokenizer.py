@@ -5,6 +5,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
+from tokenizers.processors import TemplateProcessing
 
 from ..common.errors import Unservable
 from .gguf_header import Gguf
@@ -27,6 +28,19 @@ AS_GPT2 = (
     "mellum",
 )
 SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+# In these a word that is a token stays one, and a text begins with bos where the file does not say otherwise.
+AS_LLAMA3 = (
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "tekken",
+)
+BOS, ADDS_BOS = "tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token"
 SPACE, SPACE_FIRST = "▁", "tokenizer.ggml.add_space_prefix"
 CONTROL, USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
@@ -37,6 +51,8 @@ def correct(tokenizer: Any, file: Gguf) -> None:
     split_as_declared(tokenizer, file)
     begin_as_declared(tokenizer, file)
     if file.values.get("tokenizer.ggml.model") == "gpt2":
+        if file.values.get("tokenizer.ggml.pre") in AS_LLAMA3:
+            as_llama3(tokenizer, file)
         keep_whole(tokenizer, file)
 
 
@@ -54,6 +70,18 @@ def split_as_declared(tokenizer: Any, file: Gguf) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     )
+
+
+def as_llama3(tokenizer: Any, file: Gguf) -> None:
+    """Do what the file's tokenizer.ggml.pre stands for beside the splitting, which is all that transformers
+    reads of it."""
+    backend, bos = tokenizer.backend_tokenizer, file.values.get(BOS)
+    backend.model.ignore_merges = True
+    if bos is not None and ADDS_BOS not in file.values:
+        token = tokenizer.convert_ids_to_tokens(bos)
+        backend.post_processor = TemplateProcessing(
+            single=[token, "$A"], pair=[token, "$A", token, "$B:1"], special_tokens=[(token, bos)]
+        )
 
 
 def begin_as_declared(tokenizer: Any, file: Gguf) -> None:

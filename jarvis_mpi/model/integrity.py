@@ -15,6 +15,8 @@ from ..common.cache_folder import cache_folder, writable
 from ..common.errors import Unservable
 from . import checkpoint
 from .not_a_number import NAN, faults
+from .safetensors_files import check_there, named_files
+from .safetensors_header import header_of
 
 
 def check(model: str, timeout_s: float) -> int:
@@ -40,6 +42,8 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
         yield from bad_tensors(folder)
     except Unservable as error:
         yield str(error)
+        if Path(model).is_dir():
+            yield from (line for line in file_by_file(Path(model)) if line != str(error))
         return
     try:
         with writable(cache_folder()):
@@ -49,14 +53,32 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
     yield from unreadable(folder)
 
 
+def file_by_file(folder: Path) -> Iterator[str]:
+    """Yield what is wrong with each file of a folder that cannot be used as it is."""
+    with contextlib.suppress(Unservable):
+        for path in named_files(folder):
+            try:
+                check_there(path)
+                header_of(path)
+                yield from bad_in(path, None)
+            except Unservable as error:
+                yield str(error)
+    yield from unreadable(folder)
+
+
 def bad_tensors(folder: Path) -> Iterator[str]:
     names = checkpoint.delivered(folder) or names_of_the_model(folder)
     for path, _, _ in checkpoint.headers(folder):
-        reading(path)
-        with guarded(f"{path} cannot be read"):
-            for name, fault in faults(path, lambda name: names is None or name in names):
-                if fault == NAN or not name.endswith("bias"):  # many a trained model's bias is zero
-                    yield f"{path}: the tensor {name} holds {fault}; fetch the file again, or ask who made it"
+        yield from bad_in(path, names)
+
+
+def bad_in(path: Path, names: set[str] | None) -> Iterator[str]:
+    """Yield a line for each of the tensors `names` in a file (None: all) that holds what no model does."""
+    reading(path)
+    with guarded(f"{path} cannot be read"):
+        for name, fault in faults(path, lambda name: names is None or name in names):
+            if fault == NAN or not name.endswith("bias"):  # many a trained model's bias is zero
+                yield f"{path}: the tensor {name} holds {fault}; fetch the file again, or ask who made it"
 
 
 def names_of_the_model(folder: Path) -> set[str] | None:

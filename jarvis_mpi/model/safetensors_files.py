@@ -76,16 +76,27 @@ def index_names(index: Path) -> dict[str, str]:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model, as transformers finds them: the config's, else
     model.safetensors, else the index's. Raises Unservable if one is missing."""
+    paths = named_files(folder)
+    for path in paths:
+        check_there(path)
+    return paths
+
+
+def check_there(path: Path) -> None:
+    if not path.is_file():
+        index = index_of(path.parent)
+        says = f"{index.name} names it" if index else "config.json names it"
+        raise Unservable(f"{path} is missing, but {says}")
+
+
+def named_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that a model should have. Raises Unservable where none is named."""
     if index := index_of(folder):
         names = sorted(set(index_names(index).values()))
-        says = f"{index.name} names it"
     else:
-        names, says = [named_weights(folder) or ONE_FILE], "config.json names it"
+        names = [named_weights(folder) or ONE_FILE]
     if names == [ONE_FILE] and not (folder / ONE_FILE).is_file():
         raise Unservable(f"{folder} has neither {ONE_FILE} nor {INDEX}{what_instead(folder)}")
-    for name in names:
-        if not (folder / name).is_file():
-            raise Unservable(f"{folder / name} is missing, but {says}")
     return [folder / name for name in names]
 
 

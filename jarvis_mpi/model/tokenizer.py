@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,27 @@ class Text:
                 f"{folder} names no token that ends an answer: the tokenizer's {self.tokenizer.eos_token} "
                 "does"
             )
+        elif named and names_no_end(folder / "generation_config.json"):
+            self.end_note = (
+                f"{folder / 'generation_config.json'} names no token that ends an answer: config.json's do; "
+                "--ignore-eos goes on, as transformers does with these files"
+            )
         self.end_ids = frozenset(named or ())
-        self.asked: list[str] = []  # the questions of the conversation
+        self.turns: list[dict[str, str]] = []  # of the conversation, as templates take them
         if self.has_template:
             # Its modules are loaded.
             with guarded(f"{folder} has a tokenizer that takes no chat template", ADVICE):
                 self.tokenizer.apply_chat_template([user("x")], chat_template="x", tokenize=False)
-        self.rendered = chat_template.Renderer(self.render)
+        self.rendered = chat_template.Renderer(self._render)
         self.longest = 0  # characters of the longest token
 
     def begin_conversation(self) -> None:
-        """Forget the questions of the last conversation."""
-        self.asked = []
+        """Forget the turns of the last conversation."""
+        self.turns = []
+
+    def add_turn(self, prompt: str, answer: str) -> None:
+        """Add what was asked and answered to the conversation."""
+        self.turns += [user(prompt), assistant(answer)]
 
     def ids_of(self, prompt: str) -> list[int]:
         """Encode the prompt as one turn of a chat; without a chat template, as text to be completed."""
@@ -87,38 +97,35 @@ class Text:
         with guarded("the tokenizer cannot make text of these tokens", ADVICE):
             return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    @cached_property
+    def beginning(self) -> list[int]:
+        """The ids that the tokenizer puts before a text; some put an end behind it too."""
+        whole, own = self.encode("a"), self.encode("a", begin=False)
+        places = range(len(whole) - len(own) + 1) if own else ()
+        return next((whole[:at] for at in places if whole[at : at + len(own)] == own), self.encode(""))
+
     def windows(self, ids: Sequence[int], window: int) -> list[list[int]]:
         """Split a long text's `ids` into parts of at most `window` tokens, each with the beginning of the
         model's texts."""
-        begin = self.encode("")
-        step = window - len(begin)
-        return [[*begin, *ids[first : first + step]] for first in range(0, len(ids), step)]
+        step = window - len(self.beginning)
+        return [[*self.beginning, *ids[first : first + step]] for first in range(0, len(ids), step)]
 
     def after(self, ids: Sequence[int], prompt: str) -> list[int]:
         """Return the conversation with `prompt` at its end.
-        `ids`, without an end token, stay as they are, so their caches do."""
+
+        `ids`, without an end token, stay as they are, so their caches do: not where the chat template leaves
+        out or changes some of what was said, as those of reasoning models do with earlier reasoning.
+        """
         if not ids:
             return self.ids_of(prompt)
-        more = f"\n{prompt}"
-        if self.has_template:
-            # For the last answer, what is behind it being new; letters, which some templates change.
-            answer, other = f"aB{uuid.uuid4().hex}", f"aB{uuid.uuid4().hex}"
-            whole = self.answered(answer, prompt)
-            if answer not in whole:
-                if whole == self.answered(other, prompt):  # a template that drops answers
-                    return self.encode(whole, begin=False)
-                raise Unservable(
-                    "the model's chat template changes what was answered, so that no conversation can go on: "
-                    "ask each question by itself"
-                )
-            more = whole.rpartition(answer)[2]
-        return [*ids, *self.encode_behind(more)]
-
-    def answered(self, answer: str, prompt: str) -> str:
-        """Render the conversation, `answer` for the last answer, with `prompt` at its end."""
-        turns = [turn for question in self.asked for turn in (user(question), assistant("."))]
-        turns[-1] = assistant(answer)
-        return self.asking([*turns, user(prompt)])
+        if not self.has_template:
+            return [*ids, *self.encode_behind(f"\n{prompt}")]
+        whole = self.asking([*self.turns, user(prompt)])
+        answer = uuid.uuid4().hex  # in the place of the last answer: the text behind it is new
+        marked = self.asking([*self.turns[:-1], assistant(answer), user(prompt)])
+        if answer in marked and all(turn["content"].strip() in whole for turn in self.turns):
+            return [*ids, *self.encode_behind(marked.rpartition(answer)[2])]
+        return self.encode(whole, begin=False)
 
     def asking(self, turns: list[dict[str, str]]) -> str:
         """Render `turns`, the last of which is asked.
@@ -132,7 +139,7 @@ class Text:
             )
         return words
 
-    def render(self, turns: list[dict[str, str]]) -> str:
+    def _render(self, turns: list[dict[str, str]]) -> str:
         with guarded(
             "the model's chat template does not take this", "ask otherwise, or mend its chat_template"
         ):
@@ -157,6 +164,10 @@ def user(prompt: str) -> dict[str, str]:
 
 def assistant(answer: str) -> dict[str, str]:
     return {"role": "assistant", "content": answer}
+
+
+def names_no_end(path: Path) -> bool:
+    return path.is_file() and json_object(path).get("eos_token_id") is None
 
 
 def end_ids(folder: Path) -> set[int] | None:

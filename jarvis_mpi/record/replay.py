@@ -71,6 +71,8 @@ def replayed(path: Path) -> Iterator[str]:
                 yield f"{when}  resumed by {len(event.payload['hosts'])} nodes"
             case "done" | "ended":
                 yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.payload['sentence'])}"
+            case "refused":
+                yield f"{when}  line {event.payload['line']} refused: {event.payload['error']}"
             case "rerouted" | "words":
                 yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:

@@ -142,3 +142,12 @@ def nearby_minimum(clocks: np.ndarray, within_s: float = 60.0) -> np.ndarray:
     first = np.searchsorted(clocks["at_s"], clocks["at_s"] - within_s)
     last = np.searchsorted(clocks["at_s"], clocks["at_s"] + within_s, side="right")
     return np.array([clocks["uncertainty_s"][a:b].min() for a, b in zip(first, last, strict=True)])
+
+
+def tokens_per_s(run: Run) -> float:
+    """Return how many tokens that follow another of their answer come in a second; answers in flight together
+    share the time."""
+    later = run.follows if run.follows.any() else np.ones(len(run.tokens), bool)
+    between_s = np.diff(run.tokens["at_s"], prepend=-np.inf)
+    seconds = float(np.minimum(run.tokens["total_s"], between_s)[later].sum())
+    return float(later.sum()) / seconds if seconds > 0 else np.inf

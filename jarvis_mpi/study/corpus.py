@@ -19,8 +19,7 @@ def windows_of(
     ids = words.encode(text, begin=False)[behind : behind + tokens]
     if len(ids) < tokens:
         say(f"the text has only {len(ids)} tokens of the {tokens} asked for")
-    begins = len(words.encode(""))
-    return [window for window in words.windows(ids, window) if len(window) - begins > 1]
+    return [window for window in words.windows(ids, window) if len(window) - len(words.beginning) > 1]
 
 
 def token_entropy(windows: Sequence[Sequence[int]]) -> float:

@@ -39,8 +39,9 @@ def encoded(text: "Text", question: TaskQuestion) -> Encoded:
     context's."""
     context = question.context.rstrip()
     spaces = question.context[len(context) :]
-    whole = [tuple(text.encode(context + spaces + choice)) for choice in question.choices]
-    return Encoded(tuple(whole), len(text.encode(context)))
+    begin = text.beginning
+    whole = [(*begin, *text.encode(f"{context}{spaces}{each}", begin=False)) for each in question.choices]
+    return Encoded(tuple(whole), len(begin) + len(text.encode(context, begin=False)))
 
 
 class Scorer:

@@ -74,7 +74,7 @@ def wanted_of(
 
 def window_of(asked: argparse.Namespace, text: "Text", context: int) -> int:
     """Return the tokens of a window. Raises Unservable."""
-    least = len(text.encode("")) + 2  # one token predicts another
+    least = len(text.beginning) + 2  # one token predicts another
     window = min(WINDOW, context) if asked.window is None else asked.window
     if not least <= window <= context:
         raise Unservable(

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 from places import ROOT
 
@@ -10,7 +11,7 @@ from costs import Costs, costs_of, with_slow
 from prediction import Network, extra_rtts, predicted
 
 from jarvis_mpi.record.reader import load
-from jarvis_mpi.record.run import Unreadable
+from jarvis_mpi.record.run import Unreadable, tokens_per_s
 
 COSTS = Costs(
     layers=18, layer_s=0.010, stage_s=0.001, row_s=0.002, head_s=0.020, hop_s=0.003, body_bytes=1000,
@@ -62,3 +63,32 @@ def test_a_run_predicts_itself():
     assert costs.layer_s > 0
     with pytest.raises(Unreadable, match="is of a run with faults"):
         costs_of(load(ROOT / "tests" / "records" / "schema3.h5"))
+
+
+def test_answers_in_flight_together_share_the_time():
+    """As in the table at a run's end: each one's tokens take longer, and more come in a second."""
+    run = load(ROOT / "tests" / "records" / "schema1.h5")
+    rate = tokens_per_s(run)
+    run.tokens["total_s"] *= 1.0 + run.follows  # half of it was another's
+    assert tokens_per_s(run) == pytest.approx(rate, rel=0.1)
+    run.tokens["sequence"][1::2] += 1
+    with pytest.raises(Unreadable, match="several answers in flight, or drafts"):
+        costs_of(run)
+
+
+def test_guesses_that_were_right_teach_nothing():
+    run = load(ROOT / "tests" / "records" / "schema1.h5")
+    run.tokens["hops"][3] = 0
+    with pytest.raises(Unreadable, match="several answers in flight, or drafts"):
+        costs_of(run)
+
+
+def test_a_faster_end_user_is_no_faster_chain():
+    """The line through the stages' layers and times begins below 0 then; their sum stays what it was."""
+    run = load(ROOT / "tests" / "records" / "schema1.h5")
+    run.hops["compute_s"] = np.where(run.hops["node"] == 0, 1e-4, run.hops["layers"] * 0.01)
+    costs = costs_of(run)
+    usual = run.hops[run.hops["step"] == run.tokens["step"][5]]
+    assert costs.layers * costs.layer_s + len(usual) * costs.stage_s == pytest.approx(
+        usual["compute_s"].sum(), rel=0.02
+    )

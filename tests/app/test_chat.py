@@ -63,7 +63,6 @@ def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, 
     answered, asked_for = [], [json.loads(event) for event in events(log, "asked")]
     for turn, asked in zip(TURNS, asked_for, strict=True):
         ids = text.after(ids, turn)
-        text.asked.append(turn)
         assert asked["ids"] == ids
         whole = torch.tensor([ids])
         answer = one.generate(
@@ -74,6 +73,7 @@ def test_a_chat_through_a_pipe_says_what_one_process_says_without_caches(model, 
             use_cache=False,
         )
         answered.append(answer[0, whole.shape[1] :].tolist())
+        text.add_turn(turn, text.decode(answered[-1]))
         ids = answer[0].tolist()
         if ids[-1] in text.end_ids:
             ids.pop()

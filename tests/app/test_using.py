@@ -142,7 +142,7 @@ def test_a_chat_is_what_the_template_makes_of_it_and_earlier_turns_stay_as_they_
     for turn, answer in zip(TURNS, ["one", "two 世", "three"], strict=True):
         asked = talking.after(ids, turn)
         assert asked[: len(ids)] == ids
-        talking.asked.append(turn)
+        talking.add_turn(turn, answer)
         messages += [{"role": "user", "content": turn}]
         rendered = talking.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert talking.tokenizer.decode(asked) == rendered

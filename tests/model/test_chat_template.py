@@ -169,5 +169,5 @@ def test_nothing_that_renders_outlives_the_process_it_renders_for(when):
 def test_a_template_that_keeps_no_answers_is_rendered_whole(tmp_path):
     text = Text(texts.of_bytes(tmp_path, "[{{ messages[-1].content }}]"))
     ids = text.after([], "one")
-    text.asked.append("one")
+    text.add_turn("one", "1")
     assert text.tokenizer.decode(text.after([*ids, 5, 6], "two")) == "[two]"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.common.options import parse
 from jarvis_mpi.common.settings import Settings
-from jarvis_mpi.model.generation_config import OTHERS, followed
+from jarvis_mpi.model.generation_config import OTHERS, asked, followed
 from jarvis_mpi.model.head import Head
 from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
@@ -91,7 +91,7 @@ def test_an_answer_ends_where_generate_ends_it(folder, generation, config, ends)
     say_in(folder, "config.json", eos_token_id=config)
     text = Text(folder)
     assert text.end_ids == (ends or {text.tokenizer.eos_token_id})
-    assert bool(text.end_note) == (ends is None)
+    assert bool(text.end_note) == (generation is None)
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
@@ -146,3 +146,9 @@ def test_a_penalty_that_is_none_is_a_sentence(folder, penalty):
     say_in(folder, repetition_penalty=penalty)
     with pytest.raises(Unservable, match=r"generation_config.json has repetition_penalty = "):
         followed(Settings(), folder, quiet)
+
+
+@pytest.mark.parametrize("name", ["forced_eos_token_id", "forced_bos_token_id"])
+def test_a_token_of_number_0_is_asked_for_too(name):
+    assert list(asked({name: 0})) == [(name, 0)]
+    assert list(asked({name: None, "min_length": 0, "guidance_scale": None})) == []

@@ -103,3 +103,18 @@ def test_tokens_beyond_the_alphabet_are_taken_whole(tmp_path):
 def ids_of_a(text: Text) -> int:
     (id,) = text.encode("a", begin=False)
     return id
+
+
+@pytest.mark.parametrize(("says", "begins"), [(None, [1]), (True, [1]), (False, [])])
+def test_what_llama_3s_way_of_splitting_stands_for_is_done(says, begins, tmp_path):
+    """bos before a text where the file does not say otherwise, and a word that is a token in one piece."""
+
+    def more(writer):
+        writer.add_bos_token_id(1)
+        if says is not None:
+            writer.add_add_bos_token(says)
+
+    ggufs.write(tmp_path / "a.gguf", more=more, pre="llama-bpe", further={"xyz": 1})
+    text = Text(ggufs.converted(tmp_path / "a.gguf"))
+    assert text.encode("xyz") == [*begins, len(ggufs.TOKENS)]
+    assert text.beginning == begins

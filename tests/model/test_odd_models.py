@@ -95,7 +95,7 @@ def test_a_template_that_leaves_the_question_out_is_reported(template, tmp_path)
 def test_a_template_that_always_asks_the_first_question_is_reported(tmp_path):
     text = Text(texts.of_bytes(tmp_path, "[{{ messages[0].content }}]"))
     ids = askable(text, (), "one", 99)
-    text.asked.append("one")
+    text.add_turn("one", "1")
     with pytest.raises(Unservable, match="chat template leaves out what is asked"):
         askable(text, [*ids, 5], "two", 99)
 

@@ -82,6 +82,7 @@ def record(folder: Path, name: str = "run.h5") -> Path:
             }
             made = Record.resumed(path, again, 200.0, None, 60.0, 5)
         made.asked(101.0, 5 * start, 0, "why", [1, 2], 0)
+        made.refused(101.0, 5 * start, 3, "line 3 is no object")
         made.route(101.0, 5 * start, 0, [Hop(0, range(1)), Hop(1, range(1, 3))])
         for step in range(5 * start, 5 * start + 5):
             now = made.begun_at + 10 + step
@@ -97,6 +98,12 @@ def record(folder: Path, name: str = "run.h5") -> Path:
         made.ended(made.begun_at + 21, 5 * start + 5, "", True, {0: 1})
         made.close()
     return path
+
+
+def test_every_event_of_a_record_is_replayed(tmp_path):
+    lines = list(replay.replayed(record(tmp_path)))
+    assert len(lines) == len(load(tmp_path / "run.h5").events)
+    assert sum(line.endswith("line 3 refused: line 3 is no object") for line in lines) == 2
 
 
 def test_damaged_records_are_read_or_one_sentence(tmp_path):

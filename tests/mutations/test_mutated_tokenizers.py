@@ -83,7 +83,8 @@ def ours(folder: Path, ids_of: dict[str, list[int]], decoded: dict[str, str]) ->
     for prompt in PROMPTS:
         try:
             ids_of[prompt] = askable(text, (), prompt, CONTEXT)
-            text.asked = [prompt]
+            text.begin_conversation()
+            text.add_turn(prompt, text.decode([5]))
             text.after([*ids_of[prompt], 5], "more")
             decoded[prompt] = "".join(map(text.pieces(), ids_of[prompt]))
         except Unservable as error:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from places import RECORDS
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from jarvis_mpi import __version__
 from jarvis_mpi.common.errors import Unservable
@@ -202,3 +204,24 @@ def test_a_file_that_cannot_be_written_is_one_of_the_lines(hosts, small, tmp_pat
     assert f"--log {tmp_path / 'doctor.h5'} cannot be written: No space left on device" in lines
     assert lines[-1] == "3 things to mend"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_each_bad_file_of_a_model_is_named_at_once(small, tmp_path, capsys):
+    """A fetch of gigabytes for each is too much."""
+    folder = shutil.copytree(small, tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(small)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="40kB")
+    first, second, third, *_ = sorted(folder.glob("model-*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.unlink()
+    tensors = load_file(third)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, third)
+    assert doctor.main(["--model", str(folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    found = [line for line in lines if not line.startswith(("looking", "reading"))]
+    assert found[-1] == "3 things to mend"
+    for path, why in ((first, "is damaged"), (second, "is missing"), (third, f"tensor {name} holds NaN")):
+        assert [why in line for line in found if line.startswith(str(path))] == [True]
