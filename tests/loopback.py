@@ -26,14 +26,15 @@ class Loopback:
         self.me, self.size, self.queues, self.nodes = me, len(queues), queues, range(len(queues))
 
     def send(self, node: int, data: bytes) -> None:
-        self.queues[node].put(bytearray(data))
+        self.queues[node].put((self.me, bytearray(data)))
 
     def flush(self, timeout_s: float) -> None:
         pass
 
     def receive(self, timeout_s: float) -> bytearray:
         try:
-            return self.queues[self.me].get(timeout=timeout_s)
+            self.sender, data = self.queues[self.me].get(timeout=timeout_s)
+            return data
         except queue.Empty:
             raise Silence(f"nothing arrived in {timeout_s} s") from None
 

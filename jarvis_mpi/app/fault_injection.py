@@ -60,10 +60,10 @@ def parse(text: str) -> tuple[Order, ...]:
                 "20 for 10s - slow 2 x3 - mute 4 @ 7 - raise 6 @ 12 - exit 6 @ 12"
             )
         numbers = {name: float(fields[name]) for name in ("for_s", "times") if name in fields}
-        if numbers.get("for_s", 1.0) <= 0 or numbers.get("times", 1.0) < 1:
+        if numbers.get("for_s", 1.0) <= 0 or numbers.get("times", 2.0) <= 1:
             raise Unservable(
                 f"--fault {words!r} would do nothing: `for` takes more than 0 s (without it, it is for "
-                "good), and x at least 1"
+                "good), and x more than 1"
             )
         orders.append(Order(kind, int(fields["node"]), int(fields.get("step", 0)), **numbers, words=words))
     return tuple(orders)

@@ -158,6 +158,9 @@ def print_again(run: Run, settings: Settings, asked: Sequence[PromptLine], out: 
             line["error"] = f"the run in {run.path} was not asked this: ask it without --resume"
         failed += "error" in line
         print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
-    if settings.prompt and not settings.json and run.questions:
-        print(run.questions[-1].text, file=out, flush=True)
+    if settings.prompt and run.questions:
+        last = run.questions[-1]
+        line = {"event": "answer", "prompt": last.prompt, "text": last.text}
+        line |= {"tokens": len(last.tokens), "ended": last.ended}
+        print(json.dumps(line, ensure_ascii=False) if settings.json else last.text, file=out, flush=True)
     return failed

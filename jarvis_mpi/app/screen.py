@@ -155,7 +155,7 @@ class Screen(Tells):
     # -- RunObserver
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
-        if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP):
+        if node not in self.working and sign in (Sign.LOST, Sign.GIVEN_UP, Sign.GARBLED):
             self.tell(f"node {node} {sign.value} at step {step}: it had no work")
 
     def route(self, at_s: float, step: int, epoch: int, route: Iterable[Hop]) -> None:

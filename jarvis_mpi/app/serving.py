@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..common.layers import END_USER
+from ..common.layers import END_USER, layers
 from ..common.messages import say
 from ..common.output import Unwritable
 from ..model.sampler import Sampler
@@ -108,6 +108,12 @@ def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> C
     if patches and (without := start.layout.hellos.keys() - cluster.patchers):
         nodes = ", ".join(map(str, sorted(without)))
         screen.tell(f"node {nodes} has not this {settings.patches}: what is lost behind it is skipped")
+    if patches and "patch" in cluster.policy.ladder:
+        held = [block for block, node in cluster.blocks() if node != END_USER]
+        if lacking := ", ".join(layers(block) for block in held if block not in patches.patched):
+            screen.tell(
+                f"{settings.patches} has no patch for layers {lacking} (fit-patches --workers --split)"
+            )
     if settings.skip_layers:
         screen.tell(
             f"layers {settings.skip_layers} are left out (counted from 1; elsewhere layers count from 0)"

@@ -22,6 +22,8 @@ class Parser(argparse.ArgumentParser):
     once."""
 
     def error(self, message: str):
+        if message.endswith("expected one argument"):
+            message += ": one that begins with - is written with =, as --stop=---"
         raise Unservable(f"{message} (see {self.prog[self.prog.index('python') :]} --help)")
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[override]

@@ -15,7 +15,7 @@ from ..common.cache_folder import cache_folder, writable
 from ..common.errors import Unservable
 from . import checkpoint
 from .not_a_number import NAN, faults
-from .safetensors_files import check_there, named_files
+from .safetensors_files import check_present, named_files
 from .safetensors_header import header_of
 
 
@@ -58,7 +58,7 @@ def file_by_file(folder: Path) -> Iterator[str]:
     with contextlib.suppress(Unservable):
         for path in named_files(folder):
             try:
-                check_there(path)
+                check_present(path)
                 header_of(path)
                 yield from bad_in(path, None)
             except Unservable as error:

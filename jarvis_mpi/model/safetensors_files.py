@@ -78,11 +78,11 @@ def weight_files(folder: Path) -> list[Path]:
     model.safetensors, else the index's. Raises Unservable if one is missing."""
     paths = named_files(folder)
     for path in paths:
-        check_there(path)
+        check_present(path)
     return paths
 
 
-def check_there(path: Path) -> None:
+def check_present(path: Path) -> None:
     if not path.is_file():
         index = index_of(path.parent)
         says = f"{index.name} names it" if index else "config.json names it"

@@ -137,6 +137,8 @@ class Handshake:
             silent_at = min(heard_at[node] for node in awaited) + STARTING_SILENCE_S
             try:
                 message = Message.unpack(self.link.receive(max(0.0, min(end, silent_at) - self.clock())))
+                beat = wire.Beat.of(message) if message.kind is Kind.BEAT else None
+                answer = None if beat else read(message, GivesUp, Failed, kind)
             except Silence:
                 late = {
                     node for node in awaited if self.clock() >= min(end, heard_at[node] + STARTING_SILENCE_S)
@@ -149,11 +151,9 @@ class Handshake:
             except ValueError as error:
                 raise Unservable(f"a node has another version of jarvis_mpi: {error}") from None
             else:
-                if message.kind is Kind.BEAT:
-                    heard_at[wire.Beat.of(message).node] = self.clock()
-                    continue
-                answer = read(message, GivesUp, Failed, kind)
-                if isinstance(answer, GivesUp):
+                if beat:
+                    heard_at[beat.node] = self.clock()
+                elif isinstance(answer, GivesUp):
                     raise Unservable(f"node {answer.node} ({answer.host}): {answer.sentence}")
                 if isinstance(answer, Failed):  # it is lost in a moment
                     self.words[answer.node] = answer.traceback

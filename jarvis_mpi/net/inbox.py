@@ -11,6 +11,7 @@ class Inbox:
         self.MPI, self.comm = MPI, comm
         self.status = MPI.Status()
         self.incoming: list[tuple[int, Any, bytearray]] = []  # sender, request, buffer
+        self.sender = -1  # of what `take` returned last
 
     def __len__(self) -> int:
         return len(self.incoming)
@@ -32,6 +33,7 @@ class Inbox:
                 raise
             if whole:
                 del self.incoming[index]
+                self.sender = source
                 return data
             waits.add(source)
         return None

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import mpi4py
 
+from ..common.boundary import reason
 from ..common.errors import Unservable
 from ..common.layers import END_USER
 from ..protocol.link import Silence
@@ -43,9 +44,7 @@ class MpiLink:
         timeout_s = min(start_timeout_s, START_S)
         late = f"not all ranks had come within {timeout_s:g} s: {DIED}"
         with guarded(timeout_s if speaks else timeout_s + LATER_S, late if speaks else ""):
-            from mpi4py import MPI
-
-            self.MPI: Any = MPI
+            self.MPI = MPI = library()
             self.vendor = MPI.get_vendor()[0]
             self.comm = MPI.COMM_WORLD
             self.comm.Set_errhandler(MPI.ERRORS_RETURN)
@@ -111,13 +110,17 @@ class MpiLink:
             while (data := self.inbox.take()) is None:
                 self.sweep()
                 if self.shrinking_until:
-                    self.continue_shrinking()
+                    self._continue_shrinking()
                 self.nap(begun, timeout_s)
             self.usual_wait_s = time.monotonic() - begun
             return data
         except self.MPI.Exception as error:
             self.failures.acknowledge(error)
             raise self.failures.translated(error) from None
+
+    @property
+    def sender(self) -> int:
+        return self.inbox.sender
 
     @property
     def lost(self) -> set[int]:
@@ -133,7 +136,7 @@ class MpiLink:
             begun = self.membership.begin(attempt, members, certain)
         self.shrinking_until = time.monotonic() + SHRINK_S if begun else 0.0
 
-    def continue_shrinking(self) -> None:
+    def _continue_shrinking(self) -> None:
         with self.inside:
             if self.membership.poll() is not None:
                 self.shrinking_until = 0.0
@@ -169,3 +172,15 @@ class MpiLink:
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
             self.MPI.Finalize()
         os._exit(status)
+
+
+def library() -> Any:
+    """Import mpi4py's MPI, which starts it. Raises Unservable where no MPI library can be loaded."""
+    os.environ.pop("MPI4PY_RC_INITIALIZE", None)  # which may say that it is not to start it
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError, ValueError) as error:
+        named = ", ".join(sorted(name for name in os.environ if name.startswith("MPI4PY_")))
+        advice = f"unset {named}" if named else "make setup installs one beside it"
+        raise Unservable(f"mpi4py cannot load an MPI library ({reason(error)}): {advice}") from None
+    return MPI

@@ -34,12 +34,14 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
     while awaited:
         try:
             message = Message.unpack(link.receive(max(0.0, end - clock())))
+            answer = read(message, Farewell) if message.kind is Kind.NOTE else None
         except Silence:
             break
         except Lost as more:
             awaited -= set(more.nodes)
             continue
-        answer = read(message, Farewell) if message.kind is Kind.NOTE else None
+        except wire.Garbled:
+            continue
         if answer:  # else: said before it heard our goodbye
             peaks[answer.node] = answer.peak_bytes
             awaited.discard(answer.node)

@@ -13,13 +13,14 @@ follows from a sign, `verification` makes tokens of what returned: here is the l
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
 
 from ..common.layers import END_USER
 from .cluster import Cluster
 from .dispatch import Dispatch
 from .events import Token
 from .failure_detector import FailureDetector, Notice
-from .link import Lost, Silence
+from .link import Link, Lost, Silence
 from .maintenance import Maintenance
 from .node_state import Sign, State
 from .notes import CopyLoaded, CopyRefused, Failed, ForgetSequence, GivesUp, Note, Pong, StageBehind, read
@@ -27,7 +28,7 @@ from .request import Request, Step
 from .route_changes import RouteChanges
 from .services import Parameters, Services
 from .verification import accept_tokens
-from .wire import APART, Beat, Kind, Message
+from .wire import APART, Beat, Garbled, Kind, Message
 
 CLOCK_ROUND_TRIPS, CLOCK_ROUND_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 
@@ -110,9 +111,7 @@ class Coordinator:
 
     def _next_complete(self, wanted: Callable[[], bool]) -> Request | None:
         """Wait until all of a step has been everywhere, and mend routes where that is needed.
-
-        -> None where no step is under way, or none is wanted any more.
-        """
+        -> None where no step is under way, or none is wanted any more."""
         dispatch, heard_all = self.dispatch, False
         while not (dispatch.complete and heard_all):
             if not dispatch.complete and not (wanted() and dispatch.is_busy()):
@@ -167,21 +166,22 @@ class Coordinator:
             return [Notice(node, Sign.LOST) for node in lost], False
         try:
             data = self.services.link.receive(wait_s)
+            return self._take_in(Message.unpack(data), len(data)), False
         except Silence:
             return self.detector.signs(self.cluster, self.clock()), True
         except Lost as error:
             return [Notice(node, Sign.LOST) for node in error.nodes], False
-        return self._take_in(Message.unpack(data), len(data)), False
+        except Garbled:
+            return self.detector.garbled(self.services.link.sender), False
 
     def _take_in(self, message: Message, received_bytes: int) -> list[Notice]:
         """What came: of a step, of a node's life, or a note. MISSING asks for the step to be sent again."""
         match message.kind:
             case Kind.BEAT:
-                self.detector.heard(Beat.of(message), self.clock())
+                self.detector.heard(from_sender(self.services.link, Beat.of(message)), self.clock())
             case Kind.NOTE:
-                return self._take_note(
-                    read(message, StageBehind, Pong, CopyLoaded, CopyRefused, Failed, GivesUp)
-                )
+                note = read(message, StageBehind, Pong, CopyLoaded, CopyRefused, Failed, GivesUp)
+                return self._take_note(note and from_sender(self.services.link, note))
             case Kind.STEP if not self.dispatch.step_returned(message, received_bytes):
                 return [Notice(END_USER, Sign.MISSING, message.sequence)]
         return []
@@ -216,7 +216,7 @@ class Coordinator:
                 step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)
                 self.route_changes.sign_seen(node, sign)
-            if sign is Sign.GIVEN_UP:  # should it ever wake up
+            if sign in (Sign.GIVEN_UP, Sign.GARBLED):  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
         if not notices:
             return []
@@ -231,3 +231,10 @@ class Coordinator:
         """Whether somebody on its way is not well, and there is a better one."""
         ill = any(self.cluster.state(hop.node) is not State.UP for hop in step.route)
         return ill and self.cluster.route() != step.route
+
+
+def from_sender(link: Link, heard: Any) -> Any:
+    """Return `heard`. Raises Garbled where it is not of the node that it names."""
+    if heard.node != link.sender:
+        raise Garbled(f"node {link.sender} speaks for node {heard.node}")
+    return heard

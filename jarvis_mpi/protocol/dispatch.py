@@ -14,7 +14,7 @@ from .link import Lost
 from .notes import Sendable
 from .request import Request, Step, pieces
 from .services import Services
-from .wire import Kind, Message, StageRun
+from .wire import Garbled, Kind, Message, StageRun
 from .worker import run_local_hops
 
 ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage that has to run again
@@ -27,6 +27,7 @@ class Dispatch:
         self.complete: deque[Request] = deque()  # those whose step has returned whole
         self.epoch, self.route = 0, tuple[Hop, ...]()  # of what was sent last
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
+        self.row_bytes = 0  # of an activation
 
     def send(self, node: int, message: Sendable) -> None:
         try:
@@ -106,12 +107,22 @@ class Dispatch:
         self.send_step(request, step, route, again=True)
 
     def step_returned(self, message: Message, received_bytes: int) -> bool:
-        """Take in a piece of a step. -> False if the step has to be sent again."""
+        """Take in a piece of a step. -> False if the step has to be sent again.
+        Raises Garbled where it is none that this cluster can have made."""
+        if len(message.body) != message.rows * self.row_bytes or not self.is_ours(message):
+            raise Garbled(f"{message} with a body of {len(message.body)} bytes")
         request = self.of_epoch(message.sequence, message.epoch)
         step = request.step if request else None
         if not request or not step or message.step != step.number or message.end not in step.awaited:
             return True  # late or doubled: it changes nothing
         return self._pass_on(message, request, step, received_bytes)
+
+    def is_ours(self, message: Message) -> bool:
+        """Whether its hops are of nodes that there are, and this node's of blocks that it holds."""
+        nodes = self.detector.liveness.keys() | {END_USER}
+        own = (hop for hop in message.ahead if hop.node == END_USER and not hop.patch)
+        named = {hop.node for hop in message.ahead} | {run.node for run in message.runs}
+        return named <= nodes and all(hop.block in self.services.stages for hop in own)
 
     def _send_piece(self, request: Request, step: Step, more: bool = False, again: bool = False) -> bool:
         """The step's next piece. -> as _pass_on."""
@@ -125,6 +136,7 @@ class Dispatch:
         ids = [*request.ids[start : end - drafted], *step.drafts[:drafted]]
         body = services.head.embed(ids, start)
         step.embed_s += services.clock() - begun
+        self.row_bytes = len(body) // len(ids)
         message = Message(
             Kind.STEP, request.sequence, step.epoch, step.number, start, end - start, step.start, drafted,
             request.branch, hops, body=body,

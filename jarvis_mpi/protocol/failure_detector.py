@@ -16,6 +16,7 @@ from .steps_in_flight import INFINITY, Pace, Patience, StepInFlight, StepsInFlig
 from .wire import Beat, Reached
 
 RESENDS = 2  # of one step to a node that says it never got it, before it is held to be out of reach
+MOST_GARBLED = 3  # messages of one node that cannot be read, until it is not used again
 HELD_BACK_S = 10.0  # a node out of another's reach is not used again before that
 
 
@@ -29,6 +30,7 @@ class Liveness:
     outages: int = 0  # how often it ceased to be UP
     beat: Beat | None = None  # the last one, if it came after the last work of the node that returned
     beat_at: float = 0.0
+    garbled: int = 0  # messages that could not be read
 
     @property
     def busy_s(self) -> float:
@@ -67,6 +69,13 @@ class FailureDetector:
             self.steps.worked_on(beat.node, now)
         node.alive_at = node.beat_at = now
         node.beat = beat
+
+    def garbled(self, node: int) -> list[Notice]:
+        """What it sent cannot be read. Some may be the network's fault; a node that sends more is not used
+        again."""
+        if seen := self.liveness.get(node):
+            seen.garbled += 1
+        return [Notice(node, Sign.GARBLED)] if seen and seen.garbled >= MOST_GARBLED else []
 
     # -- what follows from it
 

@@ -26,6 +26,11 @@ class Link(Protocol):
     vendor: str  # whose MPI it is
 
     @property
+    def sender(self) -> int:
+        """Who sent what `receive` returned last."""
+        ...
+
+    @property
     def nodes(self) -> Sequence[int]:
         """Those in the newest communicator: see shrink."""
         ...

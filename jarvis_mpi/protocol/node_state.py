@@ -19,6 +19,7 @@ class Sign(Enum):
     STUCK = "stuck"  # stalled for too long
     LATE = "late for start"  # did not load its block in time
     GIVEN_UP = "given up"  # silent for too long
+    GARBLED = "garbled"  # sends what cannot be read
     LOST = "lost"  # MPI is certain that the process is gone
     MISSING = "missing"  # a step did not reach it, and is sent again
 
@@ -28,12 +29,15 @@ TRANSITIONS = {
     (State.UP, Sign.STALLED): State.STALLED,
     (State.UP, Sign.SILENT): State.SILENT,
     (State.UP, Sign.LATE): State.SILENT,
+    (State.UP, Sign.GARBLED): State.LOST,
     (State.UP, Sign.LOST): State.LOST,
     (State.STALLED, Sign.BACK): State.UP,
     (State.STALLED, Sign.SILENT): State.SILENT,
     (State.STALLED, Sign.STUCK): State.SILENT,
+    (State.STALLED, Sign.GARBLED): State.LOST,
     (State.STALLED, Sign.LOST): State.LOST,
     (State.SILENT, Sign.BACK): State.UP,
     (State.SILENT, Sign.GIVEN_UP): State.LOST,
+    (State.SILENT, Sign.GARBLED): State.LOST,
     (State.SILENT, Sign.LOST): State.LOST,
 }

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from ..common.layers import Block
 from .steps_in_flight import Pace
-from .wire import Kind, Message, read_note
+from .wire import Garbled, Kind, Message, read_note
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,18 @@ class Note:
         return cls(**{each.name: typed(each.type, payload[key_of(each)]) for each in fields(cls)})
 
 
+PLAIN: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool, list: list, dict: dict}
 Sendable = Message | Note
 SomeNote = TypeVar("SomeNote", bound=Note)
 
 
 def read(message: Message, *kinds: type[SomeNote]) -> SomeNote | None:
-    """None: it is a note of another kind. Raises ValueError where it is no JSON, and what `of` raises."""
+    """None: it is a note of another kind. Raises Garbled."""
     payload = read_note(message)
-    return next((kind.of(payload) for kind in kinds if kind.MARK in payload), None)
+    try:
+        return next((kind.of(payload) for kind in kinds if kind.MARK in payload), None)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Garbled(f"a note whose fields are others: {error!r}") from None
 
 
 def key(name: str) -> dict[str, str]:
@@ -55,7 +59,9 @@ def ends(block: Block) -> list[int]:
 
 
 def typed(kind: Any, value: Any) -> Any:
-    """A value out of JSON as what it was."""
+    """A value out of JSON as what it was. Raises TypeError where it is another's."""
+    if kind in PLAIN and not (isinstance(value, PLAIN[kind]) and (kind is bool or type(value) is not bool)):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
     if kind is Block:
         return range(*value)
     if kind == list[Block]:

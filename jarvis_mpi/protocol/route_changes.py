@@ -58,7 +58,9 @@ class RouteChanges:
             if now.get(block) == before and span == span_before and block not in later:
                 continue
             owner, to = self.owners[block], now.get(block)
-            node = owner if before is None or to == owner else before
+            node = owner
+            if before is not None and to != owner and self.last_sign.get(before, Sign.BACK) is not Sign.BACK:
+                node = before  # else it is well, and makes room for a better place
             inexact = any(layer < block.stop for layer in self.ever_missing)
             sign = self.last_sign.get(node, Sign.LOST)
             loss = self.expected_loss.sentence(block, span) if to is None else ""

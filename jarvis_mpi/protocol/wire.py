@@ -30,12 +30,18 @@ MAGIC = b"JMPI"
 TOGETHER, APART = b"together", b"apart"
 
 
+class Garbled(ValueError):
+    """What came is no message, or none that its sender can mean: it is dropped, and counted."""
+
+
 class Kind(IntEnum):
     STEP = 0  # run this activation and pass it on
     NOTE = 1  # JSON: see notes.py
     GOODBYE = 2  # the run is over: leave; its body tells how it ended
     BEAT = 3  # a worker lives; its body is a Beat
 
+
+KINDS = frozenset(Kind)
 
 NO_TEMPERATURE = -300  # below the absolute zero: the machine does not tell
 
@@ -86,9 +92,13 @@ class Beat(NamedTuple):
 
     @classmethod
     def of(cls, message: "Message") -> "Beat":
+        """Raises Garbled."""
+        rest = len(message.body) - BEAT.size
+        if rest < 0 or rest % REACHED.size:
+            raise Garbled(f"a beat of {len(message.body)} bytes")
         node, busy_s, sending = BEAT.unpack_from(message.body)
-        rest = REACHED.iter_unpack(memoryview(message.body)[BEAT.size :])
-        return cls(node, busy_s, bool(sending), {sequence: Reached(*last) for sequence, *last in rest})
+        reached = REACHED.iter_unpack(memoryview(message.body)[BEAT.size :])
+        return cls(node, busy_s, bool(sending), {sequence: Reached(*last) for sequence, *last in reached})
 
 
 @dataclass(frozen=True)
@@ -138,17 +148,17 @@ class Message:
 
     @classmethod
     def unpack(cls, data: bytes | bytearray) -> "Message":
-        """Raises ValueError if `data` is not a message of this version."""
+        """Raises Garbled if `data` is not a message of this version."""
         if len(data) < HEADER.size:
-            raise ValueError(f"a message of {len(data)} bytes is shorter than its header of {HEADER.size}")
+            raise Garbled(f"a message of {len(data)} bytes is shorter than its header of {HEADER.size}")
         magic, version, kind, hops, runs, lacks_bytes, *numbers = HEADER.unpack_from(data)
-        if (magic, version) != (MAGIC, VERSION):
-            raise ValueError(f"not a message of version {VERSION}: it begins with {bytes(data[:5])!r}")
+        if (magic, version) != (MAGIC, VERSION) or kind not in KINDS:
+            raise Garbled(f"not a message of version {VERSION}: it begins with {bytes(data[:5])!r}")
         hops_end = HEADER.size + hops * HOP.size
         runs_end = hops_end + runs * RUN.size
         lacks_end = runs_end + lacks_bytes
         if len(data) < lacks_end:
-            raise ValueError(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
+            raise Garbled(f"a message of {len(data)} bytes ends inside its {hops} hops and {runs} runs")
         view = memoryview(data)
         sequence, epoch, step, start, count, first, drafted, branch = numbers
         ahead = [
@@ -171,4 +181,11 @@ class Message:
 
 
 def read_note(message: Message) -> dict[str, Any]:
-    return json.loads(bytes(message.body))
+    """Raises Garbled where it is no object of JSON."""
+    try:
+        payload = json.loads(bytes(message.body))
+    except (ValueError, RecursionError) as error:
+        raise Garbled(f"a note that is no JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise Garbled(f"a note that is a {type(payload).__name__}")
+    return payload

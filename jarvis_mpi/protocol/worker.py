@@ -21,7 +21,7 @@ from .notes import (
     StageBehind,
     read,
 )
-from .wire import APART, Beat, Kind, Message, Reached, StageRun, Vitals
+from .wire import APART, Beat, Garbled, Kind, Message, Reached, StageRun, Vitals
 
 SEND_S = 0.05  # longest wait for a message to be under way; it goes on by itself meanwhile
 
@@ -52,6 +52,7 @@ class Worker:
         # Sequence -> its newest step, and when it was done here.
         self.passed_on: dict[int, tuple[int, float]] = {}
         self.heard_of_at = clock()  # by the end user, or later
+        self.garbled = 0  # messages that could not be read
 
     def serve(self, idle_timeout_s: float) -> bool:
         """Run what comes until the end user says goodbye.
@@ -66,16 +67,28 @@ class Worker:
                 if END_USER in lost.nodes:
                     raise
                 continue  # another worker: the end user knows too, and decides
-            message = Message.unpack(data)
-            match message.kind:
-                case Kind.STEP:
-                    self.step(message, len(data))
-                case Kind.NOTE:
-                    self.obey(read(message, Ping, ForgetSequence, Shrink, LoadCopy))
-                case Kind.GOODBYE:
-                    return message.body == APART
+            try:
+                message = Message.unpack(data)
+                match message.kind:
+                    case Kind.STEP:
+                        self.step(message, len(data))
+                    case Kind.NOTE:
+                        self.obey(read(message, Ping, ForgetSequence, Shrink, LoadCopy))
+                    case Kind.GOODBYE:
+                        return message.body == APART
+            except Garbled:  # the end user misses what got lost so
+                self.garbled += 1
+
+    def is_mine(self, message: Message) -> bool:
+        """Whether it comes to this node, for blocks that it holds."""
+        own = [hop.block for hop in message.ahead if hop.node == self.link.me and not hop.patch]
+        to_me = bool(message.ahead) and message.ahead[0][:2] == (self.link.me, *own[:1])
+        return to_me and message.rows > 0 and all(block in self.stages for block in own)
 
     def step(self, message: Message, received_bytes: int) -> None:
+        """Raises Garbled where it is none of this node's."""
+        if not self.is_mine(message):
+            raise Garbled(f"{message} is no step of node {self.link.me}")
         stage = self.stages[message.ahead[0].block]
         sequence = message.sequence
         if sequence in self.over or message.epoch < self.epochs.get(sequence, 0) or stage.is_late(message):

@@ -28,13 +28,19 @@ def fault_costs(
 ) -> Iterator[Fault]:
     """Yield a Fault for every sign that a node's state changed.
     `follows`: [tokens] of bool, see Run.follows."""
-    steps = tokens["step"].tolist()
-    first_of_step = {step: len(steps) - 1 - place for place, step in enumerate(steps[::-1])}
+    steps, at_s = tokens["step"].tolist(), tokens["at_s"].tolist()
+    resumed_s = [event.at_s for event in events if event.event == "resumed"]
     for event in events:
         if not event.event.isupper() or event.event == "MISSING":
             continue
-        same_step = [other for other in events if other.step == event.step and other.at_s >= event.at_s]
-        place = first_of_step.get(event.step)
+        # What came after the run was resumed has the same steps again, and nothing to do with this.
+        begin_s = max((at for at in resumed_s if at <= event.at_s), default=-np.inf)
+        end_s = min((at for at in resumed_s if at > event.at_s), default=np.inf)
+        same_step = [
+            other for other in events if other.step == event.step and event.at_s <= other.at_s < end_s
+        ]
+        places = (place for place, step in enumerate(steps) if step == event.step)
+        place = next((place for place in places if begin_s <= at_s[place] < end_s), None)
         token = None if place is None else tokens[place]
         again = hops["rows"][hops["step"] == event.step].astype(int) - 1
         yield Fault(

@@ -35,7 +35,7 @@ EVENTS: dict[str, Any] = {
     "done": ENDS,
     "ended": ENDS,
 }
-SIGNS = ("LOST", "SILENT", "STALLED", "STUCK", "LATE", "GIVEN_UP", "BACK", "MISSING")
+SIGNS = ("LOST", "SILENT", "STALLED", "STUCK", "LATE", "GIVEN_UP", "GARBLED", "BACK", "MISSING")
 PLAIN = ("rerouted", "copy", "words", *SIGNS)  # their text is no JSON
 MOST_PID = 1 << 31
 

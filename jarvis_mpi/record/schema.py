@@ -10,7 +10,7 @@ EVENTS = {
     "ids}: how many of its `ids` were in caches",
     "answered": "its end; `step` comes after its last. Text: {sequence, ended, text}",
     "refused": "a line of --prompts that cannot be asked. Text: {line, error}",
-    "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, BACK, MISSING; "
+    "LOST": "a sign, as all in capitals: SILENT, STALLED, STUCK, LATE, GIVEN_UP, GARBLED, BACK, MISSING; "
     "see protocol/node_state.py",
     "route": "the route that the step takes from here on. Text: [[node, first layer, layers], ...]; "
     "a fourth number, 1: their patch",

@@ -212,7 +212,7 @@ def parser() -> Parser:
         dest="file",
         type=Path,
         metavar="FILE.h5",
-        help="write what was found, for predict.py and a run's --links",
+        help="write what was found, for a run's --links",
     )
     add_options(made, ALSO)
     add_options(made, {each.name for each in fields(Settings)} - {*PLAN, *ALSO, "links", "log"}, shown=False)

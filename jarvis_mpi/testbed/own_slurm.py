@@ -121,6 +121,8 @@ def boot(node: int) -> None:
 
 def kill(node: int) -> None:
     """The slurmd and everything that a job has on the node, which a slurmstepd of that node has begun."""
+    if not (STATE / f"jn{node}.slurmd").is_file():
+        raise Unservable(f"node {node} is not up: python -m jarvis_mpi rehearse slurm up")
     doomed = []
     for process in psutil.process_iter(["name", "cmdline"]):
         if process.info["name"] == "slurmstepd" and is_of(process, node):

@@ -60,7 +60,7 @@ def add_hosts(made: argparse.ArgumentParser) -> None:
         "boot": (own_hosts.boot, "bring a killed host back, mended, with sshd and nothing else"),
     }
     for word, (does, about) in each.items():
-        add(word, for_each(does), about, HOSTS=int)
+        add(word, for_each(does if word == "boot" else of_one_that_is_up(does)), about, HOSTS=int)
     add(
         "rate",
         own_links.rate,
@@ -103,6 +103,17 @@ def for_each(does: Callable[[int], object]) -> Callable[[list[int]], None]:
     def call(hosts: list[int]) -> None:
         for host in hosts:
             does(host)
+
+    return call
+
+
+def of_one_that_is_up(does: Callable[[int], object]) -> Callable[[int], object]:
+    """Return `does` as what raises Unservable of a host that is not up, where it would do nothing."""
+
+    def call(host: int) -> object:
+        if not processes(host):
+            raise Unservable(f"{name(host)} is not up (python -m jarvis_mpi rehearse hosts list)")
+        return does(host)
 
     return call
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from places import ROOT
+from running import MARK, assert_nothing_is_left, mpirun, tokens_of, words_for
 
 from jarvis_mpi.record import replay
 
@@ -93,3 +94,20 @@ def test_messages_that_stay_half_way(program):
         [*words, sys.executable, f"tests/{program}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "as it should be\n", done.stderr
+
+
+@pytest.mark.mpirun
+def test_a_node_that_sends_nonsense_is_not_used_again_and_the_text_is_the_same(small, tmp_path):
+    words = ("--max-new-tokens", "40", "--ignore-eos", "--pace-s", "0.05")
+    command = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", str(ROOT / "hostfiles/local"), "-n", "4"]
+    done = subprocess.run(
+        [*command, sys.executable, "tests/babbling.py", *words_for(small, tmp_path / "run.h5", *words)],
+        capture_output=True, cwd=ROOT, timeout=170,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert "node 2 garbled at step" in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    whole = mpirun(4, *words_for(small, tmp_path / "whole.h5", *words))
+    assert (done.stdout, tokens_of(tmp_path / "run.h5")) == (whole.stdout, tokens_of(tmp_path / "whole.h5"))
+    assert_nothing_is_left()

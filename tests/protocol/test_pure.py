@@ -233,7 +233,7 @@ def test_numbers_of_thousands_of_digits_are_one_sentence(words):
         fault_injection.parse(f"kill {words} @ 3")
 
 
-@pytest.mark.parametrize("words", ["stop 1 @ 2 for 0s", "stall 1 @ 2 for 0.0 s", "slow 1 x0", "slow 1 x0.5"])
+@pytest.mark.parametrize("words", ["stop 1 @ 2 for 0s", "stall 1 @ 2 for 0.0 s", "slow 1 x1", "slow 1 x0.5"])
 def test_a_fault_that_would_do_nothing_is_refused(words):
     with pytest.raises(Unservable, match="would do nothing"):
         fault_injection.parse(words)

@@ -15,6 +15,7 @@ from places import ROOT
 
 import jarvis_mpi
 from jarvis_mpi.protocol.cluster import Cluster
+from jarvis_mpi.protocol.node_state import Sign
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,20 @@ def test_what_100_000_seeds_once_found_stays_mended(seed):
     """A copy ordered too late (while a step was being mended), and caches that lacked a layer without a
     word."""
     sim.check(sim.play(sim.draw(seed)))
+
+
+def test_a_node_that_sends_nonsense_is_not_used_again():
+    """Whatever else happens: the end user does not fall, and all rules hold."""
+    garbled = 0
+    for seed in range(300):
+        story = sim.more_of(sim.draw(seed))
+        node, at_s = 1 + seed % story.workers, 0.05 * (seed % 40)
+        outcome = sim.play(replace(story, faults=(*story.faults, sim.Fault(at_s, "babble", node))))
+        sim.check(outcome)
+        signs = {(seen, sign) for _, _, seen, sign in outcome.heard.signs}
+        garbled += (node, Sign.GARBLED) in signs
+        assert not any(sign is Sign.GARBLED for seen, sign in signs if seen != node)
+    assert garbled > 150
 
 
 def test_a_seed_gives_the_same_story_and_the_same_run_again():

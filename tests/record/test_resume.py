@@ -1,5 +1,6 @@
 """Resumed runs: what was cut off continues to the same text, and what cannot be resumed is one sentence."""
 
+import json
 import os
 import shutil
 import signal
@@ -84,6 +85,9 @@ def test_a_run_whose_end_user_died_goes_on_to_the_same_text(small, tmp_path):
     again = mpirun(3, "--resume", str(log))
     assert (again.returncode, again.stdout) == (0, whole.stdout)
     assert "is done: there is nothing to resume" in again.stderr.decode()
+    again = mpirun(3, "--resume", str(log), "--json")
+    (line,) = map(json.loads, again.stdout.splitlines())
+    assert (line["event"], f"{line['text']}\n".encode()) == ("answer", whole.stdout)
 
 
 @pytest.mark.mpirun

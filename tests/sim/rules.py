@@ -27,11 +27,20 @@ def check(outcome: Outcome) -> None:
         raise Wrong("the text ends early, and nobody says why")
     if must_be_exact(outcome) and (announced_at < LIMIT_S or outcome.ended != "text"):
         raise Wrong(f"rule 2 or 10: a copy was left, but: {outcome.ended}, {list(map(str, heard.changes))}")
+    check_names(outcome)
     check_caches(outcome)
     check_resends(outcome)
     replay(outcome)
     comes_back(outcome)
     check_seconds(outcome)
+
+
+def check_names(outcome: Outcome) -> None:
+    """Who is said to be ill has been."""
+    ill = {node for _, _, node, sign in outcome.heard.signs if sign is not Sign.BACK}
+    for change in outcome.heard.changes:
+        if change.sign is not Sign.BACK and change.node not in ill:
+            raise Wrong(f"node {change.node} is said to be {change.sign.value}, and is well: {change}")
 
 
 def check_caches(outcome: Outcome) -> None:

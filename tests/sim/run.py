@@ -20,7 +20,7 @@ from jarvis_mpi.protocol.services import Parameters, Services
 from jarvis_mpi.protocol.steps_in_flight import Pace, Patience
 from jarvis_mpi.protocol.worker import Worker
 
-from .model import SimDrafts, SimHead, SimStage, choose, put_patch
+from .model import SimDrafts, SimHead, SimStage, Wrong, choose, put_patch
 from .story import Story, turns
 from .world import LIMIT_S, SimNode, World
 
@@ -114,6 +114,7 @@ class Nodes:
         self.nodes += [SimNode(world, node, self.nodes, story, dice) for node in range(story.workers + 1)]
         self.made: dict = {}  # (node, block) -> its stage
         self.failures: list[BaseException] = []
+        self.workers: list[Worker] = []
 
     def stages(self, node: SimNode) -> dict:
         copied = (block for block, holders in self.copies.items() if node.me in holders)
@@ -131,6 +132,7 @@ class Nodes:
         beat_s = self.patience.beat_s
         load = partial(self.load, node)
         worker = Worker(node, self.stages(node), node.clock, load, beat_s, patch=put_patch)
+        self.workers.append(worker)
         self.world.at(0.0, greenlet(partial(self.serve, worker)).switch)
         self.world.at(beat_s * self.dice.random(), lambda: node.beats(worker, beat_s))
 
@@ -152,7 +154,14 @@ class Nodes:
             user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), heard,
             patch=put_patch, drafts=SimDrafts(story),
         )  # fmt: skip
-        return Asker(services, cluster, Parameters(story.prefill_rows, self.patience, pace))
+        self.asker = Asker(services, cluster, Parameters(story.prefill_rows, self.patience, pace))
+        return self.asker
+
+    def garbled(self) -> int:
+        """Messages that somebody could not read."""
+        return sum(worker.garbled for worker in self.workers) + sum(
+            each.garbled for each in self.asker.detector.liveness.values()
+        )
 
 
 def play(story: Story) -> Outcome:
@@ -181,6 +190,8 @@ def play(story: Story) -> Outcome:
     outcome.seconds = world.now
     if nodes.failures:
         raise nodes.failures[0]
+    if nodes.garbled() and all(fault.kind != "babble" for fault in story.faults):
+        raise Wrong("a message could not be read, and nobody sends nonsense")
     return outcome
 
 

@@ -9,12 +9,13 @@ from greenlet import greenlet
 
 from jarvis_mpi.common.layers import END_USER
 from jarvis_mpi.protocol.link import Lost, Silence
-from jarvis_mpi.protocol.wire import HEADER, Kind
+from jarvis_mpi.protocol.wire import BEAT, HEADER, MAGIC, VERSION, Beat, Kind, Message
 from jarvis_mpi.protocol.worker import Worker
 
 from .model import Wrong
 from .story import Fault, Story
 
+A_STEP = MAGIC + bytes((VERSION, Kind.STEP))
 LIMIT_S = 900.0  # of virtual time: nothing may take so long
 
 
@@ -52,6 +53,8 @@ class SimProcess:
         self.inbox: deque = deque()
         self.waiting: greenlet | None = None
         self.turn = 0
+        self.sender = -1  # of what was received last
+        self.babbles = False
         self.last_arrival: dict[int, float] = {}
         self.newest: Counter[int] = Counter()  # sequence -> epoch received
 
@@ -84,6 +87,8 @@ class SimProcess:
         if self.alive:
             if self.stopped_until <= self.world.now:
                 worker.beat()
+                if self.babbles:
+                    self.babble()
             self.world.at(self.world.now + every_s, lambda: self.beats(worker, every_s))
 
     def suffer(self, fault: Fault) -> None:
@@ -103,6 +108,8 @@ class SimProcess:
                 self.cut_until = until
             case "slow":
                 self.slow_until = until
+            case "babble":
+                self.babbles = True
 
 
 class SimNode(SimProcess):
@@ -130,7 +137,13 @@ class SimNode(SimProcess):
             at += self.dice.random() * self.story.late_s  # and out of order
         else:
             at = other.last_arrival[self.me] = max(at, other.last_arrival.get(self.me, 0.0) + 1e-6)
-        self.world.at(at, lambda: other.arrives(data))
+        self.world.at(at, lambda: other.arrives(data, self.me))
+
+    def babble(self) -> None:
+        """Nonsense to the end user, and to everybody."""
+        node = self.dice.choice((END_USER, END_USER, self.dice.randrange(self.size)))
+        if node != self.me and node not in self.known_dead:
+            self.deliver(node, nonsense(self.dice), False)
 
     def beat(self, data: bytes) -> None:
         if self.alive:
@@ -153,10 +166,10 @@ class SimNode(SimProcess):
     def nodes(self):
         return self.nodes_left
 
-    def arrives(self, what) -> None:
+    def arrives(self, what, sender: int = -1) -> None:
         if not self.alive:
             return
-        self.inbox.append(what)
+        self.inbox.append((what, sender))
         if self.waiting:
             self.resume(self.waiting, self.turn)
 
@@ -169,11 +182,31 @@ class SimNode(SimProcess):
             self.world.hub.switch()
         if not self.inbox:
             raise Silence(f"nothing arrived in {timeout_s} s")
-        what = self.inbox.popleft()
+        what, self.sender = self.inbox.popleft()
         if isinstance(what, int):
             self.known_dead.add(what)
             raise Lost(self.known_dead)
-        if self.me != END_USER and what[5] == Kind.STEP:
+        if self.me != END_USER and what[:6] == A_STEP and len(what) >= HEADER.size:
             sequence, epoch = HEADER.unpack_from(what)[6:8]
             self.newest[sequence] = max(self.newest[sequence], epoch)
         return bytearray(what)
+
+
+def nonsense(dice: random.Random) -> bytes:
+    """What a broken node may send."""
+    return dice.choice(
+        (
+            b"",
+            dice.randbytes(dice.randint(1, 200)),
+            MAGIC + dice.randbytes(60),
+            Message(Kind.BEAT, body=dice.randbytes(BEAT.size - 3)).pack(),
+            Message(Kind.BEAT, body=dice.randbytes(BEAT.size + 3)).pack(),
+            Beat(999, 0.0, False, {}).pack(),
+            Message(Kind.NOTE, body=b"[1, 2]").pack(),
+            Message(Kind.NOTE, body=b"[" * 200_000).pack(),
+            Message(Kind.NOTE, body=b'{"pong": "x", "node": 1, "clock": []}').pack(),
+            Message(Kind.NOTE, body=dice.randbytes(40)).pack(),
+            Message(Kind.STEP, rows=3, body=b"x").pack(),
+            Message(Kind.STEP).pack()[:-1],
+        )
+    )

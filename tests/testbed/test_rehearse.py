@@ -37,12 +37,15 @@ def test_what_is_in_the_way_is_said_before_anything_is_done(monkeypatch, capsys)
 
 def test_commands_call_what_they_are_named_for(possible, monkeypatch):
     called = []
+    monkeypatch.setattr(rehearse, "processes", lambda host: [1] if host < 4 else [])
     monkeypatch.setattr(own_links, "cut", called.append)
     monkeypatch.setattr(own_links, "air", lambda *words: called.append(words))
     monkeypatch.setattr(own_slurm, "kill", called.append)
     for words in ("hosts cut 2 3", "hosts air 2 50 5", "slurm kill 4"):
         assert rehearse.main(words.split()) == 0
     assert called == [2, 3, (2, 50.0, 5.0), 4]
+    assert rehearse.main(["hosts", "cut", "4"]) == 1
+    assert called[4:] == []
 
 
 def test_the_commands_are_taught(capsys):
