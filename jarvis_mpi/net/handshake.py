@@ -148,8 +148,10 @@ class Handshake:
             except Lost as lost:
                 self.missing.update(dict.fromkeys(lost.nodes, Sign.LOST))
                 awaited -= set(lost.nodes)
-            except ValueError as error:
+            except wire.OtherVersion as error:
                 raise Unservable(f"a node has another version of jarvis_mpi: {error}") from None
+            except wire.Garbled:  # its sender is late, then
+                continue
             else:
                 if beat:
                     heard_at[beat.node] = self.clock()
@@ -177,6 +179,8 @@ def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
     while True:
         try:
             return Message.unpack(link.receive(max(0.0, end - clock())))
+        except wire.Garbled:
+            continue
         except Lost as lost:
             if END_USER in lost.nodes:
                 raise

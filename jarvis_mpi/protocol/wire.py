@@ -34,6 +34,10 @@ class Garbled(ValueError):
     """What came is no message, or none that its sender can mean: it is dropped, and counted."""
 
 
+class OtherVersion(Garbled):
+    """It is a message of another version of this format."""
+
+
 class Kind(IntEnum):
     STEP = 0  # run this activation and pass it on
     NOTE = 1  # JSON: see notes.py
@@ -153,7 +157,9 @@ class Message:
             raise Garbled(f"a message of {len(data)} bytes is shorter than its header of {HEADER.size}")
         magic, version, kind, hops, runs, lacks_bytes, *numbers = HEADER.unpack_from(data)
         if (magic, version) != (MAGIC, VERSION) or kind not in KINDS:
-            raise Garbled(f"not a message of version {VERSION}: it begins with {bytes(data[:5])!r}")
+            raise (OtherVersion if magic == MAGIC and version != VERSION else Garbled)(
+                f"not a message of version {VERSION}: it begins with {bytes(data[:5])!r}"
+            )
         hops_end = HEADER.size + hops * HOP.size
         runs_end = hops_end + runs * RUN.size
         lacks_end = runs_end + lacks_bytes
