@@ -113,8 +113,8 @@ class Text:
     def after(self, ids: Sequence[int], prompt: str) -> list[int]:
         """Return the conversation with `prompt` at its end.
 
-        `ids`, without an end token, stay as they are, so their caches do: not where the chat template leaves
-        out or changes some of what was said, as those of reasoning models do with earlier reasoning.
+        `ids`, without an end token, stay as they are, so their caches do: not where the chat template writes
+        otherwise what is no longer the last turn, as those of reasoning models do.
         """
         if not ids:
             return self.ids_of(prompt)
@@ -123,8 +123,10 @@ class Text:
         whole = self.asking([*self.turns, user(prompt)])
         answer = uuid.uuid4().hex  # in the place of the last answer: the text behind it is new
         marked = self.asking([*self.turns[:-1], assistant(answer), user(prompt)])
-        if answer in marked and all(turn["content"].strip() in whole for turn in self.turns):
-            return [*ids, *self.encode_behind(marked.rpartition(answer)[2])]
+        before, found, more = marked.rpartition(answer)
+        as_asked = found and before.rstrip() == self.asking(self.turns[:-1]).rstrip()
+        if as_asked and all(turn["content"].strip() in whole for turn in self.turns):
+            return [*ids, *self.encode_behind(more)]
         return self.encode(whole, begin=False)
 
     def asking(self, turns: list[dict[str, str]]) -> str:

@@ -18,7 +18,7 @@ LLAMA_2 = (
 
 
 @pytest.mark.parametrize(
-    "template", ["", LLAMA_2, "{% for m in messages %}\n\n### {{ m.content }}{% endfor %}"]
+    "template", ["", LLAMA_2, "{% for m in messages %}\n\n### {{ m.content }}{% endfor %}\n\n### "]
 )
 def test_only_a_text_begins_with_the_space_that_a_tokenizer_puts_there(template, tmp_path):
     text = Text(texts.with_fallback(tmp_path))
@@ -50,6 +50,7 @@ def test_a_question_that_is_shorter_than_the_one_before_it(tmp_path):
 REASONING = (
     "{% for m in messages %}<{{ m.role }}>"
     "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
@@ -57,7 +58,7 @@ REASONING = (
     ("template", "answer", "whole"),
     [
         ("{% for m in messages %}[{{ m.content | title }}]{% endfor %}", "so so", "[One][So So][Two]"),
-        (REASONING, "I muse.</think>So.", "<user>One<assistant>So.<user>Two"),
+        (REASONING, "I muse.</think>So.", "<user>One<assistant>So.<user>Two<assistant>"),
         ("{% for m in messages if m.role == 'user' %}[{{ m.content }}]{% endfor %}", "so", "[One][Two]"),
     ],
 )
@@ -65,6 +66,24 @@ def test_a_template_that_changes_what_was_said_is_rendered_whole(template, answe
     text = Text(texts.of_bytes(tmp_path, template))
     ids = [*askable(text, [], "One", 100), *text.encode(answer, begin=False)]
     text.add_turn("One", answer)
+    assert text.decode(askable(text, ids, "Two", 100)) == whole
+
+
+@pytest.mark.parametrize(
+    ("template", "whole"),
+    [
+        ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant><think>",
+         "<user>One<assistant>so<user>Two<assistant><think>"),
+        ("{% for m in messages %}[{{ m.content }}{{ ' /no_think' if loop.last }}]{% endfor %}",
+         "[One][so][Two /no_think]"),
+    ],
+)  # fmt: skip
+def test_what_a_template_writes_around_the_last_turn_alone_is_gone_from_an_earlier_one(
+    template, whole, tmp_path
+):
+    text = Text(texts.of_bytes(tmp_path, template))
+    ids = [*askable(text, [], "One", 100), *text.encode("so", begin=False)]
+    text.add_turn("One", "so")
     assert text.decode(askable(text, ids, "Two", 100)) == whole
 
 
