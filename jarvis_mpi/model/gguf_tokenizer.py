@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Metaspace, Sequence
 from tokenizers.processors import TemplateProcessing
 
@@ -85,11 +85,21 @@ def as_llama3(tokenizer: Any, file: Gguf) -> None:
 
 
 def begin_as_declared(tokenizer: Any, file: Gguf) -> None:
-    """Add no space before a text's first word, where the file says so: transformers reads that, and adds one
-    in any case."""
-    if file.values.get(SPACE_FIRST) is not False or file.values.get("tokenizer.ggml.model") != "llama":
-        return
+    """Add a space before a text, and before what follows a special token, or none, as the file says.
+
+    transformers adds one to a text's first word in any case, and nowhere else; llama.cpp, and Llama 2's own
+    tokenizer, do so behind special tokens too.
+    """
     backend = tokenizer.backend_tokenizer
+    if file.values.get("tokenizer.ggml.model") != "llama":
+        return
+    if file.values.get(SPACE_FIRST) is not False:
+        if isinstance(backend.pre_tokenizer, Metaspace):
+            backend.normalizer = normalizers.Sequence(
+                [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+            )
+            backend.pre_tokenizer = None
+        return
     if isinstance(backend.pre_tokenizer, Metaspace):
         backend.pre_tokenizer = Metaspace(replacement=SPACE, prepend_scheme="never", split=False)
         backend.decoder = decoders.Sequence(

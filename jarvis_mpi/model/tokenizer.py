@@ -124,8 +124,8 @@ class Text:
         answer = uuid.uuid4().hex  # in the place of the last answer: the text behind it is new
         marked = self.asking([*self.turns[:-1], assistant(answer), user(prompt)])
         before, found, more = marked.rpartition(answer)
-        as_asked = found and before.rstrip() == self.asking(self.turns[:-1]).rstrip()
-        if as_asked and all(turn["content"].strip() in whole for turn in self.turns):
+        as_asked = found and same_words(before, self.asking(self.turns[:-1]))
+        if as_asked and same_words(whole, before + self.turns[-1]["content"] + more):
             return [*ids, *self.encode_behind(more)]
         return self.encode(whole, begin=False)
 
@@ -158,6 +158,11 @@ class Text:
         """Return the pieces of a new answer: what one more token adds; '' while a character of several bytes
         is not whole."""
         return Pieces(self.tokenizer)
+
+
+def same_words(one: str, other: str) -> bool:
+    """Whether the texts are the same but for spaces and line ends, which many a template takes from turns."""
+    return "".join(one.split()) == "".join(other.split())
 
 
 def user(prompt: str) -> dict[str, str]:

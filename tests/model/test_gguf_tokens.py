@@ -77,6 +77,9 @@ def test_a_text_begins_with_a_space_only_where_the_file_has_it_so(tmp_path, monk
         ids = text.encode("hello hello", begin=False)
         assert text.tokenizer.convert_ids_to_tokens(ids) == ["▁hello" if first else "hello", "▁hello"]
         assert text.decode(ids) == "hello hello"
+        behind = text.encode("</s>hello hello</s><s>hello", begin=False)
+        word = "▁hello" if first else "hello"
+        assert text.tokenizer.convert_ids_to_tokens(behind) == ["</s>", word, "▁hello", "</s>", "<s>", word]
         assert text.decode(ids[1:]) == ("hello" if first else " hello")
 
 

@@ -87,6 +87,14 @@ def test_what_a_template_writes_around_the_last_turn_alone_is_gone_from_an_earli
     assert text.decode(askable(text, ids, "Two", 100)) == whole
 
 
+def test_an_empty_answer_that_a_template_leaves_out(tmp_path):
+    template = "{% for m in messages if m.content %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    text = Text(texts.of_bytes(tmp_path, template))
+    ids = askable(text, [], "One", 100)
+    text.add_turn("One", "")
+    assert text.decode(askable(text, ids, "Two", 100)) == "<user>One<user>Two<assistant>"
+
+
 def test_a_template_of_reasoning_keeps_the_tokens_of_an_answer_without_any(tmp_path):
     text = Text(texts.of_bytes(tmp_path, REASONING))
     ids = [*askable(text, [], "One", 100), 7, 7]
