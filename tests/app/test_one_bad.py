@@ -62,7 +62,7 @@ def test_text_is_appended_and_the_record_goes_where_it_can(fussy_model, tmp_path
     (log,) = (tmp_path / "jarvis_mpi/runs").glob("*.h5")
     assert f"the record is {log}" in errors
     assert "standard input is appended to --prompt: 10 characters" in errors
-    assert "--copies 9 is more than there are nodes for: a block has 1 at the most" in errors
+    assert "--copies 9 is more than there are nodes for: a block has 1 at most" in errors
     assert "--top-k 300 is more than the 257 tokens that the model knows" in errors
     assert load(log).questions[0].prompt == "Sum it up:\n\nsome text"
     assert load(log).settings["prompt"] == "Sum it up:\n\nsome text"
