@@ -7,7 +7,6 @@ thing to mend.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ..common import sealed_folder
 from ..common.boundary import guarded
@@ -38,7 +37,6 @@ def findings(model: str, timeout_s: float) -> Iterator[str]:
         folder = checkpoint.locate(model, tell, timeout_s)
         if (folder / sealed_folder.SEAL).is_file():
             yield from sealed_folder.damage(folder, reading)
-        yield from missing_weights(folder)
         yield from bad_tensors(folder)
     except Unservable as error:
         yield str(error)
@@ -67,7 +65,11 @@ def file_by_file(folder: Path) -> Iterator[str]:
 
 
 def bad_tensors(folder: Path) -> Iterator[str]:
-    names = checkpoint.delivered(folder) or names_of_the_model(folder)
+    """Yield a line for each tensor that is missing, has another shape, or holds what no model does."""
+    names = checkpoint.delivered(folder)  # a part of a model: the others are elsewhere
+    if names is None:
+        names, lacking = names_of_the_model(folder)
+        yield from lacking
     for path, _, _ in checkpoint.headers(folder):
         yield from bad_in(path, names)
 
@@ -81,36 +83,26 @@ def bad_in(path: Path, names: set[str] | None) -> Iterator[str]:
                 yield f"{path}: the tensor {name} holds {fault}; fetch the file again, or ask who made it"
 
 
-def names_of_the_model(folder: Path) -> set[str] | None:
-    """Return the tensors that the model uses; None where another finding makes that unknown."""
-    from .weights import names_used
-
-    with contextlib.suppress(Unservable):
-        return names_used(empty_model(folder), folder, lambda name: name)
-    return None
-
-
-def missing_weights(folder: Path) -> Iterator[str]:
-    """Yield why the files are not all of the model that their config asks for."""
-    from .weights import load
-
-    with contextlib.suppress(Unservable):  # another finding says so
-        model = empty_model(folder)
-        try:
-            load(model, folder, lambda name: name)
-        except Unservable as error:
-            yield str(error)
-
-
-def empty_model(folder: Path) -> Any:
-    """Build the model without weights. Raises Unservable."""
+def names_of_the_model(folder: Path) -> tuple[set[str] | None, list[str]]:
+    """Return the tensors that the model uses, None where that is not known; and why the files are not all of
+    it."""
     from transformers import AutoModelForCausalLM
 
     from .family import load_config
-    from .weights import empty_parameters
+    from .weights import empty_parameters, map_parameters, names_used
 
-    with guarded(f"{folder} cannot be used"), empty_parameters():
-        return AutoModelForCausalLM.from_config(load_config(folder))
+    names = None
+    try:
+        with guarded(f"{folder} cannot be used"), empty_parameters():
+            model = AutoModelForCausalLM.from_config(load_config(folder))
+    except Unservable:  # another finding says so
+        return names, []
+    try:
+        names = names_used(model, folder, lambda name: name)
+        map_parameters(model, folder, lambda name: name)
+    except Unservable as error:
+        return names, [str(error)]
+    return names, []
 
 
 def quantised_of(folder: Path) -> Iterator[str]:

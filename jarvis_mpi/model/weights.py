@@ -174,7 +174,7 @@ def unexpected_names(model, folder: Path, block: Block, used: Set[str]) -> list[
     ]
 
 
-def load(model, folder: Path, rename: Rename, named: Named = str) -> dict[str, Stored]:
+def map_parameters(model, folder: Path, rename: Rename, named: Named = str) -> dict[str, Stored]:
     """Give `model` its parameters from `folder`, as they are, each with its own mapping. Return where each
     comes from.
 
@@ -201,8 +201,9 @@ def fill(
     model, folder: Path, rename: Rename, dtype: torch.dtype, weights: str = AS_THEY_ARE, named: Named = str
 ) -> set[str]:
     """Give `model` its parameters from `folder`: what is not used costs no memory, what is quantised gives
-    its mapping back. Return the names of their tensors in the files. Raises Unservable as `load` does."""
-    source = load(model, folder, rename, named)
+    its mapping back. Return the names of their tensors in the files.
+    Raises Unservable as `map_parameters` does."""
+    source = map_parameters(model, folder, rename, named)
     model.eval().requires_grad_(False)
     parameters = model.named_parameters(remove_duplicate=False)
     sources = {parameter: source[name] for name, parameter in parameters if name in source}

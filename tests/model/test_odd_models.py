@@ -39,6 +39,16 @@ def test_masks_of_older_releases_are_not_looked_at(tmp_path):
     assert list(integrity.bad_tensors(folder)) == []
 
 
+def test_the_doctor_misses_nothing_of_a_part_that_stage_model_delivered(tmp_path):
+    folder = texts.of_bytes(tiny.make("llama", tmp_path / "model", vocab_size=260))
+    path = folder / "model.safetensors"
+    part = {name: tensor for name, tensor in load_file(path).items() if ".layers.2.mlp." not in name}
+    save_file(part, path)
+    assert any("has no weights for" in line for line in integrity.findings(str(folder), 9.0))
+    (folder / checkpoint.MANIFEST).write_text(json.dumps({"tensors": sorted(part)}))
+    assert list(integrity.findings(str(folder), 9.0)) == []
+
+
 def test_alibi_of_falcon_is_compared_with_the_attention_that_it_uses(tmp_path):
     """Its eager attention adds the biases twice, `generate` takes sdpa."""
     config = FalconConfig(
