@@ -15,6 +15,7 @@ from ..common.options import parse
 from ..common.prompt_file import PromptLine
 from ..common.settings import Settings, short
 from ..record import hdf5
+from ..record.questions import Question
 from ..record.repair import mend
 from ..record.run import Run, Unreadable
 from .piped_input import JOINT, Piped
@@ -153,14 +154,18 @@ def print_again(run: Run, settings: Settings, asked: Sequence[PromptLine], out: 
         elif (answer := next(answers, None)) and not answer.answered and answer.ended != "interrupted":
             line["error"] = answer.ended
         elif answer:
-            line |= {"text": answer.text, "tokens": len(answer.tokens), "ended": answer.ended}
+            line |= outcome_of(answer)
         else:
             line["error"] = f"the run in {run.path} was not asked this: ask it without --resume"
         failed += "error" in line
         print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
     if settings.prompt and run.questions:
         last = run.questions[-1]
-        line = {"event": "answer", "prompt": last.prompt, "text": last.text}
-        line |= {"tokens": len(last.tokens), "ended": last.ended}
+        line = {"event": "answer", "prompt": last.prompt, **outcome_of(last)}
         print(json.dumps(line, ensure_ascii=False) if settings.json else last.text, file=out, flush=True)
     return failed
+
+
+def outcome_of(question: Question) -> dict[str, Any]:
+    """Return what a line of JSON says of an answer."""
+    return {"text": question.text, "tokens": len(question.tokens), "ended": question.ended}

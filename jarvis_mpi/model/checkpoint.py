@@ -82,9 +82,8 @@ def unreadable(model: str, error: OSError) -> str:
 
 def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> Path:
     path = Path(model).expanduser()
-    if here := whole_here(model):
-        incomplete = fetch and not path.is_dir() and model not in BUNDLED and not has_tokenizer(here)
-        folder = from_hub(model, say) if incomplete else here
+    if here := whole_here(model, with_tokenizer=fetch):
+        folder = here
     elif not whole and delivered_folder(model).is_dir():
         folder = delivered_folder(model)
         if not (folder / MANIFEST).is_file():
@@ -111,14 +110,14 @@ def found(model: str, say: Say, timeout_s: float, whole: bool, fetch: bool) -> P
     return folder
 
 
-def whole_here(model: str) -> Path | None:
+def whole_here(model: str, with_tokenizer: bool = False) -> Path | None:
     """Return the folder of a model that needs no fetching and no converting; None where there is none."""
     path = Path(model).expanduser()
     if model in BUNDLED:
         return converted(BUNDLED[model])
     if path.is_dir():
         return path
-    return in_hubs_cache(model) if is_hubs(model) else None
+    return in_hubs_cache(model, with_tokenizer) if is_hubs(model) else None
 
 
 def is_hubs(model: str) -> bool:
@@ -260,7 +259,7 @@ WANTED = (
 )
 
 
-def in_hubs_cache(model: str) -> Path | None:
+def in_hubs_cache(model: str, with_tokenizer: bool = False) -> Path | None:
     """Return the model's folder in the Hugging Face cache; None also where only a part is there, as after a
     broken download."""
     with guarded("huggingface_hub cannot be used", "mend its variables (HF_...), or name a folder"):
@@ -271,7 +270,7 @@ def in_hubs_cache(model: str) -> Path | None:
             folder = Path(snapshot_download(model, allow_patterns=list(WANTED), local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             return None
-    return folder if has_weights(folder) else None
+    return folder if has_weights(folder) and (not with_tokenizer or has_tokenizer(folder)) else None
 
 
 def has_weights(folder: Path) -> bool:

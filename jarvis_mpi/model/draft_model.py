@@ -56,9 +56,10 @@ class DraftModel:
             self.finished(-1)
 
     def kind(self, sequence: int, ids: Sequence[int]) -> Hashable:
-        return "model" if len(ids) < self.context and max(ids) < self.rows else None
+        return "model" if len(ids) < self.context and sequence in self.known else None
 
     def follow(self, sequence: int, ids: Sequence[int]) -> None:
+        """Know the text so far; forget it where it has a token that this model lacks."""
         if max(ids) >= self.rows:
             self.finished(sequence)
             return

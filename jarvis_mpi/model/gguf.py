@@ -141,7 +141,7 @@ def names(file: Gguf) -> list[str]:
     return [tensor.name for tensor in file.tensors if tensor.name not in TABLES]
 
 
-def dtype_of(file: Gguf, source: Path) -> torch.dtype:
+def narrowest_dtype(file: Gguf, source: Path) -> torch.dtype:
     """Return the narrowest dtype that holds the file's matrices; bfloat16 where most are quantised."""
     if is_quantised(file):
         return torch.bfloat16
@@ -188,7 +188,7 @@ def checked_config(file: Gguf, source: Path, folder: Path) -> tuple[Rope, Any]:
     Raises Unservable where we do not serve it, or its tensors have other sizes than the file's."""
     config = AutoConfig.from_pretrained(folder, gguf_file=source.name)
     config, rope = gguf_config.corrected(config, file)
-    config.dtype = dtype_of(file, source)
+    config.dtype = narrowest_dtype(file, source)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     numbers = sum(parameter.numel() for parameter in empty.parameters())

@@ -120,9 +120,8 @@ class Dispatch:
     def is_ours(self, message: Message) -> bool:
         """Whether its hops are of nodes that there are, and this node's of blocks that it holds."""
         nodes = self.detector.liveness.keys() | {END_USER}
-        own = (hop for hop in message.ahead if hop.node == END_USER and not hop.patch)
         named = {hop.node for hop in message.ahead} | {run.node for run in message.runs}
-        return named <= nodes and all(hop.block in self.services.stages for hop in own)
+        return named <= nodes and self.services.stages.keys() >= set(message.blocks_of(END_USER))
 
     def _send_piece(self, request: Request, step: Step, more: bool = False, again: bool = False) -> bool:
         """The step's next piece. -> as _pass_on."""

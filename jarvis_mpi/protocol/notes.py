@@ -31,7 +31,7 @@ class Note:
         return cls(**{each.name: typed(each.type, payload[key_of(each)]) for each in fields(cls)})
 
 
-PLAIN: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool, list: list, dict: dict}
+PLAIN: dict[Any, Any] = {int: int, float: (int, float), str: str, bool: bool}
 Sendable = Message | Note
 SomeNote = TypeVar("SomeNote", bound=Note)
 

@@ -135,6 +135,10 @@ class Message:
         """The position of the first row that home needs: the last one that is no draft."""
         return self.end - 1 - self.drafted
 
+    def blocks_of(self, node: int) -> list[Block]:
+        """The blocks that `node` is to run of it."""
+        return [hop.block for hop in self.ahead if hop.node == node and not hop.patch]
+
     def pack(self) -> bytes:
         lacks = self.lacks.to_bytes(2 * -(-self.lacks.bit_length() // 16), "little")
         parts = [

@@ -81,9 +81,9 @@ class Worker:
 
     def is_mine(self, message: Message) -> bool:
         """Whether it comes to this node, for blocks that it holds."""
-        own = [hop.block for hop in message.ahead if hop.node == self.link.me and not hop.patch]
+        own = message.blocks_of(self.link.me)
         to_me = bool(message.ahead) and message.ahead[0][:2] == (self.link.me, *own[:1])
-        return to_me and message.rows > 0 and all(block in self.stages for block in own)
+        return to_me and message.rows > 0 and self.stages.keys() >= set(own)
 
     def step(self, message: Message, received_bytes: int) -> None:
         """Raises Garbled where it is none of this node's."""

@@ -18,10 +18,11 @@ def wrong_with(found: h5py.Dataset) -> str:
         return ""
     if set(filters) - UNPACKED_HERE:
         return "is packed in a way that is not read here (h5repack -f GZIP=4 packs it so that it is)"
+    stored = found.id.get_storage_size()
     needed = math.prod(found.chunks) * found.dtype.itemsize
     for number in range(found.id.get_num_chunks()):
         where = found.id.get_chunk_info(number)
-        if where.size > found.id.get_storage_size():
+        if where.size > stored:
             return "has a chunk that is larger than all of them"
         mask, data = found.id.read_direct_chunk(where.chunk_offset)
         applied = [each for place, each in enumerate(filters) if not mask >> place & 1]
@@ -31,8 +32,8 @@ def wrong_with(found: h5py.Dataset) -> str:
 
 
 def unpacked_bytes(data: bytes, applied: list[int], needed: int) -> int:
-    """Return how many bytes a chunk has without its filters, or one more than `needed`; -1 where it cannot be
-    unpacked."""
+    """Return how many bytes a chunk has without its filters, or any number above `needed` where they are
+    more; -1 where it cannot be unpacked."""
     for each in reversed(applied):
         if each == h5z.FILTER_FLETCHER32:
             data = data[:-CHECKSUM_BYTES]
