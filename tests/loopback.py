@@ -44,6 +44,8 @@ class Loopback:
     def sending(self) -> bool:
         return False
 
+    orphaned = False
+
     def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
         pass
 

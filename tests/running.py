@@ -33,14 +33,13 @@ SESSIONS = tempfile.mkdtemp(prefix="jarvis-")
 atexit.register(shutil.rmtree, SESSIONS, ignore_errors=True)
 
 
-def start(ranks: int, *words: str, before=()) -> subprocess.Popen:
+def start(ranks: int, *words: str, before=(), **how) -> subprocess.Popen:
     command = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", str(ranks)]
     return subprocess.Popen(
         [*command, *before, sys.executable, "-m", "jarvis_mpi", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "TMPDIR": SESSIONS},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
     )
 
 

@@ -1,5 +1,6 @@
 """Answers what a run was asked: one prompt, a file of prompts, or a chat."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..common.errors import Unservable
@@ -18,26 +19,32 @@ class Outcome(NamedTuple):
 
 
 def answer_all(
-    conversation: Conversation, asked: RunTask, at_once: int, keyboard: Keyboard | None, screen: Shows
-) -> Outcome:
+    conversation: Conversation, asked: RunTask, at_once: int, keyboard: Keyboard | None, screen: Shows,
+    orphaned: Callable[[], bool],
+) -> Outcome:  # fmt: skip
     """Answer what is asked; first, what a resumed run had begun.
-    `at_once`: answers in flight, of --prompts."""
+    `at_once`: answers in flight, of --prompts; `orphaned` is polled: no further one is then begun."""
     try:
         if asked.prompts:
-            return answer_prompts(conversation, asked, at_once, screen)
+            return answer_prompts(conversation, asked, at_once, screen, orphaned)
         return answer_person(conversation, asked, keyboard, screen)
     except Unservable as error:
         return Outcome(str(error), False)
     except KeyboardInterrupt:
-        return Outcome("ended by Ctrl-C", False)
+        return Outcome("ended by Ctrl-C, or by jarvis_mpi stop", False)
     except Unwritable as error:
         return Outcome(error.sentence, False)
 
 
-def answer_prompts(conversation: Conversation, asked: RunTask, at_once: int, screen: Shows) -> Outcome:
-    before = asked.before.questions if asked.before else ()
-    failed = Batch(conversation, at_once, screen.answer, before).ask_all(asked.prompts)
-    return Outcome(f"{failed} of {len(asked.prompts)} prompts could not be answered" if failed else "", True)
+def answer_prompts(
+    conversation: Conversation, asked: RunTask, at_once: int, screen: Shows, orphaned: Callable[[], bool]
+) -> Outcome:
+    before, count = asked.before.questions if asked.before else (), len(asked.prompts)
+    batch = Batch(conversation, at_once, screen.answer, before, orphaned)
+    batch.ask_all(asked.prompts)
+    if batch.left:
+        return Outcome(f"mpirun died: {batch.left} of {count} prompts were not asked", False)
+    return Outcome(f"{batch.failed} of {count} prompts could not be answered" if batch.failed else "", True)
 
 
 def answer_person(

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..common.output import Unwritable
-from .terminal import launcher, launchers_stream
+from ..net.launcher import launchers_process
+from .terminal import launchers_stream
 
 LATER_S = 3.0  # longest wait until mpirun has written what came from here
 
@@ -23,7 +24,7 @@ class Answers:
     def __init__(self, say: Callable[[str], None]):
         self.stream, self.say, self.lost = launchers_stream(1), say, ""
         self.name = getattr(self.stream, "name", "")
-        self.mpiruns = (launcher() or Path("/nowhere")) / "fd" / "1"
+        self.mpiruns = (launchers_process() or Path("/nowhere")) / "fd" / "1"
         self.begin, self.written = position(self.mpiruns), 0
 
     def isatty(self) -> bool:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,9 +21,11 @@ from ..common.settings import Settings
 from ..model.light_imports import leave_out_for_good
 from ..net import shutdown
 from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
-from ..net.launcher import complains
+from ..net.launcher import complains, launchers_process
 from ..net.ssh_keepalive import end_without_keepalive, report_phase
+from ..net.termination import Termination
 from ..protocol.link import Lost, Silence
+from . import relay
 from .startup_laps import aloud
 from .worker import SHUTDOWN_S
 
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 USAGE = 2  # exit status: what was asked for cannot be done
 SETTLED_S = 3.0  # a death before all have made their communicators crashes the others (Open MPI 5.0.11)
 FAILED = 1  # exit status: the run broke off
+ORPHANED = (
+    "mpirun died: answers that are under way are finished. python -m jarvis_mpi attach shows them on any "
+    "terminal, python -m jarvis_mpi stop ends the run"
+)
 
 # Commands that do not run the model: name -> module.
 COMMANDS = {
@@ -43,6 +50,8 @@ COMMANDS = {
     "doctor": "testbed.doctor",
     "rehearse": "testbed.rehearse",
     "analyse": "app.analyse",
+    "attach": "app.attach",
+    "stop": "app.stop",
 }
 # Commands that only these call, here or by ssh: name -> module, function, number of words.
 HIDDEN = {
@@ -83,9 +92,11 @@ def run(words: list[str]) -> NoReturn:
         from . import debug_log
 
         debug_log.start(debugged)
+    relays = [relay.put_in(name) for name in ("stdout", "stderr")]
     if speaks:
         aloud.begin(f"looking for {settings.model}")
     link = joined(settings, speaks, debugged)
+    outlive(link, relays, speaks)
     status, together = FAILED, False
     try:
         if link.me == END_USER:
@@ -98,11 +109,15 @@ def run(words: list[str]) -> NoReturn:
             status, together = worker(link, settings)
     except (Unservable, Lost, Silence, output.Unwritable) as error:
         together = give_up(link, getattr(error, "sentence", "") or str(error), settings.start_timeout_s)
+    except KeyboardInterrupt:
+        together = give_up(link, "ended by jarvis_mpi stop", settings.start_timeout_s)
     except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
         if link.me != END_USER:
             shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above", settings.start_timeout_s)
+    if speaks and link.orphaned:
+        say("mpirun died during this run: its ranks went on without it")
     new_file.give_back()
     with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
         sys.stdout.flush()
@@ -132,6 +147,21 @@ def asked(words: list[str]) -> tuple[Settings, bool, frozenset[str]]:
         # Another rank's status would have mpirun end the one that speaks, before it has.
         sys.exit(USAGE if speaks else 0)
     return settings, speaks, debugged
+
+
+def outlive(link: "MpiLink", relays: Sequence[relay.Relay], speaks: bool) -> None:
+    """Go on when mpirun, or the terminal it was started in, is gone."""
+
+    def move() -> None:
+        for each in relays:
+            each.move()
+        if speaks and os.isatty(2):  # a file would have it in the middle of an answer
+            os.write(2, f"\n[{ORPHANED}]\n".encode())
+
+    if link.launcher.outlive(move):
+        Termination(link.launcher)
+    elif speaks and link.vendor == "Open MPI" and launchers_process():
+        say("this MPI tells nobody that mpirun died: if it does, the run ends")
 
 
 def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLink":

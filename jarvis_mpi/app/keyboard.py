@@ -21,7 +21,8 @@ import threading
 from pathlib import Path
 
 from ..common.given_file import MARK
-from .terminal import is_own_pipe, launcher
+from ..net.launcher import launchers_process
+from .terminal import is_own_pipe
 
 LOOK_S = 0.2  # between looks for the end of what mpirun reads; what it has read arrives much sooner
 CTRL_C, CTRL_D = b"\x03", b"\x04"
@@ -40,8 +41,10 @@ class Keyboard:
     Use it in a `with`, which restores the terminal."""
 
     def __init__(self) -> None:
-        self.source = opened(launcher())  # mpirun's standard input, to look at and never to read
-        self.sees_the_end = self.source is not None or launcher() is None  # a socket cannot be opened
+        self.source = opened(launchers_process())  # mpirun's standard input, to look at and never to read
+        self.sees_the_end = (
+            self.source is not None or launchers_process() is None
+        )  # a socket cannot be opened
         self.is_terminal = self.source is not None and os.isatty(self.source)
         self.typed: queue.Queue[str | Key] = queue.Queue()
         self.interrupts = 0  # that nobody has acted on
@@ -140,7 +143,7 @@ def opened(process: Path | None) -> int | None:
 def has_ended(source: int | None) -> bool:
     """Whether mpirun will read nothing more.
     The end of its input is the end of ours; without it (None) ours ends by itself."""
-    process = launcher()
+    process = launchers_process()
     if source is None or process is None or os.isatty(source):
         return False
     kind = os.fstat(source).st_mode

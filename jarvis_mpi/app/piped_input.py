@@ -14,14 +14,15 @@ import time
 
 from ..common.errors import Unservable
 from ..common.given_file import MARK
+from ..net.launcher import launchers_process
 from .keyboard import LOOK_S, has_ended, opened
-from .terminal import launcher
 
 FIRST_S = 2.0  # longest wait for the first byte: the start takes as long
 NEXT_S = 10.0  # and for more, behind it
 BLIND_S = 2.0  # and where the end cannot be seen
 LOOKS = 3  # for something that mpirun has read to its end and not handed on yet
 MOST_BYTES = 1 << 26
+MPIRUNS = "PRTE_LAUNCHED"  # in the environment of what mpirun started
 JOINT = "\n\n"  # between a prompt and what came
 
 
@@ -30,8 +31,10 @@ class Piped:
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self.most = most
-        self.source = opened(launcher())  # mpirun's standard input, to look at and never to read
-        self.sees_the_end = self.source is not None or launcher() is None
+        self.source = opened(launchers_process())  # mpirun's standard input, to look at and never to read
+        self.launched = launchers_process() is not None or MPIRUNS in os.environ  # it may be gone by now
+        self.sees_the_end = self.source is not None or not self.launched
+        self.is_cut = False  # mpirun died while it handed the input on
         self.data, self.ended = bytearray(), False
         self.thread = threading.Thread(target=self.read, name="standard input", daemon=True)
         self.thread.start()
@@ -47,7 +50,7 @@ class Piped:
                 now = time.monotonic()
                 if select.select([0], [], [], LOOK_S)[0]:
                     if not (more := os.read(0, 1 << 16)):
-                        self.ended = True
+                        self.ended, self.is_cut = True, self.launched
                         return
                     self.data += more
                     last, looks = time.monotonic(), 0
@@ -60,6 +63,11 @@ class Piped:
             self.ended = True
 
     @property
+    def reads_a_device(self) -> bool:
+        """Whether it is /dev/null, which holds nothing."""
+        return self.source is not None and stat.S_ISCHR(os.fstat(self.source).st_mode)
+
+    @property
     def patience_s(self) -> float:
         if not self.data:
             return FIRST_S
@@ -68,6 +76,8 @@ class Piped:
     def text(self) -> str:
         """What came; '' if nothing did. Raises Unservable where that is no text."""
         self.thread.join()  # which has its own deadlines
+        if self.is_cut and (self.data or not self.reads_a_device):
+            raise Unservable("mpirun died before it had handed all of standard input on: ask again")
         if len(self.data) > MOST_BYTES:
             raise Unservable(
                 f"standard input holds over {MOST_BYTES >> 20} MB, which no model takes: shorten it"

@@ -6,6 +6,7 @@ This file imports torch and transformers.
 import contextlib
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -185,4 +186,5 @@ def converse(start: Start, coordinator: Coordinator, record: Record, screen: Sho
         )  # fmt: skip
         if asked.before and not asked.prompts:
             conversation.restore(asked.before.questions)
-        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        orphaned = partial(getattr, coordinator.services.link, "orphaned")
+        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen, orphaned)

@@ -13,23 +13,14 @@ from pathlib import Path
 from typing import TextIO
 
 from ..common.output import stream
-from ..net.launch_agents import LAUNCHERS
-
-
-def launcher() -> Path | None:
-    """Return mpirun's folder in /proc, where it is this process's parent."""
-    parent = Path(f"/proc/{os.getppid()}")
-    try:
-        return parent if (parent / "comm").read_text().strip() in LAUNCHERS else None
-    except OSError:  # no /proc
-        return None
+from ..net.launcher import launchers_process
 
 
 def launchers_stream(descriptor: int) -> TextIO:
     """Return mpirun's standard output (1) or error (2) if it is a terminal or a pipe; else our own; /dev/null
     if it is closed."""
     try:
-        output = (launcher() or Path("/nowhere")) / "fd" / str(descriptor)
+        output = (launchers_process() or Path("/nowhere")) / "fd" / str(descriptor)
         if is_own_pipe(output):
             return Path(os.devnull).open("w", encoding="utf-8")
         if output.exists() and not output.is_file():
@@ -66,4 +57,4 @@ def flags_of(descriptor: Path) -> int:
 
 def goes_to_a_file(descriptor: int) -> bool:
     """Whether the descriptor is a file: mpirun's where that started us, else this process's."""
-    return ((launcher() or Path("/proc/self")) / "fd" / str(descriptor)).is_file()
+    return ((launchers_process() or Path("/proc/self")) / "fd" / str(descriptor)).is_file()

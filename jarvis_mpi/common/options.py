@@ -60,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
         "the default model);"
         " stage-model: send each host its part of a model; doctor: look at every host before a run;"
         " study: what each layer is worth; fit-patches: stand-ins for lost blocks;"
-        " fit-draft: a draft model; rehearse: a testbed on this machine; analyse: draw and sum up records; "
-        "each with --help",
+        " fit-draft: a draft model; rehearse: a testbed on this machine; analyse: draw and sum up records;"
+        " attach: show a run's answers on any terminal; stop: end a run; each with --help",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

@@ -44,7 +44,7 @@ class Descriptor(io.FileIO):
         at = 0
         while at < len(rows) and not self.dead:
             try:
-                count = super().write(rows[at:])
+                count = self.write_some(rows[at:])
             except OSError as error:
                 self.dead = True
                 if self.needed:
@@ -55,16 +55,23 @@ class Descriptor(io.FileIO):
                     select.select([], [self], [])
         return len(rows)
 
+    def write_some(self, data: memoryview) -> int | None:
+        """Write what the system takes at once; None where that is nothing. Raises OSError."""
+        return super().write(data)
+
 
 def stream(descriptor: int, own: bool = False, at_once: bool = False, needed: bool = True) -> TextIO:
-    """Open a descriptor for text; it is closed in the end if it is `own`.
-    Characters that cannot be encoded are escaped."""
-    raw = Descriptor(descriptor, own, needed)
+    """Open a descriptor for text; it is closed in the end if it is `own`."""
+    return text_stream(Descriptor(descriptor, own, needed), at_once)
+
+
+def text_stream(raw: Descriptor, at_once: bool = False) -> TextIO:
+    """Return `raw` as a stream of text. Characters that cannot be encoded are escaped."""
     return io.TextIOWrapper(
         raw if at_once else io.BufferedWriter(raw),  # type: ignore[arg-type]
         encoding="utf-8",
         errors="backslashreplace",
-        line_buffering=raw.isatty() or not needed,
+        line_buffering=raw.isatty() or not raw.needed,
         write_through=at_once,
     )
 

@@ -35,6 +35,17 @@ class Doorbell:
             with contextlib.suppress(OSError):  # no such rank, or its queue of rings is full
                 self.socket.sendto(b"!", self.address(node))
 
+    def is_gone(self, node: int) -> bool:
+        """Whether the rank's process has ended. Only for those that have made their bell."""
+        if self.all_on_host:
+            try:
+                self.socket.sendto(b"!", self.address(node))
+            except ConnectionRefusedError:
+                return True
+            except OSError:  # its queue of rings is full
+                return False
+        return False
+
     def wait(self, seconds: float) -> None:
         """Sleep until it rings, at most for `seconds`."""
         if not self.all_on_host:

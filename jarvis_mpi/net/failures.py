@@ -13,15 +13,16 @@ class Failures:
         # An MPI without ULFM has no such classes: mpi4py then has ERR_UNKNOWN, which is about no process.
         self.classes = {MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED} - {MPI.ERR_UNKNOWN}
         self.reported: set[int] = set()  # by the last Lost
+        self.found: set[int] = set()  # dead as others than MPI know
 
     def known(self) -> set[int]:
-        """Return the nodes whose failure MPI knows."""
+        """Return the nodes that have failed."""
         if not self.classes:
-            return set()
+            return set(self.found)
         group = self.comm.Get_failed()
         nodes = self.MPI.Group.Translate_ranks(group, list(range(group.size)), self.everyone)
         group.Free()
-        return set(nodes)
+        return self.found.union(nodes)
 
     def acknowledge(self, error: Exception) -> None:
         """Let the others' messages through again, where `error` is about a failed process."""

@@ -24,16 +24,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import NoReturn
 
 from ..common import variables
 from ..common.variables import DEBUG, SSH
+from .ancestry import LAUNCHERS, is_gone, launcher_above
 
 HOST, ABSENT, SSH_KEEPALIVE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_SSH_KEEPALIVE"
 PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
 AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
-LAUNCHERS = ("prterun", "mpirun", "mpiexec")  # what mpirun's process may be called
 KEEPALIVE_S = 5.0  # between keepalives
+KEEPALIVE, OUTLIVE = b"!", b"O"  # what goes to a rank's standard input; the last: mpirun died, and only it
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
 LONGER_S = 15.0  # a host may be silent for this longer than GIVE_UP_S until it counts as lost
@@ -170,18 +172,7 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
     # A rank's variables may be secret, and everybody can read the arguments of an ssh. dd reads no further.
     words = script if speaks else f'eval "$(dd bs=1 count={len(script.encode())} 2>/dev/null)"'
     try:
-        ssh = subprocess.Popen(
-            [
-                *variables.ssh(),
-                *(f"-o{option}" for option in options(bearable_s)),
-                *(f"-R127.0.0.1:{port}:{address}" for address in home),
-                "--",
-                host,
-                f"exec sh -c {shlex.quote(words)}",
-            ],
-            stdin=None if speaks else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        ssh = started(host, words, port, home, bearable_s, speaks)
     except variables.Wrong as error:
         return 255, StartPhase.NOT_STARTED, str(error)
     except OSError as error:
@@ -192,14 +183,16 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
     if ssh.stdin:
         with contextlib.suppress(OSError):
             os.write(ssh.stdin.fileno(), script.encode())
+    end = partial(end_with_daemon, ssh, launcher_above(daemon_pid))
+    signal.signal(signal.SIGTERM, end)
     while True:
         now = time.monotonic()
         if ssh.stdin and now - last_keepalive >= KEEPALIVE_S:
             last_keepalive = now
             with contextlib.suppress(OSError):
-                os.write(ssh.stdin.fileno(), b"!")
+                os.write(ssh.stdin.fileno(), KEEPALIVE)
         if os.getppid() != daemon_pid:
-            ssh.kill()
+            end()
         if phase in (StartPhase.NOT_STARTED, StartPhase.SHELL_ANSWERED) and now > give_up_at:
             ssh_output += b"its shell does not answer"
             ssh.kill()
@@ -215,9 +208,42 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
             for further in StartPhase.IN_MPI_INIT, StartPhase.JOINED:
                 if phase is not further and MARKS[further] in tail:
                     phase, tail, data = further, b"", data.replace(MARKS[further], b"", 1)
-            os.write(2, data)
+            try:
+                os.write(2, data)
+            except OSError:  # the daemon is gone
+                end()
     status = 255 if phase is StartPhase.NOT_STARTED or ssh.wait() < 0 else ssh.returncode
     return status, phase, " ".join(ssh_output.decode(errors="replace").split())
+
+
+def started(
+    host: str, words: str, port: int, home: set[str], bearable_s: float, speaks: bool
+) -> subprocess.Popen:
+    """Start an ssh that runs the `words` in a shell on `host`. Raises variables.Wrong or OSError."""
+    return subprocess.Popen(
+        [
+            *variables.ssh(),
+            *(f"-o{option}" for option in options(bearable_s)),
+            *(f"-R127.0.0.1:{port}:{address}" for address in home),
+            "--",
+            host,
+            f"exec sh -c {shlex.quote(words)}",
+        ],
+        stdin=None if speaks else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,  # it brings OUTLIVE to the rank, whatever becomes of this process
+    )
+
+
+def end_with_daemon(ssh: subprocess.Popen, launcher_pid: int, *_: object) -> NoReturn:
+    """End this process, and the rank with it, unless mpirun has died: then only the rank is left to end the
+    run in order."""
+    if ssh.stdin and is_gone(launcher_pid):
+        with contextlib.suppress(OSError):
+            os.write(ssh.stdin.fileno(), OUTLIVE)
+    else:
+        ssh.kill()
+    os._exit(1)
 
 
 def silence_s(command: list[str]) -> float:

@@ -1,10 +1,12 @@
-"""Reads what the launcher tells a process before MPI starts: its rank, and how many there are."""
+"""Finds the launcher, and reads what it tells a process before MPI starts: its rank, how many there are."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common import variables
 from ..common.layers import END_USER
+from .ancestry import LAUNCHERS
 from .launch_agents import SSH_KEEPALIVE
 
 if TYPE_CHECKING:
@@ -19,6 +21,15 @@ def launch_rank() -> int:
 def launch_size() -> int:
     """Return how many ranks the launcher started; 1 without a launcher. Raises variables.Wrong."""
     return variables.number(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1)
+
+
+def launchers_process() -> Path | None:
+    """Return mpirun's folder in /proc, where it is this process's parent."""
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        return parent if (parent / "comm").read_text().strip() in LAUNCHERS else None
+    except OSError:  # no /proc
+        return None
 
 
 def connected() -> "MpiLink":

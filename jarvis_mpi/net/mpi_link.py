@@ -22,6 +22,7 @@ from .doorbell import Doorbell
 from .failures import Failures
 from .inbox import Inbox
 from .init_watchdog import guarded
+from .launcher_loss import LauncherLoss, tidy
 from .outbox import Outbox
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
@@ -34,6 +35,8 @@ START_S = 180.0  # longest wait for all ranks in MPI_Init; over what a host may 
 LATER_S = 30.0  # a rank that does not speak waits longer, so that it is not taken for the missing one
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
+ORPHANED_S = 75.0  # longest silence of the end user that a worker bears once nobody watches over it
+LOOK_S = 0.25  # between looks for dead ranks, of which nobody tells once mpirun is gone
 
 
 class MpiLink:
@@ -53,7 +56,10 @@ class MpiLink:
                 self.membership = Membership(MPI, self.comm)
             except MPI.Exception:
                 raise Unservable(DIED) from None
+        self.launcher = LauncherLoss()
         self.bell = Doorbell(self.me, self.size)
+        # Of the last look for dead ranks: when, and whose bell was not there.
+        self.looked_at, self.no_answer = 0.0, set[int]()
         self.failures = Failures(MPI, self.comm)
         self.outbox, self.inbox = Outbox(MPI, self.comm), Inbox(MPI, self.comm)
         self.shrinking_until = 0.0  # 0: no shrink is under way
@@ -111,7 +117,9 @@ class MpiLink:
                 self.sweep()
                 if self.shrinking_until:
                     self._continue_shrinking()
-                self.nap(begun, timeout_s)
+                if self.orphaned:
+                    self._look_for_the_dead()
+                self._nap(begun, timeout_s)
             self.usual_wait_s = time.monotonic() - begun
             return data
         except self.MPI.Exception as error:
@@ -131,6 +139,22 @@ class MpiLink:
     def nodes(self) -> Sequence[int]:
         return self.membership.nodes
 
+    @property
+    def orphaned(self) -> bool:
+        return self.launcher.happened.is_set()
+
+    def _look_for_the_dead(self) -> None:
+        """Raise Lost for ranks of this host whose process has ended, seen twice: MPI may still have messages
+        of theirs."""
+        now = time.monotonic()
+        if now - self.looked_at > LOOK_S:
+            others = set(range(self.size)) - {self.me} - self.failures.known()
+            gone = {node for node in others if self.bell.is_gone(node)}
+            found, self.no_answer, self.looked_at = gone & self.no_answer, gone, now
+            if found:
+                self.failures.found |= found
+                raise self.failures.lost()
+
     def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
         with self.inside:
             begun = self.membership.begin(attempt, members, certain)
@@ -144,13 +168,15 @@ class MpiLink:
                 self.membership.give_up()
                 self.shrinking_until = 0.0
 
-    def nap(self, begun: float, timeout_s: float) -> None:
+    def _nap(self, begun: float, timeout_s: float) -> None:
         """Sleep: the longer, the more is left of the usual wait.
 
         A chain's ranks wait about equally long for every token: with short naps from the start, eight idle
         ranks would wake so often that the one that computes runs at half its speed.
         """
         waited = time.monotonic() - begun
+        if self.orphaned:
+            timeout_s = min(timeout_s, ORPHANED_S)
         if waited > timeout_s:
             raise Silence(f"nothing arrived in {timeout_s:g} s")
         if self.inbox:  # no bell rings for the rest of a message
@@ -166,9 +192,12 @@ class MpiLink:
     def leave(self, status: int, together: bool) -> NoReturn:
         """End this process; `together`: every other rank ends now, too.
 
-        Only then call MPI_Finalize, which waits for all and which no Python code can interrupt.
+        Only then call MPI_Finalize, which waits for all and which no Python code can interrupt. Not without
+        mpirun, which takes part in it.
         """
-        if together and not self.lost:
+        if self.orphaned:
+            tidy()
+        elif together and not self.lost:
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
             self.MPI.Finalize()
         os._exit(status)

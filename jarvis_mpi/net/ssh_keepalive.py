@@ -2,7 +2,7 @@
 every few seconds.
 
 When none comes for longer than the run waits for a host, the rank was given up: it ends, whatever it is
-doing.
+doing. Where mpirun died, a last word says so, and the rank goes on without keepalives (launcher_loss.py).
 """
 
 import os
@@ -11,7 +11,7 @@ import signal
 import threading
 
 from ..common import variables
-from .launch_agents import MARKS, SSH_KEEPALIVE, StartPhase
+from .launch_agents import MARKS, OUTLIVE, SSH_KEEPALIVE, StartPhase
 
 
 def report_phase(phase: StartPhase) -> None:
@@ -36,6 +36,7 @@ def borne_s() -> float:
 
 
 def wait_for_the_end() -> None:
-    while select.select([0], [], [], borne_s())[0] and os.read(0, 4096):
-        pass
+    while select.select([0], [], [], borne_s())[0] and (words := os.read(0, 4096)):
+        if OUTLIVE in words:
+            return
     os.kill(os.getpid(), signal.SIGKILL)

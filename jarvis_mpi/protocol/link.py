@@ -35,6 +35,11 @@ class Link(Protocol):
         """Those in the newest communicator: see shrink."""
         ...
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher is gone: the network learns of no further death by itself."""
+        ...
+
     def send(self, node: int, data: bytes) -> None:
         """Post `data` to `node` and return.
         Raises Lost, as the next `receive` will; a send that stays stuck shows in `flush`."""

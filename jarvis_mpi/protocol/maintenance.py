@@ -66,10 +66,11 @@ class Maintenance:
         if all(cluster.state(node) is State.UP for node in left):
             self.shrinking_to = left
             self.attempts += 1
-            order = Shrink(left, self.attempts, bool(lost))
+            certain = bool(lost) and not self.link.orphaned
+            order = Shrink(left, self.attempts, certain)
             for node in left[1:]:
                 self.send(node, order)
-            self.link.shrink(self.attempts, left, bool(lost))
+            self.link.shrink(self.attempts, left, certain)
 
     def speak(self, cluster: Cluster) -> None:
         """Ask all workers for their clocks now and then: one that has nothing to do, and hears nothing, would

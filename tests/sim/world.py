@@ -155,6 +155,8 @@ class SimNode(SimProcess):
     def sending(self) -> bool:
         return False
 
+    orphaned = False
+
     def shrink(self, attempt, members, certain) -> None:
         """As MPI would have it: certain, that is whoever it was told of; otherwise none of those."""
         dropped = set(self.nodes_left) - set(members)

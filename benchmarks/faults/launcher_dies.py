@@ -1,0 +1,199 @@
+"""python -m benchmarks.faults.launcher_dies [--runs 50] [--hosts]:
+mpirun is killed while a run starts, reads its prompt, decodes, waits in a chat, or ends; a worker is killed
+after it in every second round.
+
+Real mpirun, real weights (SmolLM2, float32), an end user and five workers, on this machine or on six hosts
+(testbed/own_hosts.py: root, Linux, sshd). What is checked is seen from outside: standard output, the record,
+the processes, /dev/shm and TMPDIR. The last line is JSON.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+
+from benchmarks import ROOT
+from benchmarks.arguments import parser, require_hosts
+from benchmarks.chain import over_hosts
+from benchmarks.faults.live_run import PROMPT, WORKERS
+from jarvis_mpi.testbed import own_hosts
+
+MOMENTS = ("start", "prefill", "decoding", "between turns", "end")
+LIMIT_S, GONE_S, TOKENS = 180.0, 10.0, 64
+BELLS = Path("/proc/net/unix")  # each rank has one there once MPI has started
+
+
+class OrphanedRun:
+    """One run, and what can be seen of it."""
+
+    def __init__(self, folder: Path, log: Path, chat: bool, launcher: Sequence[str]):
+        self.log, self.mark = log, f"launcher-dies-{os.getpid()}-{log.stem}"
+        asked = [] if chat else ["--prompt", PROMPT]
+        self.process = subprocess.Popen(
+            [*launcher, "-n", str(WORKERS + 1), sys.executable, "-m",
+             "jarvis_mpi", *asked, "--dtype", "float32", "--max-new-tokens", str(TOKENS), "--ignore-eos",
+             "--copies", "1", "--log", str(log)],
+            stdin=subprocess.PIPE if chat else subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=log.with_suffix(".err").open("wb"), cwd=ROOT,
+            env={**os.environ, "JARVIS_TEST": self.mark, "TMPDIR": str(folder)},
+        )  # fmt: skip
+        if chat:
+            self.process.stdin.write(f"{PROMPT}\n".encode())
+            self.process.stdin.flush()
+
+    def errors(self) -> str:
+        return self.log.with_suffix(".err").read_text(errors="replace")
+
+    def processes(self, everything: bool = False) -> dict[int, tuple[str, str]]:
+        """process -> its name, its rank; of those that are no zombies.
+        `everything`: also what stands here for ranks on other hosts."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (path / "environ").read_bytes().split(b"\0")
+                stands_in = any(word.startswith(b"JARVIS_HOST=") for word in words)  # for a rank elsewhere
+                if f"JARVIS_TEST={self.mark}".encode() in words and (everything or not stands_in):
+                    rank = next((word[10:].decode() for word in words if word.startswith(b"PMIX_RANK=")), "")
+                    found[int(path.name)] = (path / "comm").read_text().strip(), rank
+        return found
+
+    def kill(self, name: str, rank: str = "") -> None:
+        for process, (its_name, its_rank) in self.processes().items():
+            if its_name == name and its_rank == rank:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+    def wait_for(self, comes_true, what: str) -> None:
+        end = time.monotonic() + LIMIT_S
+        while not comes_true():
+            assert time.monotonic() < end, f"{what}: {self.errors()}"
+            assert self.process.poll() is None, f"{what}: {self.errors()}"
+            time.sleep(0.01)
+
+    def has_begun(self) -> bool:
+        """Whether MPI has started."""
+        bells = BELLS.read_text()
+        rings = any(f"-{number}@1/0\n" in bells for number in self.processes())
+        return rings or "importing" in self.errors()
+
+
+def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -> float:
+    """Kill mpirun. -> when."""
+    run.wait_for(run.has_begun, "MPI has not started")
+    match moment:
+        case "start":
+            time.sleep(dice.random() * start_s)
+        case "prefill":
+            run.wait_for(lambda: "ready in" in run.errors(), "not ready")
+            time.sleep(dice.random())
+        case "decoding":
+            run.process.stdout.read(dice.randint(4, 100))
+        case "between turns":
+            run.wait_for(lambda: "the answer is cut after" in run.errors(), "no answer")
+            time.sleep(dice.random())
+        case "end":
+            run.wait_for(lambda: "tokens: the first after" in run.errors(), "no end")
+            time.sleep(0.2 * dice.random())
+    at = time.monotonic()
+    for name in "prterun", "mpirun":
+        run.kill(name)
+    return at
+
+
+def one(
+    number: int, moment: str, kills_worker: bool, folder: Path, expected: bytes, start_s: float,
+    dice: random.Random, launcher: Sequence[str],
+) -> dict:  # fmt: skip
+    """One run, judged."""
+    shared, temporary = Path("/dev/shm"), folder / "tmp"
+    before = {path.name for path in shared.iterdir()}
+    run, shown = OrphanedRun(temporary, folder / f"{number}.h5", moment == "between turns", launcher), b""
+    strike(run, moment, start_s, dice)
+    worker = dice.randint(1, WORKERS)
+    if kills_worker:
+        time.sleep(dice.random())
+        run.kill("python", str(worker))
+    shown = run.process.stdout.read()
+    ended_at = time.monotonic()
+    while (left := run.processes(everything=True)) and time.monotonic() < ended_at + GONE_S:
+        time.sleep(0.05)
+    gone_s = time.monotonic() - ended_at
+    wrong = []
+    if not expected.endswith(shown) or (moment != "decoding" and shown != expected):
+        wrong.append(f"another text: {shown!r}")
+    if left:
+        wrong.append(f"still running: {left}")
+    with h5py.File(run.log) as record:
+        if record["events"][-1]["event"] != b"done" or len(record["tokens"]) != TOKENS:
+            wrong.append(f"the record: {record['events'][-1]}, {len(record['tokens'])} tokens")
+    if lies := {path.name for path in shared.iterdir()} - before:
+        wrong.append(f"left in /dev/shm: {lies}")
+    if lies := [path.name for path in temporary.iterdir()]:
+        wrong.append(f"left in TMPDIR: {lies}")
+    if "Traceback" in run.errors():
+        wrong.append("a traceback")
+    if wrong:
+        print(run.errors(), flush=True)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    return {"moment": moment, "worker": worker if kills_worker else 0, "gone_s": gone_s, "wrong": wrong}
+
+
+def main() -> int:
+    made = parser(__doc__)
+    made.add_argument("--runs", type=int, default=50)
+    made.add_argument("--seed", type=int, default=int(time.time()))
+    made.add_argument("--hosts", action="store_true", help="over hosts of one's own")
+    asked = made.parse_args()
+    if asked.hosts:
+        require_hosts()
+    dice, results = random.Random(asked.seed), []
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        folder = Path(scratch)
+        (folder / "tmp").mkdir()
+        launcher = ["timeout", "-k", "5", f"{LIMIT_S:g}", "mpirun"]
+        if asked.hosts:
+            own_hosts.up(WORKERS, folder)
+            stack.callback(own_hosts.down)
+            launcher = over_hosts(round(LIMIT_S))
+        run, begun = OrphanedRun(folder / "tmp", folder / "whole.h5", False, launcher), time.monotonic()
+        run.wait_for(run.has_begun, "MPI has not started")
+        first = time.monotonic()
+        run.wait_for(lambda: "ready in" in run.errors(), "not ready")
+        start_s = time.monotonic() - first
+        expected = run.process.stdout.read()
+        run.process.wait()
+        print(
+            f"seed {asked.seed}; no fault: {time.monotonic() - begun:.1f} s, {start_s:.1f} s of it the start"
+        )
+        for number in range(asked.runs):
+            moment, kills_worker = MOMENTS[number % len(MOMENTS)], number // len(MOMENTS) % 2 == 1
+            results.append(one(number, moment, kills_worker, folder, expected, start_s, dice, launcher))
+            last = results[-1]
+            outcome = "; ".join(last["wrong"]) or "whole"
+            print(
+                f"{number + 1}/{asked.runs} {moment}, worker {last['worker'] or 'none'} | ranks gone after "
+                f"{last['gone_s']:.1f} s | {outcome}",
+                flush=True,
+            )
+    for moment in MOMENTS:
+        mine = [each for each in results if each["moment"] == moment]
+        if mine:
+            gone = statistics.median(each["gone_s"] for each in mine)
+            print(f"| {moment} | {sum(not each['wrong'] for each in mine)} of {len(mine)} | {gone:.1f} s |")
+    print(json.dumps(results))
+    return sum(bool(each["wrong"]) for each in results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

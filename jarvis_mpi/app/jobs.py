@@ -1,0 +1,78 @@
+"""Finds the runs of this user on this machine: the ranks that one mpirun started."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..common.errors import Unservable
+from ..net.launch_agents import PROGRAM
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"  # HDF5's file format, superblock
+
+
+@dataclass(frozen=True)
+class Job:
+    """The ranks here of one run. `end_user` and `record` are None where rank 0 is gone, or not that far."""
+
+    ranks: tuple[psutil.Process, ...]
+    end_user: psutil.Process | None
+    record: Path | None
+
+    def __str__(self) -> str:
+        lead = self.end_user or self.ranks[0]
+        return f"process {lead.pid}, record {self.record or 'not begun'}"
+
+
+def jobs() -> list[Job]:
+    ranks: dict[str, dict[int, psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError, KeyError, ValueError):
+            if process.uids().real == os.getuid() and PROGRAM in process.cmdline():
+                environment = process.environ()
+                job, rank = environment["PMIX_NAMESPACE"], int(environment["PMIX_RANK"])
+                # A rank's own children have its words and environment, too.
+                ranks.setdefault(job, {}).setdefault(rank, process)
+    return [
+        Job(tuple(found.values()), found.get(0), record_of(found[0]) if 0 in found else None)
+        for found in ranks.values()
+    ]
+
+
+def record_of(process: psutil.Process) -> Path | None:
+    """Return the record that the process writes."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if descriptor.is_file() and (path := named(descriptor)) and is_hdf5(path):
+                    return path
+    return None
+
+
+def named(descriptor: Path) -> Path | None:
+    """Return the name that the open file has now: a record is written under another one first."""
+    place = descriptor.readlink()
+    return next((path for path in place.parent.iterdir() if path.samefile(descriptor)), None)
+
+
+def is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+def one_job(record: str | None) -> Job:
+    """Return the job that writes `record`, or the only one. Raises Unservable."""
+    found = jobs()
+    if record is not None:
+        mine = [job for job in found if job.record and job.record == Path(record).resolve()]
+        if not mine:
+            raise Unservable(f"no run of yours on this machine writes {record}")
+        return mine[0]
+    if not found:
+        raise Unservable("no run of yours goes on on this machine")
+    if len(found) > 1:
+        listed = "; ".join(map(str, found))
+        raise Unservable(f"{len(found)} runs of yours go on on this machine: name one's record ({listed})")
+    return found[0]

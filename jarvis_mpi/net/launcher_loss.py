@@ -1,0 +1,92 @@
+"""Lets a rank outlive mpirun.
+
+Open MPI's library ends a process whose launcher is gone (PMIx's event "lost connection"), unless a handler of
+the program's own answers that it has dealt with it. No other process ends the rank then, tells of deaths or
+tidies up: so it looks for the others' deaths (mpi_link.py), and removes what MPI leaves behind.
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# PMIx standard 4, pmix_common.h.
+LOST_CONNECTION = -61
+ACTION_COMPLETE = -334
+REGISTERED_S = 5.0  # longest wait for PMIx's answer
+
+Status, Size, Pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+Answer = ctypes.CFUNCTYPE(None, Status, Pointer, Size, Pointer, Pointer, Pointer)
+Handler = ctypes.CFUNCTYPE(None, Size, Status, Pointer, Pointer, Size, Pointer, Size, Pointer, Pointer)
+Registered = ctypes.CFUNCTYPE(None, Status, Size, Pointer)
+
+
+class LauncherLoss:
+    """Knows whether mpirun is gone: `happened` is set from another thread, `at_s` by time.monotonic."""
+
+    def __init__(self) -> None:
+        self.happened, self.at_s = threading.Event(), math.inf
+        self.act: Callable[[], None] = lambda: None
+        self.callbacks = (Handler(self.handle), Registered(self.take))  # PMIx keeps only their addresses
+        self.answered, self.registered = threading.Event(), False
+
+    def outlive(self, act: Callable[[], None]) -> bool:
+        """Register with PMIx, after MPI has started. -> whether this process outlives mpirun.
+
+        `act` is called in PMIx's thread when mpirun is gone, once, before `happened` is set.
+        """
+        self.act = act
+        try:
+            register = library_of_mpi().PMIx_Register_event_handler
+        except (OSError, AttributeError):  # another MPI, or a PMIx whose names are hidden
+            return False
+        register((Status * 1)(LOST_CONNECTION), Size(1), None, Size(0), *self.callbacks, None)
+        self.answered.wait(REGISTERED_S)
+        return self.registered
+
+    def take(self, status: int, number: int, data: Any) -> None:
+        self.registered = status == 0
+        self.answered.set()
+
+    def handle(
+        self, number: int, status: int, source: Any, info: Any, infos: int, results: Any, count: int,
+        answer: Any, data: Any,
+    ) -> None:  # fmt: skip
+        """Be told that the connection to the launcher is lost."""
+        if not self.happened.is_set():
+            with contextlib.suppress(OSError):
+                self.act()
+            self.at_s = time.monotonic()
+            self.happened.set()
+        if answer:
+            Answer(answer)(ACTION_COMPLETE, None, 0, None, None, data)
+
+
+def library_of_mpi() -> ctypes.CDLL:
+    """Return the MPI library that this process has loaded. Raises OSError where none can be found."""
+    for path in mapped(r"libmpi\.so[.\d]*"):
+        return ctypes.CDLL(path)
+    raise OSError("no MPI library is loaded")
+
+
+def mapped(name: str) -> list[str]:
+    """Return the paths of the files in this process's memory whose name matches."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
+    return sorted(path for path in paths if re.fullmatch(name, path.rpartition("/")[2]))
+
+
+def tidy() -> None:
+    """Remove what mpirun would have removed: the ranks' shared memory, and its folder for this job."""
+    for path in mapped(r"sm_segment\..*\.\d+"):  # this rank's and those that it spoke to
+        for each in Path(path).parent.glob(f"{Path(path).stem}.*"):
+            each.unlink(missing_ok=True)
+    if folder := os.environ.get("PMIX_SERVER_TMPDIR"):
+        shutil.rmtree(folder, ignore_errors=True)
