@@ -1,5 +1,4 @@
-"""Puts a deadline on what no Python code can interrupt: MPI_Init, when a rank is lost before it gets
-there."""
+"""Watches over what no Python code can interrupt: MPI_Init, which waits for every rank, dead ones too."""
 
 import contextlib
 import os
@@ -9,47 +8,128 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .ancestry import DEAD, LAUNCHERS, STOPPED, children, environment, stat, state
 from .launch_agents import end_run
+from .launcher_loss import shared_memory, tidy
 from .ssh_keepalive import borne_s
+
+WHILE = "while MPI started, which waits for every rank: start again"
+LOOK_S = 0.5  # between looks at the other ranks
+STOPPED_S = 4.0  # a rank that is stopped for so long is ended
+MISSING_S = 5.0  # until every rank of this machine must have been started
+ENDS_S = 2.0  # for mpirun to be gone, if it ends all ranks itself: Ctrl-C
+ORDERED_S = 3.0  # for it to end when it is told to: with a rank dead in MPI_Init it may hang
+THROUGH = b"!"
 
 
 @contextmanager
 def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
-    """End this process and the run if the body takes longer than `timeout_s`; print `sentence` if there is
-    one.
+    """End this process and the run if the body takes longer than `timeout_s`, or if a rank of this machine
+    dies in it; print why, where there is a `sentence`: rank 0's.
 
     A child process does it: while MPI starts, no thread of this one runs. Enter it before MPI starts.
     """
     read, write = os.pipe()
-    guarded_pid = os.getpid()
+    watch = Watch(read, timeout_s, sentence)
     child = os.fork()
     if child == 0:
         os.close(write)
+        os.setsid()  # mpirun ends the processes of this one's group, and may hang after that
         try:
-            if not is_through(read, timeout_s):
-                os.kill(guarded_pid, signal.SIGKILL)
-                if sentence:
-                    end_run(sentence)
+            if why := watch.failure():
+                watch.end(why)
         finally:
             os._exit(0)
     os.close(read)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the child was ended with the run
-            os.write(write, b"!")
+        with contextlib.suppress(OSError):  # the child has ended
+            os.write(write, THROUGH)
         os.close(write)
         os.waitpid(child, 0)
 
 
-def is_through(done: int, timeout_s: float) -> bool:
-    """Wait for a byte on `done`. False if none comes in time, or ssh hangs up (see ssh_keepalive.py)."""
-    end = time.monotonic() + timeout_s
-    watched = [done, 0] if borne_s() else [done]
-    while (left_s := end - time.monotonic()) > 0:
-        ready = select.select(watched, [], [], left_s)[0]
-        if done in ready:
-            return True
-        if ready and not os.read(0, 4096):
+class Watch:
+    """Looks at the rank that makes it, and rank 0's at the other ranks of this machine."""
+
+    def __init__(self, done: int, timeout_s: float, sentence: str):
+        """`done`: where the rank writes THROUGH."""
+        self.done, self.timeout_s, self.sentence = done, timeout_s, sentence
+        self.pid, self.launcher_pid = os.getpid(), os.getppid()
+        self.neighbours = Neighbours(self.launcher_pid)
+
+    def failure(self) -> str:
+        """Wait. -> '' if the rank is through, else why the run cannot start."""
+        begun = stopped_since = time.monotonic()
+        watched = [self.done, 0] if borne_s() else [self.done]
+        while (now := time.monotonic()) < begun + self.timeout_s:
+            if self.sentence and (why := self.neighbours.lost()):
+                return why
+            ready = select.select(watched, [], [], min(LOOK_S, self.timeout_s))[0]
+            if self.done in ready:
+                return "" if os.read(self.done, 1) == THROUGH else f"the end user (node 0) died {WHILE}"
+            if ready and not os.read(0, 4096):  # ssh hangs up: see ssh_keepalive.py
+                break
+            # With mpirun, which Ctrl-Z stops, all ranks are.
+            if state(self.pid) not in STOPPED or state(self.launcher_pid) in STOPPED:
+                stopped_since = now
+            elif now > stopped_since + STOPPED_S:
+                return f"the end user (node 0) was stopped {WHILE}"
+        return self.sentence or "late"
+
+    def end(self, why: str) -> None:
+        """End the rank; rank 0's watch prints why, and ends the run."""
+        if not self.sentence:
+            kill(self.pid)
+        elif stat(self.launcher_pid)[0] not in LAUNCHERS:
+            kill(self.pid)
+            end_run(why)
+        elif not has_ended(self.launcher_pid, ENDS_S):
+            with contextlib.suppress(OSError):
+                os.write(2, f"{why}\n".encode())
+            ranks = self.neighbours.pids.values()
+            memory = shared_memory(ranks)
+            os.kill(self.launcher_pid, signal.SIGTERM)
+            if not has_ended(self.launcher_pid, ORDERED_S):
+                for pid in (self.launcher_pid, *ranks):
+                    kill(pid)
+            tidy(memory)
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def has_ended(pid: int, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while state(pid) not in DEAD:
+        if time.monotonic() > end:
             return False
-    return False
+        time.sleep(0.02)
+    return True
+
+
+class Neighbours:
+    """The ranks of this machine that mpirun itself started. Nobody else tells of one that dies now."""
+
+    def __init__(self, launcher_pid: int):
+        self.launcher_pid, self.job = launcher_pid, os.environ.get("PMIX_NAMESPACE", "")
+        self.count = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "0")) if self.job else 0
+        self.pids: dict[int, int] = {}  # rank -> process
+        self.begun = time.monotonic()
+
+    def lost(self) -> str:
+        """Look once. -> '' if all are there, else one sentence."""
+        living = children(self.launcher_pid)
+        for pid in living - set(self.pids.values()):
+            words = environment(pid)
+            if words.get("PMIX_NAMESPACE") == self.job:
+                self.pids[int(words["PMIX_RANK"])] = pid
+        gone = [rank for rank, pid in self.pids.items() if pid not in living]
+        if gone and living:
+            return f"node {min(gone)} died {WHILE}"
+        if 0 < len(self.pids) < self.count and time.monotonic() > self.begun + MISSING_S:
+            return f"only {len(self.pids)} of {self.count} ranks came to start MPI: the others ended before"
+        return ""

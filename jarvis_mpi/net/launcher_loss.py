@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +76,25 @@ def library_of_mpi() -> ctypes.CDLL:
     raise OSError("no MPI library is loaded")
 
 
-def mapped(name: str) -> list[str]:
-    """Return the paths of the files in this process's memory whose name matches."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
+def mapped(name: str, process: int | str = "self") -> list[str]:
+    """Return the paths of the files in a process's memory whose name matches."""
+    try:
+        lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    except OSError:  # it has ended
+        return []
     paths = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
     return sorted(path for path in paths if re.fullmatch(name, path.rpartition("/")[2]))
 
 
-def tidy() -> None:
-    """Remove what mpirun would have removed: the ranks' shared memory, and its folder for this job."""
-    for path in mapped(r"sm_segment\..*\.\d+"):  # this rank's and those that it spoke to
-        for each in Path(path).parent.glob(f"{Path(path).stem}.*"):
+def shared_memory(ranks: Iterable[int | str] = ("self",)) -> set[Path]:
+    """Return the memory that the ranks share, as files: what they made, and what they were shown."""
+    return {Path(path) for rank in ranks for path in mapped(r"sm_segment\..*\.\d+", rank)}
+
+
+def tidy(memory: Iterable[Path]) -> None:
+    """Remove what mpirun would have removed: the shared memory of a job's ranks, and its folder."""
+    for path in memory:
+        for each in path.parent.glob(f"{path.stem}.*"):
             each.unlink(missing_ok=True)
     if folder := os.environ.get("PMIX_SERVER_TMPDIR"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from .doorbell import Doorbell
 from .failures import Failures
 from .inbox import Inbox
 from .init_watchdog import guarded
-from .launcher_loss import LauncherLoss, tidy
+from .launcher_loss import LauncherLoss, shared_memory, tidy
 from .outbox import Outbox
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
@@ -196,7 +196,7 @@ class MpiLink:
         mpirun, which takes part in it.
         """
         if self.orphaned:
-            tidy()
+            tidy(shared_memory())
         elif together and not self.lost:
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
             self.MPI.Finalize()
