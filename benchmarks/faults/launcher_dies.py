@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -73,6 +74,15 @@ class OrphanedRun:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
 
+    def shared_memory(self) -> set[Path]:
+        """Files in /dev/shm that the ranks have in their memory."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{process}/maps").read_text().split()
+                found |= {Path(word) for word in words if word.startswith("/dev/shm/sm_segment")}
+        return found
+
     def wait_for(self, comes_true, what: str) -> None:
         end = time.monotonic() + LIMIT_S
         while not comes_true():
@@ -87,8 +97,8 @@ class OrphanedRun:
         return rings or "importing" in self.errors()
 
 
-def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -> float:
-    """Kill mpirun. -> when."""
+def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -> set[Path]:
+    """Kill mpirun. -> the memory that the ranks share."""
     run.wait_for(run.has_begun, "MPI has not started")
     match moment:
         case "start":
@@ -104,10 +114,10 @@ def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -
         case "end":
             run.wait_for(lambda: "tokens: the first after" in run.errors(), "no end")
             time.sleep(0.2 * dice.random())
-    at = time.monotonic()
+    memory = run.shared_memory()
     for name in "prterun", "mpirun":
         run.kill(name)
-    return at
+    return memory
 
 
 def one(
@@ -115,10 +125,9 @@ def one(
     dice: random.Random, launcher: Sequence[str],
 ) -> dict:  # fmt: skip
     """One run, judged."""
-    shared, temporary = Path("/dev/shm"), folder / "tmp"
-    before = {path.name for path in shared.iterdir()}
+    temporary = folder / "tmp"
     run, shown = OrphanedRun(temporary, folder / f"{number}.h5", moment == "between turns", launcher), b""
-    strike(run, moment, start_s, dice)
+    memory = strike(run, moment, start_s, dice)
     worker = dice.randint(1, WORKERS)
     if kills_worker:
         time.sleep(dice.random())
@@ -136,10 +145,11 @@ def one(
     with h5py.File(run.log) as record:
         if record["events"][-1]["event"] != b"done" or len(record["tokens"]) != TOKENS:
             wrong.append(f"the record: {record['events'][-1]}, {len(record['tokens'])} tokens")
-    if lies := {path.name for path in shared.iterdir()} - before:
+    if lies := [str(path) for path in memory if path.exists()]:
         wrong.append(f"left in /dev/shm: {lies}")
-    if lies := [path.name for path in temporary.iterdir()]:
-        wrong.append(f"left in TMPDIR: {lies}")
+    for path in temporary.iterdir():
+        wrong.append(f"left in TMPDIR: {path.name}")
+        shutil.rmtree(path)
     if "Traceback" in run.errors():
         wrong.append("a traceback")
     if wrong:

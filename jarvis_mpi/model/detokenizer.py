@@ -42,10 +42,10 @@ class Pieces:
             self.ids.append(token)
             if self.waits:
                 return self.confirmed()
-            before, now = self.text(self.ids[self.start : self.shown]), self.text(self.ids[self.start :])
+            now = self.text(self.ids[self.start :])
             if now.endswith(HALF) or (self.tidies and may_be_tidied(self.untidied())):
                 return ""
-            new = now[len(before) :] if now.startswith(before) else self.text(self.ids[self.shown :])
+            new = self.added(now)
         if new:
             # A tokenizer that tidies spaces may change any number of earlier tokens: then all are decoded
             # again.
@@ -62,12 +62,16 @@ class Pieces:
         return new
 
     def rest(self) -> str:
-        """Return the text that was held back, once no more tokens come: a space at the end."""
+        """Return the text that was held back, once no more tokens come: a space at the end, and half a
+        character, for which a decoder gives HALF."""
         if self.waits:
-            now = self.text(self.ids)[self.given :]
-            return "" if now.endswith(HALF) else now
-        now = self.text(self.ids[self.start :])
-        return "" if now.endswith(HALF) else now[len(self.text(self.ids[self.start : self.shown])) :]
+            return self.text(self.ids)[self.given :]
+        return self.added(self.text(self.ids[self.start :]))
+
+    def added(self, now: str) -> str:
+        """Return what `now`, of ids[start:], has behind the text of ids[start:shown]."""
+        before = self.text(self.ids[self.start : self.shown])
+        return now[len(before) :] if now.startswith(before) else self.text(self.ids[self.shown :])
 
     def untidied(self) -> str:
         return str(

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -89,6 +90,27 @@ def mapped(name: str, process: int | str = "self") -> list[str]:
 def shared_memory(ranks: Iterable[int | str] = ("self",)) -> set[Path]:
     """Return the memory that the ranks share, as files: what they made, and what they were shown."""
     return {Path(path) for rank in ranks for path in mapped(r"sm_segment\..*\.\d+", rank)}
+
+
+# When process $1 has ended, and $2 with it or before, the others are removed.
+TIDIES = """
+while kill -0 "$1" 2> /dev/null; do sleep 0.1; done
+kill -0 "$2" 2> /dev/null && exit
+shift 2; exec rm -rf -- "$@"
+"""
+
+
+def tidy_if_orphaned() -> None:
+    """Have tidied what this process leaves, should mpirun die while this process ends."""
+    memory = [str(each) for path in shared_memory() for each in path.parent.glob(f"{path.stem}.*")]
+    if folder := os.environ.get("PMIX_SERVER_TMPDIR"):
+        memory.append(folder)
+    with contextlib.suppress(OSError):
+        subprocess.Popen(
+            ["sh", "-c", TIDIES, "sh", str(os.getpid()), str(os.getppid()), *memory],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
 
 
 def tidy(memory: Iterable[Path]) -> None:

@@ -22,7 +22,7 @@ from .doorbell import Doorbell
 from .failures import Failures
 from .inbox import Inbox
 from .init_watchdog import guarded
-from .launcher_loss import LauncherLoss, shared_memory, tidy
+from .launcher_loss import LauncherLoss, shared_memory, tidy, tidy_if_orphaned
 from .outbox import Outbox
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
@@ -198,6 +198,8 @@ class MpiLink:
         if self.orphaned:
             tidy(shared_memory())
         elif together and not self.lost:
+            if self.me == END_USER:
+                tidy_if_orphaned()
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
             self.MPI.Finalize()
         os._exit(status)

@@ -1,0 +1,73 @@
+"""A rank that dies or stops while MPI starts: the run ends in seconds, and names it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from running import MARK, SESSIONS, assert_nothing_is_left, environments, start, words_for
+
+pytestmark = pytest.mark.mpirun
+
+
+def in_start(rank: int) -> int:
+    """Wait until the rank is about to start MPI. -> its process, whose first child then watches over it."""
+    end = time.monotonic() + 30
+    while True:
+        for process, words in environments():
+            ours = f"JARVIS_TEST={MARK}".encode() in words and f"PMIX_RANK={rank}".encode() in words
+            if ours and children(process):
+                return process
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def children(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/task/{process}/children").read_text()
+    except OSError:
+        return ""
+
+
+def leftovers() -> set[str]:
+    return {path.name for folder in ("/dev/shm", SESSIONS) for path in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("rank", "number", "sentence"),
+    [
+        (2, signal.SIGKILL, "node 2 died while MPI started, which waits for every rank: start again"),
+        (0, signal.SIGKILL, "the end user (node 0) died while MPI started"),
+        (1, signal.SIGSTOP, "node 1 died while MPI started"),
+    ],
+)
+def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tmp_path):
+    before = leftovers()
+    run = start(4, *words_for(small, tmp_path / "run.h5"))
+    os.kill(in_start(rank), number)
+    begun = time.monotonic()
+    shown, errors = run.communicate(timeout=60)
+    assert time.monotonic() - begun < 10
+    assert run.returncode not in (0, 124)
+    assert shown == b""
+    assert errors.decode().count(sentence) == 1, errors.decode()
+    assert "Traceback" not in errors.decode()
+    assert_nothing_is_left()
+    assert leftovers() <= before
+
+
+def test_ctrl_c_while_mpi_starts_says_nothing(small, tmp_path):
+    run = start(4, *words_for(small, tmp_path / "run.h5"))
+    in_start(0)
+    for process, words in environments():
+        if f"JARVIS_TEST={MARK}".encode() in words and name_of(process) == "prterun":
+            os.kill(process, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode not in (0, 124)
+    assert "while MPI started" not in errors.decode()
+    assert_nothing_is_left()
+
+
+def name_of(process: int) -> str:
+    return Path(f"/proc/{process}/comm").read_text().strip()
