@@ -141,13 +141,15 @@ def find(model, folder: Path, rename: Rename) -> dict[str, Stored]:
 
 
 def check_alike(folder: Path, one: Stored, other: Stored) -> None:
-    """Raises Unservable where a file has two tensors for one parameter, and they differ."""
+    """Raises Unservable where the files have two tensors for one parameter, and they differ."""
     if one == other:
         return
     a, b = one.mapped(), other.mapped()
     if a.shape != b.shape or a.dtype != b.dtype or not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+        in_files = one.path != other.path
+        names = [f"{each.name}{f' in {each.path.name}' if in_files else ''}" for each in (one, other)]
         raise Unservable(
-            f"{folder} has {one.name} and {other.name}, which differ and are the same part of the model: "
+            f"{folder} has {' and '.join(names)}, which differ and are the same part of the model: "
             "delete one of them"
         )
 
