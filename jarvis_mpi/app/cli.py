@@ -94,7 +94,7 @@ def run(words: list[str]) -> NoReturn:
         debug_log.start(debugged)
     relays = [relay.put_in(name) for name in ("stdout", "stderr")]
     if speaks:
-        aloud.begin(f"looking for {settings.model}")
+        aloud.begin(f"reading {settings.resume}" if settings.resume else f"looking for {settings.model}")
     link = joined(settings, speaks, debugged)
     outlive(link, relays, speaks)
     status, together = FAILED, False
