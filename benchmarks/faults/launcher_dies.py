@@ -30,7 +30,7 @@ from benchmarks.faults.live_run import PROMPT, WORKERS
 from jarvis_mpi.testbed import own_hosts
 
 MOMENTS = ("start", "prefill", "decoding", "between turns", "end")
-LIMIT_S, GONE_S, TOKENS = 180.0, 10.0, 64
+LIMIT_S, GONE_S, TOKENS = 300.0, 10.0, 64
 BELLS = Path("/proc/net/unix")  # each rank has one there once MPI has started
 
 
