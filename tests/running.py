@@ -80,6 +80,16 @@ def assert_nothing_is_left() -> None:
         time.sleep(0.1)
 
 
+def left_behind() -> set[str]:
+    """What MPI keeps in files and nobody uses: memory that ranks shared, folders of jobs that are over."""
+    used = set[str]()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            used |= {word for word in maps.read_text().split() if word.startswith("/dev/shm/")}
+    segments = {str(path) for path in Path("/dev/shm").glob("sm_segment.*")} - used
+    return segments | {str(path) for path in Path(SESSIONS).glob("ompi.*")}
+
+
 def environments() -> Iterator[tuple[int, list[bytes]]]:
     """Every process that may be looked at, and the words of its environment."""
     for environment in Path("/proc").glob("[0-9]*/environ"):

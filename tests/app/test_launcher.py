@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from running import (
     MARK,
-    SESSIONS,
     assert_nothing_is_left,
     environments,
+    left_behind,
     mpirun,
     python,
     start,
@@ -74,10 +74,6 @@ def words(small: Path, log: Path, *more: str) -> list[str]:
     return words_for(small, log, "--max-new-tokens", str(TOKENS), *STALL, *more)
 
 
-def leftovers() -> set[str]:
-    return {path.name for folder in ("/dev/shm", SESSIONS) for path in Path(folder).iterdir()}
-
-
 @pytest.fixture(scope="module")
 def expected(small, tmp_path_factory):
     """What is answered where nothing dies: the text, and its tokens."""
@@ -90,7 +86,7 @@ def expected(small, tmp_path_factory):
 @pytest.mark.mpirun
 @pytest.mark.parametrize("where", ["a pipe", "a file", "the file of its messages, too"])
 def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
-    log, out, before = tmp_path / "run.h5", tmp_path / "out", leftovers()
+    log, out, before = tmp_path / "run.h5", tmp_path / "out", left_behind()
     with out.open("wb") as file:
         piped = where == "a pipe"
         run = start(
@@ -108,7 +104,7 @@ def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
     assert b"Traceback" not in said
     assert b"12 tokens: the first after" in said
     assert (load(log).ended, tokens_of(log)) == ("done", expected[1])
-    assert leftovers() <= before
+    assert left_behind() <= before
 
 
 @pytest.mark.mpirun

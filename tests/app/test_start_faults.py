@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import MARK, SESSIONS, assert_nothing_is_left, environments, start, words_for
+from running import MARK, assert_nothing_is_left, environments, left_behind, start, words_for
 
 pytestmark = pytest.mark.mpirun
 
@@ -30,10 +30,6 @@ def children(process: int) -> str:
         return ""
 
 
-def leftovers() -> set[str]:
-    return {path.name for folder in ("/dev/shm", SESSIONS) for path in Path(folder).iterdir()}
-
-
 @pytest.mark.parametrize(
     ("rank", "number", "sentence"),
     [
@@ -43,7 +39,7 @@ def leftovers() -> set[str]:
     ],
 )
 def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tmp_path):
-    before = leftovers()
+    before = left_behind()
     run = start(4, *words_for(small, tmp_path / "run.h5"))
     os.kill(in_start(rank), number)
     begun = time.monotonic()
@@ -54,7 +50,7 @@ def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tm
     assert errors.decode().count(sentence) == 1, errors.decode()
     assert "Traceback" not in errors.decode()
     assert_nothing_is_left()
-    assert leftovers() <= before
+    assert left_behind() <= before
 
 
 def test_ctrl_c_while_mpi_starts_says_nothing(small, tmp_path):
