@@ -28,7 +28,7 @@ from jarvis_mpi.net import termination
 from jarvis_mpi.record.reader import load
 
 # Long enough to kill something in it; the answer is what it would be without.
-STALL = ("--fault", "stall 1 @ 5 for 4s", "--progress-s", "90", "--ignore-eos")
+STALL = ("--fault", "stall 1 @ 5 for 3s", "--progress-s", "90", "--ignore-eos")
 TOKENS = 12
 BELLS = Path("/proc/net/unix")  # ranks have one, by mpirun's process and their number, once MPI has started
 
@@ -84,7 +84,10 @@ def expected(small, tmp_path_factory):
 
 
 @pytest.mark.mpirun
-@pytest.mark.parametrize("where", ["a pipe", "a file", "the file of its messages, too"])
+@pytest.mark.parametrize(
+    "where",
+    ["a pipe", pytest.param("a file", marks=pytest.mark.very_slow), "the file of its messages, too"],
+)
 def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
     log, out, before = tmp_path / "run.h5", tmp_path / "out", left_behind()
     with out.open("wb") as file:
@@ -187,7 +190,13 @@ def test_an_answer_outlives_the_terminal_that_it_was_asked_in(small, expected, t
 
 
 @pytest.mark.mpirun
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(pytest.param(each, marks=pytest.mark.very_slow) for each in (signal.SIGINT, signal.SIGTERM)),
+        signal.SIGHUP,
+    ],
+)
 def test_an_order_to_mpirun_still_ends_all(number, small, tmp_path):
     log = tmp_path / "run.h5"
     run = start(3, *words(small, log))

@@ -143,7 +143,17 @@ BROKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
+# Noticed after thousands of stories only: a quarter of a minute each, and more.
+SELDOM = {
+    "silence has no deadline", "a catch-up is off by one", "drafts that were wrong stay in the progress",
+    "progress has no deadline", "drafts that were wrong stay in the caches", "a beating worker is skipped",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.very_slow if name in SELDOM else ()) for name in BROKEN],
+)
 def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
     module, old, new, rule = BROKEN[name]
     package = shutil.copytree(Path(jarvis_mpi.__file__).parent, tmp_path / "jarvis_mpi")
