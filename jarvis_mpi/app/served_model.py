@@ -20,7 +20,7 @@ from ..model.family import (
     quiet,
     read_config,
 )
-from ..model.tokenizer import Text
+from ..model.tokenizer import Text, check_template
 from ..model.weights import FORMATS
 
 
@@ -75,6 +75,7 @@ def tried_model(folder: Path, settings: Settings) -> ServedModel:
 def tokenizer_of(model: ServedModel) -> Text:
     """Return the model's tokenizer; say where an answer ends otherwise than its reader may expect."""
     text = Text(model.folder, model.config.vocab_size)
+    check_template(text)
     if text.end_note:
         say(text.end_note)
     if model.context < (whole := longest_text(model.config)):

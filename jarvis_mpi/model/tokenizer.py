@@ -1,5 +1,6 @@
 """Convert text to token ids and back: the model's own tokenizer, chat template and end tokens."""
 
+import contextlib
 import uuid
 from collections.abc import Sequence
 from functools import cached_property
@@ -70,16 +71,12 @@ class Text:
 
     def encode(self, words: str, begin: bool = True) -> list[int]:
         """Return the ids of `words`; `begin`: with the beginning of the model's texts (Gemma's <bos>)."""
-        with guarded("the tokenizer cannot take this text", ADVICE):
-            ids = list(self.tokenizer(words, add_special_tokens=begin)["input_ids"])
-        most = self.vocabulary or 1 << 62
-        for token in ids:
-            if not isinstance(token, int) or not 0 <= token < most:
-                known = self.tokenizer.convert_ids_to_tokens(token) if isinstance(token, int) else None
-                raise Unservable(
-                    f"the prompt has token {token} ({known!r}), but the model knows {self.vocabulary} tokens:"
-                    " leave it out of the prompt, or use the tokenizer that belongs to the model"
-                )
+        ids = ids_in(self.tokenizer, words, begin)
+        if token := unknown(self.tokenizer, ids, self.vocabulary):
+            raise Unservable(
+                f"the prompt has {token}: leave it out of the prompt, or use the tokenizer that belongs to "
+                "the model"
+            )
         return ids
 
     def encode_behind(self, words: str) -> list[int]:
@@ -158,6 +155,35 @@ class Text:
         """Return the pieces of a new answer: what one more token adds; '' while a character of several bytes
         is not whole."""
         return Pieces(self.tokenizer)
+
+
+def check_template(text: Text) -> None:
+    """Raises Unservable where the chat template writes a token that the model does not know: then nothing can
+    be asked."""
+    words = ""
+    with contextlib.suppress(Unservable):  # which is about this question
+        words = text.asking([user("x")]) if text.has_template else ""
+    ids = ids_in(text.tokenizer, words, begin=False) if words else []
+    if token := unknown(text.tokenizer, ids, text.vocabulary):
+        raise Unservable(
+            f"the model's chat template writes {token}: use the tokenizer and the template that belong to "
+            "the model"
+        )
+
+
+def ids_in(tokenizer: Any, words: str, begin: bool) -> list[int]:
+    with guarded("the tokenizer cannot take this text", ADVICE):
+        return list(tokenizer(words, add_special_tokens=begin)["input_ids"])
+
+
+def unknown(tokenizer: Any, ids: Sequence[int], vocabulary: int | None) -> str:
+    """Return '' if the model knows all tokens, else the first that it does not know, in words."""
+    most = vocabulary or 1 << 62
+    for token in ids:
+        if not isinstance(token, int) or not 0 <= token < most:
+            known = tokenizer.convert_ids_to_tokens(token) if isinstance(token, int) else None
+            return f"token {token} ({known!r}), but the model knows {vocabulary} tokens"
+    return ""
 
 
 def same_words(one: str, other: str) -> bool:

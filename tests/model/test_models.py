@@ -132,17 +132,6 @@ def test_a_tensor_that_is_stored_under_two_names(folder, same):
             everything(folder)
 
 
-def test_a_tensor_that_is_stored_in_two_files(folder):
-    tensors, name = load_file(folder / "model.safetensors"), "model.layers.1.mlp.up_proj.weight"
-    (folder / "model.safetensors").unlink()
-    save_file(tensors, folder / "a.safetensors")
-    save_file({name: -tensors[name]}, folder / "b.safetensors")
-    index = {"weight_map": {**dict.fromkeys(tensors, "a.safetensors"), name: "b.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(Unservable, match=rf"has {name} in a.safetensors and {name} in b.safetensors, which"):
-        everything(folder)
-
-
 def test_what_a_config_says_of_further_outputs_changes_nothing(folder):
     change(folder / "config.json", output_attentions=True, output_hidden_states=True)
     everything(folder)

@@ -203,3 +203,14 @@ def test_a_layer_that_changes_nothing_is_served(tmp_path):
         tensors[last + name].zero_()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     Stage(folder, range(tiny.LAYERS - 1, tiny.LAYERS), torch.float32).check_against_family()
+
+
+def test_two_files_that_hold_one_tensor_are_named(tmp_path):
+    folder, name = tiny.make("llama", tmp_path), "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({name: -tensors[name]}, folder / "b.safetensors")
+    index = {"weight_map": {**dict.fromkeys(tensors, "a.safetensors"), name: "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(Unservable, match=rf"has {name} in a.safetensors and {name} in b.safetensors, which"):
+        Stage(folder, range(1, 2), torch.float32)

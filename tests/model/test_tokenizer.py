@@ -11,7 +11,7 @@ from jarvis_mpi.common.errors import Unservable
 from jarvis_mpi.model import checkpoint
 from jarvis_mpi.model.askable import askable
 from jarvis_mpi.model.detokenizer import Pieces
-from jarvis_mpi.model.tokenizer import Text
+from jarvis_mpi.model.tokenizer import Text, check_template
 
 # -- tokenizer folders
 
@@ -129,6 +129,15 @@ def test_a_token_beyond_the_embedding_is_that_prompts_error(tmp_path):
         askable(text, (), "a <new> one", 128)
     with pytest.raises(Unservable, match="the prompt has token 257"):
         text.after([5], "a <new> one")
+
+
+def test_a_template_that_writes_a_token_beyond_the_embedding_is_refused_before_anything_is_asked(tmp_path):
+    template = "{% for turn in messages %}{{ turn.content }}<new>{% endfor %}"
+    text = Text(texts.of_bytes(tmp_path, template, words=["<new>"]), vocabulary=257)
+    with pytest.raises(Unservable, match=r"^the model's chat template writes token 257 \('<new>'\), but the"):
+        check_template(text)
+    check_template(Text(tmp_path, vocabulary=258))
+    check_template(Text(texts.of_bytes(tmp_path / "bare", words=["<new>"]), vocabulary=257))
 
 
 def test_a_token_that_the_tokenizer_does_not_know_says_nothing(tmp_path):
