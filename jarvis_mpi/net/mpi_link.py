@@ -17,6 +17,7 @@ from ..common.boundary import reason
 from ..common.errors import Unservable
 from ..common.layers import END_USER
 from ..protocol.link import Silence
+from .blocked_read import BlockedReads
 from .communicator import Membership
 from .doorbell import Doorbell
 from .failures import Failures
@@ -32,6 +33,7 @@ IMPATIENT_S = 0.1  # how long after a send the naps stay short
 LONGEST_NAP_S = 10e-3  # while nothing can be expected yet
 DIED = "a rank died while MPI started, or its host was lost or cannot reach the others; start again"
 START_S = 180.0  # longest wait for all ranks in MPI_Init; over what a host may be silent (launch_agents)
+STUCK_S = 2.0  # a rank whose MPI call takes so long shows no sign of life: it does no work
 LATER_S = 30.0  # a rank that does not speak waits longer, so that it is not taken for the missing one
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
 LEAVE_S = 5.0  # longest wait for MPI_Finalize
@@ -56,7 +58,7 @@ class MpiLink:
                 self.membership = Membership(MPI, self.comm)
             except MPI.Exception:
                 raise Unservable(DIED) from None
-        self.launcher = LauncherLoss()
+        self.launcher, self.blocked = LauncherLoss(), BlockedReads()
         self.bell = Doorbell(self.me, self.size)
         # Of the last look for dead ranks: when, and whose bell was not there.
         self.looked_at, self.no_answer = 0.0, set[int]()
@@ -72,16 +74,20 @@ class MpiLink:
         if node in self.failures.known():
             raise self.failures.lost()
         try:
-            self.outbox.post(node, data)
-            self.bell.ring(node)
-            self.sweep()
+            with self.blocked:
+                self.outbox.post(node, data)
+                self.bell.ring(node)
+                self.sweep()
         except self.MPI.Exception as error:
             raise self.failures.translated(error) from None
 
     def flush(self, timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
         try:
-            while self.sweep():
+            while True:
+                with self.blocked:
+                    if not self.sweep():
+                        return
                 if time.monotonic() > end:
                     raise Silence(f"{len(self.outbox)} messages could not be sent in {timeout_s:g} s")
                 time.sleep(NAP_S)
@@ -98,7 +104,7 @@ class MpiLink:
         return bool(self.outbox)
 
     def beat(self, data: bytes) -> None:
-        if not self.inside.acquire(blocking=False):
+        if self.blocked.blocked_s() > STUCK_S or not self.inside.acquire(blocking=False):
             return
         try:
             if self.last_beat.Test():
@@ -113,8 +119,7 @@ class MpiLink:
     def receive(self, timeout_s: float) -> bytearray:
         begun = time.monotonic()
         try:
-            while (data := self.inbox.take()) is None:
-                self.sweep()
+            while (data := self._look()) is None:
                 if self.shrinking_until:
                     self._continue_shrinking()
                 if self.orphaned:
@@ -125,6 +130,13 @@ class MpiLink:
         except self.MPI.Exception as error:
             self.failures.acknowledge(error)
             raise self.failures.translated(error) from None
+
+    def _look(self) -> bytearray | None:
+        """Let MPI work. -> the next message, if there is one."""
+        with self.blocked:
+            if (data := self.inbox.take()) is None:
+                self.sweep()
+            return data
 
     @property
     def sender(self) -> int:

@@ -1,0 +1,50 @@
+"""Strangers at the ranks' ports: whatever they send and hold, the text is whole."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from running import MARK, assert_nothing_is_left, environments, mpirun, start, words_for
+
+pytestmark = pytest.mark.mpirun
+
+
+def doors() -> Iterator[tuple[str, int]]:
+    """The addresses on which this test's ranks listen."""
+    for process, words in environments():
+        if f"JARVIS_TEST={MARK}".encode() in words and any(word.startswith(b"PMIX_RANK=") for word in words):
+            with contextlib.suppress(psutil.Error):
+                for connection in psutil.Process(process).net_connections():
+                    if connection.status == psutil.CONN_LISTEN:
+                        is_new = connection.family == socket.AF_INET6
+                        yield "::1" if is_new else "127.0.0.1", connection.laddr.port
+
+
+@pytest.mark.parametrize(
+    ("connections", "data"),
+    [
+        pytest.param(1, b"x" * 16, id="16 bytes, held"),
+        pytest.param(100, b"", id="100 idle ones"),
+        pytest.param(1, b"\xff" * 8, id="a huge length"),
+        pytest.param(1, os.urandom(4096), id="random"),
+        pytest.param(8, b"x" * 16, id="16 bytes, eight times"),
+    ],
+)
+def test_what_strangers_send_holds_nobody_up(connections, data, small, tmp_path):
+    slowly = ("--max-new-tokens", "20", "--ignore-eos", "--pace-s", "0.1")
+    expected = mpirun(3, *words_for(small, tmp_path / "alone.h5", *slowly)).stdout
+    run = start(3, *words_for(small, tmp_path / "run.h5", *slowly))
+    with contextlib.ExitStack() as held:
+        shown = os.read(run.stdout.fileno(), 1)  # the answer comes
+        reached = set(doors())
+        for door in reached:
+            for _ in range(connections):
+                stranger = held.enter_context(socket.create_connection(door, 5.0))
+                stranger.sendall(data)
+        more, errors = run.communicate(timeout=60)
+    assert len(reached) >= 3
+    assert (run.returncode, shown + more) == (0, expected), errors.decode()
+    assert_nothing_is_left()
