@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int | str:
 
 
 def as_it_grows(path: Path) -> Iterator[Run]:
-    """Yield the record until its run has ended, or its writer died, which was on this machine or is not
+    """Yield the record again and again, until its run has ended or its writer has: another machine's is not
     waited for."""
     while True:
         living = (run := load(path)).writer and process_identity.lives(run.writer)

@@ -42,9 +42,8 @@ class Keyboard:
 
     def __init__(self) -> None:
         self.source = opened(launchers_process())  # mpirun's standard input, to look at and never to read
-        self.sees_the_end = (
-            self.source is not None or launchers_process() is None
-        )  # a socket cannot be opened
+        # A socket cannot be opened.
+        self.sees_the_end = self.source is not None or launchers_process() is None
         self.is_terminal = self.source is not None and os.isatty(self.source)
         self.typed: queue.Queue[str | Key] = queue.Queue()
         self.interrupts = 0  # that nobody has acted on

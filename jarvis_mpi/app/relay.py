@@ -6,6 +6,7 @@ handed on is lost: of what goes into a file, `Relay` writes that again.
 
 import contextlib
 import os
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -69,11 +70,9 @@ def launchers_own(descriptor: int) -> int | None:
 
 def file_end(descriptor: int | None) -> int | None:
     """Return the length of the file; None if it is none."""
-    if descriptor is None:
+    if descriptor is None or not stat.S_ISREG((status := os.fstat(descriptor)).st_mode):
         return None
-    with contextlib.suppress(OSError):
-        return os.lseek(descriptor, 0, os.SEEK_END)
-    return None
+    return status.st_size
 
 
 def missing(sent: bytes, landed: bytes) -> bytes:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 
-BLOCKED_S = 1.0  # an MPI call of ours takes milliseconds, and a peer's first bytes a round trip
+BLOCKED_S = 2.0  # an MPI call of ours takes milliseconds; a peer's first bytes may be lost three times
 LOOK_S = 0.25
 SOON_S = 0.02  # between looks once one was found: there may be more of them
 

@@ -20,7 +20,7 @@ class Sign(Enum):
     LATE = "late for start"  # did not load its block in time
     GIVEN_UP = "given up"  # silent for too long
     GARBLED = "garbled"  # sends what cannot be read
-    LOST = "lost"  # MPI is certain that the process is gone
+    LOST = "lost"  # it is certain that the process is gone
     MISSING = "missing"  # a step did not reach it, and is sent again
 
 
