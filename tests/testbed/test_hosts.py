@@ -78,6 +78,18 @@ def test_a_lost_host_is_a_lost_process_and_the_text_goes_on(whole, fault, tmp_pa
     assert tokens_of(tmp_path / "run.h5") == whole
 
 
+def test_a_run_over_hosts_outlives_mpirun(whole, tmp_path):
+    run = start(*long_words(tmp_path / "run.h5"))
+    run.stdout.read(30)  # the answer comes
+    launchers = [pid for pid in own_processes.busy(0) if "prterun" in own_processes.proc_file(pid, "comm")]
+    assert launchers
+    for pid in launchers:
+        os.kill(pid, signal.SIGKILL)
+    errors = ended(run)
+    assert "mpirun died during this run: its ranks went on without it" in errors
+    assert tokens_of(tmp_path / "run.h5") == whole
+
+
 @pytest.mark.parametrize(
     ("trouble", "sentence"),
     [
