@@ -74,8 +74,11 @@ def of_model(method: Callable[..., Made]) -> Callable[..., Made]:
 
 def reason(error: BaseException) -> str:
     """Return the first line of an exception's message, with the next one where a colon promises it (a
-    config's field and its value), and with the exception's name where the message alone would say nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    config's field and its value), and with the exception's name where the message alone would say nothing.
+
+    Of an OSError it is what the system says: the sentence around it names the file."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     text = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     words = printable(text[:LONGEST_REASON]).rstrip(" .:")
     if isinstance(error, (KeyError, IndexError, AttributeError, TypeError, AssertionError)) or not words:

@@ -69,7 +69,9 @@ class Settings:
         " or a hub id (from the local hub cache, or fetched where there is a network)",
     )
     dtype: str = option(
-        "auto", "of weights and activations; auto: what the model's files hold", choices=DTYPES
+        "auto",
+        "of weights and activations; auto: what the files hold (float32 for float16)",
+        choices=DTYPES,
     )
     weights: str = option(
         "auto",

@@ -56,6 +56,12 @@ def test_what_a_library_says_can_be_written_and_does_nothing_to_a_terminal(words
     assert str(raised.value).isprintable() or "\ufffd" in str(raised.value)
 
 
+def test_of_what_the_system_says_no_number_and_no_second_name_is_told(tmp_path):
+    sentence = r"^x cannot be read: No such file or directory$"
+    with pytest.raises(Unservable, match=sentence), guarded("x cannot be read"):
+        (tmp_path / "none").open()
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return texts.of_bytes(tmp_path_factory.mktemp("boundary"), "{{ messages[0].content }}")
