@@ -44,6 +44,8 @@ ELSEWHERE = {
     "python -m jarvis_mpi fit-patches ": "test_patch_runs.py",
     "python -m jarvis_mpi doctor --model ": "test_doctor.py",
     "PROMPT=": "test_jobs.py",
+    "python -m jarvis_mpi attach": "test_launcher.py",
+    "python -m jarvis_mpi stop": "test_launcher.py",
 }
 # As the house says instead: predicted, continued, given again, bypassed, nothing is redone, N, as before.
 UNUSED = (
