@@ -37,7 +37,7 @@ ROWS = [
 ]
 PART = {  # what CI runs: row -> place
     ("SIGKILL", 1): "middle", ("SIGSTOP for good", 0): "last",
-    ("SIGSTOP for 3 s", 1): "first", ("stall of 10 s", 0): "middle", ("two neighbours: SIGKILL", 1): "middle",
+    ("SIGSTOP for 3 s", 1): "first", ("two neighbours: SIGKILL", 1): "middle",
     ("all but one: SIGKILL", 1): "first",
 }  # fmt: skip
 

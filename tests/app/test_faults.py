@@ -53,6 +53,7 @@ def test_both_ways_to_shrink_end_with_the_same_communicator(how, ulfm):
     assert lines == [f"rank {node}: [0, 1, 3, 4], sum 8" for node in (0, 1, 3, 4)], done.stdout + done.stderr
 
 
+@pytest.mark.very_slow
 def test_decisions_can_be_replayed_from_the_log(tmp_path):
     log = tmp_path / "run.h5"
     words = ["timeout", "-k", "5", "150", "mpirun", "-hostfile", "hostfiles/local", "-n", "6", sys.executable]

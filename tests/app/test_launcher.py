@@ -86,7 +86,11 @@ def expected(small, tmp_path_factory):
 @pytest.mark.mpirun
 @pytest.mark.parametrize(
     "where",
-    ["a pipe", pytest.param("a file", marks=pytest.mark.very_slow), "the file of its messages, too"],
+    [
+        pytest.param("a pipe", marks=pytest.mark.very_slow),
+        pytest.param("a file", marks=pytest.mark.very_slow),
+        "the file of its messages, too",
+    ],
 )
 def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
     log, out, before = tmp_path / "run.h5", tmp_path / "out", left_behind()
@@ -190,13 +194,8 @@ def test_an_answer_outlives_the_terminal_that_it_was_asked_in(small, expected, t
 
 
 @pytest.mark.mpirun
-@pytest.mark.parametrize(
-    "number",
-    [
-        *(pytest.param(each, marks=pytest.mark.very_slow) for each in (signal.SIGINT, signal.SIGTERM)),
-        signal.SIGHUP,
-    ],
-)
+@pytest.mark.very_slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_order_to_mpirun_still_ends_all(number, small, tmp_path):
     log = tmp_path / "run.h5"
     run = start(3, *words(small, log))

@@ -34,7 +34,9 @@ def children(process: int) -> str:
     ("rank", "number", "sentence"),
     [
         (2, signal.SIGKILL, "node 2 died while MPI started, which waits for every rank: start again"),
-        (0, signal.SIGKILL, "the end user (node 0) died while MPI started"),
+        pytest.param(
+            0, signal.SIGKILL, "the end user (node 0) died while MPI started", marks=pytest.mark.very_slow
+        ),
         (1, signal.SIGSTOP, "node 1 died while MPI started"),
     ],
 )

@@ -11,6 +11,8 @@ from running import MARK, assert_nothing_is_left, environments, mpirun, start, w
 
 pytestmark = pytest.mark.mpirun
 
+SLOWLY = ("--max-new-tokens", "12", "--ignore-eos", "--pace-s", "0.1")
+
 
 def doors() -> Iterator[tuple[str, int]]:
     """The addresses on which this test's ranks listen."""
@@ -23,20 +25,24 @@ def doors() -> Iterator[tuple[str, int]]:
                         yield "::1" if is_new else "127.0.0.1", connection.laddr.port
 
 
+@pytest.fixture(scope="module")
+def expected(small, tmp_path_factory) -> bytes:
+    """What is answered where no stranger comes."""
+    return mpirun(3, *words_for(small, tmp_path_factory.mktemp("alone") / "run.h5", *SLOWLY)).stdout
+
+
 @pytest.mark.parametrize(
     ("connections", "data"),
     [
-        pytest.param(1, b"x" * 16, id="16 bytes, held"),
-        pytest.param(100, b"", id="100 idle ones"),
-        pytest.param(1, b"\xff" * 8, id="a huge length"),
-        pytest.param(1, os.urandom(4096), id="random"),
+        pytest.param(1, b"x" * 16, id="16 bytes, held", marks=pytest.mark.very_slow),
+        pytest.param(100, b"", id="100 idle ones", marks=pytest.mark.very_slow),
+        pytest.param(1, b"\xff" * 8, id="a huge length", marks=pytest.mark.very_slow),
+        pytest.param(1, os.urandom(4096), id="random", marks=pytest.mark.very_slow),
         pytest.param(8, b"x" * 16, id="16 bytes, eight times"),
     ],
 )
-def test_what_strangers_send_holds_nobody_up(connections, data, small, tmp_path):
-    slowly = ("--max-new-tokens", "20", "--ignore-eos", "--pace-s", "0.1")
-    expected = mpirun(3, *words_for(small, tmp_path / "alone.h5", *slowly)).stdout
-    run = start(3, *words_for(small, tmp_path / "run.h5", *slowly))
+def test_what_strangers_send_holds_nobody_up(connections, data, small, expected, tmp_path):
+    run = start(3, *words_for(small, tmp_path / "run.h5", *SLOWLY))
     with contextlib.ExitStack() as held:
         shown = os.read(run.stdout.fileno(), 1)  # the answer comes
         reached = set(doors())
