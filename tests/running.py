@@ -5,11 +5,12 @@ import contextlib
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -72,10 +73,37 @@ def words_for(folder: Path, log: Path, *more: str) -> list[str]:
     return ["--model", str(folder), "--prompt", "abc", "--max-new-tokens", "8", "--log", str(log), *more]
 
 
+def processes(*names: str, rank: int | None = None) -> list[int]:
+    """What goes on of this test's runs, told from others by a word in its environment: all of it, or those of
+    these names, or of this rank."""
+    of_rank = f"PMIX_RANK={rank}".encode()
+    return [
+        process
+        for process, words in environments()
+        if f"JARVIS_TEST={MARK}".encode() in words
+        and (not names or name_of(process) in names)
+        and (rank is None or of_rank in words)
+    ]
+
+
+def name_of(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def kill(found: Sequence[int]) -> None:
+    assert found
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
 def assert_nothing_is_left() -> None:
-    """No rank of ours runs on for more than seconds; a word in their environment tells them from others."""
+    """No process of ours runs on for more than seconds."""
     end = time.monotonic() + 10
-    while left := [process for process, said in environments() if f"JARVIS_TEST={MARK}".encode() in said]:
+    while left := processes():
         assert time.monotonic() < end, left
         time.sleep(0.1)
 

@@ -18,61 +18,41 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import h5py
 
-from benchmarks import ROOT
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
-from benchmarks.faults.live_run import PROMPT, WORKERS
+from benchmarks.faults.live_run import LAUNCHER, PROMPT, WORKERS, LiveRun
 from jarvis_mpi.testbed import own_hosts
 
 MOMENTS = ("start", "prefill", "decoding", "between turns", "end")
-LIMIT_S, GONE_S, TOKENS = 300.0, 10.0, 64
+LIMIT_S, GONE_S, TOKENS = 300, 10.0, 64
 BELLS = Path("/proc/net/unix")  # each rank has one there once MPI has started
 
 
-class OrphanedRun:
+class OrphanedRun(LiveRun):
     """One run, and what can be seen of it."""
 
     def __init__(self, folder: Path, log: Path, chat: bool, launcher: Sequence[str]):
-        self.log, self.mark = log, f"launcher-dies-{os.getpid()}-{log.stem}"
-        asked = [] if chat else ["--prompt", PROMPT]
-        self.process = subprocess.Popen(
-            [*launcher, "-n", str(WORKERS + 1), sys.executable, "-m",
-             "jarvis_mpi", *asked, "--dtype", "float32", "--max-new-tokens", str(TOKENS), "--ignore-eos",
-             "--copies", "1", "--log", str(log)],
-            stdin=subprocess.PIPE if chat else subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=log.with_suffix(".err").open("wb"), cwd=ROOT,
-            env={**os.environ, "JARVIS_TEST": self.mark, "TMPDIR": str(folder)},
+        super().__init__(
+            log, 1, TOKENS, (), LIMIT_S, launcher, () if chat else ("--prompt", PROMPT),
+            stdin=subprocess.PIPE if chat else subprocess.DEVNULL, environment={"TMPDIR": str(folder)},
         )  # fmt: skip
         if chat:
             self.process.stdin.write(f"{PROMPT}\n".encode())
             self.process.stdin.flush()
 
-    def errors(self) -> str:
-        return self.log.with_suffix(".err").read_text(errors="replace")
-
-    def processes(self, everything: bool = False) -> dict[int, tuple[str, str]]:
-        """process -> its name, its rank; of those that are no zombies.
-        `everything`: also what stands here for ranks on other hosts."""
+    def processes(self) -> dict[int, str]:
+        """process -> its name; also of what stands here for ranks on other hosts, not of zombies."""
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                words = (path / "environ").read_bytes().split(b"\0")
-                stands_in = any(word.startswith(b"JARVIS_HOST=") for word in words)  # for a rank elsewhere
-                if f"JARVIS_TEST={self.mark}".encode() in words and (everything or not stands_in):
-                    rank = next((word[10:].decode() for word in words if word.startswith(b"PMIX_RANK=")), "")
-                    found[int(path.name)] = (path / "comm").read_text().strip(), rank
+                if f"JARVIS_TEST={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                    found[int(path.name)] = (path / "comm").read_text().strip()
         return found
-
-    def kill(self, name: str, rank: str = "") -> None:
-        for process, (its_name, its_rank) in self.processes().items():
-            if its_name == name and its_rank == rank:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
 
     def shared_memory(self) -> set[Path]:
         """Files in /dev/shm that the ranks have in their memory."""
@@ -83,18 +63,18 @@ class OrphanedRun:
                 found |= {Path(word) for word in words if word.startswith("/dev/shm/sm_segment")}
         return found
 
-    def wait_for(self, comes_true, what: str) -> None:
+    def wait_for(self, comes_true: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + LIMIT_S
         while not comes_true():
-            assert time.monotonic() < end, f"{what}: {self.errors()}"
-            assert self.process.poll() is None, f"{what}: {self.errors()}"
+            assert time.monotonic() < end, f"{what}: {self.errors.decode()}"
+            assert self.process.poll() is None, f"{what}: {self.errors.decode()}"
             time.sleep(0.01)
 
     def has_begun(self) -> bool:
         """Whether MPI has started."""
         bells = BELLS.read_text()
         rings = any(f"-{number}@1/0\n" in bells for number in self.processes())
-        return rings or "importing" in self.errors()
+        return rings or b"importing" in self.errors
 
 
 def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -> set[Path]:
@@ -104,20 +84,25 @@ def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -
         case "start":
             time.sleep(dice.random() * start_s)
         case "prefill":
-            run.wait_for(lambda: "ready in" in run.errors(), "not ready")
+            run.wait_for(run.is_ready.is_set, "not ready")
             time.sleep(dice.random())
         case "decoding":
             run.process.stdout.read(dice.randint(4, 100))
         case "between turns":
-            run.wait_for(lambda: "the answer is cut after" in run.errors(), "no answer")
+            run.wait_for(lambda: b"the answer is cut after" in run.errors, "no answer")
             time.sleep(dice.random())
         case "end":
-            run.wait_for(lambda: "tokens: the first after" in run.errors(), "no end")
+            run.wait_for(lambda: b"tokens: the first after" in run.errors, "no end")
             time.sleep(0.2 * dice.random())
     memory = run.shared_memory()
-    for name in "prterun", "mpirun":
-        run.kill(name)
+    kill(process for process, name in run.processes().items() if name in ("prterun", "mpirun"))
     return memory
+
+
+def kill(processes: Iterable[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def one(
@@ -126,15 +111,15 @@ def one(
 ) -> dict:  # fmt: skip
     """One run, judged."""
     temporary = folder / "tmp"
-    run, shown = OrphanedRun(temporary, folder / f"{number}.h5", moment == "between turns", launcher), b""
+    run = OrphanedRun(temporary, folder / f"{number}.h5", moment == "between turns", launcher)
     memory = strike(run, moment, start_s, dice)
     worker = dice.randint(1, WORKERS)
     if kills_worker:
         time.sleep(dice.random())
-        run.kill("python", str(worker))
+        kill(pid for node, pid in run.pids().items() if node == worker)
     shown = run.process.stdout.read()
     ended_at = time.monotonic()
-    while (left := run.processes(everything=True)) and time.monotonic() < ended_at + GONE_S:
+    while (left := run.processes()) and time.monotonic() < ended_at + GONE_S:
         time.sleep(0.05)
     gone_s = time.monotonic() - ended_at
     wrong = []
@@ -150,12 +135,11 @@ def one(
     for path in set(temporary.iterdir()) - set(temporary.glob("torchinductor_*")):  # torch's own
         wrong.append(f"left in TMPDIR: {path.name}")
         shutil.rmtree(path)
-    if "Traceback" in run.errors():
+    if b"Traceback" in run.errors:
         wrong.append("a traceback")
     if wrong:
-        print(run.errors(), flush=True)
-    for process in left:
-        os.kill(process, signal.SIGKILL)
+        print(run.errors.decode(), flush=True)
+    kill(left)
     return {"moment": moment, "worker": worker if kills_worker else 0, "gone_s": gone_s, "wrong": wrong}
 
 
@@ -171,18 +155,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         folder = Path(scratch)
         (folder / "tmp").mkdir()
-        launcher = ["timeout", "-k", "5", f"{LIMIT_S:g}", "mpirun"]
+        launcher: Sequence[str] = LAUNCHER
         if asked.hosts:
             own_hosts.up(WORKERS, folder)
             stack.callback(own_hosts.down)
-            launcher = over_hosts(round(LIMIT_S))
+            launcher = over_hosts(LIMIT_S)
         run, begun = OrphanedRun(folder / "tmp", folder / "whole.h5", False, launcher), time.monotonic()
         run.wait_for(run.has_begun, "MPI has not started")
         first = time.monotonic()
-        run.wait_for(lambda: "ready in" in run.errors(), "not ready")
+        run.wait_for(run.is_ready.is_set, "not ready")
         start_s = time.monotonic() - first
         expected = run.process.stdout.read()
-        run.process.wait()
+        run.wait()
         print(
             f"seed {asked.seed}; no fault: {time.monotonic() - begun:.1f} s, {start_s:.1f} s of it the start"
         )

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks import ROOT
 from jarvis_mpi.record.reader import load
@@ -48,6 +49,8 @@ class LiveRun:
         limit_s: int = 180,
         launcher: Sequence[str] = LAUNCHER,
         asked: Sequence[str] = ("--prompt", PROMPT),
+        stdin: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ):
         words = ["timeout", "-k", "5", f"{limit_s}"]
         words += [*launcher, "-n", f"{WORKERS + 1}"]
@@ -66,10 +69,11 @@ class LiveRun:
         self.mark = f"{MARK}.{next(NUMBER)}"
         self.process = subprocess.Popen(
             words,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, "JARVIS_TEST": self.mark},
+            env={**os.environ, "JARVIS_TEST": self.mark, **environment},
         )
         self.errors = b""
         self.is_ready = threading.Event()

@@ -1,6 +1,5 @@
 """Answers what a run was asked: one prompt, a file of prompts, or a chat."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from ..common.errors import Unservable
@@ -19,14 +18,13 @@ class Outcome(NamedTuple):
 
 
 def answer_all(
-    conversation: Conversation, asked: RunTask, at_once: int, keyboard: Keyboard | None, screen: Shows,
-    orphaned: Callable[[], bool],
-) -> Outcome:  # fmt: skip
+    conversation: Conversation, asked: RunTask, at_once: int, keyboard: Keyboard | None, screen: Shows
+) -> Outcome:
     """Answer what is asked; first, what a resumed run had begun.
-    `at_once`: answers in flight, of --prompts; `orphaned` is polled: no further one is then begun."""
+    `at_once`: answers in flight, of --prompts."""
     try:
         if asked.prompts:
-            return answer_prompts(conversation, asked, at_once, screen, orphaned)
+            return answer_prompts(conversation, asked, at_once, screen)
         return answer_person(conversation, asked, keyboard, screen)
     except Unservable as error:
         return Outcome(str(error), False)
@@ -36,15 +34,13 @@ def answer_all(
         return Outcome(error.sentence, False)
 
 
-def answer_prompts(
-    conversation: Conversation, asked: RunTask, at_once: int, screen: Shows, orphaned: Callable[[], bool]
-) -> Outcome:
+def answer_prompts(conversation: Conversation, asked: RunTask, at_once: int, screen: Shows) -> Outcome:
     before, count = asked.before.questions if asked.before else (), len(asked.prompts)
-    batch = Batch(conversation, at_once, screen.answer, before, orphaned)
-    batch.ask_all(asked.prompts)
+    batch = Batch(conversation, at_once, screen.answer, before)
+    failed = batch.ask_all(asked.prompts)
     if batch.left:
         return Outcome(f"mpirun died: {batch.left} of {count} prompts were not asked", False)
-    return Outcome(f"{batch.failed} of {count} prompts could not be answered" if batch.failed else "", True)
+    return Outcome(f"{failed} of {count} prompts could not be answered" if failed else "", True)
 
 
 def answer_person(

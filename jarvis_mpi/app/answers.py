@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..common.output import Unwritable
-from ..net.launcher import launchers_process
+from ..net.launcher import launchers_descriptor
 from .terminal import launchers_stream
 
 LATER_S = 3.0  # longest wait until mpirun has written what came from here
@@ -24,7 +24,7 @@ class Answers:
     def __init__(self, say: Callable[[str], None]):
         self.stream, self.say, self.lost = launchers_stream(1), say, ""
         self.name = getattr(self.stream, "name", "")
-        self.mpiruns = (launchers_process() or Path("/nowhere")) / "fd" / "1"
+        self.mpiruns = launchers_descriptor(1)
         self.begin, self.written = position(self.mpiruns), 0
 
     def isatty(self) -> bool:

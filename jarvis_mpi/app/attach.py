@@ -8,7 +8,6 @@ from pathlib import Path
 from ..common import process_identity
 from ..common.errors import Unservable
 from ..common.messages import say
-from ..common.options import Parser
 from ..common.settings import Settings
 from ..model import checkpoint
 from ..model.light_imports import light_imports
@@ -16,21 +15,19 @@ from ..record.questions import Question
 from ..record.reader import load
 from ..record.run import Run
 from .conversation import Answering
-from .jobs import one_job
+from .jobs import one_job, record_asked
 
+ABOUT = (
+    "Show the answers of a run of yours on this machine as they come, on any terminal, also when its mpirun "
+    "died. Ctrl-C leaves it alone; python -m jarvis_mpi stop ends it."
+)
 LOOK_S = 0.2  # between looks into the record
 DISTANT = 1 << 40  # a context that no answer fills: how it ended is the record's to say
 
 
 def main(words: Sequence[str]) -> int | str:
-    parser = Parser(
-        prog="python -m jarvis_mpi attach",
-        description="Show the answers of a run of yours on this machine as they come, on any terminal, also "
-        "when its mpirun died. Ctrl-C leaves it alone; python -m jarvis_mpi stop ends it.",
-    )
-    parser.add_argument("record", nargs="?", metavar="RUN.h5", help="whose; needed where several runs go on")
     try:
-        record = parser.parse_args(list(words)).record
+        record = record_asked("attach", ABOUT, words)
         path = Path(record) if record else one_job(None).record
         if not path:
             return "the run has not begun its record yet: it still starts"
@@ -48,8 +45,8 @@ def as_it_grows(path: Path) -> Iterator[Run]:
     """Yield the record again and again, until its run has ended or its writer has: another machine's is not
     waited for."""
     while True:
-        living = (run := load(path)).writer and process_identity.lives(run.writer)
-        if not living:
+        run = load(path)
+        if not (living := process_identity.lives(run.writer)):
             run = load(path)  # what it wrote before it ended
         yield run
         if run.ended or not living:

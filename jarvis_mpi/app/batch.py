@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,20 +22,18 @@ class Batch:
     """Asks prompts, at most `at_once` at a time; each is a sequence of its own.
 
     Prints a line of JSON for each, in order, as soon as those before it are answered. `failed`: how many
-    could not be; `left`: how many were not asked.
+    could not be; `left`: how many were not asked, because mpirun died.
     """
 
     def __init__(
-        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = (),
-        orphaned: Callable[[], bool] = lambda: False,
-    ):  # fmt: skip
-        """`before`: what the resumed run had asked. Once `orphaned` it asks no more."""
+        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = ()
+    ):
+        """`before`: what the resumed run had asked."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
         # Sequence -> what is asked, and what comes.
         self.under_way: dict[int, tuple[PromptLine, Answering]] = {}
         self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
         self.printed = self.failed = self.left = 0
-        self.orphaned = orphaned
         self.next_sequence = 0
 
     def ask_all(self, questions: Sequence[PromptLine]) -> int:
@@ -63,7 +61,7 @@ class Batch:
         return self.failed
 
     def fill(self, waiting: deque[PromptLine]) -> None:
-        if self.orphaned():
+        if self.talk.asker.services.link.orphaned:
             self.left += len(waiting)
             waiting.clear()
         while waiting and len(self.under_way) < self.at_once:

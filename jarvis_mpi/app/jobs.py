@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from ..common.errors import Unservable
+from ..common.options import Parser
 from ..net.launch_agents import PROGRAM
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"  # HDF5's file format, superblock
@@ -46,8 +48,8 @@ def record_of(process: psutil.Process) -> Path | None:
     with contextlib.suppress(OSError):
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                if descriptor.is_file() and (path := named(descriptor)) and is_hdf5(path):
-                    return path
+                if descriptor.is_file() and is_hdf5(descriptor):
+                    return named(descriptor)
     return None
 
 
@@ -60,6 +62,13 @@ def named(descriptor: Path) -> Path | None:
 def is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+def record_asked(command: str, description: str, words: Sequence[str]) -> str | None:
+    """Return the record that the command's `words` name. Raises Unservable, or SystemExit after --help."""
+    parser = Parser(prog=f"python -m jarvis_mpi {command}", description=description)
+    parser.add_argument("record", nargs="?", metavar="RUN.h5", help="whose; needed where several runs go on")
+    return parser.parse_args(list(words)).record
 
 
 def one_job(record: str | None) -> Job:

@@ -41,9 +41,10 @@ class Keyboard:
     Use it in a `with`, which restores the terminal."""
 
     def __init__(self) -> None:
-        self.source = opened(launchers_process())  # mpirun's standard input, to look at and never to read
+        process = launchers_process()
+        self.source = opened(process)  # mpirun's standard input, to look at and never to read
         # A socket cannot be opened.
-        self.sees_the_end = self.source is not None or launchers_process() is None
+        self.sees_the_end = self.source is not None or process is None
         self.is_terminal = self.source is not None and os.isatty(self.source)
         self.typed: queue.Queue[str | Key] = queue.Queue()
         self.interrupts = 0  # that nobody has acted on

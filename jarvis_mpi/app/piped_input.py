@@ -31,8 +31,9 @@ class Piped:
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self.most = most
-        self.source = opened(launchers_process())  # mpirun's standard input, to look at and never to read
-        self.launched = launchers_process() is not None or MPIRUNS in os.environ  # it may be gone by now
+        process = launchers_process()
+        self.source = opened(process)  # mpirun's standard input, to look at and never to read
+        self.launched = process is not None or MPIRUNS in os.environ  # it may be gone by now
         self.sees_the_end = self.source is not None or not self.launched
         self.is_cut = False  # mpirun died while it handed the input on
         self.data, self.ended = bytearray(), False

@@ -9,10 +9,9 @@ import os
 import stat
 import sys
 import threading
-from pathlib import Path
 
 from ..common.output import Descriptor, text_stream
-from ..net.launcher import launchers_process
+from ..net.launcher import launchers_descriptor
 from .terminal import is_own_pipe
 
 MOVED_S = 2.0  # longest wait, after a write has failed, for the word that mpirun is gone
@@ -58,7 +57,7 @@ class Relay(Descriptor):
 
 def launchers_own(descriptor: int) -> int | None:
     """Open where mpirun's standard output or error goes, to append; None where that cannot be done."""
-    path = (launchers_process() or Path("/nowhere")) / "fd" / str(descriptor)
+    path = launchers_descriptor(descriptor)
     try:
         if is_own_pipe(path):  # it was closed when mpirun started
             return os.open(os.devnull, os.O_WRONLY)

@@ -6,7 +6,6 @@ This file imports torch and transformers.
 import contextlib
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -186,5 +185,4 @@ def converse(start: Start, coordinator: Coordinator, record: Record, screen: Sho
         )  # fmt: skip
         if asked.before and not asked.prompts:
             conversation.restore(asked.before.questions)
-        orphaned = partial(getattr, coordinator.services.link, "orphaned")
-        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen, orphaned)
+        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen)

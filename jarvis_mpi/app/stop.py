@@ -6,21 +6,18 @@ from collections.abc import Sequence
 import psutil
 
 from ..common.errors import Unservable
-from ..common.options import Parser
-from .jobs import one_job
+from .jobs import one_job, record_asked
 
+ABOUT = (
+    "End a run of yours on this machine, also one whose mpirun died. What it has answered stands in its "
+    "record, and --resume goes on from there."
+)
 PATIENCE_S = 10.0  # for the run to close its record and end by itself
 
 
 def main(words: Sequence[str]) -> int | str:
-    parser = Parser(
-        prog="python -m jarvis_mpi stop",
-        description="End a run of yours on this machine, also one whose mpirun died. What it has answered "
-        "stands in its record, and --resume goes on from there.",
-    )
-    parser.add_argument("record", nargs="?", metavar="RUN.h5", help="whose; needed where several runs go on")
     try:
-        job = one_job(parser.parse_args(list(words)).record)
+        job = one_job(record_asked("stop", ABOUT, words))
     except Unservable as error:
         return str(error)
     if job.end_user:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TextIO
 
 from ..common.output import stream
-from ..net.launcher import launchers_process
+from ..net.launcher import launchers_descriptor, launchers_process
 
 
 def launchers_stream(descriptor: int) -> TextIO:
     """Return mpirun's standard output (1) or error (2) if it is a terminal or a pipe; else our own; /dev/null
     if it is closed."""
     try:
-        output = (launchers_process() or Path("/nowhere")) / "fd" / str(descriptor)
+        output = launchers_descriptor(descriptor)
         if is_own_pipe(output):
             return Path(os.devnull).open("w", encoding="utf-8")
         if output.exists() and not output.is_file():

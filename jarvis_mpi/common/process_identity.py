@@ -33,10 +33,10 @@ def status(pid: int) -> tuple[str, str]:
         return "", ""
 
 
-def lives(process: dict[str, str | int]) -> bool | None:
-    """Return whether a process lives; None where that cannot be known: it was on another machine, or on this
-    one before its boot."""
-    if (process["machine"], process["space"]) != (machine(), space()):
+def lives(process: dict[str, str | int] | None) -> bool | None:
+    """Return whether a process lives; None where that cannot be known: it is not named, was on another
+    machine, or on this one before its boot."""
+    if process is None or (process["machine"], process["space"]) != (machine(), space()):
         return None
     pid = int(process["pid"])
     try:

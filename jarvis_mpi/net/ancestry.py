@@ -5,36 +5,41 @@ Only the standard library, and little of it: see launch_agents.py.
 
 import contextlib
 import os
+import signal
 import time
+from typing import NamedTuple
 
 LAUNCHERS = ("prterun", "mpirun", "mpiexec")  # what mpirun's process may be called
 DEAD, STOPPED = ("Z", "X", ""), ("T", "t")  # states of a process
-DYING_S = 0.15  # for mpirun to be gone, where it is: SIGKILL follows SIGTERM after a quarter of a second
+
+
+class Stat(NamedTuple):
+    """What is read of a process; its first values where there is none."""
+
+    name: str = ""
+    state: str = ""
+    parent: int = 0
+    terminal: int = 0  # that controls it; 0: none, also once that is closed
+
+
+def stat(pid: int) -> Stat:
+    try:
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 (see launch_agents.py)
+            name, _, rest = file.read().rpartition(")")
+    except OSError:
+        return Stat()
+    state, parent, _, _, terminal, *_ = rest.split()
+    return Stat(name.partition("(")[2], state, int(parent), int(terminal))
 
 
 def launcher_above(pid: int) -> int:
     """Return the nearest process from `pid` upward that is mpirun's; 0 where there is none."""
     while pid > 1:
-        name, status, parent = stat(pid)
-        if name in LAUNCHERS and status not in DEAD:
+        found = stat(pid)
+        if found.name in LAUNCHERS and found.state not in DEAD:
             return pid
-        pid = parent
+        pid = found.parent
     return 0
-
-
-def stat(pid: int) -> tuple[str, str, int]:
-    """Return a process's name, state and parent; ('', '', 0) where there is none."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 (see launch_agents.py)
-            name, _, rest = file.read().rpartition(")")
-    except OSError:
-        return "", "", 0
-    status, parent, *_ = rest.split()
-    return name.partition("(")[2], status, int(parent)
-
-
-def state(pid: int) -> str:
-    return stat(pid)[1]
 
 
 def children(pid: int) -> set[int]:
@@ -44,7 +49,7 @@ def children(pid: int) -> set[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:  # noqa: PTH123
                 found.update(map(int, file.read().split()))
-    return {child for child in found if state(child) not in DEAD}
+    return {child for child in found if stat(child).state not in DEAD}
 
 
 def environment(pid: int) -> dict[str, str]:
@@ -57,11 +62,16 @@ def environment(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in words)}
 
 
-def is_gone(pid: int) -> bool:
-    """Whether the process is gone, after DYING_S at the latest."""
-    end = time.monotonic() + DYING_S
-    while pid and launcher_above(pid) == pid:
+def has_ended(pid: int, within_s: float) -> bool:
+    """Whether the process has ended, or does so in time."""
+    end = time.monotonic() + within_s
+    while stat(pid).state not in DEAD:
         if time.monotonic() > end:
             return False
         time.sleep(0.01)
-    return pid != 0
+    return True
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

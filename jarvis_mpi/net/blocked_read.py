@@ -31,7 +31,6 @@ class BlockedReads:
     def __init__(self) -> None:
         self.since = 0.0  # time.monotonic; 0: outside
         self.thread, self.reads = threading.get_native_id(), READS.get(platform.machine(), set())
-        self.freed = 0  # connections shut down
         if self.reads:
             threading.Thread(target=self.watch, name="blocked reads", daemon=True).start()
 
@@ -56,10 +55,7 @@ class BlockedReads:
         if self.blocked_s() < patience_s:
             return False
         descriptor = descriptor_read(self.thread, self.reads)
-        if descriptor is None or not shut_down(descriptor):
-            return False
-        self.freed += 1
-        return True
+        return descriptor is not None and shut_down(descriptor)
 
 
 def descriptor_read(thread: int, reads: set[int]) -> int | None:

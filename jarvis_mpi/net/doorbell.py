@@ -30,21 +30,16 @@ class Doorbell:
     def address(self, node: int) -> str:
         return f"\0jarvis_mpi/{self.job}/{node}"
 
-    def ring(self, node: int) -> None:
-        if self.all_on_host:
-            with contextlib.suppress(OSError):  # no such rank, or its queue of rings is full
-                self.socket.sendto(b"!", self.address(node))
-
-    def is_gone(self, node: int) -> bool:
-        """Whether the rank's process has ended. Only for those that have made their bell."""
+    def ring(self, node: int) -> bool:
+        """-> False where no such bell is there: the rank's process has ended, or has not made it yet."""
         if self.all_on_host:
             try:
                 self.socket.sendto(b"!", self.address(node))
             except ConnectionRefusedError:
-                return True
-            except OSError:  # its queue of rings is full
                 return False
-        return False
+            except OSError:  # its queue of rings is full
+                pass
+        return True
 
     def wait(self, seconds: float) -> None:
         """Sleep until it rings, at most for `seconds`."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .ancestry import DEAD, LAUNCHERS, STOPPED, children, environment, stat, state
+from .ancestry import LAUNCHERS, STOPPED, children, environment, has_ended, kill, stat
 from .launch_agents import end_run
 from .launcher_loss import shared_memory, tidy
 from .ssh_keepalive import borne_s
@@ -72,7 +72,7 @@ class Watch:
             if ready and not os.read(0, 4096):  # ssh hangs up: see ssh_keepalive.py
                 break
             # With mpirun, which Ctrl-Z stops, all ranks are.
-            if state(self.pid) not in STOPPED or state(self.launcher_pid) in STOPPED:
+            if stat(self.pid).state not in STOPPED or stat(self.launcher_pid).state in STOPPED:
                 stopped_since = now
             elif now > stopped_since + STOPPED_S:
                 return f"the end user (node 0) was stopped {WHILE}"
@@ -82,7 +82,7 @@ class Watch:
         """End the rank; rank 0's watch prints why, and ends the run."""
         if not self.sentence:
             kill(self.pid)
-        elif stat(self.launcher_pid)[0] not in LAUNCHERS:
+        elif stat(self.launcher_pid).name not in LAUNCHERS:
             kill(self.pid)
             end_run(why)
         elif not has_ended(self.launcher_pid, ENDS_S):
@@ -97,26 +97,13 @@ class Watch:
             tidy(memory)
 
 
-def kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def has_ended(pid: int, within_s: float) -> bool:
-    end = time.monotonic() + within_s
-    while state(pid) not in DEAD:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 class Neighbours:
     """The ranks of this machine that mpirun itself started. Nobody else tells of one that dies now."""
 
     def __init__(self, launcher_pid: int):
         self.launcher_pid, self.job = launcher_pid, os.environ.get("PMIX_NAMESPACE", "")
         self.count = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "0")) if self.job else 0
+        self.are_all = self.count == int(os.environ.get("OMPI_COMM_WORLD_SIZE", "0"))  # ranks of the run
         self.pids: dict[int, int] = {}  # rank -> process
         self.begun = time.monotonic()
 
@@ -131,5 +118,7 @@ class Neighbours:
         if gone and living:
             return f"node {min(gone)} died {WHILE}"
         if 0 < len(self.pids) < self.count and time.monotonic() > self.begun + MISSING_S:
+            if self.are_all:  # it died before this watch could see it
+                return f"node {min(set(range(self.count)) - set(self.pids))} died {WHILE}"
             return f"only {len(self.pids)} of {self.count} ranks came to start MPI: the others ended before"
         return ""

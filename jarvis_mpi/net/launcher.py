@@ -32,6 +32,11 @@ def launchers_process() -> Path | None:
         return None
 
 
+def launchers_descriptor(number: int) -> Path:
+    """Return the path of mpirun's standard input, output or error; one that is not there without mpirun."""
+    return (launchers_process() or Path("/nowhere")) / "fd" / str(number)
+
+
 def connected() -> "MpiLink":
     from . import mpi_link
 

@@ -88,8 +88,24 @@ def mapped(name: str, process: int | str = "self") -> list[str]:
 
 
 def shared_memory(ranks: Iterable[int | str] = ("self",)) -> set[Path]:
-    """Return the memory that the ranks share, as files: what they made, and what they were shown."""
-    return {Path(path) for rank in ranks for path in mapped(r"sm_segment\..*\.\d+", rank)}
+    """Return the jobs' names of the memory that the ranks share: files of that name, a dot and a rank."""
+    return {Path(path).with_suffix("") for rank in ranks for path in mapped(r"sm_segment\..*\.\d+", rank)}
+
+
+def left_behind(memory: Iterable[Path]) -> list[Path]:
+    """Return what mpirun would have removed: the shared memory of a job's ranks, and its folder."""
+    folder = os.environ.get("PMIX_SERVER_TMPDIR")
+    segments = [each for name in memory for each in name.parent.glob(f"{name.name}.*")]
+    return [*segments, *([Path(folder)] if folder else [])]
+
+
+def tidy(memory: Iterable[Path]) -> None:
+    """Remove what mpirun would have removed."""
+    for path in left_behind(memory):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 # When process $1 has ended, and $2 with it or before, the others are removed.
@@ -102,21 +118,9 @@ shift 2; exec rm -rf -- "$@"
 
 def tidy_if_orphaned() -> None:
     """Have tidied what this process leaves, should mpirun die while this process ends."""
-    memory = [str(each) for path in shared_memory() for each in path.parent.glob(f"{path.stem}.*")]
-    if folder := os.environ.get("PMIX_SERVER_TMPDIR"):
-        memory.append(folder)
     with contextlib.suppress(OSError):
         subprocess.Popen(
-            ["sh", "-c", TIDIES, "sh", str(os.getpid()), str(os.getppid()), *memory],
+            ["sh", "-c", TIDIES, "sh", str(os.getpid()), str(os.getppid()), *left_behind(shared_memory())],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
-
-
-def tidy(memory: Iterable[Path]) -> None:
-    """Remove what mpirun would have removed: the shared memory of a job's ranks, and its folder."""
-    for path in memory:
-        for each in path.parent.glob(f"{path.stem}.*"):
-            each.unlink(missing_ok=True)
-    if folder := os.environ.get("PMIX_SERVER_TMPDIR"):
-        shutil.rmtree(folder, ignore_errors=True)

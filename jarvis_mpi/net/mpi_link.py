@@ -161,7 +161,7 @@ class MpiLink:
         now = time.monotonic()
         if now - self.looked_at > LOOK_S:
             others = set(range(self.size)) - {self.me} - self.failures.known()
-            gone = {node for node in others if self.bell.is_gone(node)}
+            gone = {node for node in others if not self.bell.ring(node)}
             found, self.no_answer, self.looked_at = gone & self.no_answer, gone, now
             if found:
                 self.failures.found |= found

@@ -4,14 +4,12 @@ mpirun takes that for an order to end, and ends its ranks first: SIGCONT, SIGTER
 second apart. A rank that sees in time why it is to end, ends mpirun instead, which it outlives.
 """
 
-import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 from types import FrameType
 
-from .launcher import launchers_process
+from .ancestry import LAUNCHERS, kill, stat
 from .launcher_loss import LauncherLoss
 
 LATE_S = 2.0  # so long after mpirun's end its signal may still be acted on
@@ -24,28 +22,20 @@ class Termination:
     """
 
     def __init__(self, loss: LauncherLoss):
-        self.loss, self.launcher = loss, launchers_process()
-        self.had_terminal = self.launcher is not None and has_terminal(self.launcher)
+        self.loss, self.parent_pid = loss, os.getppid()
+        parent = stat(self.parent_pid)
+        self.launcher_had_terminal = parent.name in LAUNCHERS and parent.terminal != 0
         signal.signal(signal.SIGTERM, self.act)
 
     def act(self, number: int, frame: FrameType | None) -> None:
         if not self.is_hangup():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif self.launcher and launchers_process() == self.launcher:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(self.launcher.name), signal.SIGKILL)
+        elif os.getppid() == self.parent_pid:
+            kill(self.parent_pid)
 
     def is_hangup(self) -> bool:
         """Whether mpirun sent the signal because its terminal was closed, and may be gone by now."""
-        if not self.had_terminal or not self.launcher or time.monotonic() > self.loss.at_s + LATE_S:
+        if not self.launcher_had_terminal or time.monotonic() > self.loss.at_s + LATE_S:
             return False
-        return launchers_process() != self.launcher or not has_terminal(self.launcher)
-
-
-def has_terminal(process: Path) -> bool:
-    """Whether the process has a controlling terminal (proc(5), stat, tty_nr): not once that is closed."""
-    try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[4] != "0"
-    except (OSError, IndexError):
-        return False
+        return os.getppid() != self.parent_pid or not stat(self.parent_pid).terminal

@@ -37,7 +37,7 @@ def mend(path: Path) -> Run:
 
 def refuse_living_writer(run: Run) -> None:
     """Raises Unreadable where the record's writer lives, or may live on another machine."""
-    writer_lives = lives(run.writer) if run.writer else None
+    writer_lives = lives(run.writer)
     if run.writer and writer_lives:
         raise Unreadable(f"{run.path} is still being written, by process {run.writer['pid']} of this machine")
     quiet_s = time.time() - run.path.stat().st_mtime

@@ -47,7 +47,7 @@ def test_a_file_that_mpirun_could_not_write_is_noticed(written, free, lost, monk
         (process / "fd" / "1").symlink_to(tmp_path / "out")
         info = process / "fdinfo" / "1"
         info.write_text("pos:\t5\nflags:\t0100001\n")
-        monkeypatch.setattr(answers, "launchers_process", lambda: process)
+        monkeypatch.setattr(answers, "launchers_descriptor", lambda number: process / "fd" / str(number))
         monkeypatch.setattr(answers, "LATER_S", 0.2)
         monkeypatch.setattr(answers, "launchers_stream", lambda _: io.TextIOWrapper(file))
         room = os.statvfs_result((1, 1, 0, free, free, 0, 0, 0, 0, 0))

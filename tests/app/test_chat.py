@@ -4,7 +4,6 @@ JSON."""
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,10 +15,11 @@ from places import ROOT
 from running import (
     MARK,
     assert_nothing_is_left,
-    environments,
     events,
+    kill,
     mpirun,
     needs_gemma,
+    processes,
     sentence,
     words_for,
 )
@@ -158,9 +158,7 @@ def test_the_record_has_every_answer_when_the_end_user_dies(small, tmp_path):
         env={**os.environ, "JARVIS_TEST": MARK},
     ) as run:  # fmt: skip
         seen = [run.stdout.readline() for _ in range(5)]
-        for process, environment in environments():
-            if f"JARVIS_TEST={MARK}".encode() in environment and b"PMIX_RANK=0" in environment:
-                os.kill(process, signal.SIGKILL)
+        kill(processes(rank=0))
         seen += run.communicate(timeout=60)[0].splitlines(keepends=True)
     numbers = [json.loads(line)["line"] for line in seen if line.endswith(b"\n")]
     assert numbers == list(range(1, len(numbers) + 1))

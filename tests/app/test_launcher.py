@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from running import (
-    MARK,
     assert_nothing_is_left,
-    environments,
+    kill,
     left_behind,
     mpirun,
+    processes,
     python,
     start,
     tokens_of,
@@ -24,7 +23,7 @@ from running import (
 from terminals import Terminal
 
 from jarvis_mpi.app import relay
-from jarvis_mpi.net import termination
+from jarvis_mpi.net.ancestry import LAUNCHERS, stat
 from jarvis_mpi.record.reader import load
 
 # Long enough to kill something in it; the answer is what it would be without.
@@ -33,41 +32,24 @@ TOKENS = 12
 BELLS = Path("/proc/net/unix")  # ranks have one, by mpirun's process and their number, once MPI has started
 
 
-def ours(is_wanted: Callable[[str, list[bytes]], bool]) -> list[int]:
-    """Processes of this test's runs: those whose name and environment are wanted."""
-    return [
-        process
-        for process, environment in environments()
-        if f"JARVIS_TEST={MARK}".encode() in environment and is_wanted(name_of(process), environment)
-    ]
-
-
-def name_of(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def launchers() -> list[int]:
-    return ours(lambda name, _: name in ("prterun", "mpirun"))
-
-
-def ranks(number: int) -> list[int]:
-    return ours(lambda name, words: f"PMIX_RANK={number}".encode() in words and name.startswith("python"))
-
-
-def kill(processes: list[int]) -> None:
-    assert processes
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
-
-
 def await_tokens(log: Path, count: int, timeout_s: float = 60.0) -> None:
     end = time.monotonic() + timeout_s
     while not log.exists() or len(load(log).tokens) < count:
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def orphaned(
+    count: int, *asked: str, log: Path, tokens: int = 5, typed: bytes = b"", **how
+) -> subprocess.Popen:
+    """Start a run of so many ranks; kill mpirun once so many tokens have come."""
+    run = start(count, *asked, **how)
+    if typed:
+        run.stdin.write(typed)
+        run.stdin.flush()
+    await_tokens(log, tokens)
+    kill(processes(*LAUNCHERS))
+    return run
 
 
 def words(small: Path, log: Path, *more: str) -> list[str]:
@@ -96,12 +78,10 @@ def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
     log, out, before = tmp_path / "run.h5", tmp_path / "out", left_behind()
     with out.open("wb") as file:
         piped = where == "a pipe"
-        run = start(
-            3, *words(small, log), stdout=subprocess.PIPE if piped else file,
+        run = orphaned(
+            3, *words(small, log), log=log, stdout=subprocess.PIPE if piped else file,
             stderr=file if where.startswith("the file") else subprocess.PIPE,
         )  # fmt: skip
-        await_tokens(log, 5)
-        kill(launchers())
         shown, errors = run.communicate(timeout=60)
     assert_nothing_is_left()
     said = out.read_bytes() if errors is None else errors
@@ -117,11 +97,9 @@ def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
 @pytest.mark.mpirun
 def test_a_worker_dies_after_mpirun_and_its_copy_stands_in(small, expected, tmp_path):
     log = tmp_path / "run.h5"
-    run = start(4, *words(small, log))
-    await_tokens(log, 5)
-    kill(launchers())
+    run = orphaned(4, *words(small, log), log=log)
     time.sleep(0.5)
-    kill(ranks(3))
+    kill(processes(rank=3))
     shown, errors = run.communicate(timeout=60)
     assert_nothing_is_left()
     assert (shown, load(log).ended) == (expected[0], "done"), errors.decode()
@@ -131,11 +109,9 @@ def test_a_worker_dies_after_mpirun_and_its_copy_stands_in(small, expected, tmp_
 @pytest.mark.mpirun
 def test_the_end_user_dies_after_mpirun_and_the_workers_leave(small, tmp_path):
     log = tmp_path / "run.h5"
-    run = start(4, *words(small, log))
-    await_tokens(log, 5)
-    kill(launchers())
+    run = orphaned(4, *words(small, log), log=log)
     time.sleep(0.5)
-    kill(ranks(0))
+    kill(processes(rank=0))
     begun = time.monotonic()
     _, errors = run.communicate(timeout=60)
     assert_nothing_is_left()
@@ -148,9 +124,7 @@ def test_no_further_prompt_is_asked_and_the_rest_can_be_resumed(small, tmp_path)
     log, prompts = tmp_path / "run.h5", tmp_path / "prompts"
     prompts.write_text("".join(f"question {number}\n" for number in range(40)))
     asked = ("--model", str(small), "--prompts", str(prompts), "--max-new-tokens", "4", "--log", str(log))
-    run = start(3, *asked, *STALL)
-    await_tokens(log, 5)
-    kill(launchers())
+    run = orphaned(3, *asked, *STALL, log=log)
     shown, errors = run.communicate(timeout=60)
     assert_nothing_is_left()
     lines = [json.loads(line) for line in shown.splitlines()]
@@ -168,11 +142,7 @@ def test_no_further_prompt_is_asked_and_the_rest_can_be_resumed(small, tmp_path)
 def test_a_chat_ends_after_the_answer_under_way(small, expected, tmp_path):
     log = tmp_path / "run.h5"
     chat = ("--model", str(small), "--max-new-tokens", str(TOKENS), "--log", str(log), *STALL)
-    run = start(3, *chat, stdin=subprocess.PIPE)
-    run.stdin.write(b"abc\n")
-    run.stdin.flush()
-    await_tokens(log, 5)
-    kill(launchers())
+    run = orphaned(3, *chat, log=log, typed=b"abc\n", stdin=subprocess.PIPE)
     shown = run.stdout.read()
     assert run.stderr.read().count(b"mpirun died") == 1
     run.stdin.close()
@@ -200,7 +170,7 @@ def test_an_order_to_mpirun_still_ends_all(number, small, tmp_path):
     log = tmp_path / "run.h5"
     run = start(3, *words(small, log))
     await_tokens(log, 5)
-    os.kill(ours(lambda name, _: name == "prterun")[0], number)
+    os.kill(processes("prterun")[0], number)
     begun = time.monotonic()
     run.communicate(timeout=60)
     assert_nothing_is_left()
@@ -211,18 +181,15 @@ def test_an_order_to_mpirun_still_ends_all(number, small, tmp_path):
 @pytest.mark.mpirun
 def test_a_run_without_mpirun_is_watched_and_ended(small, expected, tmp_path):
     log = tmp_path / "run.h5"
-    run = start(3, *words(small, log))
-    await_tokens(log, 5)
-    kill(launchers())
+    run = orphaned(3, *words(small, log), log=log)
     watched = python("-m", "jarvis_mpi", "attach", str(log))
     run.communicate(timeout=60)
     assert (watched.returncode, watched.stdout) == (0, expected[0].decode()), watched.stderr
     assert watched.stderr == "> abc\n"
 
     stopped = tmp_path / "stopped.h5"
-    run = start(3, *words(small, stopped, "--max-new-tokens", "50", "--pace-s", "0.2"))
-    await_tokens(stopped, 8)
-    kill(launchers())
+    slowly = ("--max-new-tokens", "50", "--pace-s", "0.2")
+    run = orphaned(3, *words(small, stopped, *slowly), log=stopped, tokens=8)
     done = python("-m", "jarvis_mpi", "stop", str(stopped))
     assert done.returncode == 0, done.stderr
     assert f"record {stopped}" in done.stdout
@@ -245,11 +212,11 @@ def test_input_that_was_cut_off_is_not_answered(small, tmp_path):
     run.stdin.write(b"the first half")
     run.stdin.flush()
     end = time.monotonic() + 30
-    while not any(f"-{process}@1/0" in BELLS.read_text() for process in launchers()):
+    while not any(f"-{process}@1/0" in BELLS.read_text() for process in processes(*LAUNCHERS)):
         assert time.monotonic() < end
         time.sleep(0.02)
     time.sleep(0.3)
-    kill(launchers())
+    kill(processes(*LAUNCHERS))
     shown, errors = run.stdout.read(), run.stderr.read()
     run.stdin.close()
     run.wait(10)
@@ -278,11 +245,11 @@ def test_what_a_file_lacks_of_what_mpirun_was_given(sent, landed, left):
 def test_a_process_without_a_terminal_has_none():
     asleep = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
-        assert not termination.has_terminal(Path(f"/proc/{asleep.pid}"))
+        assert not stat(asleep.pid).terminal
     finally:
         asleep.kill()
         asleep.wait()
-    assert not termination.has_terminal(Path(f"/proc/{asleep.pid}"))
+    assert not stat(asleep.pid).terminal
 
 
 @pytest.mark.parametrize("command", ["attach", "stop"])

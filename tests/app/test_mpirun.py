@@ -12,12 +12,12 @@ import tiny
 import torch
 from running import (
     GEMMA,
-    MARK,
     PROMPT,
     assert_nothing_is_left,
-    environments,
+    kill,
     mpirun,
     needs_gemma,
+    processes,
     sentence,
     start,
     tokens_of,
@@ -239,12 +239,11 @@ def test_without_the_end_user_the_workers_leave_within_seconds(way, sentence_of,
     run = start(4, "--prompt", PROMPT, "--max-new-tokens", "2000", "--log", str(tmp_path / "run.h5"))
     try:
         run.stdout.read(20)  # the answer comes
-        for process, environment in environments():
-            if f"JARVIS_TEST={MARK}".encode() in environment:
-                if way == "kill" and b"PMIX_RANK=0" in environment:
-                    os.kill(process, signal.SIGKILL)
-                if way == "Ctrl-C" and Path(f"/proc/{process}/comm").read_text().strip() == "prterun":
-                    os.kill(process, signal.SIGINT)
+        if way == "kill":
+            kill(processes(rank=0))
+        else:
+            for process in processes("prterun"):
+                os.kill(process, signal.SIGINT)
         begun = time.monotonic()
         _, errors = run.communicate(timeout=60)
     finally:

@@ -3,10 +3,11 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
-from running import MARK, assert_nothing_is_left, environments, left_behind, start, words_for
+from running import assert_nothing_is_left, left_behind, processes, start, words_for
+
+from jarvis_mpi.net.ancestry import children
 
 pytestmark = pytest.mark.mpirun
 
@@ -15,19 +16,11 @@ def in_start(rank: int) -> int:
     """Wait until the rank is about to start MPI. -> its process, whose first child then watches over it."""
     end = time.monotonic() + 30
     while True:
-        for process, words in environments():
-            ours = f"JARVIS_TEST={MARK}".encode() in words and f"PMIX_RANK={rank}".encode() in words
-            if ours and children(process):
+        for process in processes(rank=rank):
+            if children(process):
                 return process
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def children(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/task/{process}/children").read_text()
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize(
@@ -58,14 +51,9 @@ def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tm
 def test_ctrl_c_while_mpi_starts_says_nothing(small, tmp_path):
     run = start(4, *words_for(small, tmp_path / "run.h5"))
     in_start(0)
-    for process, words in environments():
-        if f"JARVIS_TEST={MARK}".encode() in words and name_of(process) == "prterun":
-            os.kill(process, signal.SIGINT)
+    for process in processes("prterun"):
+        os.kill(process, signal.SIGINT)
     _, errors = run.communicate(timeout=60)
     assert run.returncode not in (0, 124)
     assert "while MPI started" not in errors.decode()
     assert_nothing_is_left()
-
-
-def name_of(process: int) -> str:
-    return Path(f"/proc/{process}/comm").read_text().strip()

@@ -7,28 +7,28 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from running import MARK, assert_nothing_is_left, environments, mpirun, start, words_for
+from running import assert_nothing_is_left, mpirun, processes, start, words_for
 
 pytestmark = pytest.mark.mpirun
 
+RANKS = 3
 SLOWLY = ("--max-new-tokens", "12", "--ignore-eos", "--pace-s", "0.1")
 
 
 def doors() -> Iterator[tuple[str, int]]:
     """The addresses on which this test's ranks listen."""
-    for process, words in environments():
-        if f"JARVIS_TEST={MARK}".encode() in words and any(word.startswith(b"PMIX_RANK=") for word in words):
-            with contextlib.suppress(psutil.Error):
-                for connection in psutil.Process(process).net_connections():
-                    if connection.status == psutil.CONN_LISTEN:
-                        is_new = connection.family == socket.AF_INET6
-                        yield "::1" if is_new else "127.0.0.1", connection.laddr.port
+    for process in (process for rank in range(RANKS) for process in processes(rank=rank)):
+        with contextlib.suppress(psutil.Error):
+            for connection in psutil.Process(process).net_connections():
+                if connection.status == psutil.CONN_LISTEN:
+                    is_new = connection.family == socket.AF_INET6
+                    yield "::1" if is_new else "127.0.0.1", connection.laddr.port
 
 
 @pytest.fixture(scope="module")
 def expected(small, tmp_path_factory) -> bytes:
     """What is answered where no stranger comes."""
-    return mpirun(3, *words_for(small, tmp_path_factory.mktemp("alone") / "run.h5", *SLOWLY)).stdout
+    return mpirun(RANKS, *words_for(small, tmp_path_factory.mktemp("alone") / "run.h5", *SLOWLY)).stdout
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def expected(small, tmp_path_factory) -> bytes:
     ],
 )
 def test_what_strangers_send_holds_nobody_up(connections, data, small, expected, tmp_path):
-    run = start(3, *words_for(small, tmp_path / "run.h5", *SLOWLY))
+    run = start(RANKS, *words_for(small, tmp_path / "run.h5", *SLOWLY))
     with contextlib.ExitStack() as held:
         shown = os.read(run.stdout.fileno(), 1)  # the answer comes
         reached = set(doors())
@@ -51,6 +51,6 @@ def test_what_strangers_send_holds_nobody_up(connections, data, small, expected,
                 stranger = held.enter_context(socket.create_connection(door, 5.0))
                 stranger.sendall(data)
         more, errors = run.communicate(timeout=60)
-    assert len(reached) >= 3
+    assert len(reached) >= RANKS
     assert (run.returncode, shown + more) == (0, expected), errors.decode()
     assert_nothing_is_left()

@@ -1,9 +1,7 @@
 """Resumed runs: what was cut off continues to the same text, and what cannot be resumed is one sentence."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,10 +11,10 @@ import numpy as np
 import pytest
 from places import RECORDS
 from running import (
-    MARK,
     assert_nothing_is_left,
-    environments,
+    kill,
     mpirun,
+    processes,
     sentence,
     start,
     words_for,
@@ -37,9 +35,7 @@ def killed_after(tokens: int, run: subprocess.Popen, log: Path) -> bytes:
         assert time.monotonic() < end
         assert run.poll() is None, run.communicate()
         time.sleep(0.05)
-    for process, environment in environments():
-        if f"JARVIS_TEST={MARK}".encode() in environment and b"PMIX_RANK=0" in environment:
-            os.kill(process, signal.SIGKILL)
+    kill(processes(rank=0))
     shown, _ = run.communicate(timeout=60)
     assert_nothing_is_left()
     return shown

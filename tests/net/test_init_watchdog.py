@@ -1,0 +1,51 @@
+"""Whom the watch of rank 0 names when a rank of its machine is lost while MPI starts."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jarvis_mpi.net import init_watchdog
+from jarvis_mpi.net.init_watchdog import Neighbours
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
+
+
+@contextmanager
+def ranks(monkeypatch, started: tuple[int, ...], size: int) -> Iterator[dict[int, subprocess.Popen]]:
+    """Be mpirun of three ranks on this machine, of which these were started."""
+    monkeypatch.setenv("PMIX_NAMESPACE", "a run")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", str(size))
+    processes = {
+        rank: subprocess.Popen(["sleep", "60"], env=os.environ | {"PMIX_RANK": str(rank)}) for rank in started
+    }
+    try:
+        yield processes
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+def test_one_that_dies_is_named(monkeypatch):
+    with ranks(monkeypatch, (0, 1, 2), 3) as processes:
+        neighbours = Neighbours(os.getpid())
+        assert neighbours.lost() == ""
+        processes[1].kill()
+        processes[1].wait()
+        assert neighbours.lost().startswith("node 1 died while MPI started")
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"), [(3, "node 1 died while MPI started"), (6, "only 2 of 3 ranks came to start MPI")]
+)
+def test_one_that_was_never_seen_is_missed(size, sentence, monkeypatch):
+    with ranks(monkeypatch, (0, 2), size):
+        neighbours = Neighbours(os.getpid())
+        assert neighbours.lost() == ""
+        monkeypatch.setattr(init_watchdog, "MISSING_S", 0.0)
+        assert neighbours.lost().startswith(sentence)
