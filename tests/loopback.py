@@ -38,8 +38,8 @@ class Loopback:
         except queue.Empty:
             raise Silence(f"nothing arrived in {timeout_s} s") from None
 
-    def beat(self, data: bytes) -> None:
-        self.send(END_USER, data)
+    def beat(self, node: int, data: bytes) -> None:
+        self.send(node, data)
 
     def sending(self) -> bool:
         return False

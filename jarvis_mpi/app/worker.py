@@ -21,7 +21,7 @@ from ..net.vitals import looking
 from ..protocol.journal import Journalled
 from ..protocol.link import Link
 from ..protocol.steps_in_flight import Pace
-from ..protocol.worker import Worker
+from ..protocol.worker import Ended, Worker
 from . import fault_injection
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         heartbeat.say = made.beat
-        given_up = made.serve(settings.idle_timeout_s)
-    return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
+        ended = made.serve(settings.idle_timeout_s)
+    return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
 def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> None:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..common.layers import END_USER
 from ..protocol.link import Link
 from ..protocol.wire import Beat
 
@@ -14,7 +15,7 @@ class Heartbeat:
     def __init__(self, link: Link, beat_s: float):
         self.beat_s = beat_s
         still_starting = Beat(link.me, 0.001, False, {}).pack()  # busy: nothing can be asked of it yet
-        self.say: Callable[[], None] = lambda: link.beat(still_starting)
+        self.say: Callable[[], None] = lambda: link.beat(END_USER, still_starting)
 
 
 @contextmanager

@@ -103,12 +103,12 @@ class MpiLink:
     def sending(self) -> bool:
         return bool(self.outbox)
 
-    def beat(self, data: bytes) -> None:
+    def beat(self, node: int, data: bytes) -> None:
         if self.blocked.blocked_s() > STUCK_S or not self.inside.acquire(blocking=False):
             return
         try:
             if self.last_beat.Test():
-                self.last_beat = self.comm.Isend([data, self.MPI.BYTE], END_USER)
+                self.last_beat = self.comm.Isend([data, self.MPI.BYTE], node)
                 self.last_beat_data = data
                 self.last_beat.Test()
         except self.MPI.Exception:

@@ -53,8 +53,8 @@ class Link(Protocol):
         """The next message from anyone. Raises Silence or Lost."""
         ...
 
-    def beat(self, data: bytes) -> None:
-        """Post `data` to the end user if the one before it is under way, else drop it. From any thread."""
+    def beat(self, node: int, data: bytes) -> None:
+        """Post `data` to `node` if the one before it is under way, else drop it. From any thread."""
         ...
 
     def sending(self) -> bool:

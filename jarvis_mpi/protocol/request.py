@@ -51,13 +51,14 @@ class Request:
     end_ids: Set[int] = frozenset()
     chosen_at: float = 0.0  # the token before
 
-    def continue_with(self, text: Sequence[int]) -> None:
-        """All of the text so far; what was run of it need not be run again."""
+    def continue_with(self, text: Sequence[int]) -> int:
+        """All of the text so far; what was run of it need not be run again. -> from where on it is new."""
         same = alike(self.ids, text)
         self.branch += same < self.ran
         self.ids = list(text)
         self.ran = min(self.ran, same, len(text) - 1)
         self.progress.crop(self.ran)  # and a step that was broken off did not return
+        return same
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

@@ -145,9 +145,9 @@ class SimNode(SimProcess):
         if node != self.me and node not in self.known_dead:
             self.deliver(node, nonsense(self.dice), False)
 
-    def beat(self, data: bytes) -> None:
+    def beat(self, node: int, data: bytes) -> None:
         if self.alive:
-            self.send(END_USER, data)
+            self.send(node, data)
 
     def flush(self, timeout_s: float) -> None:
         pass

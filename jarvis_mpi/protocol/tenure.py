@@ -1,0 +1,112 @@
+"""The end user's part in who is the end user: it shows what its standby has, goes on without a standby that
+is lost if most nodes let it, and stops where another node is the end user."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from ..common.errors import Unservable
+from .campaign import Campaign
+from .election import NOBODY, Term
+from .events import Token
+from .node_state import Sign
+from .notes import Acknowledged, Claim, Entries, Sendable, Vote
+from .transcript import Entry, Replication
+
+Clock = Callable[[], float]
+GONE = (Sign.SILENT, Sign.STUCK, Sign.GARBLED, Sign.GIVEN_UP)  # signs of a standby that has to be dropped
+
+
+class Deposed(Unservable):
+    """Another node is the end user: this one stops, and says nothing to the others."""
+
+    def __init__(self, term: Term):
+        self.term = term
+        super().__init__(
+            f"node {term.end_user} is the end user now: this node was silent, or cut off; "
+            "python -m jarvis_mpi attach shows the text there"
+        )
+
+
+class Tenure:
+    """Of `me`, in `term`. `voters`: all nodes of the run."""
+
+    def __init__(
+        self, me: int, term: Term, voters: Iterable[int], send: Callable[[int, Sendable], None], clock: Clock
+    ):
+        self.me, self.term, self.send, self.clock = me, term, send, clock
+        self.voters = frozenset(voters)
+        self.campaign = Campaign(me, send)
+        self.transcript = Replication(self.send_entries)
+        self.transcript.begin(None if term.standby == NOBODY else term.standby)
+        self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
+
+    def send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
+        self.send(standby, Entries(first, entries))
+
+    # -- what is shown
+
+    def hold(self, tokens: Iterable[Token]) -> None:
+        """Have the standby know these tokens, before they are shown."""
+        for token in tokens:
+            count = self.transcript.add("token", token.sequence, token.step, token.position, token.id)
+            self.held.append((count, token))
+        self.transcript.flush()
+
+    def can_show(self) -> bool:
+        return bool(self.held) and self.transcript.has(self.held[0][0])
+
+    def shown(self) -> Iterator[Token]:
+        """Yield the tokens that the standby knows, each once."""
+        while self.can_show():
+            yield self.held.popleft()[1]
+
+    def withdraw(self, sequence: int) -> None:
+        """No more is wanted of that answer."""
+        self.held = deque(each for each in self.held if each[1].sequence != sequence)
+
+    # -- who is the end user
+
+    def note_came(self, note: Claim | Vote | Acknowledged) -> None:
+        """Raises Deposed where another node is the end user."""
+        match note:
+            case Acknowledged(node, count):
+                self.transcript.acknowledge(node, count)
+                self.campaign.withdraw()
+            case Claim(node, term, trial) if trial or not self.term.grants(term):  # it lives, and shows it
+                self.send(node, Vote(self.me, term.number, trial, False, self.term, []))
+            case Claim(node, term):
+                self.send(node, Vote(self.me, term.number, False, True, term, []))
+                raise Deposed(term)
+            case Vote(term=term) if term.number > self.term.number and term.end_user != self.me:
+                raise Deposed(term)
+            case Vote():
+                self.decided(self.campaign.heard(note, self.clock()))
+
+    def sign_seen(self, node: int, sign: Sign) -> None:
+        """Go on without a standby that is lost: at once if that is certain, else if most nodes let it."""
+        if sign is Sign.LOST:
+            self.voters -= {node}
+        if node != self.term.standby:
+            return
+        if sign is Sign.LOST:
+            self.announce(self.term._replace(number=self.term.number + 1, standby=NOBODY))
+        elif sign in GONE:
+            self.decided(self.campaign.begin(self.term, self.voters, self.clock()))
+
+    def announce(self, term: Term) -> None:
+        """Tell all that the term has begun, in which this node is the end user as before."""
+        self.decided(term)
+        for other in sorted(self.voters - {self.me}):
+            self.send(other, Claim(self.me, term, False))
+
+    def look(self) -> None:
+        """Ask again where too few have answered."""
+        if self.campaign.is_due(self.clock()):
+            self.decided(self.campaign.begin(self.term, self.voters, self.clock()))
+
+    def decided(self, term: Term | None) -> None:
+        if term and term.end_user != self.me:
+            raise Deposed(term)
+        if term:
+            self.term = term
+            self.transcript.begin(None if term.standby == NOBODY else term.standby)

@@ -1,0 +1,155 @@
+"""What was asked, what was answered, and what became of the nodes, in order: the standby has it, too.
+
+An entry is a list of JSON values, its kind first:
+
+    text   sequence, branch, at, ids: from position `at` on the sequence is these ids
+    token  sequence, step, position, id
+    sign   node, sign
+    copy   node, first layer, end
+    event  step, name, text: asked, answered and refused, as the record has them
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ..common.layers import Block
+from .cluster import Cluster
+from .node_state import Sign
+from .wire import Garbled
+
+Entry = list[Any]
+FORMS: dict[str, tuple[type, ...]] = {
+    "text": (int, int, int, list),
+    "token": (int, int, int, int),
+    "sign": (int, str),
+    "copy": (int, int, int),
+    "event": (int, str, str),
+}
+
+
+class Ran(NamedTuple):
+    """How far a node's stage has run a sequence, of what was no draft."""
+
+    sequence: int
+    first_layer: int
+    end_layer: int
+    branch: int  # of the sequence's text
+    end: int
+
+
+@dataclass
+class Transcript:
+    """The standby's: all entries up to some moment."""
+
+    entries: list[Entry] = field(default_factory=list)
+
+    def take(self, first: int, entries: Sequence[Entry]) -> None:
+        """Take in entries, of which the first has the number `first`, unless some before it are missing.
+        Raises Garbled where one is no such thing."""
+        for entry in entries:
+            if not is_entry(entry):
+                raise Garbled(f"{entry!r} is no entry")
+        if first <= len(self.entries):
+            self.entries += entries[len(self.entries) - first :]
+
+    def of(self, kind: str) -> Iterator[list[Any]]:
+        return (values for its_kind, *values in self.entries if its_kind == kind)
+
+    def cluster_after(self, cluster: Cluster) -> Cluster:
+        """`cluster`, which was so when this began, after all that happened."""
+        for kind, *values in self.entries:
+            if kind == "sign":
+                cluster = cluster.with_event(values[0], Sign(values[1]))
+            elif kind == "copy":
+                cluster = cluster.with_copy(values[0], range(*values[1:]))
+        return cluster
+
+    def lost(self) -> frozenset[int]:
+        """The nodes whose processes are certain to be gone."""
+        return frozenset(node for node, sign in self.of("sign") if sign == Sign.LOST.value)
+
+    def texts(self) -> dict[int, list[int]]:
+        """Every sequence and its ids."""
+        texts: dict[int, list[int]] = {}
+        for kind, *values in self.entries:
+            if kind == "text":
+                sequence, _, at, ids = values
+                texts[sequence] = [*texts.get(sequence, [])[:at], *ids]
+            elif kind == "token":
+                sequence, _, position, token = values
+                texts[sequence][position:] = [token]
+        return texts
+
+    def branch(self, sequence: int) -> int:
+        """The newest of a sequence's text."""
+        return max((branch for its, branch, *_ in self.of("text") if its == sequence), default=0)
+
+    def sure(self, ran: Ran) -> int:
+        """How many positions a stage has run of what the text is now."""
+        if ran.branch > self.branch(ran.sequence):
+            return 0
+        newer = [at for its, branch, at, _ in self.of("text") if its == ran.sequence and branch > ran.branch]
+        return min([ran.end, *newer])
+
+    def next_step(self) -> int:
+        return max((step + 1 for _, step, *_ in self.of("token")), default=0)
+
+
+def is_entry(entry: Any) -> bool:
+    if not isinstance(entry, list) or not entry or not isinstance(entry[0], str):
+        return False
+    form = FORMS.get(entry[0], ())
+    values = entry[1:]
+    same = len(form) == len(values) and all(type(a) is b for a, b in zip(values, form, strict=True))
+    ids = values[-1] if values else ()
+    return bool(form) and same and (entry[0] != "text" or all(type(token) is int for token in ids))
+
+
+class Replication:
+    """Keeps the standby's transcript up to date, and tells which tokens it has. The end user's.
+
+    `send` takes the standby, the number of the first entry, and the entries.
+    """
+
+    def __init__(self, send: Callable[[int, int, list[Entry]], None]):
+        self.send = send
+        self.standby: int | None = None
+        self.entries: list[Entry] = []
+        self.sent = self.acknowledged = 0  # so many entries
+
+    def add(self, *entry: Any) -> int:
+        """Have the standby know it. -> how many entries it must have to know it."""
+        self.entries.append([*entry])
+        return len(self.entries)
+
+    def flush(self) -> None:
+        """Send what is new."""
+        if self.standby is not None and self.sent < len(self.entries):
+            self.send(self.standby, self.sent, self.entries[self.sent :])
+            self.sent = len(self.entries)
+
+    def acknowledge(self, node: int, count: int) -> None:
+        """It has so many entries; after a gap, all from there on are sent again."""
+        if node == self.standby:
+            gap = count < self.acknowledged or (count == self.acknowledged and self.sent > count)
+            self.acknowledged = max(count, self.acknowledged)
+            if gap:
+                self.sent = count
+                self.flush()
+
+    def begin(self, standby: int | None) -> None:
+        """From now on it is another node that has none of them, or none at all."""
+        self.standby, self.sent, self.acknowledged = standby, 0, 0
+
+    def has(self, count: int) -> bool:
+        """Whether the standby has so many entries; always, where there is none."""
+        return self.standby is None or self.acknowledged >= count
+
+    # -- as a RunObserver
+
+    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
+        self.add("sign", node, sign.value)
+
+    def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
+        self.add("copy", node, block.start, block.stop)
