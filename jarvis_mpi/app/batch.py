@@ -26,14 +26,16 @@ class Batch:
     """
 
     def __init__(
-        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = ()
-    ):
-        """`before`: what the resumed run had asked."""
+        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = (),
+        shown: int = 0,
+    ):  # fmt: skip
+        """`before`: what the resumed run had asked; `shown`: lines that are not printed again."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
         # Sequence -> what is asked, and what comes.
         self.under_way: dict[int, tuple[PromptLine, Answering]] = {}
         self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
         self.printed = self.failed = self.left = 0
+        self.shown = shown
         self.next_sequence = 0
 
     def ask_all(self, questions: Sequence[PromptLine]) -> int:
@@ -135,5 +137,6 @@ class Batch:
         self.lines[asked.number] = {"line": asked.number, "prompt": asked.prompt, **what}
         while self.printed < len(self.order) and self.order[self.printed] in self.lines:
             line = self.lines.pop(self.order[self.printed])
-            print(json.dumps(line, ensure_ascii=False), file=self.out, flush=True)
+            if self.printed >= self.shown:
+                print(json.dumps(line, ensure_ascii=False), file=self.out, flush=True)
             self.printed += 1

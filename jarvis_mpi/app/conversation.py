@@ -133,11 +133,15 @@ class Conversation:
         )
         return self.answer(prompt, asked)
 
-    def answer(self, prompt: str, asked: Sequence[int], before: Sequence[int] = ()) -> Answer:
-        """Generate the answer. `before`: its first tokens, which the resumed run's record has."""
+    def answer(
+        self, prompt: str, asked: Sequence[int], before: Sequence[int] = (), shown: bool = False
+    ) -> Answer:
+        """Generate the answer. `before`: its first tokens, which the resumed run's record has; `shown`: and
+        which stand on the screen."""
         coming = Answering(self.text, self.context, self.settings, asked, before)
         self.ids = [*asked, *before]
-        self.screen.show_earlier_text("".join(coming.shown))
+        if not shown:
+            self.screen.show_earlier_text("".join(coming.shown))
         ended = coming.ended
         try:
             more: Iterable[Token] = ()

@@ -31,6 +31,7 @@ class Shows(RunObserver, Protocol):
 
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None: ...
+    def took_over(self, cluster: Cluster, line: str) -> None: ...
     def ready_for_a_line(self) -> None: ...
     def show_earlier_text(self, text: str) -> None: ...
     def token(self, token: Token, piece: str) -> None: ...
@@ -127,6 +128,11 @@ class Screen(Tells):
             self.console.print("standard output is closed: the answer stands in the record only")
         if self.asks and self.mixed:
             self.console.print("/help tells what can be said besides a question", markup=False)
+
+    def took_over(self, cluster: Cluster, line: str) -> None:
+        """Go on where another end user's screen was."""
+        self.cluster, self.in_line = cluster, True
+        self.tell(line)
 
     def ready_for_a_line(self) -> None:
         if self.asks and self.mixed:

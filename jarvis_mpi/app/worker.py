@@ -18,10 +18,12 @@ from ..net.heartbeat import beating
 from ..net.plan import ready, receive_plan, receive_settings
 from ..net.shutdown import farewell
 from ..net.vitals import looking
+from ..protocol.election import Term
 from ..protocol.journal import Journalled
 from ..protocol.link import Link
+from ..protocol.standby import StandbyWorker
 from ..protocol.steps_in_flight import Pace
-from ..protocol.worker import Ended, Worker
+from ..protocol.worker import Ended
 from . import fault_injection
 
 if TYPE_CHECKING:
@@ -70,10 +72,15 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         pace = (paces[0] if paces else Pace(settings.pace_s)) if settings.pace_s else None
         load = copy_loader(folder, dtype, settings, pace)
         stages = {stage.block: journalled(stage, settings, pace) for stage in own}
-        stages |= {block: load(block, beforehand=True) for block in plan.copies}
+        stages |= {block: load(block, beforehand=True) for block in (*plan.copies, *plan.end_users)}
         put_patch = patch.Patches(Path(settings.patches), dtype)
         if patch_info:
-            put_patch.prepare(patch_info, plan.blocks)
+            put_patch.prepare(patch_info, (*plan.blocks, *plan.end_users))
+        successor = None
+        if plan.standby == link.me:
+            from .successor_parts import successor_parts
+
+            successor = successor_parts(folder, settings, patch_info)
         orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
         parts = (
             link,
@@ -84,12 +91,22 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             looking(time.perf_counter),
             put_patch,
         )
-        made = fault_injection.FaultyWorker(orders, *parts) if orders else Worker(*parts)
+        term, silence_s = Term(standby=plan.standby), settings.silence_s
+        made = (
+            fault_injection.FaultyWorker(orders, *parts, term=term, silence_s=silence_s)
+            if orders
+            else StandbyWorker(*parts, term=term, silence_s=silence_s)
+        )
         held = sum(map(len, plan.blocks)) or 1
         ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
         heartbeat.say = made.beat
         ended = made.serve(settings.idle_timeout_s)
-    return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic)
+    if ended is Ended.TAKES_OVER and successor:
+        from .succession import go_on
+
+        return go_on(link, made, successor)
+    end_user = made.term.end_user
+    return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic, end_user)
 
 
 def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> None:

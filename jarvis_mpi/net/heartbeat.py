@@ -1,4 +1,4 @@
-"""Sends a worker's heartbeats from a thread, also while it computes, loads or waits."""
+"""Sends a node's heartbeats from a thread, also while it computes, loads or waits."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from ..protocol.wire import Beat
 
 
 class Heartbeat:
-    """What a beat sends, and how often."""
+    """What a beat does, and how often; at first it says that a worker starts."""
 
     def __init__(self, link: Link, beat_s: float):
         self.beat_s = beat_s
@@ -19,9 +19,10 @@ class Heartbeat:
 
 
 @contextmanager
-def beating(link: Link, beat_s: float) -> Iterator[Heartbeat]:
-    """Send a beat every `beat_s` seconds inside the `with`."""
+def beating(link: Link, beat_s: float, say: Callable[[], None] | None = None) -> Iterator[Heartbeat]:
+    """Send a beat every `beat_s` seconds inside the `with`; `say` does it."""
     heartbeat, stop = Heartbeat(link, beat_s), threading.Event()
+    heartbeat.say = say or heartbeat.say
 
     def go() -> None:
         while not stop.wait(heartbeat.beat_s):

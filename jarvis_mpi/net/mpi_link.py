@@ -66,8 +66,7 @@ class MpiLink:
         self.outbox, self.inbox = Outbox(MPI, self.comm), Inbox(MPI, self.comm)
         self.shrinking_until = 0.0  # 0: no shrink is under way
         self.inside = threading.Lock()  # no second thread in MPI during a shrink
-        self.last_beat = MPI.REQUEST_NULL
-        self.last_beat_data = b""
+        self.last_beats: dict[int, tuple[Any, bytes]] = {}  # node -> request, buffer
         self.usual_wait_s = 0.0
 
     def send(self, node: int, data: bytes) -> None:
@@ -107,10 +106,11 @@ class MpiLink:
         if self.blocked.blocked_s() > STUCK_S or not self.inside.acquire(blocking=False):
             return
         try:
-            if self.last_beat.Test():
-                self.last_beat = self.comm.Isend([data, self.MPI.BYTE], node)
-                self.last_beat_data = data
-                self.last_beat.Test()
+            last, _ = self.last_beats.get(node, (self.MPI.REQUEST_NULL, b""))
+            if last.Test():
+                request = self.comm.Isend([data, self.MPI.BYTE], node)
+                self.last_beats[node] = request, data
+                request.Test()
         except self.MPI.Exception:
             pass  # the main thread meets the same error, and acts
         finally:

@@ -13,6 +13,7 @@ from typing import NoReturn
 import psutil
 
 from ..common.layers import END_USER
+from ..common.process_identity import machine
 from ..protocol import wire
 from ..protocol.link import Link, Lost, Silence
 from ..protocol.notes import Failed, Farewell, GivesUp, read
@@ -28,8 +29,8 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
     Nobody waits for the `silent`. Those that said it wait for `release`.
     """
     lost = goodbye(link, b"", 1.0)
-    peaks = {END_USER: peak_bytes()}
-    awaited = set(range(1, link.size)) - set(silent) - lost
+    peaks = {link.me: peak_bytes()}
+    awaited = set(range(link.size)) - {link.me} - set(silent) - lost
     end = clock() + timeout_s
     while awaited:
         try:
@@ -60,7 +61,7 @@ def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:
     """Say goodbye to all. -> the nodes that are found to be lost: the link names each only once."""
     message, lost = Message(Kind.GOODBYE, body=body).pack(), set[int]()
     for speak in (
-        *(partial(link.send, node, message) for node in range(1, link.size)),
+        *(partial(link.send, node, message) for node in range(link.size) if node != link.me),
         partial(link.flush, timeout_s),
     ):
         try:
@@ -76,7 +77,7 @@ def end_processes(hellos: Mapping[int, Hello], silent: Collection[int]) -> None:
     """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for
     it."""
     for node in silent:
-        if node in hellos and hellos[node].machine == hellos[END_USER].machine:
+        if node in hellos and hellos[node].machine == machine():
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(hellos[node].pid)
                 if abs(process.create_time() - hellos[node].started) < 0.1:
@@ -107,20 +108,20 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
+def farewell(link: Link, timeout_s: float, clock: Clock, end_user: int = END_USER) -> bool:
     """Say a worker's last words, after the end user's goodbye. -> whether all leave together."""
     try:
-        link.send(END_USER, Farewell(link.me, peak_bytes()).pack())
+        link.send(end_user, Farewell(link.me, peak_bytes()).pack())
         # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
-        return await_goodbye(link, 2 * timeout_s + 1, clock) == wire.TOGETHER
+        return await_goodbye(link, 2 * timeout_s + 1, clock, end_user) == wire.TOGETHER
     except (Silence, Lost):
         return False
 
 
-def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
+def await_goodbye(link: Link, timeout_s: float, clock: Clock, end_user: int = END_USER) -> bytes:
     """Return the body of the next goodbye; other messages no longer matter. Raises Silence or Lost."""
     while True:
-        message = next_message(link, timeout_s, clock)
+        message = next_message(link, timeout_s, clock, end_user)
         if message.kind is Kind.GOODBYE:
             return bytes(message.body)
 

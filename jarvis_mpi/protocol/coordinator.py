@@ -93,6 +93,7 @@ class Coordinator:
         self.tenure.withdraw(sequence)
         new_from = request.continue_with(text)
         self.tenure.transcript.add("text", sequence, request.branch, new_from, list(text[new_from:]))
+        self.tenure.transcript.flush()
         request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
         self._send_next_step(request)
 
@@ -148,7 +149,7 @@ class Coordinator:
                 return None
             at_once = dispatch.complete or self.services.drafts.propose_ahead()
             notices, heard_all = self._hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
-            for request in self._act_on(notices):
+            for request in self.act_on(notices):
                 if request.step and request.step.awaited:
                     dispatch.resend_step(request, request.step, self.cluster.route())
                 # While the others mend the step.
@@ -173,7 +174,7 @@ class Coordinator:
         heard_all = False
         while not heard_all:
             notices, heard_all = self._hear(0.0)
-            self._act_on(notices)
+            self.act_on(notices)
         self.cluster = self.maintenance.order_copies(self.cluster, self.step)
 
     def compare_clocks(self) -> None:
@@ -184,7 +185,7 @@ class Coordinator:
                 end = self.clock() + CLOCK_ROUND_TRIP_S
                 while node in self.maintenance.clocks_asked and self.clock() < end:
                     notices, _ = self._hear(max(0.0, end - self.clock()))
-                    self._act_on(notices)
+                    self.act_on(notices)
                 if self.clock() >= end:
                     break  # it is slow, or not there
 
@@ -242,7 +243,7 @@ class Coordinator:
                 return [Notice(node, Sign.LOST)]
         return []
 
-    def _act_on(self, notices: Sequence[Notice]) -> list[Request]:
+    def act_on(self, notices: Sequence[Notice]) -> list[Request]:
         """Change the cluster by these signs. -> the requests whose step must be sent again."""
         missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
         for node, sign, sequence in notices:
@@ -258,7 +259,8 @@ class Coordinator:
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
         if self.cluster.standby is not None and self.tenure.term.standby == NOBODY:
             self.cluster = replace(self.cluster, standby=None)
-        if not notices:
+        self.tenure.transcript.flush()
+        if not notices or self.tenure.is_cut_off(self.cluster):
             return []
         return [
             request

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ..common.layers import END_USER
 
 NOBODY = -1  # no node
+FEWEST = 3  # voters of which one can be outvoted
 TERM_BITS = 20  # an epoch is the number of its end user's first term, then so many bits of the route's
 
 
@@ -78,7 +79,9 @@ class Candidacy:
         newer = [term for term in self.refused.values() if term.number >= self.wanted.number]
         if any(self.me not in (term.end_user, term.standby) for term in newer):
             return Outcome.YIELDED
-        if 2 * len(self.granted) > len(self.voters):
+        # The last two: without the end user's own vote, its standby can win nothing.
+        alone = self.wanted.since < self.wanted.number and len(self.voters) < FEWEST
+        if alone or 2 * len(self.granted) > len(self.voters):
             return Outcome.TRIED if self.trial else Outcome.WON
         return Outcome.FAILED if 2 * len(self.refused) >= len(self.voters) else Outcome.OPEN
 

@@ -16,7 +16,7 @@ MORE_S = 0.5  # than a worker may: for so long the end user may be silent
 class StandbyWorker(Worker):
     """`silence_s`: how long a node may be silent; the rest as a Worker."""
 
-    def __init__(self, silence_s: float, *parts: Any, **more: Any):
+    def __init__(self, *parts: Any, silence_s: float = 1.0, **more: Any):
         super().__init__(*parts, **more)
         self.silence_s = silence_s + MORE_S
         self.transcript = Transcript()
@@ -24,6 +24,8 @@ class StandbyWorker(Worker):
         self.heard_at = self.looked_at = self.clock()
         self.certain: set[int] = set()  # nodes that are gone
         self.voted: dict[int, list[Ran]] = {}  # node -> how far its stages are
+        self.heard_of: dict[int, float] = {}  # node -> when it last said that it is at work, or voted
+        self.claimed_at = 0.0
 
     @property
     def stands_by(self) -> bool:
@@ -33,6 +35,8 @@ class StandbyWorker(Worker):
         if self.link.sender == self.term.end_user:
             self.heard_at = self.clock()
             self.campaign.withdraw()
+        if message.kind is Kind.BEAT:
+            self.heard_of[self.link.sender] = self.clock()
         if message.kind is not Kind.NOTE:
             super().take(message, received_bytes)
             return
@@ -71,13 +75,19 @@ class StandbyWorker(Worker):
             self.stand()
         return silent_s <= idle_timeout_s
 
+    def alive_at(self, node: int) -> float:
+        """When the node gave its last sign of life, or was asked for one."""
+        return max(self.claimed_at, self.heard_of.get(node, 0.0))
+
     def stand(self) -> None:
+        self.claimed_at = self.clock()
         voters = frozenset(range(self.link.size)) - self.certain - self.transcript.lost()
         self.obey_decided(self.campaign.begin(self.term, voters, self.clock()))
 
     def count(self, vote: Vote) -> None:
         if vote.grants and not vote.trial:
             self.voted[vote.node] = vote.ran
+            self.heard_of[vote.node] = self.clock()
         self.obey_decided(self.campaign.heard(vote, self.clock()))
 
     def obey_decided(self, decided: Term | None) -> None:

@@ -2,15 +2,18 @@
 is lost if most nodes let it, and stops where another node is the end user."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ..common.errors import Unservable
 from .campaign import Campaign
-from .election import NOBODY, Term
+from .cluster import Cluster
+from .election import FEWEST, NOBODY, Term
 from .events import Token
-from .node_state import Sign
+from .link import Link
+from .node_state import Sign, State
 from .notes import Acknowledged, Claim, Entries, Sendable, Vote
 from .transcript import Entry, Replication
+from .wire import Beat
 
 Clock = Callable[[], float]
 GONE = (Sign.SILENT, Sign.STUCK, Sign.GARBLED, Sign.GIVEN_UP)  # signs of a standby that has to be dropped
@@ -38,10 +41,19 @@ class Tenure:
         self.campaign = Campaign(me, send)
         self.transcript = Replication(self.send_entries)
         self.transcript.begin(None if term.standby == NOBODY else term.standby)
+        self.standby_given_up = False
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
         self.send(standby, Entries(first, entries))
+
+    def begin(self, run: str, missing: Mapping[int, Sign]) -> None:
+        """Have the standby know what the run is, and which nodes are missing from its start."""
+        self.transcript.add("run", run)
+        for node, sign in missing.items():
+            self.transcript.add("sign", node, sign.value)
+            self.sign_seen(node, sign)
+        self.transcript.flush()
 
     # -- what is shown
 
@@ -62,9 +74,24 @@ class Tenure:
 
     def withdraw(self, sequence: int) -> None:
         """No more is wanted of that answer."""
-        self.held = deque(each for each in self.held if each[1].sequence != sequence)
+        left = deque(each for each in self.held if each[1].sequence != sequence)
+        if count := len(self.held) - len(left):
+            self.transcript.add("cut", sequence, count)
+        self.held = left
 
     # -- who is the end user
+
+    def beat(self, link: Link) -> None:
+        """Show the standby that this node lives. From any thread."""
+        if (standby := self.term.standby) != NOBODY:
+            link.beat(standby, Beat(self.me, 0.0, False, {}).pack())
+
+    def is_cut_off(self, cluster: Cluster) -> bool:
+        """Whether most nodes are silent, and a standby may have taken over: nothing is decided here then."""
+        if self.term.standby == NOBODY or len(self.voters) < FEWEST:
+            return False
+        silent = [node for node in self.voters if cluster.state(node) is State.SILENT]
+        return 2 * len(silent) >= len(self.voters)
 
     def note_came(self, note: Claim | Vote | Acknowledged) -> None:
         """Raises Deposed where another node is the end user."""
@@ -91,6 +118,7 @@ class Tenure:
         if sign is Sign.LOST:
             self.announce(self.term._replace(number=self.term.number + 1, standby=NOBODY))
         elif sign in GONE:
+            self.standby_given_up = sign is Sign.GIVEN_UP
             self.decided(self.campaign.begin(self.term, self.voters, self.clock()))
 
     def announce(self, term: Term) -> None:
@@ -100,8 +128,14 @@ class Tenure:
             self.send(other, Claim(self.me, term, False))
 
     def look(self) -> None:
-        """Ask again where too few have answered."""
+        """Ask again where too few have answered.
+        Raises Unservable where that cannot be waited for."""
         if self.campaign.is_due(self.clock()):
+            if self.standby_given_up:
+                raise Unservable(
+                    f"node {self.term.standby}, the standby, was silent for too long, and too few others "
+                    "answer to let this node go on without it"
+                )
             self.decided(self.campaign.begin(self.term, self.voters, self.clock()))
 
     def decided(self, term: Term | None) -> None:

@@ -2,8 +2,10 @@
 
 An entry is a list of JSON values, its kind first:
 
+    run    what a standby must know to go on with it, as JSON
     text   sequence, branch, at, ids: from position `at` on the sequence is these ids
     token  sequence, step, position, id
+    cut    sequence, count: its last `count` tokens are not wanted
     sign   node, sign
     copy   node, first layer, end
     event  step, name, text: asked, answered and refused, as the record has them
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..common.errors import Unservable
 from ..common.layers import Block
 from .cluster import Cluster
 from .node_state import Sign
@@ -20,8 +23,10 @@ from .wire import Garbled
 
 Entry = list[Any]
 FORMS: dict[str, tuple[type, ...]] = {
+    "run": (str,),
     "text": (int, int, int, list),
     "token": (int, int, int, int),
+    "cut": (int, int),
     "sign": (int, str),
     "copy": (int, int, int),
     "event": (int, str, str),
@@ -56,18 +61,18 @@ class Transcript:
     def of(self, kind: str) -> Iterator[list[Any]]:
         return (values for its_kind, *values in self.entries if its_kind == kind)
 
-    def cluster_after(self, cluster: Cluster) -> Cluster:
-        """`cluster`, which was so when this began, after all that happened."""
-        for kind, *values in self.entries:
-            if kind == "sign":
-                cluster = cluster.with_event(values[0], Sign(values[1]))
-            elif kind == "copy":
-                cluster = cluster.with_copy(values[0], range(*values[1:]))
+    def with_copies(self, cluster: Cluster) -> Cluster:
+        """`cluster` with the copies that were loaded since."""
+        for node, first, end in self.of("copy"):
+            cluster = cluster.with_copy(node, range(first, end))
         return cluster
+
+    def signs(self) -> list[tuple[int, Sign]]:
+        return [(node, Sign(sign)) for node, sign in self.of("sign")]
 
     def lost(self) -> frozenset[int]:
         """The nodes whose processes are certain to be gone."""
-        return frozenset(node for node, sign in self.of("sign") if sign == Sign.LOST.value)
+        return frozenset(node for node, sign in self.signs() if sign is Sign.LOST)
 
     def texts(self) -> dict[int, list[int]]:
         """Every sequence and its ids."""
@@ -79,7 +84,28 @@ class Transcript:
             elif kind == "token":
                 sequence, _, position, token = values
                 texts[sequence][position:] = [token]
+            elif kind == "cut":
+                sequence, count = values
+                del texts[sequence][-count:]
         return texts
+
+    def without_cut(self) -> list[Entry]:
+        """All entries but tokens that were not wanted."""
+        left: list[Entry] = []
+        for entry in self.entries:
+            if entry[0] != "cut":
+                left.append(entry)
+                continue
+            mine = [at for at, each in enumerate(left) if each[:2] == ["token", entry[1]]]
+            for at in mine[: -entry[2] - 1 : -1]:
+                del left[at]
+        return left
+
+    def run(self) -> str:
+        """What must be known to go on with the run. Raises Unservable where the end user had not sent it."""
+        for [text] in self.of("run"):
+            return str(text)
+        raise Unservable("the end user died before its standby knew what is asked")
 
     def branch(self, sequence: int) -> int:
         """The newest of a sequence's text."""
@@ -145,6 +171,11 @@ class Replication:
     def has(self, count: int) -> bool:
         """Whether the standby has so many entries; always, where there is none."""
         return self.standby is None or self.acknowledged >= count
+
+    def event(self, step: int, name: str, text: str) -> None:
+        """An event of the record."""
+        self.add("event", step, name, text)
+        self.flush()
 
     # -- as a RunObserver
 

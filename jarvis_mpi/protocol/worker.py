@@ -235,12 +235,15 @@ class Worker:
             stage.forget(sequence)
 
     def beat(self) -> None:
-        """Show the end user that this node lives, unless its work has just returned. From any thread."""
+        """Show the end user that this node lives, unless its work has just returned; also its standby while
+        the node works, and so reads no claim. From any thread."""
         now, since = self.clock(), self.busy_since
         if now - self.heard_of_at >= self.beat_s and self.term.end_user != self.link.me:
             busy_s = now - since if since is not None else 0.0
-            beat = Beat(self.link.me, busy_s, self.link.sending(), dict(self.reached))
-            self.link.beat(self.term.end_user, beat.pack())
+            beat = Beat(self.link.me, busy_s, self.link.sending(), dict(self.reached)).pack()
+            self.link.beat(self.term.end_user, beat)
+            if busy_s and self.term.standby not in (NOBODY, self.link.me):
+                self.link.beat(self.term.standby, beat)
 
 
 def run_local_hops(first: StageRun, stages: Stages, patch: Patch, message: Message, clock: Clock) -> Message:

@@ -3,6 +3,7 @@
 import heapq
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from itertools import count
 
 from greenlet import greenlet
@@ -30,7 +31,10 @@ class World:
     def run(self, main: greenlet) -> None:
         """Until `main` has ended."""
         main.switch()
-        while not main.dead:
+        self.run_until(lambda: main.dead)
+
+    def run_until(self, is_over: Callable[[], bool]) -> None:
+        while not is_over():
             if not self.events:
                 raise Wrong("rule 7: everyone waits for ever")
             self.now, _, what = heapq.heappop(self.events)
@@ -55,6 +59,7 @@ class SimProcess:
         self.turn = 0
         self.sender = -1  # of what was received last
         self.babbles = False
+        self.side, self.split_until = 0, 0.0
         self.last_arrival: dict[int, float] = {}
         self.newest: Counter[int] = Counter()  # sequence -> epoch received
 
@@ -104,6 +109,9 @@ class SimProcess:
                 self.stopped_until = until if fault.for_s else float("inf")
             case "stall":
                 self.stall_s = fault.for_s
+            case "split":  # this node and those of higher numbers, from all others
+                for other in self.others:
+                    other.side, other.split_until = int(other.me >= self.me), until
             case "cut":
                 self.cut_until = until
             case "slow":
@@ -133,6 +141,8 @@ class SimNode(SimProcess):
         other, now = self.others[node], self.world.now
         at = now + 0.0005 + 0.001 * self.dice.random()
         at = max(at, self.cut_until, other.cut_until)
+        if other.side != self.side:  # the network is split between them
+            at = max(at, self.split_until)
         if late:
             at += self.dice.random() * self.story.late_s  # and out of order
         else:
@@ -146,7 +156,7 @@ class SimNode(SimProcess):
             self.deliver(node, nonsense(self.dice), False)
 
     def beat(self, node: int, data: bytes) -> None:
-        if self.alive:
+        if self.alive and node not in self.known_dead:
             self.send(node, data)
 
     def flush(self, timeout_s: float) -> None:
