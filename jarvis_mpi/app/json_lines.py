@@ -37,10 +37,6 @@ class Lines(Tells):
         self.cluster = cluster
         self.line("started", model=model, dtype=dtype, start_s=seconds, route=route(cluster))
 
-    def took_over(self, cluster: Cluster, line: str) -> None:
-        self.cluster = cluster
-        self.tell(line)
-
     def ready_for_a_line(self) -> None:
         pass
 

@@ -66,14 +66,14 @@ def ends(block: Block) -> tuple[int, int]:
 
 def read(text: str, parts: SuccessorParts) -> RunDescription:
     """Return the run that `described` wrote, with the parts that this node has of it."""
-    said = json.loads(text)
-    policy = said["policy"]
+    given = json.loads(text)
+    policy = given["policy"]
     copied = policy["copied"]
     layout = Layout(
-        {hello["node"]: Hello(**hello) for hello in said["hellos"]},
-        dict(said["free_bytes"]),
-        {node: tuple(range(*each) for each in blocks) for node, blocks in said["placement"]},
-        {range(*block): tuple(nodes) for block, nodes in said["copies"]},
+        {hello["node"]: Hello(**hello) for hello in given["hellos"]},
+        dict(given["free_bytes"]),
+        {node: tuple(range(*each) for each in blocks) for node, blocks in given["placement"]},
+        {range(*block): tuple(nodes) for block, nodes in given["copies"]},
         Policy(
             tuple(policy["ladder"]),
             policy["max_skipped"],
@@ -81,14 +81,14 @@ def read(text: str, parts: SuccessorParts) -> RunDescription:
             policy["copies"],
             None if copied is None else frozenset(range(*each) for each in copied),
         ),
-        said["standby"],
+        given["standby"],
     )
     asked = RunTask(
-        Settings.of(said["settings"]), (), Path(said["log"]), None, None, said["prompt_option"],
-        [PromptLine(**line) for line in said["prompts"]], takes_over=True,
+        Settings.of(given["settings"]), (), Path(given["log"]), None, None, given["prompt_option"],
+        [PromptLine(**line) for line in given["prompts"]], takes_over=True,
     )  # fmt: skip
     start = Start(
-        asked, parts.files(said["fingerprint"]), parts.model, parts.text, NO_LOSS_KNOWN, layout,
-        Capacity(**said["capacity"]), said["threads"], dict(said["hosts"]),
+        asked, parts.files(given["fingerprint"]), parts.model, parts.text, NO_LOSS_KNOWN, layout,
+        Capacity(**given["capacity"]), given["threads"], dict(given["hosts"]),
     )  # fmt: skip
-    return RunDescription(start, {node: Pace(*pace) for node, pace in said["paces"]}, said["attributes"])
+    return RunDescription(start, {node: Pace(*pace) for node, pace in given["paces"]}, given["attributes"])

@@ -20,7 +20,7 @@ from ..net.heartbeat import beating
 from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
 from ..protocol.cluster import Cluster
-from ..protocol.coordinator import Coordinator
+from ..protocol.coordinator import Coordinator, compare_clocks
 from ..protocol.election import Term
 from ..protocol.events import Both
 from ..protocol.link import Link
@@ -74,7 +74,7 @@ def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps
     coordinator.step = step
     coordinator.tenure.begin(described(start, paces, attributes), handshake.missing)
     with beating(link, start.asked.settings.beat_s, partial(coordinator.tenure.beat, link)):
-        coordinator.compare_clocks()
+        compare_clocks(coordinator)
         return conclude(link, start, coordinator, record, screen)
 
 
@@ -114,7 +114,8 @@ def screen_of(start: Start) -> Shows:
     asked, shows_answers = start.asked, not start.asked.settings.prompts
     if asked.settings.json:
         return Lines(start.hosts, shows_answers)
-    return Screen(start.hosts, asked.is_chat, shows_answers)
+    asks = asked.is_chat and not asked.takes_over
+    return Screen(start.hosts, asks, shows_answers, in_line=asked.takes_over)
 
 
 def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> Cluster:

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from .cluster import Cluster
+from .cluster import Cluster, Hop
 from .dispatch import Dispatch
-from .election import NOBODY
 from .events import Token
 from .failure_detector import FailureDetector, Notice
 from .link import Link, Lost, Silence
@@ -65,8 +64,6 @@ class Coordinator:
         self.maintenance = Maintenance(services, self.dispatch.send, parameters.speak_s)
         self.route_changes = RouteChanges(cluster, parameters.expected_loss)  # what was told last
         self.sequence = self.step = 0  # the next step's number
-
-    # -- requests
 
     def generate(
         self,
@@ -148,7 +145,7 @@ class Coordinator:
             if not dispatch.complete and not (wanted() and (dispatch.is_busy() or self.tenure.held)):
                 return None
             at_once = dispatch.complete or self.services.drafts.propose_ahead()
-            notices, heard_all = self._hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
+            notices, heard_all = self.hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
             for request in self.act_on(notices):
                 if request.step and request.step.awaited:
                     dispatch.resend_step(request, request.step, self.cluster.route())
@@ -165,33 +162,19 @@ class Coordinator:
         self.maintenance.speak(self.cluster)
         return request
 
-    # -- while no step is under way
-
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
         self.maintenance.speak(self.cluster)
         self.dispatch.break_off()
         heard_all = False
         while not heard_all:
-            notices, heard_all = self._hear(0.0)
+            notices, heard_all = self.hear(0.0)
             self.act_on(notices)
         self.cluster = self.maintenance.order_copies(self.cluster, self.step)
 
-    def compare_clocks(self) -> None:
-        """At the start, while nobody works: the best of a few round trips to each worker."""
-        for node in self.cluster.holds.keys() - {self.me}:
-            for _ in range(CLOCK_ROUND_TRIPS):
-                self.maintenance.ask_clocks([node])
-                end = self.clock() + CLOCK_ROUND_TRIP_S
-                while node in self.maintenance.clocks_asked and self.clock() < end:
-                    notices, _ = self._hear(max(0.0, end - self.clock()))
-                    self.act_on(notices)
-                if self.clock() >= end:
-                    break  # it is slow, or not there
-
     # -- signs
 
-    def _hear(self, wait_s: float) -> tuple[list[Notice], bool]:
+    def hear(self, wait_s: float) -> tuple[list[Notice], bool]:
         """What the next message, or its absence, is a sign of, and whether all that has arrived is heard.
         Raises Deposed where another node is the end user."""
         if lost := self.dispatch.take_lost():
@@ -233,7 +216,7 @@ class Coordinator:
                 self.maintenance.clock_answered(note)
             case CopyLoaded(node, block):
                 self.cluster = self.maintenance.copy_loaded(self.cluster, node, block, self.step)
-                self.tenure.transcript.copy(self.clock(), self.step, node, block)
+                self.tenure.copy_loaded(node, block)
             case CopyRefused(node, block):
                 self.maintenance.copy_refused(node, block)
             case Failed(node, traceback):  # and dies, of which MPI tells
@@ -247,18 +230,17 @@ class Coordinator:
         """Change the cluster by these signs. -> the requests whose step must be sent again."""
         missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
         for node, sign, sequence in notices:
-            step = self.dispatch.step_number(sequence, self.step)
             before, self.cluster = self.cluster, self.cluster.with_event(node, sign)
             if self.cluster is not before or sign is Sign.MISSING:
+                step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)
                 self.route_changes.sign_seen(node, sign)
             if self.cluster is not before:
-                self.tenure.transcript.sign(self.clock(), step, node, sign)
                 self.tenure.sign_seen(node, sign)
             if sign in (Sign.GIVEN_UP, Sign.GARBLED):  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
-        if self.cluster.standby is not None and self.tenure.term.standby == NOBODY:
-            self.cluster = replace(self.cluster, standby=None)
+        if self.cluster.standby != self.tenure.standby:
+            self.cluster = replace(self.cluster, standby=self.tenure.standby)
         self.tenure.transcript.flush()
         if not notices or self.tenure.is_cut_off(self.cluster):
             return []
@@ -266,13 +248,13 @@ class Coordinator:
             request
             for request in self.dispatch.requests.values()
             if request.step and request.step.awaited
-            if request.sequence in missing or self._is_ill(request.step)
+            if request.sequence in missing or is_ill(self.cluster, request.step.route)
         ]
 
-    def _is_ill(self, step: Step) -> bool:
-        """Whether somebody on its way is not well, and there is a better one."""
-        ill = any(self.cluster.state(hop.node) is not State.UP for hop in step.route)
-        return ill and self.cluster.route() != step.route
+
+def is_ill(cluster: Cluster, route: Sequence[Hop]) -> bool:
+    """Whether somebody on the way is not well, and there is a better one. Raises Unservable."""
+    return any(cluster.state(hop.node) is not State.UP for hop in route) and cluster.route() != route
 
 
 def from_sender(link: Link, heard: Any) -> Any:
@@ -280,3 +262,16 @@ def from_sender(link: Link, heard: Any) -> Any:
     if heard.node != link.sender:
         raise Garbled(f"node {link.sender} speaks for node {heard.node}")
     return heard
+
+
+def compare_clocks(asker: Coordinator) -> None:
+    """At the start, while nobody works: the best of a few round trips to each worker."""
+    for node in asker.cluster.holds.keys() - {asker.me}:
+        for _ in range(CLOCK_ROUND_TRIPS):
+            asker.maintenance.ask_clocks([node])
+            end = asker.clock() + CLOCK_ROUND_TRIP_S
+            while node in asker.maintenance.clocks_asked and asker.clock() < end:
+                notices, _ = asker.hear(max(0.0, end - asker.clock()))
+                asker.act_on(notices)
+            if asker.clock() >= end:
+                break  # it is slow, or not there

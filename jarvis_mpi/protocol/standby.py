@@ -1,13 +1,16 @@
 """A worker that takes over from the end user: it has the transcript, and what the end user holds."""
 
-from typing import Any
+from collections.abc import Callable
 
+from ..common.layers import Block
 from .campaign import Campaign
-from .election import Term
+from .election import FIRST, Term
+from .journal import Journalled
+from .link import Link
 from .notes import Acknowledged, Entries, Vote, read
 from .transcript import Ran, Transcript
-from .wire import Kind, Message
-from .worker import Ended, Worker
+from .wire import Kind, Message, Vitals
+from .worker import Clock, Ended, Patch, Stages, Worker, no_patch
 
 LOOK_S = 0.25  # between looks for the end user
 MORE_S = 0.5  # than a worker may: for so long the end user may be silent
@@ -16,8 +19,12 @@ MORE_S = 0.5  # than a worker may: for so long the end user may be silent
 class StandbyWorker(Worker):
     """`silence_s`: how long a node may be silent; the rest as a Worker."""
 
-    def __init__(self, *parts: Any, silence_s: float = 1.0, **more: Any):
-        super().__init__(*parts, **more)
+    def __init__(
+        self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float,
+        vitals: Callable[[], Vitals] = Vitals, patch: Patch = no_patch, term: Term = FIRST,
+        silence_s: float = 1.0,
+    ):  # fmt: skip
+        super().__init__(link, stages, clock, load, beat_s, vitals, patch, term)
         self.silence_s = silence_s + MORE_S
         self.transcript = Transcript()
         self.campaign = Campaign(self.link.me, self.pass_on)
@@ -49,8 +56,8 @@ class StandbyWorker(Worker):
             case None:
                 super().take(message, received_bytes)
 
-    def wait_s(self, idle_timeout_s: float) -> float:
-        usual_s = super().wait_s(idle_timeout_s)
+    def _wait_s(self, idle_timeout_s: float) -> float:
+        usual_s = super()._wait_s(idle_timeout_s)
         return min(LOOK_S, usual_s) if self.stands_by or self.campaign.stands else usual_s
 
     def nodes_lost(self, nodes: set[int]) -> None:
@@ -60,7 +67,7 @@ class StandbyWorker(Worker):
         elif self.term.end_user in nodes and not self.campaign.stands:
             self.stand()
 
-    def bears_silence(self, idle_timeout_s: float) -> bool:
+    def _bears_silence(self, idle_timeout_s: float) -> bool:
         """Stand for end user where that one is silent, or gone."""
         now = self.clock()
         away_s = now - self.looked_at - LOOK_S
@@ -68,7 +75,7 @@ class StandbyWorker(Worker):
             self.heard_at = min(now, self.heard_at + away_s)
         self.looked_at = now
         if not self.stands_by and not self.campaign.stands:
-            return super().bears_silence(idle_timeout_s)
+            return super()._bears_silence(idle_timeout_s)
         silent_s = now - self.heard_at
         missed = silent_s > self.silence_s or self.term.end_user in self.certain
         if missed and (not self.campaign.stands or self.campaign.is_due(now)):

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ..common.errors import Unservable
+from ..common.layers import Block
 from .campaign import Campaign
 from .cluster import Cluster
 from .election import FEWEST, NOBODY, Term
@@ -39,19 +40,18 @@ class Tenure:
         self.me, self.term, self.send, self.clock = me, term, send, clock
         self.voters = frozenset(voters)
         self.campaign = Campaign(me, send)
-        self.transcript = Replication(self.send_entries)
-        self.transcript.begin(None if term.standby == NOBODY else term.standby)
+        self.transcript = Replication(self._send_entries)
+        self.transcript.begin(self.standby)
         self.standby_given_up = False
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
-    def send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
+    def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
         self.send(standby, Entries(first, entries))
 
     def begin(self, run: str, missing: Mapping[int, Sign]) -> None:
         """Have the standby know what the run is, and which nodes are missing from its start."""
         self.transcript.add("run", run)
         for node, sign in missing.items():
-            self.transcript.add("sign", node, sign.value)
             self.sign_seen(node, sign)
         self.transcript.flush()
 
@@ -83,7 +83,7 @@ class Tenure:
 
     def beat(self, link: Link) -> None:
         """Show the standby that this node lives. From any thread."""
-        if (standby := self.term.standby) != NOBODY:
+        if (standby := self.standby) is not None:
             link.beat(standby, Beat(self.me, 0.0, False, {}).pack())
 
     def is_cut_off(self, cluster: Cluster) -> bool:
@@ -107,23 +107,31 @@ class Tenure:
             case Vote(term=term) if term.number > self.term.number and term.end_user != self.me:
                 raise Deposed(term)
             case Vote():
-                self.decided(self.campaign.heard(note, self.clock()))
+                self._decided(self.campaign.heard(note, self.clock()))
+
+    @property
+    def standby(self) -> int | None:
+        return None if self.term.standby == NOBODY else self.term.standby
+
+    def copy_loaded(self, node: int, block: Block) -> None:
+        self.transcript.add("copy", node, block.start, block.stop)
 
     def sign_seen(self, node: int, sign: Sign) -> None:
         """Go on without a standby that is lost: at once if that is certain, else if most nodes let it."""
+        self.transcript.add("sign", node, sign.value)
         if sign is Sign.LOST:
             self.voters -= {node}
         if node != self.term.standby:
             return
         if sign is Sign.LOST:
-            self.announce(self.term._replace(number=self.term.number + 1, standby=NOBODY))
+            self._announce(self.term._replace(number=self.term.number + 1, standby=NOBODY))
         elif sign in GONE:
             self.standby_given_up = sign is Sign.GIVEN_UP
-            self.decided(self.campaign.begin(self.term, self.voters, self.clock()))
+            self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
 
-    def announce(self, term: Term) -> None:
+    def _announce(self, term: Term) -> None:
         """Tell all that the term has begun, in which this node is the end user as before."""
-        self.decided(term)
+        self._decided(term)
         for other in sorted(self.voters - {self.me}):
             self.send(other, Claim(self.me, term, False))
 
@@ -136,11 +144,11 @@ class Tenure:
                     f"node {self.term.standby}, the standby, was silent for too long, and too few others "
                     "answer to let this node go on without it"
                 )
-            self.decided(self.campaign.begin(self.term, self.voters, self.clock()))
+            self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
 
-    def decided(self, term: Term | None) -> None:
+    def _decided(self, term: Term | None) -> None:
         if term and term.end_user != self.me:
             raise Deposed(term)
         if term:
             self.term = term
-            self.transcript.begin(None if term.standby == NOBODY else term.standby)
+            self.transcript.begin(self.standby)

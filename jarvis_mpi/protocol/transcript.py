@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..common.errors import Unservable
-from ..common.layers import Block
 from .cluster import Cluster
 from .node_state import Sign
 from .wire import Garbled
@@ -59,7 +58,7 @@ class Transcript:
             self.entries += entries[len(self.entries) - first :]
 
     def of(self, kind: str) -> Iterator[list[Any]]:
-        return (values for its_kind, *values in self.entries if its_kind == kind)
+        return (values for this_kind, *values in self.entries if this_kind == kind)
 
     def with_copies(self, cluster: Cluster) -> Cluster:
         """`cluster` with the copies that were loaded since."""
@@ -109,13 +108,13 @@ class Transcript:
 
     def branch(self, sequence: int) -> int:
         """The newest of a sequence's text."""
-        return max((branch for its, branch, *_ in self.of("text") if its == sequence), default=0)
+        return max((branch for one, branch, *_ in self.of("text") if one == sequence), default=0)
 
     def sure(self, ran: Ran) -> int:
         """How many positions a stage has run of what the text is now."""
         if ran.branch > self.branch(ran.sequence):
             return 0
-        newer = [at for its, branch, at, _ in self.of("text") if its == ran.sequence and branch > ran.branch]
+        newer = [at for one, branch, at, _ in self.of("text") if one == ran.sequence and branch > ran.branch]
         return min([ran.end, *newer])
 
     def next_step(self) -> int:
@@ -176,11 +175,3 @@ class Replication:
         """An event of the record."""
         self.add("event", step, name, text)
         self.flush()
-
-    # -- as a RunObserver
-
-    def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
-        self.add("sign", node, sign.value)
-
-    def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
-        self.add("copy", node, block.start, block.stop)

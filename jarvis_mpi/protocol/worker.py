@@ -77,12 +77,12 @@ class Worker:
         """
         while not self.ended:
             try:
-                data = self.link.receive(self.wait_s(idle_timeout_s))
+                data = self.link.receive(self._wait_s(idle_timeout_s))
             except Lost as lost:
                 self.nodes_lost(set(lost.nodes))
                 continue
             except Silence:
-                if not self.bears_silence(idle_timeout_s):
+                if not self._bears_silence(idle_timeout_s):
                     raise
                 continue
             try:
@@ -98,7 +98,7 @@ class Worker:
             case Kind.STEP:
                 self.step(message, received_bytes)
             case Kind.NOTE if claim := read(message, Claim):
-                self.vote(claim)
+                self._vote(claim)
             case Kind.NOTE:
                 self.obey(message, is_ordered)
             case Kind.GOODBYE if is_ordered:
@@ -106,7 +106,7 @@ class Worker:
 
     # -- the end user, and who takes over from it
 
-    def wait_s(self, idle_timeout_s: float) -> float:
+    def _wait_s(self, idle_timeout_s: float) -> float:
         """How long nothing may come."""
         if self.succession_by is None:
             return idle_timeout_s
@@ -121,13 +121,13 @@ class Worker:
             raise Lost(nodes)
         self.succession_by = self.succession_by or self.clock() + SUCCESSION_S
 
-    def bears_silence(self, idle_timeout_s: float) -> bool:
+    def _bears_silence(self, idle_timeout_s: float) -> bool:
         """Whether this node goes on though nothing came in time. Raises Lost where nobody has taken over."""
         if self.succession_by is not None:
             raise Lost([self.term.end_user])
         return False
 
-    def vote(self, claim: Claim) -> None:
+    def _vote(self, claim: Claim) -> None:
         """Answer who wants to be the end user, and obey it. Raises Garbled where it is another's claim."""
         if claim.term.end_user != claim.node or claim.node != self.link.sender:
             raise Garbled(f"node {self.link.sender} claims for node {claim.term.end_user}")
@@ -154,7 +154,7 @@ class Worker:
 
     # -- work
 
-    def is_mine(self, message: Message) -> bool:
+    def _is_mine(self, message: Message) -> bool:
         """Whether it comes to this node, for blocks that it holds."""
         own = message.blocks_of(self.link.me)
         to_me = bool(message.ahead) and message.ahead[0][:2] == (self.link.me, *own[:1])
@@ -162,7 +162,7 @@ class Worker:
 
     def step(self, message: Message, received_bytes: int) -> None:
         """Raises Garbled where it is none of this node's."""
-        if not self.is_mine(message):
+        if not self._is_mine(message):
             raise Garbled(f"{message} is no step of node {self.link.me}")
         stage = self.stages[message.ahead[0].block]
         sequence = message.sequence

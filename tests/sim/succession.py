@@ -36,6 +36,7 @@ class Reign:
     tokens: list[Token] = field(default_factory=list)
 
     ended: str = ""
+    deposed: bool = False
     before: list[Token] = field(default_factory=list)  # that the transcript had
     begun_s: float = 0.0
 
@@ -64,7 +65,7 @@ class Succession(Nodes):
         gone = not standby.alive or standby.me in self.gave_up
         gone = gone or standby.stopped_until == float("inf")
         first = self.nodes[END_USER]
-        first_gone = not first.alive or first.stopped_until == float("inf")
+        first_gone = not first.alive or first.stopped_until == float("inf") or self.reigns[0].deposed
         return bool(self.failures) or any(reign.ended for reign in self.reigns) or (gone and first_gone)
 
     def first_reign(self) -> None:
@@ -86,7 +87,7 @@ class Succession(Nodes):
                 reign.tokens.append(token)
             reign.ended = "text"
         except Deposed:
-            pass
+            reign.deposed = True
         except Unservable as error:
             reign.ended = str(error)
         except BaseException as error:

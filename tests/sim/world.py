@@ -9,6 +9,7 @@ from itertools import count
 from greenlet import greenlet
 
 from jarvis_mpi.common.layers import END_USER
+from jarvis_mpi.protocol.election import since_of
 from jarvis_mpi.protocol.link import Lost, Silence
 from jarvis_mpi.protocol.wire import BEAT, HEADER, MAGIC, VERSION, Beat, Kind, Message
 from jarvis_mpi.protocol.worker import Worker
@@ -128,8 +129,9 @@ class SimNode(SimProcess):
             raise Lost(self.known_dead)
         if data[5] == Kind.STEP:
             sequence, epoch = HEADER.unpack_from(data)[6:8]
-            if self.me != END_USER and epoch < self.newest[sequence]:
-                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {self.newest[sequence]}")
+            newest = self.newest[sequence]
+            if self.me != END_USER and epoch < newest and since_of(epoch) == since_of(newest):
+                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {newest}")
         dice, story = self.dice, self.story
         control = node == self.me or data[5] in (Kind.NOTE, Kind.GOODBYE)
         if not control and dice.random() < story.lost:
