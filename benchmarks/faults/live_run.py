@@ -99,7 +99,8 @@ class LiveRun:
                 ):
                     command = (path.parent / "cmdline").read_bytes()
                     if b"signalled.py" in command and b"mpirun" not in command:
-                        found[int(rank)] = int(path.parent.name)
+                        pid = int(path.parent.name)
+                        found[int(rank)] = min(pid, found.get(int(rank), pid))  # not a child of it
         return found
 
     def wait(self) -> None:

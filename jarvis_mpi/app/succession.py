@@ -51,6 +51,7 @@ def go_on(link: Link, worker: StandbyWorker, parts: SuccessorParts) -> tuple[int
     attributes = {**run.attributes, "writer": process_identity.named(os.getpid())}
     record = Record(log_of(asked.log, link.me), attributes, now, screen)
     begun = written(record, transcript, now)
+    record.file.add_event(now, transcript.next_step(), link.me, "takeover")
     asked = replace(
         asked, settings=settings, log=record.path, begun=begun,
         shown_lines=shown_lines(asked.prompts, begun, transcript),

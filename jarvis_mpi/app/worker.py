@@ -17,8 +17,9 @@ from ..net.handshake import hello, report
 from ..net.heartbeat import beating
 from ..net.plan import Plan, ready, receive_plan, receive_settings
 from ..net.shutdown import farewell
+from ..net.ssh_keepalive import home
 from ..net.vitals import looking
-from ..protocol.election import Term
+from ..protocol.election import NOBODY, Term
 from ..protocol.journal import Journalled
 from ..protocol.link import Link
 from ..protocol.standby import StandbyWorker
@@ -56,6 +57,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
             quiet()
             import_family(load_config(folder))
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
+        home.may_be_lost = plan is not None and plan.standby != NOBODY
         if plan is None:
             return 0, farewell(link, SHUTDOWN_S, time.monotonic)
         checkpoint.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))

@@ -35,7 +35,9 @@ HOST, ABSENT, SSH_KEEPALIVE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_SSH_KEEPAL
 PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
 AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
 KEEPALIVE_S = 5.0  # between keepalives
-KEEPALIVE, OUTLIVE = b"!", b"O"  # what goes to a rank's standard input; the last: mpirun died, and only it
+# What goes to a rank's standard input: it is watched over; mpirun died, and only it; it is to end.
+KEEPALIVE, OUTLIVE, END = b"!", b"O", b"X"
+ENDING_S = 2.0  # for END to reach the host
 DYING_S = 0.15  # for mpirun to be gone, where it is: SIGKILL follows SIGTERM after a quarter of a second
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
@@ -243,8 +245,23 @@ def end_with_daemon(ssh: subprocess.Popen, launcher_pid: int, *_: object) -> NoR
         with contextlib.suppress(OSError):
             os.write(ssh.stdin.fileno(), OUTLIVE)
     else:
-        ssh.kill()
+        end_by(ssh)
     os._exit(1)
+
+
+def end_by(ssh: subprocess.Popen) -> None:
+    """Have the rank end, and its ssh: without a last word it may take this machine for lost, and go on."""
+    if not ssh.stdin:
+        ssh.kill()
+        return
+    with contextlib.suppress(OSError):
+        os.write(ssh.stdin.fileno(), END)
+        ssh.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            ssh.wait(DYING_S)
+            return
+        words = f"sleep {ENDING_S}; kill -9 {ssh.pid}"
+        subprocess.Popen(["sh", "-c", words], start_new_session=True)
 
 
 def silence_s(command: list[str]) -> float:

@@ -25,6 +25,7 @@ from .inbox import Inbox
 from .init_watchdog import guarded
 from .launcher_loss import LauncherLoss, shared_memory, tidy, tidy_if_orphaned
 from .outbox import Outbox
+from .ssh_keepalive import home
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
 
@@ -153,7 +154,7 @@ class MpiLink:
 
     @property
     def orphaned(self) -> bool:
-        return self.launcher.happened.is_set()
+        return self.launcher.happened.is_set() or home.lost.is_set()
 
     def _look_for_the_dead(self) -> None:
         """Raise Lost for ranks of this host whose process has ended, seen twice: MPI may still have messages

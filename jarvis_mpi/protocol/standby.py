@@ -13,6 +13,7 @@ from .wire import Kind, Message, Vitals
 from .worker import Clock, Ended, Patch, Stages, Worker, no_patch
 
 LOOK_S = 0.25  # between looks for the end user
+ALONE_S = 75.0  # longest silence that is borne once nobody watches over the ranks
 MORE_S = 0.5  # than a worker may: for so long the end user may be silent
 
 
@@ -77,6 +78,8 @@ class StandbyWorker(Worker):
         if not self.stands_by and not self.campaign.stands:
             return super()._bears_silence(idle_timeout_s)
         silent_s = now - self.heard_at
+        if self.link.orphaned:
+            idle_timeout_s = min(idle_timeout_s, ALONE_S)
         missed = silent_s > self.silence_s or self.term.end_user in self.certain
         if missed and (not self.campaign.stands or self.campaign.is_due(now)):
             self.stand()
