@@ -68,7 +68,7 @@ def records(run: OrphanedRun) -> list[Path]:
 
 def answers(path: Path) -> tuple[list[str], bool, float]:
     """Return the answers in a record, whether it is done, and the longest wait for a token, in seconds."""
-    with h5py.File(path) as record:
+    with h5py.File(path, swmr=True, locking=False) as record:  # its writer may have been killed
         events, text, tokens = record["events"][:], record["text"][:].tobytes(), record["tokens"][:]
     payloads = [
         json.loads(text[each["text_at"] : each["text_at"] + each["text_bytes"]])
