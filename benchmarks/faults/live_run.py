@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -102,6 +102,22 @@ class LiveRun:
                         found[int(rank)] = int(path.parent.name)
         return found
 
+    def processes(self) -> dict[int, str]:
+        """process -> its name; also of what stands here for ranks on other hosts, not of zombies."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"JARVIS_TEST={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                    found[int(path.name)] = (path / "comm").read_text().strip()
+        return found
+
+    def wait_for(self, comes_true: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + self.limit_s
+        while not comes_true():
+            assert time.monotonic() < end, f"{what}: {self.errors.decode()}"
+            assert self.process.poll() is None, f"{what}: {self.errors.decode()}"
+            time.sleep(0.01)
+
     def wait(self) -> None:
         self.process.stdout.read()
         self.process.wait(timeout=self.limit_s + 20)
@@ -118,6 +134,12 @@ def hit(pids: Sequence[int], fault: str) -> float:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
     return at
+
+
+def kill(processes: Iterable[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def says(told: str, what: str) -> bool:

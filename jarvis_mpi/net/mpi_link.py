@@ -4,6 +4,7 @@ Ranks probe and then sleep, because a rank that spins takes the core from one th
 communicator returns its errors: see failures.py.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -205,7 +206,8 @@ class MpiLink:
         """End this process; `together`: every other rank ends now, too.
 
         Only then call MPI_Finalize, which waits for all and which no Python code can interrupt. Not without
-        mpirun, which takes part in it.
+        mpirun, which takes part in it. A rank that dies meanwhile is no matter any more: MPI's words about it
+        are not shown.
         """
         if self.orphaned:
             tidy(shared_memory())
@@ -213,7 +215,9 @@ class MpiLink:
             if self.me == END_USER:
                 tidy_if_orphaned()
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
-            self.MPI.Finalize()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            with contextlib.suppress(self.MPI.Exception):
+                self.MPI.Finalize()
         os._exit(status)
 
 
