@@ -185,4 +185,6 @@ def converse(start: Start, coordinator: Coordinator, record: Record, screen: Sho
         )  # fmt: skip
         if asked.before and not asked.prompts:
             conversation.restore(asked.before.questions)
-        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        outcome = answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        conversation.record_orphaned()
+        return outcome
