@@ -29,14 +29,14 @@ from pathlib import Path
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
 from benchmarks.faults.live_run import LAUNCHER, WORKERS, LiveRun, kill, read
+from benchmarks.faults.outside import MEMORY, has_ended, in_init, left_in_memory, watches
 from benchmarks.shapes import make_tiny
-from jarvis_mpi.net.ancestry import DEAD, STOPPED, children, stat
+from jarvis_mpi.net.ancestry import STOPPED, stat
 from jarvis_mpi.testbed import own_hosts
 
 TOKENS, LAYERS = 12, 12
 LIMIT_S, START_S, LATER_S = 60, 10.0, 1.0
 PLAIN = 3  # runs without a fault, at first
-MEMORY = Path("/dev/shm")
 
 
 @dataclass
@@ -203,50 +203,11 @@ class Campaign:
             print(run.errors.decode(), flush=True)
 
 
-def in_init(run: LiveRun) -> dict[int, int]:
-    """node -> process, of the ranks that are in MPI_Init: a child of theirs watches over them then."""
-    found = {}
-    for process in run.processes():
-        if watches(process):
-            environment = Path(f"/proc/{process}/environ")
-            with contextlib.suppress(OSError):
-                words = dict(word.partition(b"=")[::2] for word in environment.read_bytes().split(b"\0"))
-                if b"JARVIS_HOST" not in words and b"PMIX_RANK" in words:
-                    found[int(words[b"PMIX_RANK"])] = process
-    return found
-
-
-def has_ended(process: int) -> bool:
-    return stat(process).state in DEAD
-
-
-def watches(process: int) -> set[int]:
-    """The children of a process that are copies of it: net/init_watchdog.py."""
-    found = set()
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{process}/cmdline").read_bytes()
-        if b"signalled.py" in words:
-            for child in children(process):
-                with contextlib.suppress(OSError):
-                    if Path(f"/proc/{child}/cmdline").read_bytes() == words:
-                        found.add(child)
-    return found
-
-
 def names(line: str, node: int) -> bool:
     """Whether the line says that the rank was lost while MPI started, or, of the end user, later."""
     of_node = r"the end user \(node 0\)" if node == 0 else f"node {node}"
     lost = rf"({of_node} (died|was stopped)|{own_hosts.name(node)}: its rank was lost) while MPI started"
     return bool(re.search(lost, line)) or (node == 0 and "node 0) died, and with it the run" in line)
-
-
-def left_in_memory() -> set[Path]:
-    """What MPI keeps in memory that has a name, and no process uses."""
-    used = set[str]()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            used |= {word for word in maps.read_text().split() if word.startswith(f"{MEMORY}/")}
-    return {path for path in MEMORY.iterdir() if str(path) not in used}
 
 
 def told(result: Result, end_s: float) -> str:
@@ -292,10 +253,9 @@ def main() -> int:
         campaign = Campaign(Path(scratch), launcher, random.Random(asked.seed))
         campaign.measure()
         print(
-            f"seed {asked.seed}; no fault: ranks are in MPI_Init for "
-            f"{', '.join(f'{s:.2f}' for s in campaign.init_s)} s, together for {campaign.together_s:.2f} s; "
-            f"{campaign.leave_s:.2f} s from the last token until a worker leaves, {campaign.end_s:.2f} s to the "
-            "end",
+            f"seed {asked.seed}; no fault: ranks are in MPI_Init up to {max(campaign.init_s):.2f} s, all of "
+            f"them for {campaign.together_s:.2f} s; from the last token {campaign.leave_s:.2f} s until a "
+            f"worker leaves, {campaign.end_s:.2f} s in all",
             flush=True,
         )
         for number in range(asked.runs):

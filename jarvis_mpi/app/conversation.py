@@ -85,7 +85,7 @@ class Conversation:
         self.asker, self.text, self.context, self.settings = asker, text, context, settings
         self.record, self.screen, self.interrupted = record, screen, interrupted
         self.ids: list[int] = []  # the whole text so far
-        self.told_orphaned = False  # the record has been
+        self.is_orphaned_recorded = False  # the record has been
 
     def reset(self) -> None:
         if self.ids:
@@ -127,8 +127,8 @@ class Conversation:
 
     def record_orphaned(self) -> None:
         """Record that mpirun is gone, where it is; once."""
-        if not self.told_orphaned and self.asker.services.link.orphaned:
-            self.told_orphaned = True
+        if not self.is_orphaned_recorded and self.asker.services.link.orphaned:
+            self.is_orphaned_recorded = True
             self.record.orphaned(self.asker.clock(), self.asker.step)
 
     def ask(self, prompt: str) -> Answer:

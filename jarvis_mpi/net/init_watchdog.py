@@ -8,16 +8,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..common.layers import END_USER
 from .ancestry import LAUNCHERS, STOPPED, children, environment, has_ended, kill, stat
 from .launch_agents import end_run
 from .launcher_loss import shared_memory, tidy
 from .ssh_keepalive import borne_s
 
 WHILE = "while MPI started, which waits for every rank: start again"
-LOOK_S = 0.5  # between looks at the other ranks
-STOPPED_S = 4.0  # a rank that is stopped for so long is ended
+LOOK_S = 0.1  # between looks at the other ranks
+STOPPED_S = 4.0  # a rank that is stopped for so long ends the run
+LATER_S = 1.0  # a rank's own watch ends it so much later, for MPI may then end others without a word
+ALONE_S = 0.2  # who outlives another rank by so much was not ended by mpirun together with it: Ctrl-C
 MISSING_S = 5.0  # until every rank of this machine must have been started
-ENDS_S = 2.0  # for mpirun to be gone, if it ends all ranks itself: Ctrl-C
+ENDS_S = 2.0  # for mpirun to be gone, if it ends all ranks itself
 ORDERED_S = 3.0  # for it to end when it is told to: with a rank dead in MPI_Init it may hang
 THROUGH = b"!"
 
@@ -37,7 +40,7 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
         os.setsid()  # mpirun ends the processes of this one's group, and may hang after that
         try:
             if why := watch.failure():
-                watch.end(why)
+                watch.end(why, at_once=watch.neighbours.go_on())
         finally:
             os._exit(0)
     os.close(read)
@@ -68,24 +71,27 @@ class Watch:
                 return why
             ready = select.select(watched, [], [], min(LOOK_S, self.timeout_s))[0]
             if self.done in ready:
-                return "" if os.read(self.done, 1) == THROUGH else f"the end user (node 0) died {WHILE}"
+                return "" if os.read(self.done, 1) == THROUGH else f"{named(END_USER)} died {WHILE}"
             if ready and not os.read(0, 4096):  # ssh hangs up: see ssh_keepalive.py
                 break
             # With mpirun, which Ctrl-Z stops, all ranks are.
             if stat(self.pid).state not in STOPPED or stat(self.launcher_pid).state in STOPPED:
                 stopped_since = now
-            elif now > stopped_since + STOPPED_S:
-                return f"the end user (node 0) was stopped {WHILE}"
+            elif now > stopped_since + STOPPED_S + (0 if self.sentence else LATER_S):
+                return f"{named(END_USER)} was stopped {WHILE}"
         return self.sentence or "late"
 
-    def end(self, why: str) -> None:
-        """End the rank; rank 0's watch prints why, and ends the run."""
+    def end(self, why: str, at_once: bool) -> None:
+        """End the rank; rank 0's watch prints why, and ends the run.
+
+        Not `at_once`: only if mpirun does not end, which is then its own doing.
+        """
         if not self.sentence:
             kill(self.pid)
         elif stat(self.launcher_pid).name not in LAUNCHERS:
             kill(self.pid)
             end_run(why)
-        elif not has_ended(self.launcher_pid, ENDS_S):
+        elif not has_ended(self.launcher_pid, 0.0 if at_once else ENDS_S):
             with contextlib.suppress(OSError):
                 os.write(2, f"{why}\n".encode())
             ranks = self.neighbours.pids.values()
@@ -97,6 +103,10 @@ class Watch:
             tidy(memory)
 
 
+def named(rank: int) -> str:
+    return "the end user (node 0)" if rank == END_USER else f"node {rank}"
+
+
 class Neighbours:
     """The ranks of this machine that mpirun itself started. Nobody else tells of one that dies now."""
 
@@ -105,6 +115,7 @@ class Neighbours:
         self.count = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "0")) if self.job else 0
         self.are_all = self.count == int(os.environ.get("OMPI_COMM_WORLD_SIZE", "0"))  # ranks of the run
         self.pids: dict[int, int] = {}  # rank -> process
+        self.stopped_since: dict[int, float] = {}  # rank -> when it was first seen so
         self.begun = time.monotonic()
 
     def lost(self) -> str:
@@ -116,9 +127,23 @@ class Neighbours:
                 self.pids[int(words["PMIX_RANK"])] = pid
         gone = [rank for rank, pid in self.pids.items() if pid not in living]
         if gone and living:
-            return f"node {min(gone)} died {WHILE}"
+            return f"{named(min(gone))} died {WHILE}"
+        if stopped := self.stopped():
+            return f"{named(min(stopped))} was stopped {WHILE}"
         if 0 < len(self.pids) < self.count and time.monotonic() > self.begun + MISSING_S:
             if self.are_all:  # it died before this watch could see it
                 return f"node {min(set(range(self.count)) - set(self.pids))} died {WHILE}"
             return f"only {len(self.pids)} of {self.count} ranks came to start MPI: the others ended before"
         return ""
+
+    def stopped(self) -> set[int]:
+        """Return the ranks that are stopped for too long, without mpirun."""
+        now, whole = time.monotonic(), stat(self.launcher_pid).state in STOPPED
+        found = {rank for rank, pid in self.pids.items() if not whole and stat(pid).state in STOPPED}
+        self.stopped_since = {rank: self.stopped_since.get(rank, now) for rank in found}
+        return {rank for rank, since in self.stopped_since.items() if now > since + STOPPED_S}
+
+    def go_on(self) -> bool:
+        """Whether another rank goes on after one was lost, a while later: it was that one's own end."""
+        time.sleep(ALONE_S)
+        return bool(children(self.launcher_pid) & set(self.pids.values()))

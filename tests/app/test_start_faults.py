@@ -30,7 +30,7 @@ def in_start(rank: int) -> int:
         pytest.param(
             0, signal.SIGKILL, "the end user (node 0) died while MPI started", marks=pytest.mark.very_slow
         ),
-        (1, signal.SIGSTOP, "node 1 died while MPI started"),
+        (1, signal.SIGSTOP, "node 1 was stopped while MPI started"),
     ],
 )
 def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tmp_path):
