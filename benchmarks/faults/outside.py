@@ -1,12 +1,14 @@
 """What can be seen of a run from outside: which ranks are in MPI_Init, what MPI leaves in memory."""
 
 import contextlib
+import re
 from pathlib import Path
 
 from benchmarks.faults.live_run import LiveRun
 from jarvis_mpi.net.ancestry import DEAD, children, environment, stat
 
 MEMORY = Path("/dev/shm")
+ALONE = re.compile(r"0000\.0$")  # a job's number without an mpirun, and its only rank
 
 
 def in_init(run: LiveRun) -> dict[int, int]:
@@ -38,9 +40,10 @@ def watches(process: int) -> set[int]:
 
 
 def left_in_memory() -> set[Path]:
-    """What MPI keeps in memory that has a name, and no process uses."""
+    """What MPI keeps in memory that has a name, and no process uses; not what programs without an mpirun
+    leave."""
     used = set[str]()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             used |= {word for word in maps.read_text().split() if word.startswith(f"{MEMORY}/")}
-    return {path for path in MEMORY.iterdir() if str(path) not in used}
+    return {path for path in MEMORY.iterdir() if str(path) not in used and not ALONE.search(path.name)}
