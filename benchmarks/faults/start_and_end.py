@@ -35,6 +35,7 @@ from jarvis_mpi.net.ancestry import STOPPED, stat
 from jarvis_mpi.testbed import own_hosts
 
 TOKENS, LAYERS = 12, 12
+DIED = re.compile("while MPI started|died, and with it the run")  # of the end user, the latter
 LIMIT_S, START_S, LATER_S = 60, 10.0, 1.0
 PLAIN = 3  # runs without a fault, at first
 
@@ -147,9 +148,9 @@ class Campaign:
         errors, status = run.errors.decode(), run.process.returncode
         result.whole = shown == self.expected and status == 0
         if not result.whole:
-            told = [line for line in errors.splitlines() if names(line, node)]
-            if len(told) != 1:
-                result.wrong.append(f"{len(told)} sentences name node {node}")
+            told = [line for line in errors.splitlines() if DIED.search(line)]
+            if len(told) != 1 or not names(told[0], node):
+                result.wrong.append(f"it says {told}, of node {node}")
             if status in (0, 124, 137):
                 result.wrong.append(f"status {status}")
             if result.gone_s > START_S:
@@ -205,9 +206,8 @@ class Campaign:
 
 def names(line: str, node: int) -> bool:
     """Whether the line says that the rank was lost while MPI started, or, of the end user, later."""
-    of_node = r"the end user \(node 0\)" if node == 0 else f"node {node}"
-    lost = rf"({of_node} (died|was stopped)|{own_hosts.name(node)}: its rank was lost) while MPI started"
-    return bool(re.search(lost, line)) or (node == 0 and "node 0) died, and with it the run" in line)
+    of_node = r"the end user \(node 0\)" if node == 0 else f"(node {node}|{own_hosts.name(node)}: its rank)"
+    return bool(re.match(of_node + " (died|was stopped|was lost|ended)", line))
 
 
 def told(result: Result, end_s: float) -> str:
