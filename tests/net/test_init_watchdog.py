@@ -57,16 +57,6 @@ def test_one_that_is_stopped_is_named_after_a_while_but_not_with_mpirun(monkeypa
         assert neighbours.stopped() == set()
 
 
-def test_who_outlives_another_was_not_ended_with_it(monkeypatch):
-    with ranks(monkeypatch, (0, 1), 2) as processes:
-        neighbours = Neighbours(os.getpid())
-        neighbours.lost()
-        for rank, goes_on in ((1, True), (0, False)):
-            processes[rank].kill()
-            processes[rank].wait()
-            assert neighbours.go_on() == goes_on
-
-
 @pytest.mark.parametrize(
     ("size", "sentence"), [(3, "node 1 died while MPI started"), (6, "only 2 of 3 ranks came to start MPI")]
 )
