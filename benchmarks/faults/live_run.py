@@ -40,6 +40,8 @@ PLACES = {"first": 1, "middle": 3, "last": 5}
 class LiveRun:
     """One mpirun under way."""
 
+    program: Sequence[str] = ("benchmarks/faults/signalled.py",)
+
     def __init__(
         self,
         log: Path,
@@ -54,7 +56,7 @@ class LiveRun:
     ):
         words = ["timeout", "-k", "5", f"{limit_s}"]
         words += [*launcher, "-n", f"{WORKERS + 1}"]
-        words += [sys.executable, "benchmarks/faults/signalled.py", *asked, "--dtype", "float32"]
+        words += [sys.executable, *self.program, *asked, "--dtype", "float32"]
         words += [
             "--max-new-tokens",
             str(tokens),
@@ -98,7 +100,7 @@ class LiveRun:
                     rank := said.get(b"PMIX_RANK", said.get(b"PMI_RANK"))
                 ):
                     command = (path.parent / "cmdline").read_bytes()
-                    if b"signalled.py" in command and b"mpirun" not in command:
+                    if self.program[-1].encode() in command and b"mpirun" not in command:
                         found[int(rank)] = int(path.parent.name)
         return found
 

@@ -31,7 +31,7 @@ def watches(process: int) -> set[int]:
     found = set()
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{process}/cmdline").read_bytes()
-        if b"signalled.py" in words:
+        if b"jarvis_mpi" in words:
             for child in children(process):
                 with contextlib.suppress(OSError):
                     if Path(f"/proc/{child}/cmdline").read_bytes() == words:

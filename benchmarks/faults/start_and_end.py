@@ -53,6 +53,12 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
 
+class PlainRun(LiveRun):
+    """A run of the program itself: for others agents do less (net/launch_agents.py)."""
+
+    program = ("-m", "jarvis_mpi")
+
+
 class Campaign:
     """Runs of one kind of launcher, and what such a run does without a fault."""
 
@@ -69,7 +75,7 @@ class Campaign:
         self.together_s = self.leave_s = self.end_s = 0.0
 
     def run(self) -> LiveRun:
-        return LiveRun(
+        return PlainRun(
             self.folder / f"{next(self.number)}.h5", 1, TOKENS, ("--model", str(self.folder / "model")),
             LIMIT_S, self.launcher, ("--prompt", "abc"), stdin=subprocess.DEVNULL,
             environment={"TMPDIR": str(self.temporary)},
