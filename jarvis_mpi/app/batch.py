@@ -110,7 +110,7 @@ class Batch:
             asker.add_request(sequence, [*ids, *before], coming.left, coming.end_ids)
 
     def take(self, token: Token) -> None:
-        self.talk.record.write(token)
+        self.talk.record_token(token)
         _, coming = self.under_way[token.sequence]
         with concerns(token.sequence):
             piece = coming.add(token.id)

@@ -57,6 +57,7 @@ COMMANDS = {
 HIDDEN = {
     "probe": ("testbed.probe", "probe", 1),
     "convert-gguf": ("model.gguf", "main", 2),
+    "outlive": ("net.outlive_trial", "rank", 1),
     "receive-model": ("testbed.transfer", "receive_here", 0),
 }
 

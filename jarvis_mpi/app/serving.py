@@ -205,4 +205,6 @@ def converse(start: Start, coordinator: Coordinator, record: Record, screen: Sho
         )  # fmt: skip
         if asked.begun and not asked.prompts:
             conversation.restore(asked.begun)
-        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        outcome = answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        conversation.record_orphaned()
+        return outcome

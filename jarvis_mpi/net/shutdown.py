@@ -52,9 +52,21 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
 def release(link: Link, together: bool) -> None:
     """Let the workers leave, last of all: mpirun may then take the job for ended, and stop listening.
 
-    Only if all have said farewell they part `together`: see MpiLink.leave.
+    Only if all have said farewell, and none has died since, they part `together`: see MpiLink.leave.
     """
-    goodbye(link, wire.TOGETHER if together else wire.APART, 1.0)
+    goodbye(link, wire.TOGETHER if together and not has_lost(link) else wire.APART, 1.0)
+
+
+def has_lost(link: Link) -> bool:
+    """Whether the link knows of a death of which it has not told."""
+    for _ in range(4 * link.size):  # messages that came late
+        try:
+            link.receive(0.0)
+        except Silence:
+            return False
+        except Lost:
+            return True
+    return False
 
 
 def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:

@@ -93,6 +93,10 @@ class Record(RecordedFaults):
         self.file.add_event(at_s, step, -1, name, text=text)
         self.mirror(step, name, text)
 
+    def orphaned(self, at_s: float, step: int) -> None:
+        """Record that mpirun is gone."""
+        self.file.add_event(at_s, step, -1, "orphaned", text="mpirun died: the ranks go on without it")
+
     def ended(self, at_s: float, step: int, sentence: str, done: bool, peak_bytes: Mapping[int, int]) -> None:
         """Record the last event: `done`, or else the run can be resumed.
         `sentence`: what went wrong, if anything."""
