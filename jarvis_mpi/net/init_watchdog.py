@@ -11,9 +11,9 @@ from types import FrameType
 
 from ..common.layers import END_USER
 from .ancestry import LAUNCHERS, STOPPED, children, environment, has_ended, kill, stat
-from .launch_agents import StartPhase, end_run
+from .launch_agents import end_run
 from .launcher_loss import shared_memory, tidy
-from .ssh_keepalive import borne_s, report_phase
+from .ssh_keepalive import borne_s
 
 WHILE = "while MPI started, which waits for every rank: start again"
 LOOK_S = 0.1  # between looks at the other ranks
@@ -119,9 +119,6 @@ class Watch:
     def end(self, why: str) -> None:
         """End the rank; rank 0's watch prints why, and ends the run."""
         if not self.sentence:
-            if borne_s() and stat(self.pid).state in STOPPED:  # so that the run ends before the others crash
-                report_phase(StartPhase.STOPPED)
-                time.sleep(ORDERED_S)
             kill(self.pid)
         elif not self.is_local:
             kill(self.pid)

@@ -45,7 +45,6 @@ LONGER_S = 15.0  # a host may be silent for this longer than GIVE_UP_S until it 
 CONNECT_S = 10  # for the host to answer
 SHELL_S = 30.0  # for its shell to answer: a start-up file may hang
 PORTS = range(20000, 32000)  # below those that kernels give away
-WHILE = "while MPI started, which ends the run: start again"
 BEGIN_S = 90.0  # for Python to come to MPI_Init
 TRIES = 5
 # Worth another try: a port that is taken, an sshd with too many callers at a time.
@@ -66,11 +65,14 @@ class StartPhase(enum.Enum):
     SHELL_ANSWERED = enum.auto()
     IN_MPI_INIT = enum.auto()
     JOINED = enum.auto()
-    STOPPED = enum.auto()  # in MPI_Init, says its watch
 
 
 # The rank writes each in one write, as a line of its own on standard error.
-MARKS = {phase: f"jarvis_mpi: {phase.name}\n".encode() for phase in StartPhase}
+MARKS: dict[StartPhase, bytes] = {
+    phase: f"jarvis_mpi: {phase.name}\n".encode()
+    for phase in StartPhase
+    if phase is not StartPhase.NOT_STARTED
+}
 
 
 def daemon() -> None:
@@ -82,8 +84,9 @@ def daemon() -> None:
     if host.startswith("-"):
         end_run(f"{host} would be an option to ssh, not a host: no host of the hostfile may be named so")
     if command[:1] == ["-p"]:
-        port = f"Host {host}, Port {command[1]}"
-        end_run(f"{host} has a port in the hostfile: write it into ~/.ssh/config ({port})")
+        end_run(
+            f"{host} has a port in the hostfile: write it into ~/.ssh/config (Host {host}, Port {command[1]})"
+        )
     environment = {
         name: value for name, value in os.environ.items() if OURS.fullmatch(name) or PASSED_ON.match(name)
     }
@@ -110,7 +113,7 @@ def rank() -> None:
         ):
             break
         time.sleep((1 + number) * os.urandom(1)[0] / 256)
-    if phase is StartPhase.STOPPED or os.getppid() != daemon_pid:  # mpirun was told; the daemon is gone
+    if os.getppid() != daemon_pid:  # the daemon is gone
         sys.exit(1)
     if phase is StartPhase.JOINED or status == 0 or PROGRAM not in command:
         if phase is StartPhase.NOT_STARTED:
@@ -120,7 +123,7 @@ def rank() -> None:
         sys.exit(status)
     why = "was lost" if status == 255 else f"ended with status {status}"
     if phase is StartPhase.IN_MPI_INIT:  # the others wait for it in MPI_Init for ever
-        end_run(f"{host}: its rank {why} {WHILE}")
+        end_run(f"{host}: its rank {why} while MPI started, which ends the run: start again")
     # All ranks wait for this one to start, so it starts here, and dies.
     os.environ[ABSENT] = (
         f"{host}: its rank {why} before MPI started" if phase is StartPhase.SHELL_ANSWERED
@@ -151,12 +154,6 @@ def crowded() -> str:
 
 def end_run(sentence: str) -> NoReturn:
     """Print why, and end mpirun, which ends all else in order, and this process."""
-    order_end(sentence)
-    os._exit(1)
-
-
-def order_end(sentence: str) -> None:
-    """Print why, and tell mpirun to end."""
     import psutil
 
     with contextlib.suppress(OSError):
@@ -166,6 +163,7 @@ def order_end(sentence: str) -> None:
             if process.name() in LAUNCHERS:
                 process.terminate()
                 break
+    os._exit(1)
 
 
 def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, StartPhase, str]:
@@ -178,9 +176,10 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
     words = script if speaks else f'eval "$(dd bs=1 count={len(script.encode())} 2>/dev/null)"'
     try:
         ssh = started(host, words, port, home, bearable_s, speaks)
-    except (variables.Wrong, OSError) as error:
-        why = variables.not_started(error) if isinstance(error, OSError) else str(error)
-        return 255, StartPhase.NOT_STARTED, why
+    except variables.Wrong as error:
+        return 255, StartPhase.NOT_STARTED, str(error)
+    except OSError as error:
+        return 255, StartPhase.NOT_STARTED, variables.not_started(error)
     assert ssh.stderr
     phase, ssh_output, tail, last_keepalive = StartPhase.NOT_STARTED, b"", b"", 0.0
     give_up_at = time.monotonic() + CONNECT_S + SHELL_S
@@ -209,11 +208,9 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
                 if mark:
                     phase, give_up_at = StartPhase.SHELL_ANSWERED, now + BEGIN_S
             tail = tail[-100:] + data  # a mark may come in two parts
-            for further in StartPhase.IN_MPI_INIT, StartPhase.JOINED, StartPhase.STOPPED:
+            for further in StartPhase.IN_MPI_INIT, StartPhase.JOINED:
                 if phase is not further and MARKS[further] in tail:
                     phase, tail, data = further, b"", data.replace(MARKS[further], b"", 1)
-                    if phase is StartPhase.STOPPED:
-                        order_end(f"{host}: its rank was stopped {WHILE}")
             try:
                 os.write(2, data)
             except OSError:  # the daemon is gone
@@ -271,9 +268,10 @@ def silence_s(command: list[str]) -> float:
     """Return how long a host may be silent until its rank is lost: longer than the run waits for the node."""
     words = [part for word in command for part in word.split("=", 1)]
     given = [after for word, after in itertools.pairwise(words) if word == GIVE_UP]
-    with contextlib.suppress(IndexError, ValueError):  # not given; or nonsense, which the run itself refuses
+    try:
         return LONGER_S + max(GIVE_UP_S, float(given[-1]))
-    return LONGER_S + GIVE_UP_S
+    except (IndexError, ValueError):  # not given; or nonsense, which the run itself refuses
+        return LONGER_S + GIVE_UP_S
 
 
 def options(silence_s: float) -> list[str]:
