@@ -44,7 +44,7 @@ class Loopback:
     def sending(self) -> bool:
         return False
 
-    orphaned = False
+    orphaned, end_user = False, 0
 
     def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
         pass

@@ -66,6 +66,11 @@ def records(run: OrphanedRun) -> list[Path]:
     ]
 
 
+def standby_of(path: Path) -> int:
+    with h5py.File(path, swmr=True, locking=False) as record:
+        return int(record.attrs["standby"])
+
+
 def answers(path: Path) -> tuple[list[str], bool, float]:
     """Return the answers in a record, whether it is done, and the longest wait for a token, in seconds."""
     with h5py.File(path, swmr=True, locking=False) as record:  # its writer may have been killed
@@ -92,8 +97,9 @@ def one(
     shown = reach(run, moment, dice)
     memory = run.shared_memory()
     stopped = run.pids().get(0)
+    standby = standby_of(run.log)
     struck_at = strike(run, fault)
-    worker = dice.randint(1, WORKERS)
+    worker = dice.choice([node for node in range(1, WORKERS + 1) if node != standby])
     if kills_worker:
         time.sleep(LATER_S * dice.random())
         kill(pid for node, pid in run.pids().items() if node == worker)

@@ -69,8 +69,7 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         from .succession import go_on
 
         return go_on(link, made, successor)
-    end_user = made.term.end_user
-    return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic, end_user)
+    return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
 def made_by(

@@ -172,7 +172,7 @@ def report(link: Link, mine: Hello) -> None:
         link.flush(SEND_S)
 
 
-def next_message(link: Link, timeout_s: float, clock: Clock, end_user: int = END_USER) -> Message:
+def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
     """Receive the next message, whatever becomes of other workers.
     Raises Silence, or Lost if the end user is gone."""
     end = clock() + timeout_s
@@ -182,5 +182,5 @@ def next_message(link: Link, timeout_s: float, clock: Clock, end_user: int = END
         except wire.Garbled:
             continue
         except Lost as lost:
-            if end_user in lost.nodes:
+            if link.end_user in lost.nodes:
                 raise

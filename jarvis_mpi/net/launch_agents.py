@@ -29,16 +29,13 @@ from typing import NoReturn
 
 from ..common import variables
 from ..common.variables import DEBUG, SSH
-from .ancestry import LAUNCHERS, has_ended, launcher_above
+from .ancestry import LAUNCHERS, launcher_above
+from .last_words import KEEPALIVE, end_with_daemon
 
 HOST, ABSENT, SSH_KEEPALIVE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_SSH_KEEPALIVE"
 PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
 AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
 KEEPALIVE_S = 5.0  # between keepalives
-# What goes to a rank's standard input: it is watched over; mpirun died, and only it; it is to end.
-KEEPALIVE, OUTLIVE, END = b"!", b"O", b"X"
-ENDING_S = 2.0  # for END to reach the host
-DYING_S = 0.15  # for mpirun to be gone, where it is: SIGKILL follows SIGTERM after a quarter of a second
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
 LONGER_S = 15.0  # a host may be silent for this longer than GIVE_UP_S until it counts as lost
@@ -236,32 +233,6 @@ def started(
         stderr=subprocess.PIPE,
         process_group=0,  # it brings OUTLIVE to the rank, whatever becomes of this process
     )
-
-
-def end_with_daemon(ssh: subprocess.Popen, launcher_pid: int, *_: object) -> NoReturn:
-    """End this process, and the rank with it, unless mpirun has died: then only the rank is left to end the
-    run in order."""
-    if ssh.stdin and launcher_pid and has_ended(launcher_pid, DYING_S):
-        with contextlib.suppress(OSError):
-            os.write(ssh.stdin.fileno(), OUTLIVE)
-    else:
-        end_by(ssh)
-    os._exit(1)
-
-
-def end_by(ssh: subprocess.Popen) -> None:
-    """Have the rank end, and its ssh: without a last word it may take this machine for lost, and go on."""
-    if not ssh.stdin:
-        ssh.kill()
-        return
-    with contextlib.suppress(OSError):
-        os.write(ssh.stdin.fileno(), END)
-        ssh.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            ssh.wait(DYING_S)
-            return
-        words = f"sleep {ENDING_S}; kill -9 {ssh.pid}"
-        subprocess.Popen(["sh", "-c", words], start_new_session=True)
 
 
 def silence_s(command: list[str]) -> float:

@@ -63,6 +63,7 @@ class MpiLink:
             except MPI.Exception:
                 time.sleep(WATCHED_S)
                 raise Unservable(DIED) from None
+        self.end_user = END_USER
         self.launcher, self.blocked = LauncherLoss(), BlockedReads()
         self.bell = Doorbell(self.me, self.size)
         # Of the last look for dead ranks: when, and whose bell was not there.

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import psutil
 
-from ..common.layers import END_USER
 from ..common.process_identity import machine
 from ..protocol import wire
 from ..protocol.link import Link, Lost, Silence
@@ -120,20 +119,20 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def farewell(link: Link, timeout_s: float, clock: Clock, end_user: int = END_USER) -> bool:
+def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
     """Say a worker's last words, after the end user's goodbye. -> whether all leave together."""
     try:
-        link.send(end_user, Farewell(link.me, peak_bytes()).pack())
+        link.send(link.end_user, Farewell(link.me, peak_bytes()).pack())
         # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
-        return await_goodbye(link, 2 * timeout_s + 1, clock, end_user) == wire.TOGETHER
+        return await_goodbye(link, 2 * timeout_s + 1, clock) == wire.TOGETHER
     except (Silence, Lost):
         return False
 
 
-def await_goodbye(link: Link, timeout_s: float, clock: Clock, end_user: int = END_USER) -> bytes:
+def await_goodbye(link: Link, timeout_s: float, clock: Clock) -> bytes:
     """Return the body of the next goodbye; other messages no longer matter. Raises Silence or Lost."""
     while True:
-        message = next_message(link, timeout_s, clock, end_user)
+        message = next_message(link, timeout_s, clock)
         if message.kind is Kind.GOODBYE:
             return bytes(message.body)
 
@@ -145,7 +144,7 @@ def give_up(link: Link, sentence: str, patience_s: float, timeout_s: float, cloc
     without a reason.
     """
     try:
-        link.send(END_USER, GivesUp(link.me, platform.node(), sentence).pack())
+        link.send(link.end_user, GivesUp(link.me, platform.node(), sentence).pack())
         await_goodbye(link, patience_s, clock)
     except (Silence, Lost):
         return False
@@ -160,7 +159,7 @@ def die(link: Link, traceback: str, by_signal: bool) -> NoReturn:
     """
     with contextlib.suppress(Exception):
         if traceback:
-            link.send(END_USER, Failed(link.me, traceback).pack())
+            link.send(link.end_user, Failed(link.me, traceback).pack())
             link.flush(1.0)
     if by_signal:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,8 @@ import signal
 import threading
 
 from ..common import variables
-from .launch_agents import END, MARKS, OUTLIVE, SSH_KEEPALIVE, StartPhase
+from .last_words import END, OUTLIVE
+from .launch_agents import MARKS, SSH_KEEPALIVE, StartPhase
 
 
 def report_phase(phase: StartPhase) -> None:

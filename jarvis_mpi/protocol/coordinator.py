@@ -109,9 +109,9 @@ class Coordinator:
                 if not ended:
                     self._send_next_step(request)
                 self.tenure.hold(tokens)
-            elif not self.tenure.can_show():
+            elif not self.tenure.can_show(self.detector.looked_at):
                 return
-            yield from self.tenure.shown()
+            yield from self.tenure.shown(self.detector.looked_at)
 
     def start_sequence(self) -> None:
         """What comes next is another text, a new sequence."""
@@ -140,7 +140,7 @@ class Coordinator:
         -> None where no step is under way, none is wanted any more, or a token can be shown."""
         dispatch, heard_all = self.dispatch, False
         while not (dispatch.complete and heard_all):
-            if self.tenure.can_show():
+            if self.tenure.can_show(self.detector.looked_at):
                 return None
             if not dispatch.complete and not (wanted() and (dispatch.is_busy() or self.tenure.held)):
                 return None

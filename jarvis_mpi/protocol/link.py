@@ -24,6 +24,7 @@ class Link(Protocol):
     me: int
     size: int  # how many nodes were launched
     vendor: str  # whose MPI it is
+    end_user: int  # which node asks, as far as this one knows
 
     @property
     def sender(self) -> int:

@@ -17,6 +17,7 @@ from .transcript import Entry, Replication
 from .wire import Beat
 
 Clock = Callable[[], float]
+AWAY_S = 1.0  # less than a standby waits for an end user
 GONE = (Sign.SILENT, Sign.STUCK, Sign.GARBLED, Sign.GIVEN_UP)  # signs of a standby that has to be dropped
 
 
@@ -64,12 +65,15 @@ class Tenure:
             self.held.append((count, token))
         self.transcript.flush()
 
-    def can_show(self) -> bool:
-        return bool(self.held) and self.transcript.has(self.held[0][0])
+    def can_show(self, looked_at: float) -> bool:
+        """Whether the standby knows a token. `looked_at`: when this node last had heard all that had arrived;
+        if that is long ago, it may have been stopped, and another one be the end user."""
+        fresh = self.clock() - looked_at < AWAY_S
+        return fresh and bool(self.held) and self.transcript.has(self.held[0][0])
 
-    def shown(self) -> Iterator[Token]:
-        """Yield the tokens that the standby knows, each once."""
-        while self.can_show():
+    def shown(self, looked_at: float) -> Iterator[Token]:
+        """Yield the tokens that can be shown, each once."""
+        while self.can_show(looked_at):
             yield self.held.popleft()[1]
 
     def withdraw(self, sequence: int) -> None:

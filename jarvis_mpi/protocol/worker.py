@@ -140,6 +140,7 @@ class Worker:
     def obey_term(self, term: Term) -> None:
         """All orders come from its end user."""
         before, self.term, self.succession_by = self.term, term, None
+        self.link.end_user = term.end_user
         if term.since != before.since:
             self.passed_on.clear()
             for stage in self.stages.values():

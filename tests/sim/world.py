@@ -167,7 +167,7 @@ class SimNode(SimProcess):
     def sending(self) -> bool:
         return False
 
-    orphaned = False
+    orphaned, end_user = False, 0
 
     def shrink(self, attempt, members, certain) -> None:
         """As MPI would have it: certain, that is whoever it was told of; otherwise none of those."""
