@@ -15,6 +15,7 @@ from jarvis_mpi.protocol.wire import HEADER, MAGIC, VERSION, Kind, Message
 
 class LinkOfOneWhoImports:
     """Nothing that is sent is under way yet."""
+
     end_user = 0
 
     me = 1
@@ -40,7 +41,6 @@ def test_a_worker_goes_on_while_the_end_user_reads_nothing():
 
 def test_who_gives_up_stays_until_the_end_user_can_have_read_why():
     class Link(LinkOfOneWhoImports):
-    end_user = 0
         def receive(self, timeout_s):
             self.waited_s += timeout_s
             raise Silence("nothing arrived")
