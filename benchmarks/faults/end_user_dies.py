@@ -26,6 +26,7 @@ from benchmarks.faults.live_run import LAUNCHER, WORKERS
 
 MOMENTS = ("prefill", "decoding", "between turns", "end")
 FAULTS = ("killed", "killed with mpirun", "stopped for 6 s")
+MORE = ("--standby", "1")
 STOPPED_S, LATER_S = 6.0, 1.0
 
 
@@ -93,7 +94,7 @@ def one(
     dice: random.Random, launcher: Sequence[str],
 ) -> dict:  # fmt: skip
     """One run, judged."""
-    run = OrphanedRun(folder / "tmp", folder / f"{number}.h5", moment == "between turns", launcher)
+    run = OrphanedRun(folder / "tmp", folder / f"{number}.h5", moment == "between turns", launcher, MORE)
     shown = reach(run, moment, dice)
     memory = run.shared_memory()
     stopped = run.pids().get(0)
@@ -145,7 +146,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "tmp").mkdir()
-        run = OrphanedRun(folder / "tmp", folder / "whole.h5", False, LAUNCHER)
+        run = OrphanedRun(folder / "tmp", folder / "whole.h5", False, LAUNCHER, MORE)
         run.wait()
         [expected], _, _ = answers(run.log)
         print(f"seed {asked.seed}", flush=True)

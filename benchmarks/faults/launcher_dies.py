@@ -34,9 +34,11 @@ BELLS = Path("/proc/net/unix")  # each rank has one there once MPI has started
 class OrphanedRun(LiveRun):
     """One run, and what can be seen of it."""
 
-    def __init__(self, folder: Path, log: Path, chat: bool, launcher: Sequence[str]):
+    def __init__(
+        self, folder: Path, log: Path, chat: bool, launcher: Sequence[str], more: tuple[str, ...] = ()
+    ):
         super().__init__(
-            log, 1, TOKENS, (), LIMIT_S, launcher, () if chat else ("--prompt", PROMPT),
+            log, 1, TOKENS, more, LIMIT_S, launcher, () if chat else ("--prompt", PROMPT),
             stdin=subprocess.PIPE if chat else subprocess.DEVNULL, environment={"TMPDIR": str(folder)},
         )  # fmt: skip
         if chat:

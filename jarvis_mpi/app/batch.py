@@ -58,7 +58,7 @@ class Batch:
             ended = broken_off_by(error)
             raise
         finally:
-            for sequence in list(self.under_way):
+            for sequence in [] if self.talk.asker.tenure.is_over else list(self.under_way):
                 self.end(sequence, ended)
         return self.failed
 

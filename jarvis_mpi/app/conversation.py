@@ -177,6 +177,9 @@ class Conversation:
                 self.ids.pop()
             answer = coming.answer(ended)
             self.text.add_turn(prompt, answer.text)
-            self.record.answered(self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text)
-            self.screen.answered(prompt, answer, coming.held)
+            if not self.asker.tenure.is_over:  # another node goes on with it
+                self.record.answered(
+                    self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text
+                )
+                self.screen.answered(prompt, answer, coming.held)
         return answer

@@ -82,20 +82,28 @@ def laid_out(
     standby = standby_of(hellos, free, placement, model.layer_bytes) if settings.standby else NOBODY
     if standby != NOBODY and handshake.link.vendor != "Open MPI":  # its launcher ends the run with rank 0
         standby = NOBODY
+    if standby != NOBODY:  # it has what the end user has
+        own = placement[standby]
+        copies = {
+            block: (*nodes, standby)
+            if END_USER in nodes and block not in own and standby not in nodes
+            else nodes
+            for block, nodes in copies.items()
+        }
     return Layout(hellos, free, placement, copies, policy, standby)
 
 
 def standby_of(
     hellos: Mapping[int, Hello], free: Mapping[int, float], placement: Placement, layer_bytes: float
 ) -> int:
-    """Return the node that is to take over from the end user: a spare, or the worker with most room; NOBODY
-    where none has room for the end user's layers, or all of the model's files, or where a node that is cut
-    off could not be outvoted."""
+    """Return the node that is to take over from the end user: a spare, or the worker with most room; the
+    first one, of whose layers the end user has a copy, last. NOBODY where none has room for the end user's
+    layers, or all of the model's files, or where a node that is cut off could not be outvoted."""
     if len(hellos) < FEWEST or any(hello.has_a_part for hello in hellos.values()):
         return NOBODY
     held = {node: layer_bytes * sum(map(len, placement[node])) for node in hellos}
     room = {node: free[node] - held[node] for node in hellos if node != END_USER}
-    best = max(room, key=lambda node: (not placement[node], room[node], node))
+    best = max(room, key=lambda node: (not placement[node], node != 1, room[node], node))
     return best if room[best] >= held[END_USER] else NOBODY
 
 

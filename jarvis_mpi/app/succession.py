@@ -50,7 +50,7 @@ def go_on(link: Link, worker: StandbyWorker, parts: SuccessorParts) -> tuple[int
     screen = screen_of(run.start)
     attributes = {**run.attributes, "writer": process_identity.named(os.getpid())}
     record = Record(log_of(asked.log, link.me), attributes, now, screen)
-    begun = written(record, transcript, now)
+    begun = written(record, transcript, time.perf_counter())  # a row of 0 s is one that is not written yet
     record.file.add_event(now, transcript.next_step(), link.me, "takeover")
     asked = replace(
         asked, settings=settings, log=record.path, begun=begun,
@@ -64,9 +64,9 @@ def go_on(link: Link, worker: StandbyWorker, parts: SuccessorParts) -> tuple[int
         return coordinator_of(link, start, cluster, own, run.paces, observer, worker.term)
 
     at_start = cluster_of(start.layout, start.files.patches, start.model.layer_bytes)
-    sentence = f"node {at_start.end_user}, the end user, is gone: node {link.me} goes on"
-    screen.took_over(at_start, f"{sentence}; record: {record.path}")
     coordinator = take_over(worker, at_start, coordinator_with)
+    sentence = f"node {at_start.end_user}, the end user, is gone: node {link.me} goes on"
+    screen.took_over(coordinator.cluster, f"{sentence}; record: {record.path}")
     return conclude(link, start, coordinator, record, screen)
 
 
@@ -90,6 +90,9 @@ def written(record: Record, transcript: Transcript, now: float) -> list[Question
             step, name, text = values
             record.file.add_event(now, step, -1, name, text=text)
             events.append(Event(0.0, step, -1, name, range(0), text))
+        elif kind == "copy":
+            node, first, end = values
+            record.copy(now, 0, node, range(first, end))
         elif kind == "token":
             sequence, step, position, token = values
             record.write(Token(sequence, step, position, token, now, 0.0, 0.0, ()))

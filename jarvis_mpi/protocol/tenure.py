@@ -43,7 +43,7 @@ class Tenure:
         self.campaign = Campaign(me, send)
         self.transcript = Replication(self._send_entries)
         self.transcript.begin(self.standby)
-        self.standby_given_up = False
+        self.standby_given_up = self.is_over = False
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
@@ -107,9 +107,9 @@ class Tenure:
                 self.send(node, Vote(self.me, term.number, trial, False, self.term, []))
             case Claim(node, term):
                 self.send(node, Vote(self.me, term.number, False, True, term, []))
-                raise Deposed(term)
+                raise self._deposed(term)
             case Vote(term=term) if term.number > self.term.number and term.end_user != self.me:
-                raise Deposed(term)
+                raise self._deposed(term)
             case Vote():
                 self._decided(self.campaign.heard(note, self.clock()))
 
@@ -139,6 +139,10 @@ class Tenure:
         for other in sorted(self.voters - {self.me}):
             self.send(other, Claim(self.me, term, False))
 
+    def _deposed(self, term: Term) -> Deposed:
+        self.is_over = True
+        return Deposed(term)
+
     def look(self) -> None:
         """Ask again where too few have answered.
         Raises Unservable where that cannot be waited for."""
@@ -152,7 +156,7 @@ class Tenure:
 
     def _decided(self, term: Term | None) -> None:
         if term and term.end_user != self.me:
-            raise Deposed(term)
+            raise self._deposed(term)
         if term:
             self.term = term
             self.transcript.begin(self.standby)

@@ -56,7 +56,7 @@ BROKEN = {
     ),
     "votes are not counted": ("protocol/election", "2 * len(self.granted) > len(self.voters)", "True"),
     "a node grants a term twice": ("protocol/election", "wanted.number > self.number or", "True or"),
-    "an end user that hears of a newer one goes on": ("protocol/tenure", "raise Deposed(term)", "pass"),
+    "an end user that hears of a newer one goes on": ("protocol/tenure", "raise self._deposed(term)", "pass"),
     "the standby does not look for the end user": (
         "protocol/standby", "missed = silent_s > self.silence_s", "missed = silent_s > 1e9",
     ),
