@@ -75,6 +75,10 @@ class Tells:
     def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
+    def stands_by(self, at_s: float, step: int, node: int | None) -> None:
+        who = "no node stands by" if node is None else f"node {node} stands by again"
+        self.tell(f"{who} for the end user")
+
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
         pass
 

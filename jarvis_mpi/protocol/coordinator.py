@@ -239,9 +239,9 @@ class Coordinator:
                 self.tenure.sign_seen(node, sign)
             if sign in (Sign.GIVEN_UP, Sign.GARBLED):  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
-        if self.cluster.standby != self.tenure.standby:
-            self.cluster = replace(self.cluster, standby=self.tenure.standby)
-        self.tenure.transcript.flush()
+        if (standby := self.tenure.standby) != self.cluster.standby:
+            self.cluster = replace(self.cluster, standby=standby)
+            self.services.observer.stands_by(self.clock(), self.step, standby)
         if not notices or self.tenure.is_cut_off(self.cluster):
             return []
         return [

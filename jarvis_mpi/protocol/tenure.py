@@ -44,6 +44,7 @@ class Tenure:
         self.transcript = Replication(self._send_entries)
         self.transcript.begin(self.standby)
         self.standby_given_up = self.is_over = False
+        self.silent_standby: int | None = None  # one that was dropped, and may come back
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
@@ -121,23 +122,32 @@ class Tenure:
         self.transcript.add("copy", node, block.start, block.stop)
 
     def sign_seen(self, node: int, sign: Sign) -> None:
-        """Go on without a standby that is lost: at once if that is certain, else if most nodes let it."""
+        """Go on without a standby that is lost: at once if that is certain, else if most nodes let it.
+        One that was silent stands by again when it is back."""
         self.transcript.add("sign", node, sign.value)
+        self.transcript.flush()
         if sign is Sign.LOST:
             self.voters -= {node}
-        if node != self.term.standby:
+        if sign is Sign.BACK and node == self.silent_standby and self.standby is None:
+            self._announce(node)
+        elif node != self.term.standby:
             return
-        if sign is Sign.LOST:
-            self._announce(self.term._replace(number=self.term.number + 1, standby=NOBODY))
+        elif sign is Sign.BACK:
+            self.campaign.withdraw()
+        elif sign is Sign.LOST:
+            self._announce(NOBODY)
         elif sign in GONE:
+            self.silent_standby = node
             self.standby_given_up = sign is Sign.GIVEN_UP
             self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
 
-    def _announce(self, term: Term) -> None:
-        """Tell all that the term has begun, in which this node is the end user as before."""
-        self._decided(term)
+    def _announce(self, standby: int) -> None:
+        """Tell all that a term has begun, with this standby, in which this node is the end user as before."""
+        self.silent_standby = None
+        self._decided(self.term._replace(number=self.term.number + 1, standby=standby))
         for other in sorted(self.voters - {self.me}):
-            self.send(other, Claim(self.me, term, False))
+            self.send(other, Claim(self.me, self.term, False))
+        self.transcript.flush()
 
     def _deposed(self, term: Term) -> Deposed:
         self.is_over = True

@@ -40,6 +40,10 @@ class RecordedFaults:
     def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.file.add_event(at_s, step, node, "words", text=words)
 
+    def stands_by(self, at_s: float, step: int, node: int | None) -> None:
+        who = "no node stands by" if node is None else f"node {node} stands by"
+        self.file.add_event(at_s, step, -1, "words", text=f"{who} for the end user")
+
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:
         self.file.add_event(at_s, step, -1, "shrunk", text=json.dumps(list(nodes)))
 

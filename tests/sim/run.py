@@ -61,6 +61,9 @@ class HeardOfFaults:
     def shrunk(self, at_s, step, nodes):
         self.log.append(("shrunk", nodes))
 
+    def stands_by(self, at_s, step, node):
+        pass
+
     def offset(self, at_s, node, offset_s, uncertainty_s):
         pass
 
