@@ -2,6 +2,7 @@
 again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .election import Candidacy, Outcome, Term, candidacy
 from .notes import Claim, Sendable, Vote
@@ -20,6 +21,14 @@ class Campaign:
     def begin(self, term: Term, voters: frozenset[int], now: float) -> Term | None:
         """Stand for the term after `term`. -> as `heard`."""
         self.stands = candidacy(self.me, term, voters)
+        return self.ask(now)
+
+    def again(self, term: Term, voters: frozenset[int], now: float) -> Term | None:
+        """Ask those again who may not have heard; what was claimed in earnest cannot be taken back. -> as
+        `heard`."""
+        if self.stands is None or self.stands.outcome is Outcome.FAILED:
+            return self.begin(term, voters, now)
+        self.stands = replace(self.stands, voters=voters)
         return self.ask(now)
 
     def ask(self, now: float) -> Term | None:

@@ -92,7 +92,7 @@ class StandbyWorker(Worker):
     def stand(self) -> None:
         self.claimed_at = self.clock()
         voters = frozenset(range(self.link.size)) - self.certain - self.transcript.lost()
-        self.obey_decided(self.campaign.begin(self.term, voters, self.clock()))
+        self.obey_decided(self.campaign.again(self.term, voters, self.clock()))
 
     def count(self, vote: Vote) -> None:
         if vote.grants and not vote.trial:

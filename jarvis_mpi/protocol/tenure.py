@@ -139,7 +139,7 @@ class Tenure:
         elif sign in GONE:
             self.silent_standby = node
             self.standby_given_up = sign is Sign.GIVEN_UP
-            self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
+            self._decided(self.campaign.again(self.term, self.voters, self.clock()))
 
     def _announce(self, standby: int) -> None:
         """Tell all that a term has begun, with this standby, in which this node is the end user as before."""
@@ -162,7 +162,7 @@ class Tenure:
                     f"node {self.term.standby}, the standby, was silent for too long, and too few others "
                     "answer to let this node go on without it"
                 )
-            self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
+            self._decided(self.campaign.again(self.term, self.voters, self.clock()))
 
     def _decided(self, term: Term | None) -> None:
         if term and term.end_user != self.me:
