@@ -37,7 +37,8 @@ class StandbyWorker(Worker):
 
     @property
     def stands_by(self) -> bool:
-        return self.term.standby == self.link.me
+        """Whether this node is to take over, and knows what: at the start the end user waits for others."""
+        return self.term.standby == self.link.me and bool(self.transcript.entries)
 
     def take(self, message: Message, received_bytes: int) -> None:
         if self.link.sender == self.term.end_user:
@@ -49,13 +50,16 @@ class StandbyWorker(Worker):
             super().take(message, received_bytes)
             return
         match read(message, Entries, Vote):
-            case Entries(first, entries) if self.stands_by and self.link.sender == self.term.end_user:
+            case Entries(first, entries) if self.is_sent_entries():
                 self.transcript.take(first, entries)
                 self.pass_on(self.term.end_user, Acknowledged(self.link.me, len(self.transcript.entries)))
             case Vote() as vote if vote.node == self.link.sender:
                 self.count(vote)
             case None:
                 super().take(message, received_bytes)
+
+    def is_sent_entries(self) -> bool:
+        return self.term.standby == self.link.me and self.link.sender == self.term.end_user
 
     def _wait_s(self, idle_timeout_s: float) -> float:
         usual_s = super()._wait_s(idle_timeout_s)

@@ -72,6 +72,7 @@ class Succession(Nodes):
 
     def first_reign(self) -> None:
         coordinator = self.coordinator(self.reigns[0].heard)
+        coordinator.tenure.begin("", {})
         self.world.at(0.0, partial(self.show_life, coordinator))
         self.reign(self.reigns[0], coordinator, None)
 
