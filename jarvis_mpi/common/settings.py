@@ -176,6 +176,12 @@ class Settings:
         "a record: continue its run, which was killed, under its own options but for those given again",
         metavar="RUN.h5",
     )
+    secure: str = option(
+        "auto",
+        "encrypt and authenticate what travels between ranks; auto: on where they are on several hosts, off "
+        "where all are on one machine",
+        choices=("auto", "on", "off"),
+    )
     start_timeout_s: float = option(600.0, "longest wait for a node to load its block (SD cards are slow)")
     beat_s: float = option(0.25, "a worker shows so often that it lives, where no work of its own does")
     silence_s: float = option(1.0, "without a sign of life for so long, a node is bypassed")

@@ -11,7 +11,8 @@ import signal
 import threading
 
 from ..common import variables
-from .launch_agents import MARKS, OUTLIVE, SSH_KEEPALIVE, StartPhase
+from .far_command import MARKS, SSH_KEEPALIVE, StartPhase
+from .launch_agents import OUTLIVE
 
 
 def report_phase(phase: StartPhase) -> None:
