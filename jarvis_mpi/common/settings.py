@@ -55,8 +55,8 @@ class Settings:
 
     prompt: str | None = option(
         None,
-        "one question, with what standard input brings behind it; a model without a chat template completes "
-        "it instead. Without: a chat",
+        "one question, with what standard input brings behind it; -: only that, which no list of processes "
+        "shows; a model without a chat template completes it instead. Without: a chat",
         type=str,
     )
     prompts: str = option(

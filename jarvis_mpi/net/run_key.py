@@ -65,9 +65,9 @@ def launchers_folder() -> str:
     """Return the folder of the mpirun above this process, which its daemons' programs are not told; '' where
     it is elsewhere."""
     launcher = launcher_above(os.getppid())
-    variables_there = environment(launcher)
     names = ("PRTE_MCA_prte_tmpdir_base", "PRTE_MCA_prte_local_tmpdir_base", "TMPDIR", "TEMP", "TMP")
-    base = next((found for name in names if (found := variables_there.get(name))), "/tmp")
+    bases = filter(None, map(environment(launcher).get, names))
+    base = next(bases, "/tmp")
     return f"{base}/ompi.{launcher}" if launcher else ""
 
 
