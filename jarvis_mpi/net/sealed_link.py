@@ -10,7 +10,7 @@ tells strangers from nodes, and not one node from another that lies.
 import itertools
 import struct
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -27,7 +27,8 @@ AnyLink = TypeVar("AnyLink")
 MAGIC = b"JSL1"
 HEADER = struct.Struct("<4sQ")  # magic, number
 NONCE = struct.Struct("<HHQ")  # sender, receiver, number
-REMEMBERED = 256  # newest numbers of a sender: its beats and messages come from two threads
+BEATS = 1 << 63  # the first number of a beat: another thread sends them, and messages may overtake them
+REMEMBERED = 256  # newest numbers of a sender's messages, and of its beats
 
 
 def sealed(link: AnyLink, key: bytes, say: Callable[[str], None]) -> AnyLink:
@@ -60,8 +61,10 @@ class SealedLink:
     def __init__(self, link: Any, key: bytes, say: Callable[[str], None]):
         """`say` is told once of a node that sends in the clear."""
         self.link, self.say, self.cipher = link, say, ChaCha20Poly1305(key)
-        self.numbers = [itertools.count() for _ in range(link.size)]  # to each node; next() is atomic
-        self.windows = [Window() for _ in range(link.size)]
+        # To each node. next() is atomic.
+        self.messages = [itertools.count() for _ in range(link.size)]
+        self.beats = [itertools.count(BEATS) for _ in range(link.size)]
+        self.windows = defaultdict[tuple[int, bool], Window](Window)  # sender, of its beats
         self.sender = -1
         self.dropped = Counter[int]()  # by the node that they seemed to come from
         self.clear = set[int]()
@@ -79,10 +82,10 @@ class SealedLink:
         return f"node {self.link.me} dropped {count} messages as of node {nodes}: not theirs, or not new"
 
     def send(self, node: int, data: bytes) -> None:
-        self.link.send(node, self.seal(node, data))
+        self.link.send(node, self.seal(node, next(self.messages[node]), data))
 
     def beat(self, data: bytes) -> None:
-        self.link.beat(self.seal(END_USER, data))
+        self.link.beat(self.seal(END_USER, next(self.beats[END_USER]), data))
 
     def receive(self, timeout_s: float) -> bytes:
         end = time.monotonic() + timeout_s
@@ -94,8 +97,7 @@ class SealedLink:
             if time.monotonic() > end:
                 raise Silence(f"nothing but strangers' messages arrived in {timeout_s:g} s")
 
-    def seal(self, node: int, data: bytes) -> bytes:
-        number = next(self.numbers[node])
+    def seal(self, node: int, number: int, data: bytes) -> bytes:
         header = HEADER.pack(MAGIC, number)
         return header + self.cipher.encrypt(NONCE.pack(self.link.me, node, number), data, header)
 
@@ -108,7 +110,7 @@ class SealedLink:
         except (struct.error, InvalidTag):
             self.drop(sender, data)
             return None
-        if magic == MAGIC and self.windows[sender].takes(number):
+        if magic == MAGIC and self.windows[sender, number >= BEATS].takes(number):
             return body
         self.drop(sender, data)
         return None

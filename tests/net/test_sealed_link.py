@@ -130,6 +130,18 @@ def test_what_was_changed_is_dropped_and_counted_and_the_next_is_heard(how):
     assert not said
 
 
+def test_without_a_key_what_was_changed_or_doubled_is_believed():
+    """What sealing is for."""
+    post = Post(2)
+    end_user, worker = Plain(0, post), Plain(1, post)
+    end_user.send(1, STEP)
+    _, data = post.take(1)
+    for each in (data, data, changed(data, "a bit of the text")):
+        post.put(1, 0, each)
+    came = [Message.unpack(worker.receive(1.0)) for _ in range(3)]
+    assert came[0].body == came[1].body != came[2].body
+
+
 def test_a_message_counts_once_whenever_it_is_said_again():
     post, (end_user, worker), _ = links(2)
     end_user.send(1, STEP)
