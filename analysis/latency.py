@@ -22,10 +22,10 @@ def draw(runs: list[Run], words: argparse.Namespace) -> Drawn:
         at = run.tokens["at_s"] - run.questions[0].at_s if run.questions else run.tokens["at_s"]
         over.plot(at[follows], ms[follows], ".", color=colour, markersize=4, label=name)
         over.plot(at[~follows], ms[~follows], "^", color=colour, markersize=5, markerfacecolor="none")
-        for fault in run.faults:
-            signs.setdefault(fault.sign, []).append(
-                fault.noticed_s - (run.questions[0].at_s if run.questions else 0.0)
-            )
+        noticed = [(fault.sign, fault.noticed_s) for fault in run.faults]
+        noticed += [("mpirun died", event.at_s) for event in run.events if event.event == "orphaned"]
+        for sign, at_s in noticed:
+            signs.setdefault(sign, []).append(at_s - (run.questions[0].at_s if run.questions else 0.0))
         later = ms[follows] if follows.any() else ms
         spread.plot(
             np.sort(later), np.arange(1, len(later) + 1) / len(later), color=colour, drawstyle="steps-post"

@@ -28,7 +28,11 @@ def summary(run: Run) -> str:
         f"{len(run.tokens)} tokens in {run.length_s:.1f} s, {answered} of {len(run.questions)} answered; "
         f"{state}"
     ]
-    lines += [f"{event.at_s:9.3f} s  {event.text}" for event in run.events if event.event == "rerouted"]
+    lines += [
+        f"{event.at_s:9.3f} s  {event.text}"
+        for event in run.events
+        if event.event in ("rerouted", "orphaned")
+    ]
     lines += [f"> {question.prompt}\n{question.text}" for question in run.questions]
     return "\n".join(lines)
 

@@ -1,5 +1,5 @@
-"""Models for benchmarks: SmolLM2, and random weights in the shape of Gemma 2B (speed and memory, never
-quality)."""
+"""Models for benchmarks: SmolLM2, and random weights: in the shape of Gemma 2B (speed and memory, never
+quality), and tiny (nothing but the run around them)."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GemmaConfig
+from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 from jarvis_mpi.common import cache_folder
 from jarvis_mpi.model import checkpoint, safetensors_files
@@ -76,6 +76,18 @@ def make_gemma_2b(folder: Path) -> None:
     for file in checkpoint.locate(SMOLLM2, print).glob("*token*"):  # any tokenizer will do
         shutil.copy(file, folder)
     config.save_pretrained(folder)
+
+
+def make_tiny(folder: Path, layers: int) -> None:
+    """Random weights of a few megabytes, the same every time."""
+    config = LlamaConfig(
+        hidden_size=64, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=96, vocab_size=49152, max_position_embeddings=1024,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    for file in checkpoint.locate(SMOLLM2, print).glob("*token*"):
+        shutil.copy(file, folder)
 
 
 def weights_bytes(folder: Path, weights: str) -> tuple[dict[int, float], float]:

@@ -16,8 +16,8 @@ if os.environ.get("OMPI_COMM_WORLD_RANK") == "2":
         worked.extend([True] * (data[: len(A_STEP)] == A_STEP))
         return data
 
-    def babbling(self, data):
-        beat(self, nonsense(dice) if worked else data)
+    def babbling(self, node, data):
+        beat(self, node, nonsense(dice) if worked else data)
 
     MpiLink.receive, MpiLink.beat = noting, babbling  # type: ignore[method-assign]
 runpy.run_module("jarvis_mpi", run_name="__main__", alter_sys=True)

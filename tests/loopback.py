@@ -38,13 +38,13 @@ class Loopback:
         except queue.Empty:
             raise Silence(f"nothing arrived in {timeout_s} s") from None
 
-    def beat(self, data: bytes) -> None:
-        self.send(END_USER, data)
+    def beat(self, node: int, data: bytes) -> None:
+        self.send(node, data)
 
     def sending(self) -> bool:
         return False
 
-    orphaned = False
+    orphaned, end_user = False, 0
 
     def shrink(self, attempt: int, members: Sequence[int], certain: bool) -> None:
         pass

@@ -9,23 +9,21 @@ the processes, /dev/shm and TMPDIR. The last line is JSON.
 
 import contextlib
 import json
-import os
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
-from benchmarks.faults.live_run import LAUNCHER, PROMPT, WORKERS, LiveRun
+from benchmarks.faults.live_run import LAUNCHER, PROMPT, WORKERS, LiveRun, kill
 from jarvis_mpi.testbed import own_hosts
 
 MOMENTS = ("start", "prefill", "decoding", "between turns", "end")
@@ -36,24 +34,17 @@ BELLS = "ompi.*/bell.0"  # rank 0 has one in TMPDIR once MPI has started on one 
 class OrphanedRun(LiveRun):
     """One run, and what can be seen of it."""
 
-    def __init__(self, folder: Path, log: Path, chat: bool, launcher: Sequence[str]):
+    def __init__(
+        self, folder: Path, log: Path, chat: bool, launcher: Sequence[str], more: tuple[str, ...] = ()
+    ):
         self.folder = folder
         super().__init__(
-            log, 1, TOKENS, (), LIMIT_S, launcher, () if chat else ("--prompt", PROMPT),
+            log, 1, TOKENS, more, LIMIT_S, launcher, () if chat else ("--prompt", PROMPT),
             stdin=subprocess.PIPE if chat else subprocess.DEVNULL, environment={"TMPDIR": str(folder)},
         )  # fmt: skip
         if chat:
             self.process.stdin.write(f"{PROMPT}\n".encode())
             self.process.stdin.flush()
-
-    def processes(self) -> dict[int, str]:
-        """process -> its name; also of what stands here for ranks on other hosts, not of zombies."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if f"JARVIS_TEST={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
-                    found[int(path.name)] = (path / "comm").read_text().strip()
-        return found
 
     def shared_memory(self) -> set[Path]:
         """Files in /dev/shm that the ranks have in their memory."""
@@ -63,13 +54,6 @@ class OrphanedRun(LiveRun):
                 words = Path(f"/proc/{process}/maps").read_text().split()
                 found |= {Path(word) for word in words if word.startswith("/dev/shm/sm_segment")}
         return found
-
-    def wait_for(self, comes_true: Callable[[], bool], what: str) -> None:
-        end = time.monotonic() + LIMIT_S
-        while not comes_true():
-            assert time.monotonic() < end, f"{what}: {self.errors.decode()}"
-            assert self.process.poll() is None, f"{what}: {self.errors.decode()}"
-            time.sleep(0.01)
 
     def has_begun(self) -> bool:
         """Whether MPI has started."""
@@ -96,12 +80,6 @@ def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -
     memory = run.shared_memory()
     kill(process for process, name in run.processes().items() if name in ("prterun", "mpirun"))
     return memory
-
-
-def kill(processes: Iterable[int]) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
 
 
 def one(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,6 +40,8 @@ PLACES = {"first": 1, "middle": 3, "last": 5}
 class LiveRun:
     """One mpirun under way."""
 
+    program: Sequence[str] = ("benchmarks/faults/signalled.py",)
+
     def __init__(
         self,
         log: Path,
@@ -54,7 +56,7 @@ class LiveRun:
     ):
         words = ["timeout", "-k", "5", f"{limit_s}"]
         words += [*launcher, "-n", f"{WORKERS + 1}"]
-        words += [sys.executable, "benchmarks/faults/signalled.py", *asked, "--dtype", "float32"]
+        words += [sys.executable, *self.program, *asked, "--dtype", "float32"]
         words += [
             "--max-new-tokens",
             str(tokens),
@@ -98,9 +100,26 @@ class LiveRun:
                     rank := said.get(b"PMIX_RANK", said.get(b"PMI_RANK"))
                 ):
                     command = (path.parent / "cmdline").read_bytes()
-                    if b"signalled.py" in command and b"mpirun" not in command:
-                        found[int(rank)] = int(path.parent.name)
+                    if self.program[-1].encode() in command and b"mpirun" not in command:
+                        pid = int(path.parent.name)
+                        found[int(rank)] = min(pid, found.get(int(rank), pid))  # not a child of it
         return found
+
+    def processes(self) -> dict[int, str]:
+        """process -> its name; also of what stands here for ranks on other hosts, not of zombies."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"JARVIS_TEST={self.mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                    found[int(path.name)] = (path / "comm").read_text().strip()
+        return found
+
+    def wait_for(self, comes_true: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + self.limit_s
+        while not comes_true():
+            assert time.monotonic() < end, f"{what}: {self.errors.decode()}"
+            assert self.process.poll() is None, f"{what}: {self.errors.decode()}"
+            time.sleep(0.01)
 
     def wait(self) -> None:
         self.process.stdout.read()
@@ -118,6 +137,12 @@ def hit(pids: Sequence[int], fault: str) -> float:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
     return at
+
+
+def kill(processes: Iterable[int]) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def says(told: str, what: str) -> bool:

@@ -1,13 +1,16 @@
 """python -m jarvis_mpi attach: shows the answers of a run that goes on, from its record."""
 
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..common import process_identity
+from ..common import process_identity, variables
 from ..common.errors import Unservable
 from ..common.messages import say
+from ..common.options import Parser
 from ..common.settings import Settings
 from ..model import checkpoint
 from ..model.light_imports import light_imports
@@ -19,7 +22,8 @@ from .jobs import one_job, record_asked
 
 ABOUT = (
     "Show the answers of a run of yours on this machine as they come, on any terminal, also when its mpirun "
-    "died. Ctrl-C leaves it alone; python -m jarvis_mpi stop ends it."
+    "died, or another node went on as the end user. --at HOST: on that host, by ssh. Ctrl-C leaves it "
+    "alone; python -m jarvis_mpi stop ends it."
 )
 LOOK_S = 0.2  # between looks into the record
 DISTANT = 1 << 40  # a context that no answer fills: how it ended is the record's to say
@@ -27,6 +31,9 @@ DISTANT = 1 << 40  # a context that no answer fills: how it ended is the record'
 
 def main(words: Sequence[str]) -> int | str:
     try:
+        host, words = host_asked(words)
+        if host:
+            return elsewhere(host, words)
         record = record_asked("attach", ABOUT, words)
         path = Path(record) if record else one_job(None).record
         if not path:
@@ -39,6 +46,27 @@ def main(words: Sequence[str]) -> int | str:
     except KeyboardInterrupt:
         return 0
     return 0 if run.ended == "done" else f"\n{path} is not done: --resume {path} goes on with it"
+
+
+def host_asked(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the host that --at names, and the other words. Raises Unservable."""
+    made = Parser(prog="python -m jarvis_mpi attach", add_help=False, allow_abbrev=False)
+    made.add_argument("--at", default="")
+    known, others = made.parse_known_args(list(words))
+    if known.at.startswith("-"):
+        raise Unservable(f"--at {known.at} would be an option to ssh, not a host")
+    return known.at, others
+
+
+def elsewhere(host: str, words: Sequence[str]) -> int | str:
+    """Attach on another host, by ssh: the package and its Python are at the same place there."""
+    command = shlex.join([sys.executable, "-m", "jarvis_mpi", "attach", *words])
+    try:
+        return subprocess.call(
+            [*variables.ssh(), "--", host, f"cd {shlex.quote(str(Path.cwd()))}; {command}"]
+        )
+    except (OSError, variables.Wrong) as error:
+        return f"attach --at {host}: {error}"
 
 
 def as_it_grows(path: Path) -> Iterator[Run]:

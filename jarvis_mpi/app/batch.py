@@ -26,14 +26,16 @@ class Batch:
     """
 
     def __init__(
-        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = ()
-    ):
-        """`before`: what the resumed run had asked."""
+        self, talk: Conversation, at_once: int, out: "Answers | TextIO", before: Sequence["Question"] = (),
+        shown: int = 0,
+    ):  # fmt: skip
+        """`before`: what the resumed run had asked; `shown`: lines that are not printed again."""
         self.talk, self.at_once, self.out, self.before = talk, at_once, out, deque(before)
         # Sequence -> what is asked, and what comes.
         self.under_way: dict[int, tuple[PromptLine, Answering]] = {}
         self.lines: dict[int, dict[str, Any]] = {}  # number -> what is to be printed
         self.printed = self.failed = self.left = 0
+        self.shown = shown
         self.next_sequence = 0
 
     def ask_all(self, questions: Sequence[PromptLine]) -> int:
@@ -56,7 +58,7 @@ class Batch:
             ended = broken_off_by(error)
             raise
         finally:
-            for sequence in list(self.under_way):
+            for sequence in [] if self.talk.asker.tenure.is_over else list(self.under_way):
                 self.end(sequence, ended)
         return self.failed
 
@@ -108,7 +110,7 @@ class Batch:
             asker.add_request(sequence, [*ids, *before], coming.left, coming.end_ids)
 
     def take(self, token: Token) -> None:
-        self.talk.record.write(token)
+        self.talk.record_token(token)
         _, coming = self.under_way[token.sequence]
         with concerns(token.sequence):
             piece = coming.add(token.id)
@@ -135,5 +137,6 @@ class Batch:
         self.lines[asked.number] = {"line": asked.number, "prompt": asked.prompt, **what}
         while self.printed < len(self.order) and self.order[self.printed] in self.lines:
             line = self.lines.pop(self.order[self.printed])
-            print(json.dumps(line, ensure_ascii=False), file=self.out, flush=True)
+            if self.printed >= self.shown:
+                print(json.dumps(line, ensure_ascii=False), file=self.out, flush=True)
             self.printed += 1

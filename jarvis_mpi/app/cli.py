@@ -57,6 +57,7 @@ COMMANDS = {
 HIDDEN = {
     "probe": ("testbed.probe", "probe", 1),
     "convert-gguf": ("model.gguf", "main", 2),
+    "outlive": ("net.outlive_trial", "rank", 1),
     "receive-model": ("testbed.transfer", "receive_here", 0),
 }
 
@@ -112,7 +113,7 @@ def run(words: list[str]) -> NoReturn:
     except KeyboardInterrupt:
         together = give_up(link, "ended by jarvis_mpi stop", settings.start_timeout_s)
     except BaseException:  # nothing is retried: an unforeseen error is shown, and this rank ends
-        if link.me != END_USER:
+        if link.me != link.end_user:
             shutdown.die(link, traceback.format_exc(), by_signal=link.vendor == "Open MPI")
         traceback.print_exc()
         together = give_up(link, "the end user failed: the traceback is above", settings.start_timeout_s)
@@ -202,11 +203,11 @@ def give_up(link: "MpiLink", sentence: str, start_timeout_s: float) -> bool:
     """Say why the run cannot go on, or why this worker cannot take part.
     -> whether all ranks leave together."""
     aloud.over.set()
-    if END_USER in link.lost:
+    if link.end_user in link.lost:
         if link.me == min(set(range(link.size)) - link.lost):
-            say("the end user (node 0) died, and with it the run")
+            say(f"the end user (node {link.end_user}) died, and with it the run")
         return False
-    if link.me != END_USER:
+    if link.me != link.end_user:
         patience_s = max(SHUTDOWN_S, start_timeout_s)
         return shutdown.give_up(link, sentence, patience_s, SHUTDOWN_S, time.monotonic)
     say(sentence)

@@ -85,6 +85,7 @@ class Conversation:
         self.asker, self.text, self.context, self.settings = asker, text, context, settings
         self.record, self.screen, self.interrupted = record, screen, interrupted
         self.ids: list[int] = []  # the whole text so far
+        self.is_orphaned_recorded = False  # the record has been
 
     def reset(self) -> None:
         if self.ids:
@@ -120,6 +121,16 @@ class Conversation:
         own."""
         return ended == "end" or (ended == "stop" and self.ids[-1] in self.text.end_ids)
 
+    def record_token(self, token: Token) -> None:
+        self.record_orphaned()
+        self.record.write(token)
+
+    def record_orphaned(self) -> None:
+        """Record that mpirun is gone, where it is; once."""
+        if not self.is_orphaned_recorded and self.asker.services.link.orphaned:
+            self.is_orphaned_recorded = True
+            self.record.orphaned(self.asker.clock(), self.asker.step)
+
     def ask(self, prompt: str) -> Answer:
         """Answer, shown as it comes.
         Raises Unservable if `prompt` cannot be asked, or if too few nodes are left; the record has what
@@ -133,11 +144,15 @@ class Conversation:
         )
         return self.answer(prompt, asked)
 
-    def answer(self, prompt: str, asked: Sequence[int], before: Sequence[int] = ()) -> Answer:
-        """Generate the answer. `before`: its first tokens, which the resumed run's record has."""
+    def answer(
+        self, prompt: str, asked: Sequence[int], before: Sequence[int] = (), shown: bool = False
+    ) -> Answer:
+        """Generate the answer. `before`: its first tokens, which the resumed run's record has; `shown`: and
+        which stand on the screen."""
         coming = Answering(self.text, self.context, self.settings, asked, before)
         self.ids = [*asked, *before]
-        self.screen.show_earlier_text("".join(coming.shown))
+        if not shown:
+            self.screen.show_earlier_text("".join(coming.shown))
         ended = coming.ended
         try:
             more: Iterable[Token] = ()
@@ -146,7 +161,7 @@ class Conversation:
                     self.ids, coming.left, coming.end_ids, lambda: not self.interrupted()
                 )
             for token in more:
-                self.record.write(token)
+                self.record_token(token)
                 self.ids.append(token.id)
                 with concerns(token.sequence):
                     piece = coming.add(token.id)
@@ -162,6 +177,9 @@ class Conversation:
                 self.ids.pop()
             answer = coming.answer(ended)
             self.text.add_turn(prompt, answer.text)
-            self.record.answered(self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text)
-            self.screen.answered(prompt, answer, coming.held)
+            if not self.asker.tenure.is_over:  # another node goes on with it
+                self.record.answered(
+                    self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text
+                )
+                self.screen.answered(prompt, answer, coming.held)
         return answer

@@ -21,9 +21,9 @@ from typing import Any
 from ..common.errors import Unservable
 from ..protocol.journal import Runs
 from ..protocol.notes import Sendable
+from ..protocol.standby import StandbyWorker
 from ..protocol.steps_in_flight import Pace
 from ..protocol.wire import Message
-from ..protocol.worker import Worker
 
 ORDER = re.compile(
     r"(?P<kind>[a-z]+) +(?P<node>\d{1,9})( *@ *(?P<step>\d{1,9}))?"
@@ -108,11 +108,11 @@ def paced(stage: Runs, layers: int, row_bytes: int, pace: Pace) -> Slowed:
     return Slowed(stage, lambda bytes_, _: layers * (pace.one_s + (bytes_ // row_bytes - 1) * pace.row_s))
 
 
-class FaultyWorker(Worker):
+class FaultyWorker(StandbyWorker):
     """A worker that injects its own faults."""
 
-    def __init__(self, orders: Iterable[Order], *parts: Any):
-        super().__init__(*parts)
+    def __init__(self, orders: Iterable[Order], *parts: Any, **more: Any):
+        super().__init__(*parts, **more)
         self.orders, self.muted_until = tuple(orders), 0.0
 
     def step(self, message: Message, received_bytes: int) -> None:

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from ..common.errors import Unservable
+from ..common.layers import END_USER
 from ..common.options import Parser
 from ..net.launch_agents import PROGRAM
 
@@ -17,7 +18,8 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"  # HDF5's file format, superblock
 
 @dataclass(frozen=True)
 class Job:
-    """The ranks here of one run. `end_user` and `record` are None where rank 0 is gone, or not that far."""
+    """The ranks here of one run. `end_user` writes the `record`: rank 0, or the standby that went on; None
+    where neither is here, or that far."""
 
     ranks: tuple[psutil.Process, ...]
     end_user: psutil.Process | None
@@ -37,10 +39,15 @@ def jobs() -> list[Job]:
                 job, rank = environment["PMIX_NAMESPACE"], int(environment["PMIX_RANK"])
                 # A rank's own children have its words and environment, too.
                 ranks.setdefault(job, {}).setdefault(rank, process)
-    return [
-        Job(tuple(found.values()), found.get(0), record_of(found[0]) if 0 in found else None)
-        for found in ranks.values()
-    ]
+    return [job_of(found) for found in ranks.values()]
+
+
+def job_of(ranks: Mapping[int, psutil.Process]) -> Job:
+    # An end user before that is not gone yet has a record, too.
+    for rank in sorted(ranks, reverse=True):
+        if record := record_of(ranks[rank]):
+            return Job(tuple(ranks.values()), ranks[rank], record)
+    return Job(tuple(ranks.values()), ranks.get(END_USER), None)
 
 
 def record_of(process: psutil.Process) -> Path | None:

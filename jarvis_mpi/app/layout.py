@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..common.layers import Block
+from ..common.layers import END_USER, Block
 from ..common.messages import say
 from ..common.settings import Settings
 from ..model.patch import PatchInfo
@@ -13,9 +14,13 @@ from ..net.mpi_parameters import machines_without_daemon_at_home
 from ..net.plan import free_bytes
 from ..protocol import placement as blocks
 from ..protocol.cluster import Cluster, Policy
+from ..protocol.election import FEWEST, NOBODY
 from ..protocol.expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from ..protocol.placement import Placement
 from ..record.study_file import costs_in
+
+if TYPE_CHECKING:
+    from .served_model import ServedModel
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Layout:
     placement: Placement
     copies: Mapping[Block, tuple[int, ...]]
     policy: Policy
+    standby: int = NOBODY
 
     @property
     def layer_counts(self) -> dict[int, int]:
@@ -41,9 +47,10 @@ def loss_known(settings: Settings, patches: PatchInfo | None, depth: int) -> Exp
 
 
 def laid_out(
-    handshake: Handshake, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, depth: int
+    handshake: Handshake, mine: Hello, settings: Settings, expected_loss: ExpectedLoss, model: "ServedModel"
 ) -> Layout:
-    """Gather the nodes, and place the model's `depth` layers on those that reported. Raises Unservable."""
+    """Gather the nodes, and place the model's layers on those that reported. Raises Unservable."""
+    depth = model.depth
     never_skip = (
         expected_loss.never_skip()
         if settings.never_skip == "auto"
@@ -71,7 +78,33 @@ def laid_out(
         copies = {block: nodes for block, nodes in copies.items() if block in copied}
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
-    return Layout(hellos, free, placement, copies, Policy(ladder, most, never_skip, settings.copies, copied))
+    policy = Policy(ladder, most, never_skip, settings.copies, copied)
+    standby = standby_of(hellos, free, placement, model.layer_bytes) if settings.standby else NOBODY
+    if standby != NOBODY and handshake.link.vendor != "Open MPI":  # its launcher ends the run with rank 0
+        standby = NOBODY
+    if standby != NOBODY:  # it has what the end user has
+        own = placement[standby]
+        copies = {
+            block: (*nodes, standby)
+            if END_USER in nodes and block not in own and standby not in nodes
+            else nodes
+            for block, nodes in copies.items()
+        }
+    return Layout(hellos, free, placement, copies, policy, standby)
+
+
+def standby_of(
+    hellos: Mapping[int, Hello], free: Mapping[int, float], placement: Placement, layer_bytes: float
+) -> int:
+    """Return the node that is to take over from the end user: a spare, or the worker with most room; the
+    first one, of whose layers the end user has a copy, last. NOBODY where none has room for the end user's
+    layers, or all of the model's files, or where a node that is cut off could not be outvoted."""
+    if len(hellos) < FEWEST or any(hello.has_a_part for hello in hellos.values()):
+        return NOBODY
+    held = {node: layer_bytes * sum(map(len, placement[node])) for node in hellos}
+    room = {node: free[node] - held[node] for node in hellos if node != END_USER}
+    best = max(room, key=lambda node: (not placement[node], node != 1, room[node], node))
+    return best if room[best] >= held[END_USER] else NOBODY
 
 
 def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) -> Cluster:
@@ -82,6 +115,7 @@ def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) ->
         layout.policy,
         {node: free / layer_bytes for node, free in layout.free_bytes.items()},
         patches=patches.patched if patches else frozenset(),
+        standby=None if layout.standby == NOBODY else layout.standby,
         patchers=frozenset(
             node for node, hello in layout.hellos.items() if patches and hello.patches == patches.digest
         ),

@@ -16,6 +16,7 @@ from ..net.mpi_parameters import without_fault_tolerance
 from ..net.plan import hand_settings
 from ..protocol.link import Link
 from ..record.links_file import Links, links_in
+from ..record.questions import Question
 from ..record.run import Run
 from . import fault_injection, resume
 from .answers import Answers
@@ -35,6 +36,9 @@ class RunTask:
     prompt_option: str | None  # --prompt, without what came on standard input
     prompts: Sequence[prompt_file.PromptLine] = ()  # of --prompts
     link_rates: Links = field(default_factory=dict)  # of the links between hosts, as doctor measured them
+    begun: Sequence[Question] = ()  # what was asked before: of the resumed run, or by the end user before
+    takes_over: bool = False  # from an end user whose answers were shown already
+    shown_lines: int = 0  # of --prompts, by that one
 
     @property
     def is_chat(self) -> bool:
@@ -83,7 +87,10 @@ def open_run(link: Link, settings: Settings, words: Sequence[str]) -> RunTask:
     prompt_option = (
         before.attributes.get(resume.PROMPT_OPTION, settings.prompt) if before else settings.prompt
     )
-    asked = RunTask(settings, words, before.path if before else Path(), before, piped, prompt_option)
+    asked = RunTask(
+        settings, words, before.path if before else Path(), before, piped, prompt_option,
+        begun=before.questions if before else (),
+    )  # fmt: skip
     if not asked.is_done:
         asked = replace(asked, log=log_of(asked))
         if before:

@@ -18,6 +18,7 @@ from ..model.weights import unexpected_names
 from ..protocol.journal import Journalled
 from ..protocol.prompt_lookup import PromptLookup
 from ..protocol.speculation import Source
+from ..protocol.worker import Patch
 from .startup import Start
 from .worker import copy_loader, journalled
 
@@ -27,7 +28,7 @@ class OwnParts:
     head: Head
     stages: dict[Block, Journalled]
     load: Callable[..., Journalled]  # a copy of a block
-    patches: patch.Patches
+    patches: Patch
     source: Source  # of drafts, for --draft
 
 

@@ -31,6 +31,7 @@ def run_attributes(
         "hosts": hosts,
         "placement": {node: [layers(block) for block in held] for node, held in layout.placement.items()},
         "copies": {layers(block): nodes for block, nodes in layout.copies.items()},
+        "standby": layout.standby,
         "policy": {
             "ladder": policy.ladder,
             "max_skipped": policy.max_skipped,

@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..common.console import console
-from ..common.layers import Block, layers
+from ..common.layers import END_USER, Block, layers
 from ..protocol.cluster import Cluster, Hop
 from ..protocol.events import Change, RunObserver, Token
 from ..protocol.node_state import Sign, State
@@ -31,6 +31,7 @@ class Shows(RunObserver, Protocol):
 
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> "Loading": ...
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None: ...
+    def took_over(self, cluster: Cluster, line: str) -> None: ...
     def ready_for_a_line(self) -> None: ...
     def show_earlier_text(self, text: str) -> None: ...
     def token(self, token: Token, piece: str) -> None: ...
@@ -52,9 +53,15 @@ class Tells:
     know."""
 
     hosts: Mapping[int, str]
+    cluster: Cluster  # as it started
 
     def __init__(self) -> None:
         self.announced: dict[Block, Change] = {}  # the last of each
+
+    def took_over(self, cluster: Cluster, line: str) -> None:
+        """Go on where another end user's screen was."""
+        self.cluster = cluster
+        self.tell(line)
 
     def tell(self, line: str) -> None:
         raise NotImplementedError
@@ -82,7 +89,8 @@ class Screen(Tells):
     """Shows a run to a person.
     `asks`: lines are typed, one after the other; `answers`: answers are shown as text."""
 
-    def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool):
+    def __init__(self, hosts: Mapping[int, str], asks: bool, answers: bool, in_line: bool = False):
+        """`in_line`: an answer that has begun stands on the terminal."""
         super().__init__()
         self.answer, errors = Answers(self.tell), launchers_stream(2)
         # Through mpirun, lines keep their order in a file.
@@ -90,10 +98,10 @@ class Screen(Tells):
         self.console = console(terminal)
         self.hosts, self.asks, self.answers = hosts, asks, answers
         self.totals = Summary()
-        self.working: set[int] = set()  # nodes that were on a route
+        self.working = {END_USER}  # nodes that were on a route, or ask
         # Then lines must not stick to it.
         self.mixed = self.answer.stream is not sys.stdout and self.answer.isatty()
-        self.in_line = False
+        self.in_line = in_line
 
     @contextlib.contextmanager
     def loading(self, blocks: Mapping[int, tuple[Block, ...]]) -> Iterator[Callable[[int], None]]:

@@ -63,6 +63,10 @@ def import_model_code(folder: Path) -> None:
 def tried_model(folder: Path, settings: Settings) -> ServedModel:
     """Return the model, after a small twin of it was cut and compared with the whole. Raises Unservable."""
     trial.check(folder, say)
+    return served_model(folder, settings)
+
+
+def served_model(folder: Path, settings: Settings) -> ServedModel:
     config = load_config(folder)
     layer_bytes: float = checkpoint.layer_bytes(folder, config.num_hidden_layers)
     if settings.weights in FORMATS:

@@ -6,6 +6,7 @@ This file imports torch and transformers.
 import contextlib
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +16,19 @@ from ..common.messages import say
 from ..common.output import Unwritable
 from ..model.sampler import Sampler
 from ..net.handshake import Handshake, Hello
+from ..net.heartbeat import beating
 from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
 from ..protocol.cluster import Cluster
-from ..protocol.coordinator import Coordinator
+from ..protocol.coordinator import Coordinator, compare_clocks
+from ..protocol.election import Term
 from ..protocol.events import Both
 from ..protocol.link import Link
 from ..protocol.node_state import State
-from ..protocol.notes import Ready
 from ..protocol.services import Parameters, Services
 from ..protocol.speculation import NO_PROPOSALS, AdaptiveProposer, Proposer
-from ..protocol.steps_in_flight import Patience
+from ..protocol.steps_in_flight import Pace, Patience
+from ..protocol.tenure import Deposed
 from ..record.writer import Record
 from . import debug_log, fault_injection, resume
 from .answering import Outcome, answer_all
@@ -36,14 +39,13 @@ from .layout import cluster_of
 from .opening import ModelFiles, RunTask
 from .own_parts import OwnParts, load_own
 from .run_attributes import run_attributes
+from .run_description import described
 from .screen import Screen, Shows
 from .startup import Start, start_run
 from .startup_laps import Laps
 from .worker import SHUTDOWN_S
 
 SPEAK_S = 10.0  # between questions about the workers' clocks, which drift apart by 0.1 ms or less meanwhile
-
-Loaded = Mapping[int, Ready]  # what each worker said when it had its layers
 
 
 def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps) -> tuple[int, bool]:
@@ -63,18 +65,33 @@ def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps
     laps.lap("others_load_s")
     cluster = cluster_that_is_left(start, handshake, screen)
     screen.started(cluster, start.asked.settings.model, start.model.numbers, sum(laps.seconds.values()))
-    record, step = record_of(
-        start.asked, run_attributes(start, cluster, laps.seconds, loaded), handshake, screen
-    )
-    coordinator = coordinator_of(
-        link, start, cluster, own, loaded, Both(record, screen, *debug_log.observers())
-    )
+    attributes = run_attributes(start, cluster, laps.seconds, loaded)
+    record, step = record_of(start.asked, attributes, handshake, screen)
+    paces = {node: ready.pace for node, ready in loaded.items()}
+    term = Term(standby=start.layout.standby)
+    observer = Both(record, screen, *debug_log.observers())
+    coordinator = coordinator_of(link, start, cluster, own, paces, observer, term)
     coordinator.step = step
-    coordinator.compare_clocks()
-    outcome = converse(start, coordinator, record, screen)
-    silent = [
-        node for node in range(1, link.size) if coordinator.cluster.state(node) in (State.SILENT, State.LOST)
-    ]
+    coordinator.tenure.begin(described(start, paces, attributes), handshake.missing)
+    with beating(link, start.asked.settings.beat_s, partial(coordinator.tenure.beat, link)):
+        compare_clocks(coordinator)
+        return conclude(link, start, coordinator, record, screen)
+
+
+def conclude(
+    link: Link, start: Start, coordinator: Coordinator, record: Record, screen: Shows
+) -> tuple[int, bool]:
+    """Answer what is asked, and end the run. -> as `serve`."""
+    record.mirror = coordinator.tenure.transcript.event
+    try:
+        outcome = converse(start, coordinator, record, screen)
+    except Deposed as error:
+        record.ended(time.perf_counter(), coordinator.step, str(error), False, {})
+        record.close()
+        say(str(error))
+        return 1, False
+    others = [node for node in range(link.size) if node != link.me]
+    silent = [node for node in others if coordinator.cluster.state(node) in (State.SILENT, State.LOST)]
     peaks = part(link, silent, SHUTDOWN_S, time.monotonic)
     end_processes(start.layout.hellos, silent)
     record.ended(time.perf_counter(), coordinator.step, outcome.wrong, outcome.is_done, peaks)
@@ -97,7 +114,8 @@ def screen_of(start: Start) -> Shows:
     asked, shows_answers = start.asked, not start.asked.settings.prompts
     if asked.settings.json:
         return Lines(start.hosts, shows_answers)
-    return Screen(start.hosts, asked.is_chat, shows_answers)
+    asks = asked.is_chat and not asked.takes_over
+    return Screen(start.hosts, asks, shows_answers, in_line=asked.takes_over)
 
 
 def cluster_that_is_left(start: Start, handshake: Handshake, screen: Shows) -> Cluster:
@@ -148,41 +166,45 @@ def record_of(
 
 
 def coordinator_of(
-    link: Link, start: Start, cluster: Cluster, own: OwnParts, loaded: Loaded, observer: Both
-) -> Coordinator:
+    link: Link, start: Start, cluster: Cluster, own: OwnParts, paces: Mapping[int, Pace], observer: Both,
+    term: Term,
+) -> Coordinator:  # fmt: skip
     settings = start.asked.settings
     services = Services(
         link, own.head, own.stages, Sampler(settings).choose, time.perf_counter, own.load, observer,
-        vitals=looking(time.perf_counter), patch=own.patches, drafts=drafts_of(start, own, loaded),
+        vitals=looking(time.perf_counter), patch=own.patches, drafts=drafts_of(start, own, paces),
     )  # fmt: skip
     parameters = Parameters(
         start.capacity.prefill_rows,
         patience=Patience(*(getattr(settings, name) for name in Patience.__dataclass_fields__)),
-        pace={node: ready.pace for node, ready in loaded.items()},
+        pace=paces,
         speak_s=min(SPEAK_S, settings.idle_timeout_s / 3),
         row_s=8 * own.head.width * start.model.dtype.itemsize / (1e3 * settings.slowest_link_kbit_s),
         expected_loss=start.losses,
+        term=term,
     )
     return Coordinator(services, cluster, parameters)
 
 
-def drafts_of(start: Start, own: OwnParts, loaded: Loaded) -> Proposer:
+def drafts_of(start: Start, own: OwnParts, paces: Mapping[int, Pace]) -> Proposer:
     settings = start.asked.settings
     if not settings.draft:
         return NO_PROPOSALS
     counts = start.layout.layer_counts
-    row_s = sum(ready.pace.row_s * counts[node] for node, ready in loaded.items())
+    row_s = sum(pace.row_s * counts[node] for node, pace in paces.items())
     return AdaptiveProposer(own.source, settings.draft_tokens, row_s, time.perf_counter)
 
 
 def converse(start: Start, coordinator: Coordinator, record: Record, screen: Shows) -> Outcome:
-    """Answer all that is asked."""
+    """Answer all that is asked. Raises Deposed where another node is the end user."""
     asked = start.asked
-    with Keyboard() if asked.is_chat else contextlib.nullcontext() as keyboard:
+    with Keyboard() if asked.is_chat and not asked.takes_over else contextlib.nullcontext() as keyboard:
         conversation = Conversation(
             coordinator, start.text, start.model.context, asked.settings, record, screen,
             interrupted=lambda: keyboard is not None and keyboard.interrupts > 0,
         )  # fmt: skip
-        if asked.before and not asked.prompts:
-            conversation.restore(asked.before.questions)
-        return answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        if asked.begun and not asked.prompts:
+            conversation.restore(asked.begun)
+        outcome = answer_all(conversation, asked, start.capacity.answers, keyboard, screen)
+        conversation.record_orphaned()
+        return outcome

@@ -41,14 +41,17 @@ def start_run(handshake: Handshake, asked: RunTask, files: ModelFiles, mine: Hel
     asked = asked.with_standard_input()
     settings = asked.settings
     losses = loss_known(settings, files.patches, model.depth)
-    layout = laid_out(handshake, mine, settings, losses, model.depth)
+    layout = laid_out(handshake, mine, settings, losses, model)
     text = tokenizer_of(model)
     capacity = capacity_of(asked, model, text, layout)
     threads = threads_for(layout.hellos, settings.threads)
     holders = max(map(len, layout.copies.values()), default=0)
     for line in option_notices(layout.hellos, settings, holders, model.config.vocab_size):
         say(line)
-    hand_out(handshake.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces)
+    hand_out(
+        handshake.link, layout.placement, layout.copies, threads, model.dtype_name, capacity.pieces,
+        layout.standby,
+    )  # fmt: skip
     laps.lap("hellos_s")
     hosts = {
         node: layout.hellos[node].host if node in layout.hellos else "?"

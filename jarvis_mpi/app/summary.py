@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from ..common.layers import END_USER, layers
+from ..common.layers import layers
 from ..protocol.cluster import Cluster
 from ..protocol.events import Token
 
@@ -46,9 +46,9 @@ class Summary:
         token."""
         for node, blocks in sorted(held.holds.items()):
             yield [
-                "end user" if node == END_USER else str(node),
+                "end user" if node == held.end_user else str(node),
                 hosts[node],
-                ", ".join(map(layers, blocks)) or "spare",
+                ", ".join(map(layers, sorted(blocks, key=min))) or ("spare" if node else ""),
                 cluster.state(node).value,
                 f"{1e3 * self.compute_s[node] / max(self.later, 1):.2f}",
                 f"{1e3 * self.wait_s[node] / max(self.later, 1):.2f}",

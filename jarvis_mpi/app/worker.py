@@ -15,19 +15,23 @@ from ..common.settings import Settings
 from ..model import checkpoint, patch
 from ..net.handshake import hello, report
 from ..net.heartbeat import beating
-from ..net.plan import ready, receive_plan, receive_settings
+from ..net.plan import Plan, ready, receive_plan, receive_settings
 from ..net.shutdown import farewell
+from ..net.ssh_keepalive import home
 from ..net.vitals import looking
+from ..protocol.election import NOBODY, Term
 from ..protocol.journal import Journalled
 from ..protocol.link import Link
+from ..protocol.standby import StandbyWorker
 from ..protocol.steps_in_flight import Pace
-from ..protocol.worker import Worker
+from ..protocol.worker import Ended
 from . import fault_injection
 
 if TYPE_CHECKING:
     import torch
 
     from ..model.stage import Stage
+    from .successor_parts import SuccessorParts
 
 SHUTDOWN_S = 30.0  # longest wait for the others at the end
 
@@ -47,49 +51,61 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         from ..model.light_imports import light_imports
 
         with light_imports():
-            import torch
-
+            from ..model import stage  # noqa: F401 (with torch)
             from ..model.family import import_family, load_config, quiet
-            from ..model.stage import Stage
 
             quiet()
             import_family(load_config(folder))
         plan = receive_plan(link, settings.start_timeout_s, time.monotonic)
+        home.may_be_lost = plan is not None and plan.standby != NOBODY
         if plan is None:
             return 0, farewell(link, SHUTDOWN_S, time.monotonic)
         checkpoint.check_layers(folder, (layer for block in (*plan.blocks, *plan.copies) for layer in block))
-        begun = time.monotonic()
-        torch.set_num_threads(plan.threads)
-        dtype = getattr(torch, plan.dtype)
-
-        own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
-        paces = [Pace(*stage.warm_up(plan.pieces, time.perf_counter)) for stage in own]
-        loaded_s = time.monotonic() - begun
-        if settings.pace_s:
-            paces = [pace.slowed_to(settings.pace_s) for pace in paces]
-        pace = (paces[0] if paces else Pace(settings.pace_s)) if settings.pace_s else None
-        load = copy_loader(folder, dtype, settings, pace)
-        stages = {stage.block: journalled(stage, settings, pace) for stage in own}
-        stages |= {block: load(block, beforehand=True) for block in plan.copies}
-        put_patch = patch.Patches(Path(settings.patches), dtype)
-        if patch_info:
-            put_patch.prepare(patch_info, plan.blocks)
-        orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
-        parts = (
-            link,
-            stages,
-            time.perf_counter,
-            load,
-            settings.beat_s,
-            looking(time.perf_counter),
-            put_patch,
-        )
-        made = fault_injection.FaultyWorker(orders, *parts) if orders else Worker(*parts)
-        held = sum(map(len, plan.blocks)) or 1
-        ready(link, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace())
+        made, successor, loaded_s, pace = made_by(link, plan, folder, settings, patch_info)
+        ready(link, loaded_s, pace)
         heartbeat.say = made.beat
-        given_up = made.serve(settings.idle_timeout_s)
-    return 0, not given_up and farewell(link, SHUTDOWN_S, time.monotonic)
+        ended = made.serve(settings.idle_timeout_s)
+    if ended is Ended.TAKES_OVER and successor:
+        from .succession import go_on
+
+        return go_on(link, made, successor)
+    return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic)
+
+
+def made_by(
+    link: Link, plan: Plan, folder: Path, settings: Settings, patch_info: patch.PatchInfo | None
+) -> tuple[StandbyWorker, "SuccessorParts | None", float, Pace]:
+    """Load what the plan says. -> the worker, what it has besides if it is the standby, how long its layers
+    took to load, and what they measured. Raises Unservable."""
+    import torch
+
+    from ..model.stage import Stage
+
+    begun, dtype = time.monotonic(), getattr(torch, plan.dtype)
+    torch.set_num_threads(plan.threads)
+    own = [Stage(folder, block, dtype, weights=settings.weights) for block in plan.blocks]
+    paces = [Pace(*stage.warm_up(plan.pieces, time.perf_counter)) for stage in own]
+    loaded_s = time.monotonic() - begun
+    if settings.pace_s:
+        paces = [pace.slowed_to(settings.pace_s) for pace in paces]
+    pace = (paces[0] if paces else Pace(settings.pace_s)) if settings.pace_s else None
+    load = copy_loader(folder, dtype, settings, pace)
+    stages = {stage.block: journalled(stage, settings, pace) for stage in own}
+    stages |= {block: load(block, beforehand=True) for block in (*plan.copies, *plan.end_users)}
+    put_patch = patch.Patches(Path(settings.patches), dtype)
+    if patch_info:
+        put_patch.prepare(patch_info, (*plan.blocks, *plan.end_users))
+    successor = None
+    if plan.standby == link.me:
+        from .successor_parts import successor_parts
+
+        successor = successor_parts(folder, settings, patch_info)
+    orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
+    parts = link, stages, time.perf_counter, load, settings.beat_s, looking(time.perf_counter), put_patch
+    more = Term(standby=plan.standby), settings.silence_s
+    made = fault_injection.FaultyWorker(orders, *parts, *more) if orders else StandbyWorker(*parts, *more)
+    held = sum(map(len, plan.blocks)) or 1
+    return made, successor, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace()
 
 
 def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> None:

@@ -36,6 +36,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "start_timeout_s": (0.001, DAY_S),
     "copies": (0, None),
     "copied_blocks": (0, None),
+    "standby": (0, 1),
     "max_skipped": (-1, None),
     "beat_s": (0.01, DAY_S),
     "silence_s": (0.01, DAY_S),
@@ -85,6 +86,11 @@ class Settings:
         "first,last", "the critical layers, kept by the end user: first,last  first  last  none"
     )
     copies: int = option(1, "further nodes that hold each block; a copy costs no memory until it is used")
+    standby: int = option(
+        0,
+        "1: a worker goes on as the end user, with the same text, if that one or its machine dies; "
+        "0: the run ends with its end user",
+    )
     skip_layers: str = option(
         "", "layers left out from the start, counted from 1 as in the JARVIS poster: 5,6,10"
     )

@@ -1,5 +1,8 @@
 """Asks MPI which processes have failed (ULFM), and translates its errors to ours by their class."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..protocol.link import Lost
@@ -39,3 +42,16 @@ class Failures:
 
     def is_one(self, error: Any) -> bool:
         return error.Get_error_class() in self.classes
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Drop what MPI's own code writes on standard error: lines about a death that we tell ourselves."""
+    copy, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(copy, 2)
+        os.close(copy)
+        os.close(nowhere)

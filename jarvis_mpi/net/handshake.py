@@ -182,5 +182,5 @@ def next_message(link: Link, timeout_s: float, clock: Clock) -> Message:
         except wire.Garbled:
             continue
         except Lost as lost:
-            if END_USER in lost.nodes:
+            if link.end_user in lost.nodes:
                 raise

@@ -30,7 +30,7 @@ from typing import NoReturn
 from ..common import variables
 from ..common.variables import DEBUG
 from . import run_key
-from .ancestry import LAUNCHERS, has_ended, launcher_above
+from .ancestry import LAUNCHERS, launcher_above
 from .far_command import (
     CONNECT_S,
     HOST,
@@ -42,13 +42,12 @@ from .far_command import (
     remote,
     without_prompt,
 )
+from .last_words import KEEPALIVE, end_with_daemon
 
 ABSENT = "JARVIS_ABSENT"
 PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
 AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
 KEEPALIVE_S = 5.0  # between keepalives
-KEEPALIVE, OUTLIVE = b"!", b"O"  # what goes to a rank's standard input; the last: mpirun died, and only it
-DYING_S = 0.15  # for mpirun to be gone, where it is: SIGKILL follows SIGTERM after a quarter of a second
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
 LONGER_S = 15.0  # a host may be silent for this longer than GIVE_UP_S until it counts as lost
@@ -242,17 +241,6 @@ def hand_input_on(ssh: subprocess.Popen) -> None:
                 pipe.flush()
 
     threading.Thread(target=copy, daemon=True).start()
-
-
-def end_with_daemon(ssh: subprocess.Popen, launcher_pid: int, *_: object) -> NoReturn:
-    """End this process, and the rank with it, unless mpirun has died: then only the rank is left to end the
-    run in order."""
-    if ssh.stdin and launcher_pid and has_ended(launcher_pid, DYING_S):
-        with contextlib.suppress(OSError):
-            os.write(ssh.stdin.fileno(), OUTLIVE)
-    else:
-        ssh.kill()
-    os._exit(1)
 
 
 def silence_s(command: list[str]) -> float:

@@ -4,6 +4,7 @@ Ranks probe and then sleep, because a rank that spins takes the core from one th
 communicator returns its errors: see failures.py.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -20,11 +21,12 @@ from ..protocol.link import Silence
 from .blocked_read import BlockedReads
 from .communicator import Membership
 from .doorbell import Doorbell
-from .failures import Failures
+from .failures import Failures, muted
 from .inbox import Inbox
 from .init_watchdog import guarded
 from .launcher_loss import LauncherLoss, shared_memory, tidy, tidy_if_orphaned
 from .outbox import Outbox
+from .ssh_keepalive import home
 
 mpi4py.rc.finalize = False  # MPI_Finalize may hang once a node is lost: see leave()
 
@@ -36,7 +38,8 @@ START_S = 180.0  # longest wait for all ranks in MPI_Init; over what a host may 
 STUCK_S = 2.5  # a rank whose MPI call takes so long shows no sign of life: it does no work
 LATER_S = 30.0  # a rank that does not speak waits longer, so that it is not taken for the missing one
 SHRINK_S = 10.0  # longest wait for the communicator to be shrunk; the text does not wait
-LEAVE_S = 5.0  # longest wait for MPI_Finalize
+WATCHED_S = 5.0  # for a watch to say who died while MPI started, and to end the run
+LEAVE_S = 0.75  # longest wait for MPI_Finalize, which may hang where a rank dies in it
 ORPHANED_S = 75.0  # longest silence of the end user that a worker bears once nobody watches over it
 LOOK_S = 0.25  # between looks for dead ranks, of which nobody tells once mpirun is gone
 
@@ -55,9 +58,12 @@ class MpiLink:
             self.comm.Set_errhandler(MPI.ERRORS_RETURN)
             self.me, self.size = self.comm.rank, self.comm.size
             try:
-                self.membership = Membership(MPI, self.comm)
+                with muted():
+                    self.membership = Membership(MPI, self.comm)
             except MPI.Exception:
+                time.sleep(WATCHED_S)
                 raise Unservable(DIED) from None
+        self.end_user = END_USER
         self.launcher, self.blocked = LauncherLoss(), BlockedReads()
         self.bell = Doorbell(self.me, self.size)
         # Of the last look for dead ranks: when, and whose bell was not there.
@@ -66,8 +72,7 @@ class MpiLink:
         self.outbox, self.inbox = Outbox(MPI, self.comm), Inbox(MPI, self.comm)
         self.shrinking_until = 0.0  # 0: no shrink is under way
         self.inside = threading.Lock()  # no second thread in MPI during a shrink
-        self.last_beat = MPI.REQUEST_NULL
-        self.last_beat_data = b""
+        self.last_beats: dict[int, tuple[Any, bytes]] = {}  # node -> request, buffer
         self.usual_wait_s = 0.0
 
     def send(self, node: int, data: bytes) -> None:
@@ -103,14 +108,15 @@ class MpiLink:
     def sending(self) -> bool:
         return bool(self.outbox)
 
-    def beat(self, data: bytes) -> None:
+    def beat(self, node: int, data: bytes) -> None:
         if self.blocked.blocked_s() > STUCK_S or not self.inside.acquire(blocking=False):
             return
         try:
-            if self.last_beat.Test():
-                self.last_beat = self.comm.Isend([data, self.MPI.BYTE], END_USER)
-                self.last_beat_data = data
-                self.last_beat.Test()
+            last, _ = self.last_beats.get(node, (self.MPI.REQUEST_NULL, b""))
+            if last.Test():
+                request = self.comm.Isend([data, self.MPI.BYTE], node)
+                self.last_beats[node] = request, data
+                request.Test()
         except self.MPI.Exception:
             pass  # the main thread meets the same error, and acts
         finally:
@@ -153,7 +159,7 @@ class MpiLink:
 
     @property
     def orphaned(self) -> bool:
-        return self.launcher.happened.is_set()
+        return self.launcher.happened.is_set() or home.lost.is_set()
 
     def _look_for_the_dead(self) -> None:
         """Raise Lost for ranks of this host whose process has ended, seen twice: MPI may still have messages
@@ -205,7 +211,7 @@ class MpiLink:
         """End this process; `together`: every other rank ends now, too.
 
         Only then call MPI_Finalize, which waits for all and which no Python code can interrupt. Not without
-        mpirun, which takes part in it.
+        mpirun, which takes part in it. A rank that dies meanwhile is no matter any more.
         """
         if self.orphaned:
             tidy(shared_memory())
@@ -213,7 +219,8 @@ class MpiLink:
             if self.me == END_USER:
                 tidy_if_orphaned()
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
-            self.MPI.Finalize()
+            with muted(), contextlib.suppress(self.MPI.Exception):
+                self.MPI.Finalize()
         os._exit(status)
 
 

@@ -27,6 +27,8 @@ class Plan(Note):
     threads: int
     dtype: str
     pieces: list[int]  # of how many rows the prompt comes
+    standby: int  # the node that takes over from the end user; NOBODY: none
+    end_users: list[Block]  # for it alone: what the end user holds
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,13 @@ def idle(settings: Settings) -> Iterator[str]:
 
 def hand_out(
     link: Link, placement: Placement, copies: Mapping[Block, Sequence[int]], threads: Mapping[int, int],
-    dtype: str, pieces: list[int],
+    dtype: str, pieces: list[int], standby: int,
 ) -> None:  # fmt: skip
     """Tell every worker what it holds."""
     for node in threads.keys() - {END_USER}:
         copied = [block for block, nodes in copies.items() if node in nodes]
-        plan = Plan(list(placement[node]), copied, threads[node], dtype, pieces)
+        end_users = list(placement[END_USER]) if node == standby else []
+        plan = Plan(list(placement[node]), copied, threads[node], dtype, pieces, standby, end_users)
         with contextlib.suppress(Lost):
             link.send(node, plan.pack())
 

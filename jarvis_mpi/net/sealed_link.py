@@ -18,7 +18,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from ..common.errors import Unservable
-from ..common.layers import END_USER
 from ..protocol.link import Silence
 from ..protocol.wire import MAGIC as IN_THE_CLEAR
 
@@ -84,8 +83,8 @@ class SealedLink:
     def send(self, node: int, data: bytes) -> None:
         self.link.send(node, self.seal(node, next(self.messages[node]), data))
 
-    def beat(self, data: bytes) -> None:
-        self.link.beat(self.seal(END_USER, next(self.beats[END_USER]), data))
+    def beat(self, node: int, data: bytes) -> None:
+        self.link.beat(node, self.seal(node, next(self.beats[node]), data))
 
     def receive(self, timeout_s: float) -> bytes:
         end = time.monotonic() + timeout_s

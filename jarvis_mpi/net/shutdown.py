@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import psutil
 
-from ..common.layers import END_USER
+from ..common.process_identity import machine
 from ..protocol import wire
 from ..protocol.link import Link, Lost, Silence
 from ..protocol.notes import Failed, Farewell, GivesUp, read
@@ -28,8 +28,8 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
     Nobody waits for the `silent`. Those that said it wait for `release`.
     """
     lost = goodbye(link, b"", 1.0)
-    peaks = {END_USER: peak_bytes()}
-    awaited = set(range(1, link.size)) - set(silent) - lost
+    peaks = {link.me: peak_bytes()}
+    awaited = set(range(link.size)) - {link.me} - set(silent) - lost
     end = clock() + timeout_s
     while awaited:
         try:
@@ -51,16 +51,28 @@ def part(link: Link, silent: Iterable[int], timeout_s: float, clock: Clock) -> d
 def release(link: Link, together: bool) -> None:
     """Let the workers leave, last of all: mpirun may then take the job for ended, and stop listening.
 
-    Only if all have said farewell they part `together`: see MpiLink.leave.
+    Only if all have said farewell, and none has died since, they part `together`: see MpiLink.leave.
     """
-    goodbye(link, wire.TOGETHER if together else wire.APART, 1.0)
+    goodbye(link, wire.TOGETHER if together and not has_lost(link) else wire.APART, 1.0)
+
+
+def has_lost(link: Link) -> bool:
+    """Whether the link knows of a death of which it has not told."""
+    for _ in range(4 * link.size):  # messages that came late
+        try:
+            link.receive(0.0)
+        except Silence:
+            return False
+        except Lost:
+            return True
+    return False
 
 
 def goodbye(link: Link, body: bytes, timeout_s: float) -> set[int]:
     """Say goodbye to all. -> the nodes that are found to be lost: the link names each only once."""
     message, lost = Message(Kind.GOODBYE, body=body).pack(), set[int]()
     for speak in (
-        *(partial(link.send, node, message) for node in range(1, link.size)),
+        *(partial(link.send, node, message) for node in range(link.size) if node != link.me),
         partial(link.flush, timeout_s),
     ):
         try:
@@ -76,7 +88,7 @@ def end_processes(hellos: Mapping[int, Hello], silent: Collection[int]) -> None:
     """End what is left of silent nodes on this machine: a stopped process cannot leave, and mpirun waits for
     it."""
     for node in silent:
-        if node in hellos and hellos[node].machine == hellos[END_USER].machine:
+        if node in hellos and hellos[node].machine == machine():
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(hellos[node].pid)
                 if abs(process.create_time() - hellos[node].started) < 0.1:
@@ -110,7 +122,7 @@ def peak_bytes() -> int:
 def farewell(link: Link, timeout_s: float, clock: Clock) -> bool:
     """Say a worker's last words, after the end user's goodbye. -> whether all leave together."""
     try:
-        link.send(END_USER, Farewell(link.me, peak_bytes()).pack())
+        link.send(link.end_user, Farewell(link.me, peak_bytes()).pack())
         # Longer than the end user waits for all farewells: who leaves before its answer would be missed.
         return await_goodbye(link, 2 * timeout_s + 1, clock) == wire.TOGETHER
     except (Silence, Lost):
@@ -132,7 +144,7 @@ def give_up(link: Link, sentence: str, patience_s: float, timeout_s: float, cloc
     without a reason.
     """
     try:
-        link.send(END_USER, GivesUp(link.me, platform.node(), sentence).pack())
+        link.send(link.end_user, GivesUp(link.me, platform.node(), sentence).pack())
         await_goodbye(link, patience_s, clock)
     except (Silence, Lost):
         return False
@@ -147,7 +159,7 @@ def die(link: Link, traceback: str, by_signal: bool) -> NoReturn:
     """
     with contextlib.suppress(Exception):
         if traceback:
-            link.send(END_USER, Failed(link.me, traceback).pack())
+            link.send(link.end_user, Failed(link.me, traceback).pack())
             link.flush(1.0)
     if by_signal:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -2,7 +2,8 @@
 every few seconds.
 
 When none comes for longer than the run waits for a host, the rank was given up: it ends, whatever it is
-doing. Where mpirun died, a last word says so, and the rank goes on without keepalives (launcher_loss.py).
+doing. Where mpirun died, a last word says so, and the rank goes on without keepalives (launcher_loss.py). So
+it does where all of home is gone and a standby is elsewhere: nobody sends a last word then.
 """
 
 import os
@@ -12,7 +13,7 @@ import threading
 
 from ..common import variables
 from .far_command import MARKS, SSH_KEEPALIVE, StartPhase
-from .launch_agents import OUTLIVE
+from .last_words import END, OUTLIVE
 
 
 def report_phase(phase: StartPhase) -> None:
@@ -37,7 +38,22 @@ def borne_s() -> float:
 
 
 def wait_for_the_end() -> None:
+    ordered = False
     while select.select([0], [], [], borne_s())[0] and (words := os.read(0, 4096)):
         if OUTLIVE in words:
             return
-    os.kill(os.getpid(), signal.SIGKILL)
+        ordered = ordered or END in words
+    if ordered or not home.may_be_lost:
+        os.kill(os.getpid(), signal.SIGKILL)
+    home.lost.set()
+
+
+class Home:
+    """The machine on which mpirun runs, as a rank elsewhere sees it.
+    `may_be_lost`: another node can be the end user."""
+
+    def __init__(self) -> None:
+        self.may_be_lost, self.lost = False, threading.Event()
+
+
+home = Home()

@@ -55,6 +55,8 @@ class Cluster:
     patches: frozenset[Block] = frozenset()  # holes for which there is one, of one block or of neighbours
     patchers: frozenset[int] = frozenset()  # nodes that have them
     states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; UP where it is not named
+    end_user: int = END_USER
+    standby: int | None = None  # has room for what the end user holds
 
     def state(self, node: int) -> State:
         return self.states.get(node, State.UP)
@@ -68,6 +70,12 @@ class Cluster:
         """The cluster once `node` has loaded a copy of `block`."""
         holders = self.copies.get(block, ())
         return self if node in holders else replace(self, copies={**self.copies, block: (*holders, node)})
+
+    def with_end_user(self, node: int) -> "Cluster":
+        """The cluster once `node` has taken over, which holds what the end user before it does."""
+        before = self.end_user
+        holds = {**self.holds, before: (), node: (*self.holds[node], *self.holds[before])}
+        return replace(self, holds=holds, end_user=node, standby=None)
 
     def blocks(self) -> list[tuple[Block, int]]:
         """Every block and the node whose own it is, in the order of the layers."""
@@ -96,7 +104,7 @@ class Cluster:
     def patched(self, before: Sequence[Hop], hole: Sequence[Block]) -> list[Hop]:
         """What the node before a hole of neighbouring blocks does about it: the patches that span most, the
         first first."""
-        node = before[-1].node if before else END_USER
+        node = before[-1].node if before else self.end_user
         if "patch" not in self.policy.ladder or node not in self.patchers:
             return []
         hops = []
@@ -138,7 +146,7 @@ class Cluster:
             )
 
     def spares(self) -> tuple[int, ...]:
-        return tuple(node for node, blocks in self.holds.items() if node != END_USER and not blocks)
+        return tuple(node for node, blocks in self.holds.items() if node != self.end_user and not blocks)
 
     def copies_to_load(
         self, ordered: Iterable[tuple[int, Block]] = (), unable: Container[tuple[int, Block]] = ()
@@ -152,8 +160,8 @@ class Cluster:
             return []
         orders: list[tuple[int, Block]] = []
         for block, owner in self.blocks():
-            if owner == END_USER:
-                continue  # its death is the run's end: there is nobody to take over
+            if owner == self.end_user:
+                continue  # its standby holds them, or its death is the run's end
             if self.policy.copied is not None and block not in self.policy.copied:
                 continue
             asked = {node for node, which in (*ordered, *orders) if which == block}
@@ -183,4 +191,5 @@ class Cluster:
         """Room of a node, in layers, beside what it holds and is to load."""
         copied = [block for block, nodes in self.copies.items() if node in nodes]
         copied += [block for which, block in ordered if which == node]
+        copied += self.holds[self.end_user] if node == self.standby else ()
         return self.room.get(node, 0.0) - sum(map(len, (*self.holds[node], *copied)))

@@ -13,23 +13,40 @@ follows from a sign, `verification` makes tokens of what returned: here is the l
 """
 
 from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
-from ..common.layers import END_USER
-from .cluster import Cluster
+from .cluster import Cluster, Hop
 from .dispatch import Dispatch
 from .events import Token
 from .failure_detector import FailureDetector, Notice
 from .link import Link, Lost, Silence
 from .maintenance import Maintenance
 from .node_state import Sign, State
-from .notes import CopyLoaded, CopyRefused, Failed, ForgetSequence, GivesUp, Note, Pong, StageBehind, read
+from .notes import (
+    Acknowledged,
+    Claim,
+    CopyLoaded,
+    CopyRefused,
+    Failed,
+    ForgetSequence,
+    GivesUp,
+    Note,
+    Pong,
+    StageBehind,
+    Vote,
+    read,
+)
 from .request import Request, Step
 from .route_changes import RouteChanges
 from .services import Parameters, Services
+from .tenure import Tenure
 from .verification import accept_tokens
 from .wire import APART, Beat, Garbled, Kind, Message
 
+NOTES: tuple[type[Note], ...] = (
+    StageBehind, Pong, Acknowledged, CopyLoaded, CopyRefused, Failed, GivesUp, Claim, Vote,
+)  # fmt: skip
 CLOCK_ROUND_TRIPS, CLOCK_ROUND_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 
 
@@ -37,16 +54,16 @@ class Coordinator:
     """Everything rank 0 needs to ask. `sequence` is the text that `generate` continues."""
 
     def __init__(self, services: Services, cluster: Cluster, parameters: Parameters):
-        self.services, self.clock, self.cluster = services, services.clock, cluster
+        self.services, self.clock, self.me = services, services.clock, services.link.me
+        self.cluster = cluster
         self.detector = FailureDetector(
-            cluster.holds, parameters.patience, parameters.pace, self.clock(), parameters.row_s
+            cluster.holds, parameters.patience, parameters.pace, self.clock(), parameters.row_s, self.me
         )
-        self.dispatch = Dispatch(services, self.detector, parameters.prefill_rows)
+        self.dispatch = Dispatch(services, self.detector, parameters.prefill_rows, parameters.term)
+        self.tenure = Tenure(self.me, parameters.term, cluster.holds, self.dispatch.send, self.clock)
         self.maintenance = Maintenance(services, self.dispatch.send, parameters.speak_s)
         self.route_changes = RouteChanges(cluster, parameters.expected_loss)  # what was told last
         self.sequence = self.step = 0  # the next step's number
-
-    # -- requests
 
     def generate(
         self,
@@ -70,7 +87,10 @@ class Coordinator:
             requests[sequence] = Request(sequence, self.route_changes.for_another_sequence())
         request = requests[sequence]
         self.dispatch.withdraw(request)
-        request.continue_with(text)
+        self.tenure.withdraw(sequence)
+        new_from = request.continue_with(text)
+        self.tenure.transcript.add("text", sequence, request.branch, new_from, list(text[new_from:]))
+        self.tenure.transcript.flush()
         request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
         self._send_next_step(request)
 
@@ -79,14 +99,19 @@ class Coordinator:
         Raises Unanswerable of one of them, for which the caller then calls `forget_sequence`; called again,
         it yields what comes of the others.
 
-        The next token's activation is sent before a token is yielded: it travels while that one is shown.
+        The next token's activation is sent before a token is yielded: it travels while that one is shown, and
+        while the standby takes it in.
         """
-        while request := self._next_complete(wanted):
-            assert request.step
-            tokens, ended = accept_tokens(self.services, request, request.step)
-            if not ended:
-                self._send_next_step(request)
-            yield from tokens
+        while True:
+            if request := self._next_complete(wanted):
+                assert request.step
+                tokens, ended = accept_tokens(self.services, request, request.step)
+                if not ended:
+                    self._send_next_step(request)
+                self.tenure.hold(tokens)
+            elif not self.tenure.can_show(self.detector.looked_at):
+                return
+            yield from self.tenure.shown(self.detector.looked_at)
 
     def start_sequence(self) -> None:
         """What comes next is another text, a new sequence."""
@@ -96,11 +121,12 @@ class Coordinator:
     def forget_sequence(self, sequence: int) -> None:
         """It ends here: it is forgotten everywhere, and what is under way of it is late."""
         self.dispatch.drop(sequence)
+        self.tenure.withdraw(sequence)
         self.services.drafts.finished(sequence)
         for stage in self.services.stages.values():
             stage.forget(sequence)
         for node in self.cluster.holds:
-            if node != END_USER and self.cluster.state(node) is not State.LOST:
+            if node != self.me and self.cluster.state(node) is not State.LOST:
                 self.dispatch.send(node, ForgetSequence(sequence))
 
     def _send_next_step(self, request: Request) -> None:
@@ -111,14 +137,16 @@ class Coordinator:
 
     def _next_complete(self, wanted: Callable[[], bool]) -> Request | None:
         """Wait until all of a step has been everywhere, and mend routes where that is needed.
-        -> None where no step is under way, or none is wanted any more."""
+        -> None where no step is under way, none is wanted any more, or a token can be shown."""
         dispatch, heard_all = self.dispatch, False
         while not (dispatch.complete and heard_all):
-            if not dispatch.complete and not (wanted() and dispatch.is_busy()):
+            if self.tenure.can_show(self.detector.looked_at):
+                return None
+            if not dispatch.complete and not (wanted() and (dispatch.is_busy() or self.tenure.held)):
                 return None
             at_once = dispatch.complete or self.services.drafts.propose_ahead()
-            notices, heard_all = self._hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
-            for request in self._act_on(notices):
+            notices, heard_all = self.hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
+            for request in self.act_on(notices):
                 if request.step and request.step.awaited:
                     dispatch.resend_step(request, request.step, self.cluster.route())
                 # While the others mend the step.
@@ -134,40 +162,28 @@ class Coordinator:
         self.maintenance.speak(self.cluster)
         return request
 
-    # -- while no step is under way
-
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
         self.maintenance.speak(self.cluster)
         self.dispatch.break_off()
         heard_all = False
         while not heard_all:
-            notices, heard_all = self._hear(0.0)
-            self._act_on(notices)
+            notices, heard_all = self.hear(0.0)
+            self.act_on(notices)
         self.cluster = self.maintenance.order_copies(self.cluster, self.step)
-
-    def compare_clocks(self) -> None:
-        """At the start, while nobody works: the best of a few round trips to each worker."""
-        for node in self.cluster.holds.keys() - {END_USER}:
-            for _ in range(CLOCK_ROUND_TRIPS):
-                self.maintenance.ask_clocks([node])
-                end = self.clock() + CLOCK_ROUND_TRIP_S
-                while node in self.maintenance.clocks_asked and self.clock() < end:
-                    notices, _ = self._hear(max(0.0, end - self.clock()))
-                    self._act_on(notices)
-                if self.clock() >= end:
-                    break  # it is slow, or not there
 
     # -- signs
 
-    def _hear(self, wait_s: float) -> tuple[list[Notice], bool]:
-        """What the next message, or its absence, is a sign of, and whether all that has arrived is heard."""
+    def hear(self, wait_s: float) -> tuple[list[Notice], bool]:
+        """What the next message, or its absence, is a sign of, and whether all that has arrived is heard.
+        Raises Deposed where another node is the end user."""
         if lost := self.dispatch.take_lost():
             return [Notice(node, Sign.LOST) for node in lost], False
         try:
             data = self.services.link.receive(wait_s)
             return self._take_in(Message.unpack(data), len(data)), False
         except Silence:
+            self.tenure.look()
             return self.detector.signs(self.cluster, self.clock()), True
         except Lost as error:
             return [Notice(node, Sign.LOST) for node in error.nodes], False
@@ -180,10 +196,10 @@ class Coordinator:
             case Kind.BEAT:
                 self.detector.heard(from_sender(self.services.link, Beat.of(message)), self.clock())
             case Kind.NOTE:
-                note = read(message, StageBehind, Pong, CopyLoaded, CopyRefused, Failed, GivesUp)
+                note = read(message, *NOTES)
                 return self._take_note(note and from_sender(self.services.link, note))
             case Kind.STEP if not self.dispatch.step_returned(message, received_bytes):
-                return [Notice(END_USER, Sign.MISSING, message.sequence)]
+                return [Notice(self.me, Sign.MISSING, message.sequence)]
         return []
 
     def _take_note(self, note: Note | None) -> list[Notice]:
@@ -194,10 +210,13 @@ class Coordinator:
                 if request := self.dispatch.of_epoch(sequence, epoch):
                     request.progress.behind(node, block, have)
                     return [Notice(node, Sign.MISSING, sequence)]
+            case Acknowledged() | Claim() | Vote():
+                self.tenure.note_came(note)
             case Pong():
                 self.maintenance.clock_answered(note)
             case CopyLoaded(node, block):
                 self.cluster = self.maintenance.copy_loaded(self.cluster, node, block, self.step)
+                self.tenure.copy_loaded(node, block)
             case CopyRefused(node, block):
                 self.maintenance.copy_refused(node, block)
             case Failed(node, traceback):  # and dies, of which MPI tells
@@ -207,7 +226,7 @@ class Coordinator:
                 return [Notice(node, Sign.LOST)]
         return []
 
-    def _act_on(self, notices: Sequence[Notice]) -> list[Request]:
+    def act_on(self, notices: Sequence[Notice]) -> list[Request]:
         """Change the cluster by these signs. -> the requests whose step must be sent again."""
         missing = {notice.sequence for notice in notices if notice.sign is Sign.MISSING}
         for node, sign, sequence in notices:
@@ -216,21 +235,26 @@ class Coordinator:
                 step = self.dispatch.step_number(sequence, self.step)
                 self.services.observer.sign(self.clock(), step, node, sign)
                 self.route_changes.sign_seen(node, sign)
+            if self.cluster is not before:
+                self.tenure.sign_seen(node, sign)
             if sign in (Sign.GIVEN_UP, Sign.GARBLED):  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
-        if not notices:
+        if self.cluster.standby != self.tenure.standby:
+            self.cluster = replace(self.cluster, standby=self.tenure.standby)
+        self.tenure.transcript.flush()
+        if not notices or self.tenure.is_cut_off(self.cluster):
             return []
         return [
             request
             for request in self.dispatch.requests.values()
             if request.step and request.step.awaited
-            if request.sequence in missing or self._is_ill(request.step)
+            if request.sequence in missing or is_ill(self.cluster, request.step.route)
         ]
 
-    def _is_ill(self, step: Step) -> bool:
-        """Whether somebody on its way is not well, and there is a better one."""
-        ill = any(self.cluster.state(hop.node) is not State.UP for hop in step.route)
-        return ill and self.cluster.route() != step.route
+
+def is_ill(cluster: Cluster, route: Sequence[Hop]) -> bool:
+    """Whether somebody on the way is not well, and there is a better one. Raises Unservable."""
+    return any(cluster.state(hop.node) is not State.UP for hop in route) and cluster.route() != route
 
 
 def from_sender(link: Link, heard: Any) -> Any:
@@ -238,3 +262,16 @@ def from_sender(link: Link, heard: Any) -> Any:
     if heard.node != link.sender:
         raise Garbled(f"node {link.sender} speaks for node {heard.node}")
     return heard
+
+
+def compare_clocks(asker: Coordinator) -> None:
+    """At the start, while nobody works: the best of a few round trips to each worker."""
+    for node in asker.cluster.holds.keys() - {asker.me}:
+        for _ in range(CLOCK_ROUND_TRIPS):
+            asker.maintenance.ask_clocks([node])
+            end = asker.clock() + CLOCK_ROUND_TRIP_S
+            while node in asker.maintenance.clocks_asked and asker.clock() < end:
+                notices, _ = asker.hear(max(0.0, end - asker.clock()))
+                asker.act_on(notices)
+            if asker.clock() >= end:
+                break  # it is slow, or not there

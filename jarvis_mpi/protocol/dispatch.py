@@ -6,8 +6,8 @@ Nothing is decided here: the route is given, and so is whether a step is sent ag
 from collections import deque
 
 from ..common.errors import Unservable
-from ..common.layers import END_USER
 from .cluster import Hop
+from .election import Term, since_of
 from .failure_detector import FailureDetector
 from .journal import Behind
 from .link import Lost
@@ -21,11 +21,11 @@ ATTEMPTS = 300  # of one step: each fault costs one, and one for every stage tha
 
 
 class Dispatch:
-    def __init__(self, services: Services, detector: FailureDetector, prefill_rows: int):
+    def __init__(self, services: Services, detector: FailureDetector, prefill_rows: int, term: Term):
         self.services, self.detector, self.prefill_rows = services, detector, prefill_rows
         self.requests: dict[int, Request] = {}  # sequence -> its request
         self.complete: deque[Request] = deque()  # those whose step has returned whole
-        self.epoch, self.route = 0, tuple[Hop, ...]()  # of what was sent last
+        self.epoch, self.route = term.first_epoch, tuple[Hop, ...]()  # of what was sent last
         self.lost: set[int] = set()  # noticed while sending, not yet acted upon
         self.row_bytes = 0  # of an activation
 
@@ -109,6 +109,8 @@ class Dispatch:
     def step_returned(self, message: Message, received_bytes: int) -> bool:
         """Take in a piece of a step. -> False if the step has to be sent again.
         Raises Garbled where it is none that this cluster can have made."""
+        if since_of(message.epoch) != since_of(self.epoch):
+            return True  # an end user before asked for it
         if len(message.body) != message.rows * self.row_bytes or not self.is_ours(message):
             raise Garbled(f"{message} with a body of {len(message.body)} bytes")
         request = self.of_epoch(message.sequence, message.epoch)
@@ -119,9 +121,9 @@ class Dispatch:
 
     def is_ours(self, message: Message) -> bool:
         """Whether its hops are of nodes that there are, and this node's of blocks that it holds."""
-        nodes = self.detector.liveness.keys() | {END_USER}
+        nodes = self.detector.liveness.keys() | {self.services.link.me}
         named = {hop.node for hop in message.ahead} | {run.node for run in message.runs}
-        return named <= nodes and self.services.stages.keys() >= set(message.blocks_of(END_USER))
+        return named <= nodes and self.services.stages.keys() >= set(message.blocks_of(self.services.link.me))
 
     def _send_piece(self, request: Request, step: Step, more: bool = False, again: bool = False) -> bool:
         """The step's next piece. -> as _pass_on."""
@@ -155,7 +157,7 @@ class Dispatch:
         try:
             message = run_local_hops(arrival, services.stages, services.patch, message, services.clock)
         except Behind as behind:
-            request.progress.behind(END_USER, behind.block, behind.have)
+            request.progress.behind(services.link.me, behind.block, behind.have)
             return False
         step.since = services.clock()
         if message.ahead:

@@ -47,11 +47,12 @@ class Notice(NamedTuple):
 
 class FailureDetector:
     def __init__(
-        self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float, row_s: float
-    ):
-        """`row_s`: how long a row may be on its way over the slowest link."""
-        self.patience, self.steps = patience, StepsInFlight(patience, pace)
-        self.liveness = {node: Liveness(now, outage_at=now) for node in nodes if node != END_USER}
+        self, nodes: Iterable[int], patience: Patience, pace: Mapping[int, Pace], now: float, row_s: float,
+        me: int = END_USER,
+    ):  # fmt: skip
+        """`row_s`: how long a row may be on its way over the slowest link; `me`: the end user."""
+        self.patience, self.steps, self.me = patience, StepsInFlight(patience, pace, me), me
+        self.liveness = {node: Liveness(now, outage_at=now) for node in nodes if node != me}
         self.looked_at, self.row_s = now, row_s
 
     # -- what happens
@@ -59,7 +60,7 @@ class FailureDetector:
     def step_returned(self, sequence: int, nodes: Iterable[int], now: float, whole: bool) -> None:
         """Work of these nodes returned; `whole`: all that was sent with the step."""
         for node in nodes:
-            if node != END_USER:
+            if node != self.me:
                 self.liveness[node].alive_at, self.liveness[node].beat = now, None
         self.steps.returned(sequence, now, whole)
 
@@ -138,7 +139,7 @@ class FailureDetector:
     def _missing(self, sequence: int, step: StepInFlight, cluster: Cluster, now: float) -> list[Notice]:
         """Of a step that nobody works on, though all say that they could: it has been lost."""
         borne_s = self.patience.progress_s + self.steps.rows * self.row_s
-        node = END_USER if now - step.overtaken_at > borne_s else None
+        node = self.me if now - step.overtaken_at > borne_s else None
         if node is None and now - step.moved_at >= borne_s:
             node = self._stranded_at(sequence, step)
         if node is None or not step.hops:
@@ -146,7 +147,7 @@ class FailureDetector:
         step.moved_at, step.overtaken_at = now, INFINITY
         step.resends += 1
         again = Notice(node, Sign.MISSING, sequence)
-        if node == END_USER or step.resends <= RESENDS:
+        if node == self.me or step.resends <= RESENDS:
             return [again]
         seen = self.liveness[node]
         if cluster.state(node) is State.UP:
@@ -169,4 +170,4 @@ class FailureDetector:
             if (reached.epoch, reached.end) != (step.epoch, step.end) or reached.layer < hop.block.stop:
                 return None if before and before.sending else hop.node
             before = seen.beat
-        return None if before and before.sending else END_USER
+        return None if before and before.sending else self.me

@@ -113,6 +113,11 @@ class Journalled:
         self.stage.forget(sequence)
         self.journals.pop(sequence, None)
 
+    def begin_term(self) -> None:
+        """Steps of another end user come: what those before counted says nothing of theirs."""
+        for journal in self.journals.values():
+            journal.step = -1
+
     def is_late(self, message: Message) -> bool:
         """Whether a newer one of its sequence was here."""
         journal = self.journals[message.sequence]

@@ -24,6 +24,7 @@ class Link(Protocol):
     me: int
     size: int  # how many nodes were launched
     vendor: str  # whose MPI it is
+    end_user: int  # which node asks, as far as this one knows
 
     @property
     def sender(self) -> int:
@@ -53,8 +54,8 @@ class Link(Protocol):
         """The next message from anyone. Raises Silence or Lost."""
         ...
 
-    def beat(self, data: bytes) -> None:
-        """Post `data` to the end user if the one before it is under way, else drop it. From any thread."""
+    def beat(self, node: int, data: bytes) -> None:
+        """Post `data` to `node` if the one before it is under way, else drop it. From any thread."""
         ...
 
     def sending(self) -> bool:

@@ -3,7 +3,7 @@ clocks."""
 
 from collections.abc import Callable, Iterable, Mapping
 
-from ..common.layers import END_USER, Block
+from ..common.layers import Block
 from .cluster import Cluster
 from .node_state import Sign, State
 from .notes import LoadCopy, Ping, Pong, Sendable, Shrink
@@ -34,7 +34,7 @@ class Maintenance:
         self.copies_ordered_for = cluster
         for node, block in cluster.copies_to_load(self.ordered, self.unable):
             self.ordered.add((node, block))
-            if node == END_USER:
+            if node == self.link.me:
                 self.stages[block] = self.load(block)
                 cluster = self.copy_loaded(cluster, node, block, step)
             else:
@@ -68,8 +68,9 @@ class Maintenance:
             self.attempts += 1
             certain = bool(lost) and not self.link.orphaned
             order = Shrink(left, self.attempts, certain)
-            for node in left[1:]:
-                self.send(node, order)
+            for node in left:
+                if node != self.link.me:
+                    self.send(node, order)
             self.link.shrink(self.attempts, left, certain)
 
     def speak(self, cluster: Cluster) -> None:
@@ -81,7 +82,7 @@ class Maintenance:
 
     def ask_clocks(self, nodes: Iterable[int]) -> None:
         for node in nodes:
-            if node != END_USER:
+            if node != self.link.me:
                 self.clocks_asked.add(node)
                 self.send(node, Ping(self.clock()))
 

@@ -10,7 +10,9 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self, TypeVar
 
 from ..common.layers import Block
+from .election import Term
 from .steps_in_flight import Pace
+from .transcript import Entry, Ran
 from .wire import Garbled, Kind, Message, read_note
 
 
@@ -66,7 +68,17 @@ def typed(kind: Any, value: Any) -> Any:
         return range(*value)
     if kind == list[Block]:
         return [range(*each) for each in value]
+    if kind is Term:
+        return Term(*map(whole, value))
+    if kind == list[Ran]:
+        return [Ran(*map(whole, each)) for each in value]
+    if kind == list[Entry] and not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
     return Pace(*value) if kind is Pace else value
+
+
+def whole(value: Any) -> int:
+    return int(typed(int, value))
 
 
 # -- to a worker
@@ -182,3 +194,48 @@ class Farewell(Note):
     MARK = "peak_bytes"
     node: int
     peak_bytes: int
+
+
+# -- about who is the end user: see election.py
+
+
+@dataclass(frozen=True)
+class Claim(Note):
+    """The node wants to be the end user of `term`; `trial`: would you let it?"""
+
+    MARK = "claim"
+    node: int = field(metadata=key(MARK))
+    term: Term
+    trial: bool
+
+
+@dataclass(frozen=True)
+class Vote(Note):
+    """The node's answer to the claim of term `number`: whether it `grants` it, the `term` that it obeys, and
+    what its stages have run. Unasked, `number` 0: an end user before hears that there is another."""
+
+    MARK = "vote"
+    node: int = field(metadata=key(MARK))
+    number: int
+    trial: bool
+    grants: bool
+    term: Term
+    ran: list[Ran]
+
+
+@dataclass(frozen=True)
+class Entries(Note):
+    """What the standby is to know: the entries from number `first` on."""
+
+    MARK = "entries"
+    first: int
+    entries: list[Entry] = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class Acknowledged(Note):
+    """The standby has so many entries."""
+
+    MARK = "acknowledged"
+    node: int
+    count: int = field(metadata=key(MARK))

@@ -43,7 +43,8 @@ class Request:
     sequence: int
     route_changes: RouteChanges
     ids: list[int] = field(default_factory=list)  # all of the text
-    branch: int = 0  # how often some of it was taken back
+    branch: int = 0  # grows when some of it is taken back
+    newer_branch: int = 1  # by how much it then grows
     ran: int = 0  # positions of it that every stage has run, or has under way
     progress: Progress = field(default_factory=Progress)
     step: Step | None = None
@@ -51,13 +52,15 @@ class Request:
     end_ids: Set[int] = frozenset()
     chosen_at: float = 0.0  # the token before
 
-    def continue_with(self, text: Sequence[int]) -> None:
-        """All of the text so far; what was run of it need not be run again."""
+    def continue_with(self, text: Sequence[int]) -> int:
+        """All of the text so far; what was run of it need not be run again. -> from where on it is new."""
         same = alike(self.ids, text)
-        self.branch += same < self.ran
+        if same < self.ran:
+            self.branch, self.newer_branch = self.branch + self.newer_branch, 1
         self.ids = list(text)
         self.ran = min(self.ran, same, len(text) - 1)
         self.progress.crop(self.ran)  # and a step that was broken off did not return
+        return same
 
 
 def pieces(rows: int, most: int, workers: int) -> list[int]:

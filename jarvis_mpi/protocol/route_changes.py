@@ -62,7 +62,7 @@ class RouteChanges:
             if before is not None and to != owner and self.last_sign.get(before, Sign.BACK) is not Sign.BACK:
                 node = before  # else it is well, and makes room for a better place
             inexact = any(layer < block.stop for layer in self.ever_missing)
-            sign = self.last_sign.get(node, Sign.LOST)
+            sign = self.last_sign.get(node, Sign.BACK if to == node else Sign.LOST)
             loss = self.expected_loss.sentence(block, span) if to is None else ""
             by = patched[block].node if span else None
             changes.append(Change(step, block, node, sign, to, inexact, by, loss))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..common.layers import Block
+from .election import FIRST, Term
 from .events import RunObserver
 from .expected_loss import NO_LOSS_KNOWN, ExpectedLoss
 from .journal import Journalled
@@ -52,3 +53,4 @@ class Parameters:
     speak_s: float = 10.0  # workers hear that often that the run goes on
     row_s: float = 0.0  # how long a row may be on its way over the slowest link
     expected_loss: ExpectedLoss = NO_LOSS_KNOWN
+    term: Term = FIRST

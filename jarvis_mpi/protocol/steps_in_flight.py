@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..common.layers import END_USER
 from .cluster import Hop
 
 INFINITY = float("inf")
@@ -60,8 +59,8 @@ class StepInFlight:
 
 
 class StepsInFlight:
-    def __init__(self, patience: Patience, pace: Mapping[int, Pace]):
-        self.patience, self.pace = patience, pace
+    def __init__(self, patience: Patience, pace: Mapping[int, Pace], me: int):
+        self.patience, self.pace, self.me = patience, pace, me
         self.by_sequence: dict[int, StepInFlight] = {}
         self.sends = 0
 
@@ -80,7 +79,7 @@ class StepsInFlight:
         if again:
             step.resends, step.sent_at = before.resends, before.sent_at
         self.sends += 1
-        step.hops = tuple(hop for hop in hops if hop.node != END_USER)
+        step.hops = tuple(hop for hop in hops if hop.node != self.me)
         # One piece queues up behind the other.
         step.rows += max((end - hop.since for hop in step.hops), default=0)
         step.epoch, step.end, step.moved_at, step.number = epoch, end, now, self.sends

@@ -36,7 +36,7 @@ EVENTS: dict[str, Any] = {
     "ended": ENDS,
 }
 SIGNS = ("LOST", "SILENT", "STALLED", "STUCK", "LATE", "GIVEN_UP", "GARBLED", "BACK", "MISSING")
-PLAIN = ("rerouted", "copy", "words", *SIGNS)  # their text is no JSON
+PLAIN = ("rerouted", "copy", "words", "orphaned", "takeover", *SIGNS)  # their text is no JSON
 MOST_PID = 1 << 31
 
 

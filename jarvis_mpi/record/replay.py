@@ -73,7 +73,10 @@ def replayed(path: Path) -> Iterator[str]:
                 yield f"{when}  {event.event}  {verdict_on_the_end(cluster, event.payload['sentence'])}"
             case "refused":
                 yield f"{when}  line {event.payload['line']} refused: {event.payload['error']}"
-            case "rerouted" | "words":
+            case "takeover":
+                cluster = cluster.with_end_user(event.node)
+                yield f"{when}  node {event.node} is the end user now"
+            case "rerouted" | "words" | "orphaned":
                 yield f"{when}  {(event.text.strip().splitlines() or [''])[-1]}"
             case _:
                 cluster = cluster.with_event(event.node, Sign[event.event])

@@ -18,6 +18,8 @@ EVENTS = {
     "copy": "the node has loaded a copy of the block",
     "shrunk": "the communicator has been shrunk. Text: [node, ...]",
     "words": "a node's last words: its traceback, or why it left",
+    "orphaned": "mpirun died, and the ranks go on without it; noticed with the next token, or at the end",
+    "takeover": "the node goes on as the end user, in place of one that is gone: this is its own record",
     "resumed": "another run goes on with the record. Text: its attributes",
     "done": "all is answered: the run's own mark, whatever mpirun's status. Text: {sentence, peak_bytes}",
     "ended": "the run ended too early. Text: {sentence, peak_bytes}",

@@ -5,7 +5,7 @@ Workers' rows come with their messages.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..protocol.cluster import Hop
 from ..protocol.events import Change, Token
 from ..protocol.node_state import Sign
 from .record_file import Notifier, RecordFile, created, reopened
+
+Mirror = Callable[[int, str, str], None]  # step, the event's name, its text
 
 
 class RecordedFaults:
@@ -57,6 +59,7 @@ class Record(RecordedFaults):
         super().__init__(file or created(path, attributes, now, screen))
         self.path, self.begun_at = path, self.file.begun_at
         self.layers = 0  # run for the last token
+        self.mirror: Mirror = lambda step, name, text: None  # is given each question and answer, too
 
     @classmethod
     def resumed(
@@ -74,16 +77,25 @@ class Record(RecordedFaults):
         """Record a question whose first token will be `step`; the first `cached` of its `ids` are in the
         nodes' caches."""
         question = {"sequence": sequence, "prompt": prompt, "cached": cached, "ids": list(ids)}
-        self.file.add_event(at_s, step, -1, "asked", text=json.dumps(question))
+        self.about_text(at_s, step, "asked", question)
 
     def answered(self, at_s: float, step: int, sequence: int, ended: str, text: str) -> None:
         """Record an answer's end; `step` is one after its last."""
         answer = {"sequence": sequence, "ended": ended, "text": text}
-        self.file.add_event(at_s, step, -1, "answered", text=json.dumps(answer))
+        self.about_text(at_s, step, "answered", answer)
 
     def refused(self, at_s: float, step: int, number: int, why: str) -> None:
         """Record that this line of --prompts cannot be asked."""
-        self.file.add_event(at_s, step, -1, "refused", text=json.dumps({"line": number, "error": why}))
+        self.about_text(at_s, step, "refused", {"line": number, "error": why})
+
+    def about_text(self, at_s: float, step: int, name: str, payload: Mapping[str, Any]) -> None:
+        text = json.dumps(payload)
+        self.file.add_event(at_s, step, -1, name, text=text)
+        self.mirror(step, name, text)
+
+    def orphaned(self, at_s: float, step: int) -> None:
+        """Record that mpirun is gone."""
+        self.file.add_event(at_s, step, -1, "orphaned", text="mpirun died: the ranks go on without it")
 
     def ended(self, at_s: float, step: int, sentence: str, done: bool, peak_bytes: Mapping[int, int]) -> None:
         """Record the last event: `done`, or else the run can be resumed.

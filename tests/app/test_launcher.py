@@ -12,6 +12,7 @@ import pytest
 from running import (
     SESSIONS,
     assert_nothing_is_left,
+    events,
     kill,
     left_behind,
     mpirun,
@@ -91,6 +92,7 @@ def test_an_answer_outlives_mpirun(where, small, expected, tmp_path):
     assert b"Traceback" not in said
     assert b"12 tokens: the first after" in said
     assert (load(log).ended, tokens_of(log)) == ("done", expected[1])
+    assert len(events(log, "orphaned")) == 1
     assert left_behind() <= before
 
 

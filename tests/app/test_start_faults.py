@@ -1,4 +1,5 @@
-"""A rank that dies or stops while MPI starts: the run ends in seconds, and names it."""
+"""A rank that dies or stops while MPI starts: the run ends in seconds, and names it. One that dies while the
+run ends costs nothing."""
 
 import os
 import signal
@@ -8,6 +9,7 @@ import pytest
 from running import assert_nothing_is_left, left_behind, processes, start, words_for
 
 from jarvis_mpi.net.ancestry import children
+from jarvis_mpi.record.reader import load
 
 pytestmark = pytest.mark.mpirun
 
@@ -30,7 +32,7 @@ def in_start(rank: int) -> int:
         pytest.param(
             0, signal.SIGKILL, "the end user (node 0) died while MPI started", marks=pytest.mark.very_slow
         ),
-        (1, signal.SIGSTOP, "node 1 died while MPI started"),
+        (1, signal.SIGSTOP, "node 1 was stopped while MPI started"),
     ],
 )
 def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tmp_path):
@@ -44,6 +46,28 @@ def test_a_rank_dies_or_stops_while_mpi_starts(rank, number, sentence, small, tm
     assert shown == b""
     assert errors.decode().count(sentence) == 1, errors.decode()
     assert "Traceback" not in errors.decode()
+    assert_nothing_is_left()
+    assert left_behind() <= before
+
+
+@pytest.mark.very_slow
+@pytest.mark.parametrize("later_s", [0.0, 0.05, 0.1, 0.15])
+def test_a_worker_dies_while_the_run_ends(later_s, small, tmp_path):
+    log, before = tmp_path / "run.h5", left_behind()
+    run = start(4, *words_for(small, log, "--ignore-eos"))
+    errors = b""
+    while b"8 tokens: the first after" not in errors:
+        errors += run.stderr.readline()
+    begun = time.monotonic()
+    time.sleep(later_s)
+    for process in processes(rank=2):  # it may have left
+        os.kill(process, signal.SIGKILL)
+    shown, more = run.communicate(timeout=60)
+    assert time.monotonic() - begun < 3
+    assert run.returncode == 0
+    assert shown
+    assert more == b""
+    assert load(log).ended == "done"
     assert_nothing_is_left()
     assert left_behind() <= before
 

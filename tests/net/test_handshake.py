@@ -16,6 +16,8 @@ from jarvis_mpi.protocol.wire import HEADER, MAGIC, VERSION, Kind, Message
 class LinkOfOneWhoImports:
     """Nothing that is sent is under way yet."""
 
+    end_user = 0
+
     me = 1
 
     def __init__(self):

@@ -1,15 +1,18 @@
 """Whom the watch of rank 0 names when a rank of its machine is lost while MPI starts."""
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from jarvis_mpi.net import init_watchdog
+from jarvis_mpi.net import ancestry, init_watchdog
 from jarvis_mpi.net.init_watchdog import Neighbours
+from jarvis_mpi.testbed.own_processes import until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
 
@@ -38,6 +41,20 @@ def test_one_that_dies_is_named(monkeypatch):
         processes[1].kill()
         processes[1].wait()
         assert neighbours.lost().startswith("node 1 died while MPI started")
+
+
+def test_one_that_is_stopped_is_named_after_a_while_but_not_with_mpirun(monkeypatch):
+    monkeypatch.setattr(init_watchdog, "STOPPED_S", 0.2)
+    with ranks(monkeypatch, (0, 1, 2), 3) as processes:
+        neighbours = Neighbours(os.getpid())
+        assert neighbours.lost() == ""
+        processes[2].send_signal(signal.SIGSTOP)
+        until(lambda: ancestry.stat(processes[2].pid).state in ancestry.STOPPED, "it was not stopped")
+        assert neighbours.lost() == ""
+        time.sleep(0.3)
+        assert neighbours.lost().startswith("node 2 was stopped while MPI started")
+        monkeypatch.setattr(neighbours, "launcher_pid", processes[2].pid)
+        assert neighbours.stopped() == set()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_a_line_names_kind_ends_and_step(caplog):
     assert worker.receive(1.0) == step.pack()
     home = Message(Kind.STEP, 2, 7, 5, 9, 1, runs=(RUN,), body=b"abcd")
     worker.send(0, home.pack())
-    worker.beat(Beat(1, 0.25, False, {}).pack())
+    worker.beat(0, Beat(1, 0.25, False, {}).pack())
     worker.send(0, Pong(1, 0.5, 3.0).pack())
     worker.send(0, b"another version's")
     for _ in range(4):

@@ -41,8 +41,8 @@ class Plain:
     def send(self, node: int, data: bytes) -> None:
         self.post.put(node, self.me, data)
 
-    def beat(self, data: bytes) -> None:
-        self.post.put(0, self.me, data)
+    def beat(self, node: int, data: bytes) -> None:
+        self.post.put(node, self.me, data)
 
     def receive(self, timeout_s: float) -> bytearray:
         try:
@@ -196,7 +196,7 @@ def test_beats_of_another_thread_and_10000_messages_come_all_and_in_order():
 
     def beat() -> None:
         while not over.is_set():
-            worker.beat(b"beat")
+            worker.beat(0, b"beat")
             beats[0] += 1
             time.sleep(1e-5)
 

@@ -7,9 +7,13 @@ import pytest
 
 from jarvis_mpi.net.handshake import Hello, Report
 from jarvis_mpi.net.plan import Plan, RunOptions
+from jarvis_mpi.protocol.election import Term
 from jarvis_mpi.protocol.notes import (
+    Acknowledged,
+    Claim,
     CopyLoaded,
     CopyRefused,
+    Entries,
     Failed,
     Farewell,
     ForgetSequence,
@@ -21,9 +25,11 @@ from jarvis_mpi.protocol.notes import (
     Ready,
     Shrink,
     StageBehind,
+    Vote,
     read,
 )  # fmt: skip
 from jarvis_mpi.protocol.steps_in_flight import Pace
+from jarvis_mpi.protocol.transcript import Ran
 from jarvis_mpi.protocol.wire import Garbled, Kind, Message
 from jarvis_mpi.study.distribute import UnitDone, WorkOn
 from jarvis_mpi.testbed.link_rates import LinkMeasured, MeasureTo, Received
@@ -44,7 +50,14 @@ NOTES = {
     '{"node": 1, "loaded_s": 0.5, "pace": [0.25, 0.125, 0.0]}': Ready(1, 0.5, Pace(0.25, 0.125)),
     '{"node": 2, "peak_bytes": 77000000}': Farewell(2, 77000000),
     '{"blocks": [[4, 6]], "copies": [[6, 8], [0, 1]], "threads": 4, "dtype": "bfloat16", "pieces": [32, '
-    "31]}": (Plan([range(4, 6)], [range(6, 8), range(0, 1)], 4, "bfloat16", [32, 31])),
+    '31], "standby": 2, "end_users": [[0, 1]]}': (
+        Plan([range(4, 6)], [range(6, 8), range(0, 1)], 4, "bfloat16", [32, 31], 2, [range(0, 1)])
+    ),
+    '{"claim": 2, "term": [1, 2, -1, 1], "trial": true}': Claim(2, Term(1, 2, -1, 1), True),
+    '{"vote": 3, "number": 1, "trial": false, "grants": true, "term": [1, 2, -1, 1], "ran": [[0, 4, 6, 1, '
+    "9]]}": Vote(3, 1, False, True, Term(1, 2, -1, 1), [Ran(0, 4, 6, 1, 9)]),
+    '{"first": 7, "entries": [["cut", 0, 1]]}': Entries(7, [["cut", 0, 1]]),
+    '{"node": 2, "acknowledged": 8}': Acknowledged(2, 8),
     '{"options": {"prompt": null, "stop": ["a", "b"], "seed": 7}}': (
         RunOptions({"prompt": None, "stop": ["a", "b"], "seed": 7})
     ),

@@ -133,7 +133,7 @@ BROKEN = {
     "all of a round is taken": ("protocol/verification", " or token != step.drafts[row]", "", "rule 2"),
     "a worker keeps the caches of another text": ("protocol/worker", "self.forget(sequence)", "pass",
                                                   "keeps more than"),
-    "what is late begins a text again": ("protocol/worker", "sequence in self.over or ", "", ""),
+    "what is late begins a text again": ("protocol/worker", " or sequence in self.over:", ":", ""),
     "a patch that is not announced": ("protocol/route_changes", "by = patched[block].node if span else None",
                                       "by = None", "rule 1"),
     "a decision that is not in the log": (

@@ -63,6 +63,22 @@ def test_another_process_sees_only_whole_rows_while_a_record_grows(tmp_path):
     assert seen[-1] > seen[0] + 300
 
 
+def test_a_record_tells_that_mpirun_died(tmp_path, capsys):
+    path = tmp_path / "run.h5"
+    code = WRITER.replace("print(step", "step == 3 and record.orphaned(4.5, 3); print(step")
+    code = code.replace('"prompt"', '"model": "m", "hosts": {"1": "here"}, "started": "today", "prompt"', 1)
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as writer:
+        while int(writer.stdout.readline()) < 9:
+            pass
+        writer.kill()
+    (event,) = (event for event in load(path).events if event.event == "orphaned")
+    assert (event.step, event.at_s) == (3, 4.5)
+    assert script("load", path) == ""
+    assert "    4.500 s  mpirun died: the ranks go on without it" in capsys.readouterr().out
+    assert script("latency", path, "--out", tmp_path, "--formats", "svg") == ""
+    assert "mpirun died" in (tmp_path / "run-latency.svg").read_text()
+
+
 @pytest.mark.mpirun
 def test_a_run_is_followed_from_first_row_to_mark(small, tmp_path):
     log = tmp_path / "run.h5"

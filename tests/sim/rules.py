@@ -92,16 +92,16 @@ def first_announced(changes) -> float:
     return min((change.step for change in changes if change.to is None or change.inexact), default=LIMIT_S)
 
 
-def check_text(outcome: Outcome, sequence: int, whole: Sequence[int]) -> None:
+def check_text(outcome: Outcome, sequence: int, whole: Sequence[int], announced_before: bool = False) -> None:
     """Of one sequence: what was run is what was announced, and the text is one machine's until something
-    was."""
+    was; `announced_before`: by an end user before."""
     story, heard = outcome.story, outcome.heard
     mine = [token for token in outcome.tokens if token.sequence == sequence]
     steps = {token.step for token in mine}
     everything = (1 << story.layers) - 1
     gone, patched = heard.begun[sequence]
     announced = [change for change in heard.changes if change.step in steps]
-    announced_at = min(0 if gone else LIMIT_S, first_announced(announced))
+    announced_at = min(0 if gone or announced_before else LIMIT_S, first_announced(announced))
     changes = iter([*announced, None])
     change = next(changes)
     for token in (token for token in mine if token.pieces):

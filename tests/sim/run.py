@@ -13,18 +13,21 @@ from jarvis_mpi.common.layers import END_USER, Block, mask
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Cluster, Policy
 from jarvis_mpi.protocol.coordinator import Coordinator
+from jarvis_mpi.protocol.election import Term
 from jarvis_mpi.protocol.events import Token
 from jarvis_mpi.protocol.journal import Journalled
-from jarvis_mpi.protocol.link import Lost
+from jarvis_mpi.protocol.link import Lost, Silence
 from jarvis_mpi.protocol.services import Parameters, Services
+from jarvis_mpi.protocol.standby import StandbyWorker
 from jarvis_mpi.protocol.steps_in_flight import Pace, Patience
-from jarvis_mpi.protocol.worker import Worker
+from jarvis_mpi.protocol.worker import Ended, Worker
 
 from .model import SimDrafts, SimHead, SimStage, Wrong, choose, put_patch
 from .story import Story, turns
 from .world import LIMIT_S, SimNode, World
 
 LOAD_S = 0.2
+IDLE_S = 100.0  # a worker that hears nothing for so long leaves
 
 
 @dataclass
@@ -131,30 +134,50 @@ class Nodes:
     def start_worker(self, node: SimNode) -> None:
         beat_s = self.patience.beat_s
         load = partial(self.load, node)
-        worker = Worker(node, self.stages(node), node.clock, load, beat_s, patch=put_patch)
+        parts = node, self.stages(node), node.clock, load, beat_s
+        term = Term(standby=self.story.standby)
+        if node.me == self.story.standby:
+            for block in self.placement[END_USER]:
+                parts[1][block] = self.new(node, block)
+            worker: Worker = StandbyWorker(*parts, patch=put_patch, term=term)
+        else:
+            worker = Worker(*parts, patch=put_patch, term=term)
         self.workers.append(worker)
         self.world.at(0.0, greenlet(partial(self.serve, worker)).switch)
         self.world.at(beat_s * self.dice.random(), lambda: node.beats(worker, beat_s))
 
     def serve(self, worker: Worker) -> None:
         try:
-            worker.serve(10 * LIMIT_S)
-        except Lost:
-            pass
+            self.ended(worker, worker.serve(10 * LIMIT_S if self.story.standby < 0 else IDLE_S))
+        except (Lost, Silence):
+            self.ended(worker, None)
         except BaseException as error:
             self.failures.append(error)
             raise
 
+    def ended(self, worker: Worker, how: Ended | None) -> None:
+        """`how`: None: it gave up."""
+
+    def cluster(self) -> Cluster:
+        cluster = cluster_of(self.story, self.placement, self.copies)
+        standby = self.story.standby if self.story.standby >= 0 else None
+        return replace(cluster, room=dict.fromkeys(self.placement, self.story.room), standby=standby)
+
     def coordinator(self, heard: HeardOfFaults) -> Asker:
-        story, user = self.story, self.nodes[END_USER]
-        cluster = cluster_of(story, self.placement, self.copies)
-        cluster = replace(cluster, room=dict.fromkeys(self.placement, story.room))
+        user, term = self.nodes[END_USER], Term(standby=self.story.standby)
+        return self.coordinator_of(user, self.stages(user), self.cluster(), term, heard)
+
+    def coordinator_of(
+        self, user: SimNode, stages: dict, cluster: Cluster, term: Term, heard: HeardOfFaults
+    ) -> Asker:
+        story = self.story
         pace = {node: Pace(story.layer_s, story.layer_s) for node in self.placement}
         services = Services(
-            user, SimHead(), self.stages(user), choose, user.clock, partial(self.load, user), heard,
+            user, SimHead(), stages, choose, user.clock, partial(self.load, user), heard,
             patch=put_patch, drafts=SimDrafts(story),
         )  # fmt: skip
-        self.asker = Asker(services, cluster, Parameters(story.prefill_rows, self.patience, pace))
+        parameters = Parameters(story.prefill_rows, self.patience, pace, term=term)
+        self.asker = Asker(services, cluster, parameters)
         return self.asker
 
     def garbled(self) -> int:

@@ -10,7 +10,7 @@ PROMPT = [5, 3, 8, 1, 9, 2, 7]
 @dataclass(frozen=True)
 class Fault:
     at_s: float
-    kind: str  # kill, die (unseen by MPI), stop, stall, cut, slow
+    kind: str  # kill, die (unseen by MPI), stop, stall, cut, slow, split
     node: int
     for_s: float = 0.0
 
@@ -43,6 +43,7 @@ class Story:
     patched: bool = False
     streams: int = 0  # answers in flight at a time; 0: one, in turns as in a chat
     guessed: float = 0.0  # how many of the drafts are right; 0: none travel
+    standby: int = -1  # the node that takes over from the end user; -1: none
 
     def __str__(self) -> str:
         faults = "; ".join(map(str, self.faults)) or "no fault"
@@ -97,6 +98,24 @@ def more_of(story: Story) -> Story:
     dice = random.Random(story.seed + 4)
     streams, guessed = dice.choice((0, 0, 1, 2, 3, 5)), dice.choice((0.0, 0.0, 0.5, 0.9, 1.0))
     return replace(story, patched=story.seed % 2 == 1, streams=streams, guessed=guessed)
+
+
+def with_standby(story: Story) -> Story:
+    """The same with a standby, and with what may happen to the end user."""
+    dice = random.Random(story.seed + 6)
+    last_s = max((fault.at_s for fault in story.faults), default=story.tokens * story.layers * story.layer_s)
+    faults = list(story.faults)[: dice.choice((0, 1, 1, 2))]
+    near = dice.random() < 0.5  # to a fault of a worker
+    for _ in range(dice.choice((0, 1, 1, 1, 2))):
+        at_s = dice.random() * (last_s + 0.5)
+        if near and faults:
+            at_s = faults[-1].at_s + dice.random() * 0.5
+        kind = dice.choice(("kill", "kill", "kill", "stop", "stop for", "cut", "split"))
+        for_s = dice.choice((0.3, 1.2, 3.0, 12.0)) if kind not in ("kill", "stop") else 0.0
+        node = dice.randint(1, story.workers) if kind == "split" else 0
+        faults.append(Fault(at_s, kind.split()[0], node, for_s))
+    faults.sort(key=lambda fault: fault.at_s)
+    return replace(story, standby=dice.randint(1, story.workers), faults=tuple(faults))
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 import heapq
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from itertools import count
 
 from greenlet import greenlet
 
 from jarvis_mpi.common.layers import END_USER
+from jarvis_mpi.protocol.election import since_of
 from jarvis_mpi.protocol.link import Lost, Silence
 from jarvis_mpi.protocol.wire import BEAT, HEADER, MAGIC, VERSION, Beat, Kind, Message
 from jarvis_mpi.protocol.worker import Worker
@@ -30,7 +32,10 @@ class World:
     def run(self, main: greenlet) -> None:
         """Until `main` has ended."""
         main.switch()
-        while not main.dead:
+        self.run_until(lambda: main.dead)
+
+    def run_until(self, is_over: Callable[[], bool]) -> None:
+        while not is_over():
             if not self.events:
                 raise Wrong("rule 7: everyone waits for ever")
             self.now, _, what = heapq.heappop(self.events)
@@ -55,6 +60,7 @@ class SimProcess:
         self.turn = 0
         self.sender = -1  # of what was received last
         self.babbles = False
+        self.side, self.split_until = 0, 0.0
         self.last_arrival: dict[int, float] = {}
         self.newest: Counter[int] = Counter()  # sequence -> epoch received
 
@@ -104,6 +110,9 @@ class SimProcess:
                 self.stopped_until = until if fault.for_s else float("inf")
             case "stall":
                 self.stall_s = fault.for_s
+            case "split":  # this node and those of higher numbers, from all others
+                for other in self.others:
+                    other.side, other.split_until = int(other.me >= self.me), until
             case "cut":
                 self.cut_until = until
             case "slow":
@@ -120,8 +129,9 @@ class SimNode(SimProcess):
             raise Lost(self.known_dead)
         if data[5] == Kind.STEP:
             sequence, epoch = HEADER.unpack_from(data)[6:8]
-            if self.me != END_USER and epoch < self.newest[sequence]:
-                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {self.newest[sequence]}")
+            newest = self.newest[sequence]
+            if self.me != END_USER and epoch < newest and since_of(epoch) == since_of(newest):
+                raise Wrong(f"rule 5: node {self.me} passes on epoch {epoch} after {newest}")
         dice, story = self.dice, self.story
         control = node == self.me or data[5] in (Kind.NOTE, Kind.GOODBYE)
         if not control and dice.random() < story.lost:
@@ -133,6 +143,8 @@ class SimNode(SimProcess):
         other, now = self.others[node], self.world.now
         at = now + 0.0005 + 0.001 * self.dice.random()
         at = max(at, self.cut_until, other.cut_until)
+        if other.side != self.side:  # the network is split between them
+            at = max(at, self.split_until)
         if late:
             at += self.dice.random() * self.story.late_s  # and out of order
         else:
@@ -145,9 +157,9 @@ class SimNode(SimProcess):
         if node != self.me and node not in self.known_dead:
             self.deliver(node, nonsense(self.dice), False)
 
-    def beat(self, data: bytes) -> None:
-        if self.alive:
-            self.send(END_USER, data)
+    def beat(self, node: int, data: bytes) -> None:
+        if self.alive and node not in self.known_dead:
+            self.send(node, data)
 
     def flush(self, timeout_s: float) -> None:
         pass
@@ -155,7 +167,7 @@ class SimNode(SimProcess):
     def sending(self) -> bool:
         return False
 
-    orphaned = False
+    orphaned, end_user = False, 0
 
     def shrink(self, attempt, members, certain) -> None:
         """As MPI would have it: certain, that is whoever it was told of; otherwise none of those."""

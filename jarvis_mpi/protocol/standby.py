@@ -1,0 +1,111 @@
+"""A worker that takes over from the end user: it has the transcript, and what the end user holds."""
+
+from collections.abc import Callable
+
+from ..common.layers import Block
+from .campaign import Campaign
+from .election import FIRST, Term
+from .journal import Journalled
+from .link import Link
+from .notes import Acknowledged, Entries, Vote, read
+from .transcript import Ran, Transcript
+from .wire import Kind, Message, Vitals
+from .worker import Clock, Ended, Patch, Stages, Worker, no_patch
+
+LOOK_S = 0.25  # between looks for the end user
+ALONE_S = 75.0  # longest silence that is borne once nobody watches over the ranks
+MORE_S = 0.5  # than a worker may: for so long the end user may be silent
+
+
+class StandbyWorker(Worker):
+    """`silence_s`: how long a node may be silent; the rest as a Worker."""
+
+    def __init__(
+        self, link: Link, stages: Stages, clock: Clock, load: Callable[[Block], Journalled], beat_s: float,
+        vitals: Callable[[], Vitals] = Vitals, patch: Patch = no_patch, term: Term = FIRST,
+        silence_s: float = 1.0,
+    ):  # fmt: skip
+        super().__init__(link, stages, clock, load, beat_s, vitals, patch, term)
+        self.silence_s = silence_s + MORE_S
+        self.transcript = Transcript()
+        self.campaign = Campaign(self.link.me, self.pass_on)
+        self.heard_at = self.looked_at = self.clock()
+        self.certain: set[int] = set()  # nodes that are gone
+        self.voted: dict[int, list[Ran]] = {}  # node -> how far its stages are
+        self.heard_of: dict[int, float] = {}  # node -> when it last said that it is at work, or voted
+        self.claimed_at = 0.0
+
+    @property
+    def stands_by(self) -> bool:
+        return self.term.standby == self.link.me
+
+    def take(self, message: Message, received_bytes: int) -> None:
+        if self.link.sender == self.term.end_user:
+            self.heard_at = self.clock()
+            self.campaign.withdraw()
+        if message.kind is Kind.BEAT:
+            self.heard_of[self.link.sender] = self.clock()
+        if message.kind is not Kind.NOTE:
+            super().take(message, received_bytes)
+            return
+        match read(message, Entries, Vote):
+            case Entries(first, entries) if self.stands_by and self.link.sender == self.term.end_user:
+                self.transcript.take(first, entries)
+                self.pass_on(self.term.end_user, Acknowledged(self.link.me, len(self.transcript.entries)))
+            case Vote() as vote if vote.node == self.link.sender:
+                self.count(vote)
+            case None:
+                super().take(message, received_bytes)
+
+    def _wait_s(self, idle_timeout_s: float) -> float:
+        usual_s = super()._wait_s(idle_timeout_s)
+        return min(LOOK_S, usual_s) if self.stands_by or self.campaign.stands else usual_s
+
+    def nodes_lost(self, nodes: set[int]) -> None:
+        self.certain |= nodes
+        if not self.stands_by:
+            super().nodes_lost(nodes)
+        elif self.term.end_user in nodes and not self.campaign.stands:
+            self.stand()
+
+    def _bears_silence(self, idle_timeout_s: float) -> bool:
+        """Stand for end user where that one is silent, or gone."""
+        now = self.clock()
+        away_s = now - self.looked_at - LOOK_S
+        if away_s > LOOK_S:  # this process was stopped: that is nobody's silence
+            self.heard_at = min(now, self.heard_at + away_s)
+        self.looked_at = now
+        if not self.stands_by and not self.campaign.stands:
+            return super()._bears_silence(idle_timeout_s)
+        silent_s = now - self.heard_at
+        if self.link.orphaned:
+            idle_timeout_s = min(idle_timeout_s, ALONE_S)
+        missed = silent_s > self.silence_s or self.term.end_user in self.certain
+        if missed and (not self.campaign.stands or self.campaign.is_due(now)):
+            self.stand()
+        return silent_s <= idle_timeout_s
+
+    def alive_at(self, node: int) -> float:
+        """When the node gave its last sign of life, or was asked for one."""
+        return max(self.claimed_at, self.heard_of.get(node, 0.0))
+
+    def stand(self) -> None:
+        self.claimed_at = self.clock()
+        voters = frozenset(range(self.link.size)) - self.certain - self.transcript.lost()
+        self.obey_decided(self.campaign.begin(self.term, voters, self.clock()))
+
+    def count(self, vote: Vote) -> None:
+        if vote.grants and not vote.trial:
+            self.voted[vote.node] = vote.ran
+            self.heard_of[vote.node] = self.clock()
+        self.obey_decided(self.campaign.heard(vote, self.clock()))
+
+    def obey_decided(self, decided: Term | None) -> None:
+        """Obey the term that is decided, or the one that this node claims: it grants no other of that one."""
+        stands = self.campaign.stands
+        if decided:
+            self.obey_term(decided)
+            if decided.end_user == self.link.me:
+                self.ended = Ended.TAKES_OVER
+        elif stands and not stands.trial:
+            self.obey_term(stands.wanted)

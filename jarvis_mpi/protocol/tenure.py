@@ -1,0 +1,162 @@
+"""The end user's part in who is the end user: it shows what its standby has, goes on without a standby that
+is lost if most nodes let it, and stops where another node is the end user."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from ..common.errors import Unservable
+from ..common.layers import Block
+from .campaign import Campaign
+from .cluster import Cluster
+from .election import FEWEST, NOBODY, Term
+from .events import Token
+from .link import Link
+from .node_state import Sign, State
+from .notes import Acknowledged, Claim, Entries, Sendable, Vote
+from .transcript import Entry, Replication
+from .wire import Beat
+
+Clock = Callable[[], float]
+AWAY_S = 1.0  # less than a standby waits for an end user
+GONE = (Sign.SILENT, Sign.STUCK, Sign.GARBLED, Sign.GIVEN_UP)  # signs of a standby that has to be dropped
+
+
+class Deposed(Unservable):
+    """Another node is the end user: this one stops, and says nothing to the others."""
+
+    def __init__(self, term: Term):
+        self.term = term
+        super().__init__(
+            f"node {term.end_user} is the end user now: this node was silent, or cut off; "
+            "python -m jarvis_mpi attach shows the text there"
+        )
+
+
+class Tenure:
+    """Of `me`, in `term`. `voters`: all nodes of the run."""
+
+    def __init__(
+        self, me: int, term: Term, voters: Iterable[int], send: Callable[[int, Sendable], None], clock: Clock
+    ):
+        self.me, self.term, self.send, self.clock = me, term, send, clock
+        self.voters = frozenset(voters)
+        self.campaign = Campaign(me, send)
+        self.transcript = Replication(self._send_entries)
+        self.transcript.begin(self.standby)
+        self.standby_given_up = self.is_over = False
+        self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
+
+    def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
+        self.send(standby, Entries(first, entries))
+
+    def begin(self, run: str, missing: Mapping[int, Sign]) -> None:
+        """Have the standby know what the run is, and which nodes are missing from its start."""
+        self.transcript.add("run", run)
+        for node, sign in missing.items():
+            self.sign_seen(node, sign)
+        self.transcript.flush()
+
+    # -- what is shown
+
+    def hold(self, tokens: Iterable[Token]) -> None:
+        """Have the standby know these tokens, before they are shown."""
+        for token in tokens:
+            count = self.transcript.add("token", token.sequence, token.step, token.position, token.id)
+            self.held.append((count, token))
+        self.transcript.flush()
+
+    def can_show(self, looked_at: float) -> bool:
+        """Whether the standby knows a token. `looked_at`: when this node last had heard all that had arrived;
+        if that is long ago, it may have been stopped, and another one be the end user."""
+        fresh = self.clock() - looked_at < AWAY_S
+        return fresh and bool(self.held) and self.transcript.has(self.held[0][0])
+
+    def shown(self, looked_at: float) -> Iterator[Token]:
+        """Yield the tokens that can be shown, each once."""
+        while self.can_show(looked_at):
+            yield self.held.popleft()[1]
+
+    def withdraw(self, sequence: int) -> None:
+        """No more is wanted of that answer."""
+        left = deque(each for each in self.held if each[1].sequence != sequence)
+        if count := len(self.held) - len(left):
+            self.transcript.add("cut", sequence, count)
+        self.held = left
+
+    # -- who is the end user
+
+    def beat(self, link: Link) -> None:
+        """Show the standby that this node lives. From any thread."""
+        if (standby := self.standby) is not None:
+            link.beat(standby, Beat(self.me, 0.0, False, {}).pack())
+
+    def is_cut_off(self, cluster: Cluster) -> bool:
+        """Whether most nodes are silent, and a standby may have taken over: nothing is decided here then."""
+        if self.term.standby == NOBODY or len(self.voters) < FEWEST:
+            return False
+        silent = [node for node in self.voters if cluster.state(node) is State.SILENT]
+        return 2 * len(silent) >= len(self.voters)
+
+    def note_came(self, note: Claim | Vote | Acknowledged) -> None:
+        """Raises Deposed where another node is the end user."""
+        match note:
+            case Acknowledged(node, count):
+                self.transcript.acknowledge(node, count)
+                self.campaign.withdraw()
+            case Claim(node, term, trial) if trial or not self.term.grants(term):  # it lives, and shows it
+                self.send(node, Vote(self.me, term.number, trial, False, self.term, []))
+            case Claim(node, term):
+                self.send(node, Vote(self.me, term.number, False, True, term, []))
+                raise self._deposed(term)
+            case Vote(term=term) if term.number > self.term.number and term.end_user != self.me:
+                raise self._deposed(term)
+            case Vote():
+                self._decided(self.campaign.heard(note, self.clock()))
+
+    @property
+    def standby(self) -> int | None:
+        return None if self.term.standby == NOBODY else self.term.standby
+
+    def copy_loaded(self, node: int, block: Block) -> None:
+        self.transcript.add("copy", node, block.start, block.stop)
+
+    def sign_seen(self, node: int, sign: Sign) -> None:
+        """Go on without a standby that is lost: at once if that is certain, else if most nodes let it."""
+        self.transcript.add("sign", node, sign.value)
+        if sign is Sign.LOST:
+            self.voters -= {node}
+        if node != self.term.standby:
+            return
+        if sign is Sign.LOST:
+            self._announce(self.term._replace(number=self.term.number + 1, standby=NOBODY))
+        elif sign in GONE:
+            self.standby_given_up = sign is Sign.GIVEN_UP
+            self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
+
+    def _announce(self, term: Term) -> None:
+        """Tell all that the term has begun, in which this node is the end user as before."""
+        self._decided(term)
+        for other in sorted(self.voters - {self.me}):
+            self.send(other, Claim(self.me, term, False))
+
+    def _deposed(self, term: Term) -> Deposed:
+        self.is_over = True
+        return Deposed(term)
+
+    def look(self) -> None:
+        """Ask again where too few have answered.
+        Raises Unservable where that cannot be waited for."""
+        if self.campaign.is_due(self.clock()):
+            if self.standby_given_up:
+                raise Unservable(
+                    f"node {self.term.standby}, the standby, was silent for too long, and too few others "
+                    "answer to let this node go on without it"
+                )
+            self._decided(self.campaign.begin(self.term, self.voters, self.clock()))
+
+    def _decided(self, term: Term | None) -> None:
+        if term and term.end_user != self.me:
+            raise self._deposed(term)
+        if term:
+            self.term = term
+            self.transcript.begin(self.standby)

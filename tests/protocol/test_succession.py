@@ -1,0 +1,104 @@
+"""Stories in which the end user dies, stops or is cut off: its standby goes on, and no token is lost or shown
+twice. What breaks that on purpose is noticed."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from places import ROOT
+from sim import succession
+from sim.succession import Succession
+from sim.world import World
+
+import jarvis_mpi
+from jarvis_mpi.protocol.election import NOBODY
+
+pytestmark = pytest.mark.slow
+
+SEEDS = int(os.environ.get("JARVIS_SEEDS", "10000"))
+PART = 250
+
+
+def test_the_rules_hold_for_every_seed():
+    parts = [range(first, min(first + PART, SEEDS)) for first in range(0, SEEDS, PART)]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=4) as pool:
+        wrong = [line for lines in pool.imap_unordered(succession.tell_many, parts) for line in lines]
+    assert not wrong, "\n".join(wrong[:20])
+
+
+def test_stories_have_everything_that_may_become_of_an_end_user():
+    seen = set()
+    for seed in range(300):
+        nodes = Succession(succession.story_of(seed), World())
+        nodes.play()
+        first, *later = nodes.reigns
+        seen |= {"deposed"} if first.deposed else set()
+        seen |= {"before its first token" if not later[0].before else "after some"} if later else set()
+        seen |= {"nobody"} if not any(reign.ended for reign in nodes.reigns) else set()
+        seen |= {"stays"} if first.ended == "text" and nodes.story.faults else set()
+        term = nodes.asker.tenure.term
+        seen |= {"without its standby"} if not later and term.standby == NOBODY else set()
+        seen |= {"must go on"} if later and succession.must_go_on(nodes) else set()
+    everything = {"deposed", "before its first token", "after some", "nobody", "stays", "without its standby"}
+    assert everything | {"must go on"} <= seen, seen
+
+
+BROKEN = {
+    "a token is shown before the standby has it": (
+        "protocol/transcript", "return self.standby is None or self.acknowledged >= count", "return True",
+    ),
+    "a worker obeys an end user before": (
+        "protocol/worker", "since_of(message.epoch) != self.term.since or ", "",
+    ),
+    "votes are not counted": ("protocol/election", "2 * len(self.granted) > len(self.voters)", "True"),
+    "a node grants a term twice": ("protocol/election", "wanted.number > self.number or", "True or"),
+    "an end user that hears of a newer one goes on": ("protocol/tenure", "raise self._deposed(term)", "pass"),
+    "the standby does not look for the end user": (
+        "protocol/standby", "missed = silent_s > self.silence_s", "missed = silent_s > 1e9",
+    ),
+    "the standby is told of no death": ("protocol/standby", "self.certain |= nodes", "pass"),
+    "a stage keeps what was under way": ("protocol/journal", "journal.step = -1", "pass"),
+    "what a stage ran of an unknown text counts": (
+        "protocol/transcript", "ran.branch > self.branch(ran.sequence)", "False",
+    ),
+    "a text that was taken back counts": (
+        "protocol/transcript", "return min([ran.end, *newer])", "return ran.end",
+    ),
+    "what is not wanted stays": ("protocol/tenure", 'self.transcript.add("cut", sequence, count)', "pass"),
+    "a standby that is silent is waited for": ("protocol/tenure", "elif sign in GONE:", "elif False:"),
+    "an end user that is cut off decides": (
+        "protocol/tenure", "return 2 * len(silent) >= len(self.voters)", "return False",
+    ),
+    "the end user's layers are forgotten": (
+        "protocol/cluster", "(*self.holds[node], *self.holds[before])", "self.holds[node]",
+    ),
+    "steps are counted from 0 again": (
+        "protocol/takeover", "coordinator.step = transcript.next_step()", "pass",
+    ),
+}  # fmt: skip
+STORIES, PIECE = 1500, 100
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
+    module, old, new = BROKEN[name]
+    package = shutil.copytree(Path(jarvis_mpi.__file__).parent, tmp_path / "jarvis_mpi")
+    source = (package / f"{module}.py").read_text()
+    assert old in source, f"{module}.py lacks: {old}"
+    (package / f"{module}.py").write_text(source.replace(old, new))
+    path = f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"
+    for first in range(0, STORIES, PIECE):
+        words = [sys.executable, "-m", "sim.succession", str(first), str(first + PIECE)]
+        done = subprocess.run(
+            words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+            text=True, timeout=300,
+        )  # fmt: skip
+        assert not done.stderr, done.stderr
+        if "seed" in done.stdout:
+            print(done.stdout.splitlines()[0])
+            return
+    raise AssertionError(f"{STORIES} stories did not notice it")
