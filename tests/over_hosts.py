@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from places import ROOT
 from running import PROMPT
@@ -19,9 +20,10 @@ LEAVES_S = 90.0  # launch.silence_s, and some
 
 
 def start(
-    *words: str, limit_s: int = 120, hostfile: Path = HOSTFILE, mpi: Sequence[str] = ()
+    *words: str, limit_s: int = 120, hostfile: Path = HOSTFILE, mpi: Sequence[str] = (), **how: Any
 ) -> subprocess.Popen:
     plain = ["mpirun", "-hostfile", str(hostfile), *mpi, "-n", str(COUNT + 1)]
+    plain[1:1] = ["-x", "PYTHONPATH"] if "PYTHONPATH" in os.environ else []  # to test another tree
     return subprocess.Popen(
         own_processes.command(
             0, ["timeout", "-k", "5", str(limit_s), *plain, sys.executable, "-m", "jarvis_mpi", *words]
@@ -30,17 +32,23 @@ def start(
         stderr=subprocess.PIPE,
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        **how,
     )
 
 
 def ended(run: subprocess.Popen) -> str:
     """What it said on standard error; nothing is left of it on any host."""
     errors = run.communicate(timeout=150)[1].decode()
+    assert_nothing_runs()
+    return errors
+
+
+def assert_nothing_runs() -> None:
+    """Nothing of a run is left on any host."""
     end = time.monotonic() + LEAVES_S
     while busy := {host: found for host in own_processes.every_host() if (found := own_processes.busy(host))}:
         assert time.monotonic() < end, busy
         time.sleep(0.2)
-    return errors
 
 
 def ssh_that(host: str, command: str, folder: Path) -> str:

@@ -19,9 +19,9 @@ from ..common.messages import say
 from ..common.options import parse
 from ..common.settings import Settings
 from ..model.light_imports import leave_out_for_good
-from ..net import shutdown
+from ..net import run_key, shutdown
 from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
-from ..net.launcher import complains, launchers_process
+from ..net.launcher import complains, launchers_process, secured
 from ..net.ssh_keepalive import end_without_keepalive, report_phase
 from ..net.termination import Termination
 from ..protocol.link import Lost, Silence
@@ -119,6 +119,8 @@ def run(words: list[str]) -> NoReturn:
         together = give_up(link, "the end user failed: the traceback is above", settings.start_timeout_s)
     if speaks and link.orphaned:
         say("mpirun died during this run: its ranks went on without it")
+    if sentence := getattr(link, "refused", ""):
+        say(sentence)
     new_file.give_back()
     with contextlib.suppress(output.Unwritable):  # which was said when its last line failed
         sys.stdout.flush()
@@ -169,6 +171,12 @@ def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLi
     """Join the other ranks. Ends where MPI cannot."""
     from ..net.mpi_link import MpiLink
 
+    try:
+        key, notice = run_key.key_for(settings.secure)
+    except Unservable as error:  # every rank meets the same
+        if speaks:
+            say(str(error))
+        sys.exit(USAGE if speaks else 0)
     report_phase(StartPhase.IN_MPI_INIT)
     try:
         link = MpiLink(settings.start_timeout_s, speaks)
@@ -177,6 +185,10 @@ def joined(settings: Settings, speaks: bool, debugged: frozenset[str]) -> "MpiLi
             say(str(error))
         os._exit(FAILED if speaks else 0)  # MPI's own end would wait for the one that died
     report_phase(StartPhase.JOINED)
+    run_key.removed()
+    if notice and speaks:
+        say(notice)
+    link = secured(link, key, notice, say)
     if "net" in debugged:
         from ..net.logged_link import logged
 

@@ -24,6 +24,7 @@ LOOKS = 3  # for something that mpirun has read to its end and not handed on yet
 MOST_BYTES = 1 << 26
 MPIRUNS = "PRTE_LAUNCHED"  # in the environment of what mpirun started
 JOINT = "\n\n"  # between a prompt and what came
+ALL_OF_IT = "-"  # in place of a prompt: what comes, which no list of processes shows
 
 
 class Piped:
@@ -103,11 +104,16 @@ class Piped:
         return f"what comes on standard input is left out: {why}" if self.data.strip() else ""
 
     def appended_to(self, prompt: str) -> tuple[str, str]:
-        """Append the text. -> `prompt` with it, and a notice; '' if there is nothing to say."""
+        """Append the text. -> `prompt` with it, and a notice; '' if there is nothing to say.
+        Raises Unservable where nothing came that is all of the prompt."""
         if text := self.text():
             end = "" if self.ended or not self.sees_the_end else f"; its end did not come within {NEXT_S:g} s"
+            if prompt == ALL_OF_IT:
+                return text.rstrip(), f"standard input is the prompt: {len(text)} characters{end}"
             notice = f"standard input is appended to --prompt: {len(text)} characters{end}"
             return f"{prompt}{JOINT}{text.rstrip()}", notice
+        if prompt == ALL_OF_IT:
+            raise Unservable("--prompt - takes the prompt from standard input, but nothing came there")
         if not self.ended and self.source is not None and stat.S_ISFIFO(os.fstat(self.source).st_mode):
             return prompt, (
                 f"nothing came on standard input within {FIRST_S:g} s: nothing is appended to --prompt"

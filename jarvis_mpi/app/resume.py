@@ -85,7 +85,7 @@ def standard_input(run: Run, words: Sequence[str], piped: Piped) -> str:
     if run.settings["prompt"] is None:
         return piped.left_out(f"the run in {run.path} has its prompts")
     text = piped.text().rstrip()
-    if not text or run.settings["prompt"].endswith(f"{JOINT}{text}"):
+    if not text or run.settings["prompt"] == text or run.settings["prompt"].endswith(f"{JOINT}{text}"):
         return ""
     if parse(words).prompt is not None:
         raise Unservable(

@@ -10,7 +10,7 @@ from .errors import Unservable
 from .settings import Settings, flag, refuse_empty
 
 # Options that a resumed run does not take from the one before.
-OF_ONE_START = ("fault", "links", "log", "resume")
+OF_ONE_START = ("fault", "links", "log", "resume", "secure")
 
 
 PATHS = ("log", "prompts", "resume", "patches", "study", "links")

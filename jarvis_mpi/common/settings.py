@@ -56,8 +56,8 @@ class Settings:
 
     prompt: str | None = option(
         None,
-        "one question, with what standard input brings behind it; a model without a chat template completes "
-        "it instead. Without: a chat",
+        "one question, with what standard input brings behind it; -: only that, which no list of processes "
+        "shows; a model without a chat template completes it instead. Without: a chat",
         type=str,
     )
     prompts: str = option(
@@ -181,6 +181,12 @@ class Settings:
         "",
         "a record: continue its run, which was killed, under its own options but for those given again",
         metavar="RUN.h5",
+    )
+    secure: str = option(
+        "auto",
+        "encrypt and authenticate what travels between ranks; auto: on where they are on several hosts, off "
+        "where all are on one machine",
+        choices=("auto", "on", "off"),
     )
     start_timeout_s: float = option(600.0, "longest wait for a node to load its block (SD cards are slow)")
     beat_s: float = option(0.25, "a worker shows so often that it lives, where no work of its own does")

@@ -23,7 +23,7 @@ from ..protocol.link import Link, Lost, Silence
 from ..protocol.node_state import Sign
 from ..protocol.notes import Failed, GivesUp, Note, Ready, read
 from ..protocol.wire import Kind, Message
-from .launch_agents import SSH_KEEPALIVE
+from .far_command import SSH_KEEPALIVE
 
 Clock = Callable[[], float]
 

@@ -14,7 +14,6 @@ Started once for every rank: only the standard library, and little of it.
 """
 
 import contextlib
-import enum
 import itertools
 import os
 import re
@@ -23,53 +22,43 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from typing import NoReturn
 
 from ..common import variables
-from ..common.variables import DEBUG, SSH
+from ..common.variables import DEBUG
+from . import run_key
 from .ancestry import LAUNCHERS, launcher_above
+from .far_command import (
+    CONNECT_S,
+    HOST,
+    MARKS,
+    OURS,
+    StartPhase,
+    options,
+    path_for,
+    remote,
+    without_prompt,
+)
 from .last_words import KEEPALIVE, end_with_daemon
 
-HOST, ABSENT, SSH_KEEPALIVE = "JARVIS_HOST", "JARVIS_ABSENT", "JARVIS_SSH_KEEPALIVE"
+ABSENT = "JARVIS_ABSENT"
 PROGRAM = "jarvis_mpi"  # among a rank's words; other programs are started too, with no more help than that
 AGENTS_OPTIONS = ("-x", "-X")  # which mpirun may put before the host
 KEEPALIVE_S = 5.0  # between keepalives
 GIVE_UP = "--give-up-s"  # the run's own word, and its default: a silent node may come back until then
 GIVE_UP_S = 60.0
 LONGER_S = 15.0  # a host may be silent for this longer than GIVE_UP_S until it counts as lost
-CONNECT_S = 10  # for the host to answer
 SHELL_S = 30.0  # for its shell to answer: a start-up file may hang
 PORTS = range(20000, 32000)  # below those that kernels give away
 BEGIN_S = 90.0  # for Python to come to MPI_Init
 TRIES = 5
 # Worth another try: a port that is taken, an sshd with too many callers at a time.
 PASSING = re.compile("remote port forwarding failed|exchange_identification|Connection (closed|reset) by")
-# Variables of this machine alone. All others (mpirun's own, and the user's: mpirun -x NAME) are passed on.
-OURS = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TERM|TMPDIR|TZ|PWD|OLDPWD|SHLVL|_|SSH_.*|KRB5CCNAME|XDG_.*"
-    rf"|{HOST}|{SSH}|PMIX_HOSTNAME|PMIX_SERVER_TMPDIR|PMIX_SYSTEM_TMPDIR"
-)
 # Passed on without mpirun -x.
 PASSED_ON = re.compile(rf"(PMIX|PRTE|OMPI|OPAL)_.*|LD_LIBRARY_PATH|{DEBUG}")
-
-
-class StartPhase(enum.Enum):
-    """How far a rank's start on its host has come."""
-
-    NOT_STARTED = enum.auto()
-    SHELL_ANSWERED = enum.auto()
-    IN_MPI_INIT = enum.auto()
-    JOINED = enum.auto()
-
-
-# The rank writes each in one write, as a line of its own on standard error.
-MARKS: dict[StartPhase, bytes] = {
-    phase: f"jarvis_mpi: {phase.name}\n".encode()
-    for phase in StartPhase
-    if phase is not StartPhase.NOT_STARTED
-}
 
 
 def daemon() -> None:
@@ -92,6 +81,9 @@ def daemon() -> None:
     # PMIx's other store is memory that a daemon and its ranks share, and so is a topology if there is a hole
     # for it.
     environment |= {"PMIX_MCA_gds": "hash", "PMIX_MCA_pmix_hwloc_hole_kind": "none"}
+    folder = run_key.launchers_folder()
+    if run_key.made(folder):
+        environment[run_key.KEY_FOLDER] = folder
     os.setpgrp()  # a Ctrl-C is for mpirun, which ends its daemons in order
     os.execve("/bin/sh", ["sh", "-c", " ".join(command)], environment)
 
@@ -168,26 +160,26 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
     speaks = os.environ.get("PMIX_RANK") == "0"  # whose standard input is mpirun's
     port = PORTS[int.from_bytes(os.urandom(4)) % len(PORTS)]
     bearable_s = silence_s(command)
-    script, home = remote(command, port, 0.0 if speaks else bearable_s)
-    # A rank's variables may be secret, and everybody can read the arguments of an ssh. dd reads no further.
-    words = script if speaks else f'eval "$(dd bs=1 count={len(script.encode())} 2>/dev/null)"'
+    key = run_key.read(os.environ.get(run_key.KEY_FOLDER, "")) if PROGRAM in command else ""
+    words = command if speaks or PROGRAM not in command else without_prompt(command)
+    script, home = remote(words, port, 0.0 if speaks else bearable_s, key)
     try:
-        ssh = started(host, words, port, home, bearable_s, speaks)
+        ssh = started(host, len(script.encode()), port, home, bearable_s)
     except variables.Wrong as error:
         return 255, StartPhase.NOT_STARTED, str(error)
     except OSError as error:
         return 255, StartPhase.NOT_STARTED, variables.not_started(error)
     assert ssh.stderr
+    assert ssh.stdin
     phase, ssh_output, tail, last_keepalive = StartPhase.NOT_STARTED, b"", b"", 0.0
     give_up_at = time.monotonic() + CONNECT_S + SHELL_S
-    if ssh.stdin:
-        with contextlib.suppress(OSError):
-            os.write(ssh.stdin.fileno(), script.encode())
+    with contextlib.suppress(OSError):
+        os.write(ssh.stdin.fileno(), script.encode())
     end = partial(end_with_daemon, ssh, launcher_above(daemon_pid))
     signal.signal(signal.SIGTERM, end)
     while True:
         now = time.monotonic()
-        if ssh.stdin and now - last_keepalive >= KEEPALIVE_S:
+        if ssh.stdin and not speaks and now - last_keepalive >= KEEPALIVE_S:
             last_keepalive = now
             with contextlib.suppress(OSError):
                 os.write(ssh.stdin.fileno(), KEEPALIVE)
@@ -204,6 +196,8 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
                 ssh_output, mark, data = (ssh_output + data).partition(MARKS[StartPhase.SHELL_ANSWERED])
                 if mark:
                     phase, give_up_at = StartPhase.SHELL_ANSWERED, now + BEGIN_S
+                    if speaks:
+                        hand_input_on(ssh)
             tail = tail[-100:] + data  # a mark may come in two parts
             for further in StartPhase.IN_MPI_INIT, StartPhase.JOINED:
                 if phase is not further and MARKS[further] in tail:
@@ -216,10 +210,10 @@ def over_ssh(host: str, command: list[str], daemon_pid: int) -> tuple[int, Start
     return status, phase, " ".join(ssh_output.decode(errors="replace").split())
 
 
-def started(
-    host: str, words: str, port: int, home: set[str], bearable_s: float, speaks: bool
-) -> subprocess.Popen:
-    """Start an ssh that runs the `words` in a shell on `host`. Raises variables.Wrong or OSError."""
+def started(host: str, script_bytes: int, port: int, home: set[str], bearable_s: float) -> subprocess.Popen:
+    """Start an ssh whose shell on `host` reads its script from standard input: it may hold secrets, and
+    everybody can read the arguments of an ssh. Raises variables.Wrong or OSError."""
+    words = f'eval "$(dd bs=1 count={script_bytes} 2>/dev/null)"'  # dd reads no further
     return subprocess.Popen(
         [
             *variables.ssh(),
@@ -229,10 +223,24 @@ def started(
             host,
             f"exec sh -c {shlex.quote(words)}",
         ],
-        stdin=None if speaks else subprocess.PIPE,
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         process_group=0,  # it brings OUTLIVE to the rank, whatever becomes of this process
     )
+
+
+def hand_input_on(ssh: subprocess.Popen) -> None:
+    """Hand mpirun's standard input on to rank 0, behind its script: no word of ours goes there any more."""
+    pipe, ssh.stdin = ssh.stdin, None
+    assert pipe
+
+    def copy() -> None:
+        with contextlib.suppress(OSError), pipe:
+            while data := os.read(0, 65536):
+                pipe.write(data)
+                pipe.flush()
+
+    threading.Thread(target=copy, daemon=True).start()
 
 
 def silence_s(command: list[str]) -> float:
@@ -243,42 +251,3 @@ def silence_s(command: list[str]) -> float:
         return LONGER_S + max(GIVE_UP_S, float(given[-1]))
     except (IndexError, ValueError):  # not given; or nonsense, which the run itself refuses
         return LONGER_S + GIVE_UP_S
-
-
-def options(silence_s: float) -> list[str]:
-    """Return ssh's options. Those of the user's command (JARVIS_SSH) come before them and win."""
-    return [
-        "BatchMode=yes",  # nobody could answer a question for a password
-        f"ConnectTimeout={CONNECT_S}",
-        "ExitOnForwardFailure=yes",
-        f"ServerAliveInterval={max(1, round(silence_s / 5))}",
-        "ServerAliveCountMax=5",
-        "ControlPath=none",  # a shared connection would outlive the rank
-        "LogLevel=ERROR",
-        "RequestTTY=no",
-        "RemoteCommand=none",
-        "ForwardX11=no",
-    ]
-
-
-def remote(command: list[str], port: int, bearable_s: float) -> tuple[str, set[str]]:
-    """Return the script for the host's shell, and the addresses here to which `port` leads."""
-    home = set()
-    environment = {SSH_KEEPALIVE: str(bearable_s)}
-    for name, value in os.environ.items():
-        if name.startswith("PMIX_SERVER_URI"):
-            home |= set(re.findall(r"tcp[46]://(.*:\d+)", value))
-            value = re.sub(r"tcp[46]://.*:\d+", f"tcp4://127.0.0.1:{port}", value)
-        if not OURS.fullmatch(name):
-            environment[name] = value
-    assigned = (f"{name}={value}" for name, value in environment.items())
-    script = f"cd {shlex.quote(os.getcwd())} 2>/dev/null; "  # noqa: PTH109 (pathlib takes 10 ms to import)
-    script += f"echo {shlex.quote(MARKS[StartPhase.SHELL_ANSWERED].decode().strip())} >&2; "
-    script += f'PATH={shlex.quote(path_for(""))}"$PATH" exec env {shlex.join([*assigned, *command])}'
-    return script, home
-
-
-def path_for(path: str) -> str:
-    """Return `path` with the environment's programs before it: the environment is at the same place on every
-    host."""
-    return f"{os.path.dirname(sys.argv[0])}:{path}"  # noqa: PTH120

@@ -1,13 +1,15 @@
 """Finds the launcher, and reads what it tells a process before MPI starts: its rank, how many there are."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common import variables
 from ..common.layers import END_USER
+from . import run_key
 from .ancestry import LAUNCHERS
-from .launch_agents import SSH_KEEPALIVE
+from .far_command import SSH_KEEPALIVE
 
 if TYPE_CHECKING:
     from .mpi_link import MpiLink
@@ -37,10 +39,26 @@ def launchers_descriptor(number: int) -> Path:
     return (launchers_process() or Path("/nowhere")) / "fd" / str(number)
 
 
-def connected() -> "MpiLink":
+def connected(say: Callable[[str], None]) -> "MpiLink":
+    """Join the other ranks of a tool; messages between hosts are sealed where there is a key.
+    Raises Unservable, or variables.Wrong."""
     from . import mpi_link
 
-    return mpi_link.MpiLink(120.0, launch_rank() == 0)
+    key, notice = run_key.key_for("auto")
+    link = mpi_link.MpiLink(120.0, launch_rank() == 0)
+    run_key.removed()
+    if notice and link.me == END_USER:
+        say(notice)
+    return secured(link, key, notice, say)
+
+
+def secured(link: "MpiLink", key: bytes, notice: str, say: Callable[[str], None]) -> "MpiLink":
+    """Return `link` with what run_key.key_for has found for it."""
+    if not (key or notice):
+        return link
+    from .sealed_link import sealed
+
+    return sealed(link, key, say)
 
 
 LAUNCHED = ("PMIX_SERVER_URI", "PMI_FD", "PMI_PORT", SSH_KEEPALIVE)  # where a launcher is to be found

@@ -12,8 +12,8 @@ import signal
 import threading
 
 from ..common import variables
+from .far_command import MARKS, SSH_KEEPALIVE, StartPhase
 from .last_words import END, OUTLIVE
-from .launch_agents import MARKS, SSH_KEEPALIVE, StartPhase
 
 
 def report_phase(phase: StartPhase) -> None:

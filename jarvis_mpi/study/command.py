@@ -101,7 +101,7 @@ def main(words: Sequence[str]) -> int:
     from ..common.messages import say
 
     try:
-        link = connected() if launch_size() > 1 else None
+        link = connected(say) if launch_size() > 1 else None
     except (Unservable, variables.Wrong) as error:
         say(str(error))
         return 1

@@ -103,6 +103,17 @@ def test_a_pipe_that_stays_open_behind_a_text_is_noticed(monkeypatch):
     os.close(write)
 
 
+def test_standard_input_may_be_all_of_the_prompt(tmp_path):
+    command = [*ALONE[:-1], READ.replace('"Sum it up:"', '"-"')]
+    assert answer(command, input=b"one\ntwo\n")[:2] == [
+        "one\ntwo",
+        "standard input is the prompt: 8 characters",
+    ]
+    nothing = "--prompt - takes the prompt from standard input, but nothing came there"
+    assert answer(command, input=b" \n")[1] == nothing
+    assert answer(command, stdin=subprocess.DEVNULL)[1] == nothing
+
+
 def test_bytes_that_are_no_text_are_one_sentence():
     message = answer(ALONE, input=b"\x89PNG\r\n\xff")[1]
     assert message.startswith("standard input is not UTF-8 text, so it cannot be appended to --prompt")

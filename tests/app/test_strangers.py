@@ -32,17 +32,19 @@ def expected(small, tmp_path_factory) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("connections", "data"),
+    ("connections", "data", "secure"),
     [
-        pytest.param(1, b"x" * 16, id="16 bytes, held", marks=pytest.mark.very_slow),
-        pytest.param(100, b"", id="100 idle ones", marks=pytest.mark.very_slow),
-        pytest.param(1, b"\xff" * 8, id="a huge length", marks=pytest.mark.very_slow),
-        pytest.param(1, os.urandom(4096), id="random", marks=pytest.mark.very_slow),
-        pytest.param(8, b"x" * 16, id="16 bytes, eight times"),
+        pytest.param(1, b"x" * 16, "off", id="16 bytes, held", marks=pytest.mark.very_slow),
+        pytest.param(100, b"", "off", id="100 idle ones", marks=pytest.mark.very_slow),
+        pytest.param(1, b"\xff" * 8, "off", id="a huge length", marks=pytest.mark.very_slow),
+        pytest.param(1, os.urandom(4096), "off", id="random", marks=pytest.mark.very_slow),
+        pytest.param(8, b"x" * 16, "off", id="16 bytes, eight times"),
+        pytest.param(8, b"x" * 16, "on", id="16 bytes, sealed", marks=pytest.mark.very_slow),
+        pytest.param(1, os.urandom(4096), "on", id="random, sealed", marks=pytest.mark.very_slow),
     ],
 )
-def test_what_strangers_send_holds_nobody_up(connections, data, small, expected, tmp_path):
-    run = start(RANKS, *words_for(small, tmp_path / "run.h5", *SLOWLY))
+def test_what_strangers_send_holds_nobody_up(connections, data, secure, small, expected, tmp_path):
+    run = start(RANKS, *words_for(small, tmp_path / "run.h5", *SLOWLY, "--secure", secure))
     with contextlib.ExitStack() as held:
         shown = os.read(run.stdout.fileno(), 1)  # the answer comes
         reached = set(doors())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from places import ROOT
 from rich.table import Table
-from running import MARK, assert_nothing_is_left, python, tokens_of, words_for
+from running import python
 
 from jarvis_mpi.app import resume
 from jarvis_mpi.common import variables
@@ -227,30 +227,3 @@ def test_a_run_that_is_done_gives_no_answer_to_another_question():
     out = io.StringIO()
     assert resume.print_again(done_run("one"), settings, asked, out) == 1
     assert "was not asked this" in json.loads(out.getvalue().splitlines()[1])["error"]
-
-
-SQUATTER = """
-import os, socket, sys
-for node in range(3):
-    taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    taken.bind(f"\\0jarvis_mpi/prterun-{socket.gethostname()}-{os.getpid()}@1/{node}")
-    os.set_inheritable(taken.detach(), True)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
-
-
-@pytest.mark.mpirun
-@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
-def test_a_run_whose_doorbells_names_are_taken_naps_instead(small, tmp_path):
-    """By anybody on the machine: the names can be guessed."""
-    command = ["timeout", "-k", "5", "150", sys.executable, "-c", SQUATTER]
-    command += ["mpirun", "-hostfile", str(ROOT / "hostfiles/local"), "-n", "3"]
-    command += [sys.executable, "-m", "jarvis_mpi"]
-    done = subprocess.run(
-        [*command, *words_for(small, tmp_path / "run.h5")], capture_output=True, cwd=ROOT, timeout=170,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "JARVIS_TEST": MARK, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert len(tokens_of(tmp_path / "run.h5")) == 8
-    assert b"Traceback" not in done.stderr
-    assert_nothing_is_left()

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jarvis_mpi.net import launch_agents
+from jarvis_mpi.net import far_command, launch_agents, run_key
 
 GUARDED = """
 import ctypes, os, time
@@ -55,10 +55,12 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     monkeypatch.setattr(sys, "argv", ["/nowhere/bin/jarvis_mpi-rank"])
     monkeypatch.setenv("PMIX_SERVER_URI41", "prterun-a-1@0.0;tcp4://127.0.0.1:4242")
     monkeypatch.setenv("LETTER", 'it\'s "two\nlines" $HOME')
+    monkeypatch.setenv("odd-name", "goes, too")
+    monkeypatch.setenv("PPID", "is the shell's")
     monkeypatch.setenv("TMPDIR", "/only/here")
-    monkeypatch.setenv(launch_agents.HOST, "jv1")
+    monkeypatch.setenv(far_command.HOST, "jv1")
     code = "import os, sys; print(repr((sys.argv[1:], dict(os.environ), os.getcwd())))"
-    script, home = launch_agents.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0)
+    script, home = far_command.remote([sys.executable, "-c", code, "a b", "it's"], 23456, 75.0, "00ff")
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
     arguments, environment, folder = eval(done.stdout)
     assert home == {"127.0.0.1:4242"}
@@ -66,7 +68,24 @@ def test_words_and_environment_reach_the_other_shell_whole(monkeypatch, tmp_path
     assert folder == str(tmp_path)
     assert environment["PMIX_SERVER_URI41"] == "prterun-a-1@0.0;tcp4://127.0.0.1:23456"
     assert environment["LETTER"] == 'it\'s "two\nlines" $HOME'
-    assert environment[launch_agents.SSH_KEEPALIVE] == "75.0"
+    assert (environment["odd-name"], environment["PPID"]) == ("goes, too", "is the shell's")
+    assert environment[run_key.KEY] == "00ff"
+    assert script.count("00ff") == 1
+    assert "00ff" not in script[script.index(" exec env ") :]  # `ps` shows what env is given
+    assert environment[far_command.SSH_KEEPALIVE] == "75.0"
     assert environment["PATH"] == "/nowhere/bin:/usr/bin:/bin"
-    assert not {"TMPDIR", launch_agents.HOST} & environment.keys()
-    assert done.stderr.encode() == launch_agents.MARKS[launch_agents.StartPhase.SHELL_ANSWERED]
+    assert not {"TMPDIR", far_command.HOST} & environment.keys()
+    assert done.stderr.encode() == far_command.MARKS[far_command.StartPhase.SHELL_ANSWERED]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["-m", "jarvis_mpi", "--prompt", "Why?", "--seed", "1"], ["-m", "jarvis_mpi", "--seed", "1"]),
+        (["-m", "jarvis_mpi", "--prompt=Why?"], ["-m", "jarvis_mpi"]),
+        (["-m", "jarvis_mpi", "--prompts", "FILE"], ["-m", "jarvis_mpi", "--prompts", "FILE"]),
+        (["-m", "jarvis_mpi", "--prompt"], ["-m", "jarvis_mpi"]),
+    ],
+)
+def test_a_worker_elsewhere_is_not_given_the_prompt(words, left):
+    assert far_command.without_prompt(words) == left
