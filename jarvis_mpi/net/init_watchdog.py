@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ..common.layers import END_USER
-from .ancestry import LAUNCHERS, STOPPED, children, environment, has_ended, kill, stat
+from .ancestry import DEAD, LAUNCHERS, STOPPED, children, environment, has_ended, kill, stat
 from .launch_agents import end_run
 from .launcher_loss import shared_memory, tidy
 from .ssh_keepalive import borne_s
@@ -162,7 +162,8 @@ class Neighbours:
                 self.pids[rank] = pid
                 with contextlib.suppress(OSError):  # an old kernel, or it has ended: the next look tells
                     self.ends[rank] = os.pidfd_open(pid)
-        gone = [rank for rank, pid in self.pids.items() if pid not in living]
+        # The kernel's list of children may lack some while others end.
+        gone = [rank for rank, pid in self.pids.items() if pid not in living and stat(pid).state in DEAD]
         if gone and living:
             return f"{named(min(gone))} died {WHILE}"
         if stopped := self.stopped():
