@@ -27,6 +27,9 @@ def ranks(monkeypatch, started: tuple[int, ...], size: int) -> Iterator[dict[int
         rank: subprocess.Popen(["sleep", "60"], env=os.environ | {"PMIX_RANK": str(rank)}) for rank in started
     }
     try:
+        for process in processes.values():  # the kernel shows it a moment after the process has begun
+            pid = process.pid
+            until(lambda pid=pid: "PMIX_RANK" in ancestry.environment(pid), "it has no environment")
         yield processes
     finally:
         for process in processes.values():
