@@ -184,6 +184,7 @@ def test_json_tells_programs_what_a_screen_tells_people(small, tmp_path):
     assert (answer["tokens"], answer["ended"]) == (8, "length")
 
 
+@pytest.mark.very_slow
 def test_an_answer_ends_before_the_text_that_is_to_stop_it(small, tmp_path):
     whole = mpirun(2, *words_for(small, tmp_path / "whole.h5")).stdout.decode()
     stop = whole.strip("\n")[3:5]

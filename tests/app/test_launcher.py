@@ -109,6 +109,7 @@ def test_a_worker_dies_after_mpirun_and_its_copy_stands_in(small, expected, tmp_
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_the_end_user_dies_after_mpirun_and_the_workers_leave(small, tmp_path):
     log = tmp_path / "run.h5"
     run = orphaned(4, *words(small, log), log=log)
@@ -122,6 +123,7 @@ def test_the_end_user_dies_after_mpirun_and_the_workers_leave(small, tmp_path):
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_no_further_prompt_is_asked_and_the_rest_can_be_resumed(small, tmp_path):
     log, prompts = tmp_path / "run.h5", tmp_path / "prompts"
     prompts.write_text("".join(f"question {number}\n" for number in range(40)))
@@ -181,6 +183,7 @@ def test_an_order_to_mpirun_still_ends_all(number, small, tmp_path):
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_a_run_without_mpirun_is_watched_and_ended(small, expected, tmp_path):
     log = tmp_path / "run.h5"
     run = orphaned(3, *words(small, log), log=log)

@@ -66,6 +66,7 @@ def test_float32_gives_the_tokens_of_generate_on_any_number_of_ranks(expected, r
     assert done.stdout.decode().strip() == text.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
+@pytest.mark.very_slow
 def test_bfloat16_differs_from_generate_at_a_near_tie_at_most(tmp_path):
     folder = checkpoint.locate("smollm2-135m-instruct")
     log = tmp_path / "run.h5"
@@ -88,6 +89,7 @@ def test_bfloat16_differs_from_generate_at_a_near_tie_at_most(tmp_path):
         )
 
 
+@pytest.mark.very_slow
 def test_a_seed_gives_the_same_text_on_any_number_of_ranks(tmp_path):
     drawn = {}
     for ranks in (2, 5):

@@ -61,6 +61,7 @@ NOBODY = 65534
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+@pytest.mark.very_slow
 def test_another_account_reads_nothing_of_a_run_and_cannot_take_its_names(small, tmp_path):
     """The names that are taken were the doorbells' own: anybody could guess them."""
     folder = tmp_path / "tmp"

@@ -141,6 +141,7 @@ def test_a_record_that_another_program_has_rewritten_cannot_grow(tmp_path):
 
 
 @pytest.mark.mpirun
+@pytest.mark.very_slow
 def test_what_cannot_be_resumed_is_one_sentence(small, tmp_path):
     log = tmp_path / "run.h5"
     cut_off(small, log)
