@@ -94,9 +94,9 @@ def test_a_run_over_hosts_outlives_mpirun(whole, tmp_path):
     ("trouble", "sentence"),
     [
         ("down", "jv2 cannot be reached by ssh"),
-        ("ssh refused", "Connection refused"),
+        pytest.param("ssh refused", "Connection refused", marks=pytest.mark.very_slow),
         ("wrong key", "Permission denied"),
-        ("unknown host key", "Host key verification failed"),
+        pytest.param("unknown host key", "Host key verification failed", marks=pytest.mark.very_slow),
         pytest.param("its shell hangs", "its shell does not answer", marks=pytest.mark.very_slow),
     ],
 )
