@@ -81,9 +81,18 @@ BROKEN = {
     ),
 }  # fmt: skip
 STORIES, PIECE = 1500, 100
+# Noticed after hundreds of stories only.
+SELDOM = {
+    "what a stage ran of an unknown text counts", "a text that was taken back counts", "what is not wanted stays",
+    "an end user that hears of a newer one goes on", "a token is shown before the standby has it",
+    "a node grants a term twice", "steps are counted from 0 again",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.very_slow if name in SELDOM else ()) for name in BROKEN],
+)
 def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
     module, old, new = BROKEN[name]
     package = shutil.copytree(Path(jarvis_mpi.__file__).parent, tmp_path / "jarvis_mpi")
