@@ -83,9 +83,10 @@ BROKEN = {
 STORIES, PIECE = 1500, 100
 # Noticed after hundreds of stories only.
 SELDOM = {
-    "what a stage ran of an unknown text counts", "a text that was taken back counts", "what is not wanted stays",
-    "an end user that hears of a newer one goes on", "a token is shown before the standby has it",
-    "a node grants a term twice", "steps are counted from 0 again",
+    "what a stage ran of an unknown text counts", "a text that was taken back counts",
+    "what is not wanted stays", "an end user that hears of a newer one goes on",
+    "a token is shown before the standby has it", "a node grants a term twice",
+    "steps are counted from 0 again",
 }  # fmt: skip
 
 

@@ -215,6 +215,8 @@ def must_go_on(nodes: Succession) -> bool:
     hurt = {fault.node for fault in story.faults}
     if any(fault.kind == "split" for fault in story.faults) or {END_USER, story.standby} <= hurt:
         return False
+    if not story.copies and any(fault.kind == "cut" for fault in story.faults):
+        return False  # an end user that is cut off takes the others for silent, one after the other
     killed = {fault.node for fault in story.faults if fault.kind == "kill" and story.sees_deaths}
     voters = set(range(story.workers + 1)) - killed
     if hurt & {END_USER, story.standby} and 2 * len(voters - hurt) <= len(voters):
