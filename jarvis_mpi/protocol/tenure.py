@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ..common.errors import Unservable
 from ..common.layers import Block
-from .campaign import Campaign
+from .campaign import AGAIN_S, Campaign
 from .cluster import Cluster
 from .election import FEWEST, NOBODY, Term
 from .events import Token
@@ -40,7 +40,7 @@ class Tenure:
     ):
         self.me, self.term, self.send, self.clock = me, term, send, clock
         self.voters = frozenset(voters)
-        self.campaign = Campaign(me, send)
+        self.campaign, self.sent_at = Campaign(me, send), 0.0
         self.transcript = Replication(self._send_entries)
         self.transcript.begin(self.standby)
         self.standby_given_up = self.is_over = False
@@ -48,6 +48,7 @@ class Tenure:
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
+        self.sent_at = self.clock()
         self.send(standby, Entries(first, entries))
 
     def begin(self, run: str, missing: Mapping[int, Sign]) -> None:
@@ -154,8 +155,10 @@ class Tenure:
         return Deposed(term)
 
     def look(self) -> None:
-        """Ask again where too few have answered.
+        """Ask again where too few have answered, and send again what the standby has not acknowledged.
         Raises Unservable where that cannot be waited for."""
+        if self.clock() - self.sent_at > AGAIN_S:
+            self.transcript.send_again()
         if self.campaign.is_due(self.clock()):
             if self.standby_given_up:
                 raise Unservable(

@@ -163,6 +163,11 @@ class Replication:
                 self.sent = count
                 self.flush()
 
+    def send_again(self) -> None:
+        """Send all that is not acknowledged: it may have come before the standby knew that it is one."""
+        self.sent = self.acknowledged
+        self.flush()
+
     def begin(self, standby: int | None) -> None:
         """From now on it is another node that has none of them, or none at all."""
         self.standby, self.sent, self.acknowledged = standby, 0, 0
