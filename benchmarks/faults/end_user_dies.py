@@ -1,4 +1,4 @@
-"""Kills, or stops, the end user at five moments of a run, with or without mpirun and a worker.
+"""Kills, or stops, the end user at four moments of a run, with or without mpirun and a worker.
 
     python -m benchmarks.faults.end_user_dies --runs 40 [--seed 1]
 
@@ -21,31 +21,13 @@ from pathlib import Path
 import h5py
 
 from benchmarks.arguments import parser
-from benchmarks.faults.launcher_dies import GONE_S, OrphanedRun, kill
-from benchmarks.faults.live_run import LAUNCHER, WORKERS
+from benchmarks.faults.launcher_dies import OrphanedRun
+from benchmarks.faults.live_run import LAUNCHER, WORKERS, kill
 
 MOMENTS = ("prefill", "decoding", "between turns", "end")
 FAULTS = ("killed", "killed with mpirun", "stopped for 6 s")
 MORE = ("--standby", "1")
 STOPPED_S, LATER_S = 6.0, 1.0
-
-
-def reach(run: OrphanedRun, moment: str, dice: random.Random) -> bytes:
-    """Wait for the moment. -> what of the text was read meanwhile."""
-    shown = b""
-    match moment:
-        case "prefill":
-            run.wait_for(run.is_ready.is_set, "not ready")
-            time.sleep(dice.random())
-        case "decoding":
-            shown = run.process.stdout.read(dice.randint(4, 200))
-        case "between turns":
-            run.wait_for(lambda: b"the answer is cut after" in run.errors, "no answer")
-            time.sleep(dice.random())
-        case "end":
-            run.wait_for(lambda: b"tokens: the first after" in run.errors, "no end")
-            time.sleep(0.1 * dice.random())
-    return shown
 
 
 def strike(run: OrphanedRun, fault: str) -> float:
@@ -55,8 +37,7 @@ def strike(run: OrphanedRun, fault: str) -> float:
     if fault == "stopped for 6 s" and node_0:
         os.kill(node_0, signal.SIGSTOP)
         return at
-    mpiruns = [pid for pid, name in run.processes().items() if name in ("prterun", "mpirun")]
-    kill([*([node_0] if node_0 else []), *(mpiruns if "mpirun" in fault else [])])
+    kill([*([node_0] if node_0 else []), *(run.launchers() if "mpirun" in fault else [])])
     return at
 
 
@@ -72,21 +53,16 @@ def standby_of(path: Path) -> int:
         return int(record.attrs["standby"])
 
 
-def answers(path: Path) -> tuple[list[str], bool, float]:
-    """Return the answers in a record, whether it is done, and the longest wait for a token, in seconds."""
+def answers(path: Path) -> tuple[list[str], bool]:
+    """Return the answers in a record, and whether it is done."""
     with h5py.File(path, swmr=True, locking=False) as record:  # its writer may have been killed
-        events, text, tokens = record["events"][:], record["text"][:].tobytes(), record["tokens"][:]
+        events, text = record["events"][:], record["text"][:].tobytes()
     payloads = [
         json.loads(text[each["text_at"] : each["text_at"] + each["text_bytes"]])
         for each in events
         if each["event"] == b"answered"
     ]
-    own = tokens[tokens["hops"] > 0]
-    return (
-        [each["text"] for each in payloads],
-        events[-1]["event"] == b"done",
-        max(own["total_s"], default=0.0),
-    )
+    return [each["text"] for each in payloads], events[-1]["event"] == b"done"
 
 
 def one(
@@ -95,7 +71,7 @@ def one(
 ) -> dict:  # fmt: skip
     """One run, judged."""
     run = OrphanedRun(folder / "tmp", folder / f"{number}.h5", moment == "between turns", launcher, MORE)
-    shown = reach(run, moment, dice)
+    shown = run.reach(moment, dice)
     memory = run.shared_memory()
     stopped = run.pids().get(0)
     standby = standby_of(run.log)
@@ -111,24 +87,15 @@ def one(
     first = run.process.stdout.read(1)
     waited_s = time.monotonic() - struck_at
     shown += first + run.process.stdout.read()
-    ended_at = time.monotonic()
-    while (left := run.processes()) and time.monotonic() < ended_at + GONE_S:
-        time.sleep(0.05)
-    gone_s = time.monotonic() - ended_at
-    wrong = []
+    wrong, gone_s = run.left(memory)
     found = {path.stem: answers(path) for path in records(run)}
-    whole = [stem for stem, (texts, done, _) in found.items() if done and texts == [expected]]
+    whole = [stem for stem, (texts, done) in found.items() if done and texts == [expected]]
     if not whole:
         wrong.append(f"no record has the whole text: {found}")
-    if left:
-        wrong.append(f"still running: {left}")
-    if lies := [str(path) for path in memory if path.exists()]:
-        wrong.append(f"left in /dev/shm: {lies}")
     if b"Traceback" in run.errors:
         wrong.append("a traceback")
     if wrong:
         print(run.errors.decode(), flush=True)
-    kill(left)
     return {
         "moment": moment, "fault": fault, "worker": worker if kills_worker else 0, "gone_s": gone_s,
         "waited_s": waited_s, "by": whole[0] if whole else "",
@@ -148,7 +115,7 @@ def main() -> int:
         (folder / "tmp").mkdir()
         run = OrphanedRun(folder / "tmp", folder / "whole.h5", False, LAUNCHER, MORE)
         run.wait()
-        [expected], _, _ = answers(run.log)
+        [expected], _ = answers(run.log)
         print(f"seed {asked.seed}", flush=True)
         for number in range(asked.first, asked.first + asked.runs):
             moment = MOMENTS[number % len(MOMENTS)]

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import h5py
@@ -59,26 +59,52 @@ class OrphanedRun(LiveRun):
         """Whether MPI has started."""
         return any(self.folder.glob(BELLS)) or b"importing" in self.errors
 
+    def launchers(self) -> list[int]:
+        """The processes of its mpirun."""
+        return [process for process, name in self.processes().items() if name in ("prterun", "mpirun")]
+
+    def reach(self, moment: str, dice: random.Random) -> bytes:
+        """Wait for a moment after the start. -> what of the text was read meanwhile."""
+        match moment:
+            case "prefill":
+                self.wait_for(self.is_ready.is_set, "not ready")
+                time.sleep(dice.random())
+            case "decoding":
+                return self.process.stdout.read(dice.randint(4, 100))
+            case "between turns":
+                self.wait_for(lambda: b"the answer is cut after" in self.errors, "no answer")
+                time.sleep(dice.random())
+            case "end":
+                self.wait_for(lambda: b"tokens: the first after" in self.errors, "no end")
+                time.sleep(0.2 * dice.random())
+        return b""
+
+    def left(self, memory: Set[Path]) -> tuple[list[str], float]:
+        """Wait until it is gone, after the end of its text; end and remove what is left of it.
+        -> what was, of its processes, of `memory` and in TMPDIR, and how long it took."""
+        ended_at = time.monotonic()
+        while (left := self.processes()) and time.monotonic() < ended_at + GONE_S:
+            time.sleep(0.05)
+        gone_s = time.monotonic() - ended_at
+        wrong = [f"still running: {left}"] if left else []
+        wrong += [f"left in /dev/shm: {path}" for path in memory if path.exists()]
+        kill(left)
+        torchs = set(self.folder.glob("torchinductor_*"))
+        for path in set(self.folder.iterdir()) - torchs:
+            wrong.append(f"left in TMPDIR: {path.name}")
+            shutil.rmtree(path)
+        return wrong, gone_s
+
 
 def strike(run: OrphanedRun, moment: str, start_s: float, dice: random.Random) -> set[Path]:
     """Kill mpirun. -> the memory that the ranks share."""
     run.wait_for(run.has_begun, "MPI has not started")
-    match moment:
-        case "start":
-            time.sleep(dice.random() * start_s)
-        case "prefill":
-            run.wait_for(run.is_ready.is_set, "not ready")
-            time.sleep(dice.random())
-        case "decoding":
-            run.process.stdout.read(dice.randint(4, 100))
-        case "between turns":
-            run.wait_for(lambda: b"the answer is cut after" in run.errors, "no answer")
-            time.sleep(dice.random())
-        case "end":
-            run.wait_for(lambda: b"tokens: the first after" in run.errors, "no end")
-            time.sleep(0.2 * dice.random())
+    if moment == "start":
+        time.sleep(dice.random() * start_s)
+    else:
+        run.reach(moment, dice)
     memory = run.shared_memory()
-    kill(process for process, name in run.processes().items() if name in ("prterun", "mpirun"))
+    kill(run.launchers())
     return memory
 
 
@@ -87,36 +113,23 @@ def one(
     dice: random.Random, launcher: Sequence[str],
 ) -> dict:  # fmt: skip
     """One run, judged."""
-    temporary = folder / "tmp"
-    run = OrphanedRun(temporary, folder / f"{number}.h5", moment == "between turns", launcher)
+    run = OrphanedRun(folder / "tmp", folder / f"{number}.h5", moment == "between turns", launcher)
     memory = strike(run, moment, start_s, dice)
     worker = dice.randint(1, WORKERS)
     if kills_worker:
         time.sleep(dice.random())
         kill(pid for node, pid in run.pids().items() if node == worker)
     shown = run.process.stdout.read()
-    ended_at = time.monotonic()
-    while (left := run.processes()) and time.monotonic() < ended_at + GONE_S:
-        time.sleep(0.05)
-    gone_s = time.monotonic() - ended_at
-    wrong = []
+    wrong, gone_s = run.left(memory)
     if not expected.endswith(shown) or (moment != "decoding" and shown != expected):
         wrong.append(f"another text: {shown!r}")
-    if left:
-        wrong.append(f"still running: {left}")
     with h5py.File(run.log) as record:
         if record["events"][-1]["event"] != b"done" or len(record["tokens"]) != TOKENS:
             wrong.append(f"the record: {record['events'][-1]}, {len(record['tokens'])} tokens")
-    if lies := [str(path) for path in memory if path.exists()]:
-        wrong.append(f"left in /dev/shm: {lies}")
-    for path in set(temporary.iterdir()) - set(temporary.glob("torchinductor_*")):  # torch's own
-        wrong.append(f"left in TMPDIR: {path.name}")
-        shutil.rmtree(path)
     if b"Traceback" in run.errors:
         wrong.append("a traceback")
     if wrong:
         print(run.errors.decode(), flush=True)
-    kill(left)
     return {"moment": moment, "worker": worker if kills_worker else 0, "gone_s": gone_s, "wrong": wrong}
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from benchmarks.faults.live_run import LiveRun
-from jarvis_mpi.net.ancestry import DEAD, children, environment, stat
+from jarvis_mpi.net.ancestry import children, environment
 
 MEMORY = Path("/dev/shm")
 ALONE = re.compile(r"0000\.0$")  # a job's number without an mpirun, and its only rank
@@ -20,10 +20,6 @@ def in_init(run: LiveRun) -> dict[int, int]:
             if "JARVIS_HOST" not in words and "PMIX_RANK" in words:
                 found[int(words["PMIX_RANK"])] = process
     return found
-
-
-def has_ended(process: int) -> bool:
-    return stat(process).state in DEAD
 
 
 def watches(process: int) -> set[int]:

@@ -29,9 +29,9 @@ from pathlib import Path
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
 from benchmarks.faults.live_run import LAUNCHER, WORKERS, LiveRun, kill, read
-from benchmarks.faults.outside import MEMORY, has_ended, in_init, left_in_memory, watches
+from benchmarks.faults.outside import MEMORY, in_init, left_in_memory, watches
 from benchmarks.shapes import make_tiny
-from jarvis_mpi.net.ancestry import STOPPED, stat
+from jarvis_mpi.net.ancestry import STOPPED, has_ended, stat
 from jarvis_mpi.testbed import own_hosts
 
 TOKENS, LAYERS = 12, 12
@@ -95,7 +95,7 @@ class Campaign:
             run.wait_for(run.is_ready.is_set, "not ready")
             workers = [pid for node, pid in run.pids().items() if node]
             begun = self.last_token(run)
-            while not any(map(has_ended, workers)):
+            while not any(has_ended(worker, 0.0) for worker in workers):
                 time.sleep(0.005)
             leaves.append(time.monotonic() - begun)
             ends.append(self.gone(run) - begun)
@@ -175,7 +175,7 @@ class Campaign:
         begun = self.last_token(run)
         after_s = self.dice.random() * self.leave_s
         time.sleep(after_s)
-        result = Result("killed at the end", node, after_s, hit=not has_ended(pid))
+        result = Result("killed at the end", node, after_s, hit=not has_ended(pid, 0.0))
         kill([pid])
         rest = run.process.stdout.read()
         result.gone_s = self.gone(run) - begun

@@ -52,8 +52,8 @@ class EventLog:
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:
         LOG.debug("shrunk nodes=%s step=%d", ",".join(map(str, nodes)), step)
 
-    def stands_by(self, at_s: float, step: int, node: int | None) -> None:
-        LOG.debug("standby node=%s step=%d", node, step)
+    def stands_by(self, at_s: float, step: int, node: int) -> None:
+        LOG.debug("standby node=%d step=%d", node, step)
 
     def offset(self, at_s: float, node: int, offset_s: float, uncertainty_s: float) -> None:
         LOG.debug("offset node=%d offset_s=%.6f uncertainty_s=%.6f", node, offset_s, uncertainty_s)

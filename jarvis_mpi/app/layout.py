@@ -79,9 +79,9 @@ def laid_out(
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
     policy = Policy(ladder, most, never_skip, settings.copies, copied)
-    standby = standby_of(hellos, free, placement, model.layer_bytes) if settings.standby else NOBODY
-    if standby != NOBODY and handshake.link.vendor != "Open MPI":  # its launcher ends the run with rank 0
-        standby = NOBODY
+    survives = handshake.link.vendor == "Open MPI"  # others' launchers end the run with rank 0
+    wanted = settings.standby and survives
+    standby = standby_of(hellos, free, placement, model.layer_bytes) if wanted else NOBODY
     if standby != NOBODY:  # it has what the end user has
         own = placement[standby]
         copies = {
@@ -115,7 +115,7 @@ def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) ->
         layout.policy,
         {node: free / layer_bytes for node, free in layout.free_bytes.items()},
         patches=patches.patched if patches else frozenset(),
-        standby=None if layout.standby == NOBODY else layout.standby,
+        standby=layout.standby,
         patchers=frozenset(
             node for node, hello in layout.hellos.items() if patches and hello.patches == patches.digest
         ),

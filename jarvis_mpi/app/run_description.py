@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.layers import Block
 from ..common.prompt_file import PromptLine
 from ..common.settings import Settings
 from ..net.handshake import Hello
 from ..protocol.cluster import Policy
 from ..protocol.expected_loss import NO_LOSS_KNOWN
+from ..protocol.notes import ends
 from ..protocol.steps_in_flight import Pace
 from .capacity import Capacity
 from .layout import Layout
@@ -33,7 +33,8 @@ class RunDescription:
 
 
 def described(start: Start, paces: Mapping[int, Pace], attributes: Mapping[str, Any]) -> str:
-    asked, layout = start.asked, start.layout
+    """Return the run as JSON; a block is [first, end]."""
+    asked, layout, copied = start.asked, start.layout, start.layout.policy.copied
     return json.dumps(
         {
             "settings": asked.settings.as_dict(),
@@ -43,12 +44,12 @@ def described(start: Start, paces: Mapping[int, Pace], attributes: Mapping[str, 
             "fingerprint": start.files.fingerprint,
             "hellos": [asdict(hello) for hello in layout.hellos.values()],
             "free_bytes": [*layout.free_bytes.items()],
-            "placement": [[node, [*map(ends, blocks)]] for node, blocks in layout.placement.items()],
-            "copies": [[ends(block), nodes] for block, nodes in layout.copies.items()],
+            "placement": [*layout.placement.items()],
+            "copies": [*layout.copies.items()],
             "policy": {
                 **asdict(layout.policy),
-                "never_skip": sorted(layout.policy.never_skip),
-                "copied": layout.policy.copied and [*map(ends, layout.policy.copied)],
+                "never_skip": [*layout.policy.never_skip],
+                "copied": None if copied is None else [*copied],
             },
             "standby": layout.standby,
             "capacity": asdict(start.capacity),
@@ -56,12 +57,9 @@ def described(start: Start, paces: Mapping[int, Pace], attributes: Mapping[str, 
             "hosts": [*start.hosts.items()],
             "paces": [*paces.items()],
             "attributes": attributes,
-        }
+        },
+        default=ends,
     )
-
-
-def ends(block: Block) -> tuple[int, int]:
-    return block.start, block.stop
 
 
 def read(text: str, parts: SuccessorParts) -> RunDescription:

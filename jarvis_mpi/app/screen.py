@@ -16,6 +16,7 @@ from rich.table import Table
 from ..common.console import console
 from ..common.layers import END_USER, Block, layers
 from ..protocol.cluster import Cluster, Hop
+from ..protocol.election import NOBODY
 from ..protocol.events import Change, RunObserver, Token
 from ..protocol.node_state import Sign, State
 from .answers import Answers
@@ -75,8 +76,8 @@ class Tells:
     def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
-    def stands_by(self, at_s: float, step: int, node: int | None) -> None:
-        who = "no node stands by" if node is None else f"node {node} stands by again"
+    def stands_by(self, at_s: float, step: int, node: int) -> None:
+        who = "no node stands by" if node == NOBODY else f"node {node} stands by again"
         self.tell(f"{who} for the end user")
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:

@@ -67,6 +67,7 @@ def tried_model(folder: Path, settings: Settings) -> ServedModel:
 
 
 def served_model(folder: Path, settings: Settings) -> ServedModel:
+    """Return the model, which was tried before. Raises Unservable."""
     config = load_config(folder)
     layer_bytes: float = checkpoint.layer_bytes(folder, config.num_hidden_layers)
     if settings.weights in FORMATS:

@@ -21,7 +21,7 @@ from ..net.shutdown import end_processes, part, release
 from ..net.vitals import looking
 from ..protocol.cluster import Cluster
 from ..protocol.coordinator import Coordinator, compare_clocks
-from ..protocol.election import Term
+from ..protocol.election import NOBODY, Term
 from ..protocol.events import Both
 from ..protocol.link import Link
 from ..protocol.node_state import State
@@ -72,8 +72,11 @@ def serve(link: Link, asked: RunTask, files: ModelFiles, mine: Hello, laps: Laps
     observer = Both(record, screen, *debug_log.observers())
     coordinator = coordinator_of(link, start, cluster, own, paces, observer, term)
     coordinator.step = step
-    coordinator.tenure.begin(described(start, paces, attributes), handshake.missing)
-    with beating(link, start.asked.settings.beat_s, partial(coordinator.tenure.beat, link)):
+    showing_life: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if term.standby != NOBODY:
+        coordinator.tenure.begin(described(start, paces, attributes), handshake.missing)
+        showing_life = beating(link, start.asked.settings.beat_s, partial(coordinator.tenure.beat, link))
+    with showing_life:
         compare_clocks(coordinator)
         return conclude(link, start, coordinator, record, screen)
 
@@ -82,7 +85,7 @@ def conclude(
     link: Link, start: Start, coordinator: Coordinator, record: Record, screen: Shows
 ) -> tuple[int, bool]:
     """Answer what is asked, and end the run. -> as `serve`."""
-    record.mirror = coordinator.tenure.transcript.event
+    record.mirror = coordinator.tenure.replication.event
     try:
         outcome = converse(start, coordinator, record, screen)
     except Deposed as error:

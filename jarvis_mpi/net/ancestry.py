@@ -75,3 +75,9 @@ def has_ended(pid: int, within_s: float) -> bool:
 def kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def end_by_signal(number: int, frame: object = None) -> None:
+    """End this process by the signal, as if it had not been caught."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -7,10 +7,9 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from ..common.layers import END_USER
-from .ancestry import DEAD, LAUNCHERS, STOPPED, children, environment, has_ended, kill, stat
+from .ancestry import DEAD, LAUNCHERS, STOPPED, children, end_by_signal, environment, has_ended, kill, stat
 from .launch_agents import end_run
 from .launcher_loss import shared_memory, tidy
 from .ssh_keepalive import borne_s
@@ -47,7 +46,7 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
         finally:
             os._exit(0)
     os.close(read)
-    before = signal.signal(signal.SIGTERM, end_by)
+    before = signal.signal(signal.SIGTERM, end_by_signal)
     os.set_blocking(write, False)
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
@@ -59,12 +58,6 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
             os.write(write, THROUGH)
         os.close(write)
         os.waitpid(child, 0)
-
-
-def end_by(number: int, frame: FrameType | None) -> None:
-    """End this process by the signal, as if it had not been caught."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
 
 
 class Watch:

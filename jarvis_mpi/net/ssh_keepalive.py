@@ -38,14 +38,19 @@ def borne_s() -> float:
 
 
 def wait_for_the_end() -> None:
-    ordered = False
-    while select.select([0], [], [], borne_s())[0] and (words := os.read(0, 4096)):
+    while words := heard():
         if OUTLIVE in words:
             return
-        ordered = ordered or END in words
-    if ordered or not home.may_be_lost:
+        if END in words:
+            break
+    if words or not home.may_be_lost:
         os.kill(os.getpid(), signal.SIGKILL)
     home.lost.set()
+
+
+def heard() -> bytes:
+    """Wait for the next keepalives. -> them; b'' where none come any more."""
+    return os.read(0, 4096) if select.select([0], [], [], borne_s())[0] else b""
 
 
 class Home:

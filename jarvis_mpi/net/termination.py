@@ -9,7 +9,7 @@ import signal
 import time
 from types import FrameType
 
-from .ancestry import LAUNCHERS, kill, stat
+from .ancestry import LAUNCHERS, end_by_signal, kill, stat
 from .launcher_loss import LauncherLoss
 
 LATE_S = 2.0  # so long after mpirun's end its signal may still be acted on
@@ -29,8 +29,7 @@ class Termination:
 
     def act(self, number: int, frame: FrameType | None) -> None:
         if not self.is_hangup():
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            end_by_signal(number)
         elif os.getppid() == self.parent_pid:
             kill(self.parent_pid)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..common.errors import Unservable
 from ..common.layers import END_USER, Block, is_whole, layers, named
+from .election import NOBODY
 from .node_state import TRANSITIONS, Sign, State
 
 
@@ -56,7 +57,7 @@ class Cluster:
     patchers: frozenset[int] = frozenset()  # nodes that have them
     states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; UP where it is not named
     end_user: int = END_USER
-    standby: int | None = None  # has room for what the end user holds
+    standby: int = NOBODY  # has room for what the end user holds
 
     def state(self, node: int) -> State:
         return self.states.get(node, State.UP)
@@ -75,7 +76,7 @@ class Cluster:
         """The cluster once `node` has taken over, which holds what the end user before it does."""
         before = self.end_user
         holds = {**self.holds, before: (), node: (*self.holds[node], *self.holds[before])}
-        return replace(self, holds=holds, end_user=node, standby=None)
+        return replace(self, holds=holds, end_user=node, standby=NOBODY)
 
     def blocks(self) -> list[tuple[Block, int]]:
         """Every block and the node whose own it is, in the order of the layers."""

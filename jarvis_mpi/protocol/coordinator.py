@@ -89,8 +89,8 @@ class Coordinator:
         self.dispatch.withdraw(request)
         self.tenure.withdraw(sequence)
         new_from = request.continue_with(text)
-        self.tenure.transcript.add("text", sequence, request.branch, new_from, list(text[new_from:]))
-        self.tenure.transcript.flush()
+        self.tenure.replication.add("text", sequence, request.branch, new_from, list(text[new_from:]))
+        self.tenure.replication.flush()
         request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
         self._send_next_step(request)
 
@@ -239,7 +239,7 @@ class Coordinator:
                 self.tenure.sign_seen(node, sign)
             if sign in (Sign.GIVEN_UP, Sign.GARBLED):  # should it ever wake up
                 self.dispatch.send(node, Message(Kind.GOODBYE, body=APART))
-        if (standby := self.tenure.standby) != self.cluster.standby:
+        if (standby := self.tenure.term.standby) != self.cluster.standby:
             self.cluster = replace(self.cluster, standby=standby)
             self.services.observer.stands_by(self.clock(), self.step, standby)
         if not notices or self.tenure.is_cut_off(self.cluster):

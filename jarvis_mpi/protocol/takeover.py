@@ -27,7 +27,6 @@ def take_over(
     for node in sorted(coordinator.cluster.holds.keys() - {me}):
         coordinator.act_on([Notice(node, sign) for sign in signs_of(standby, node, at_start.end_user)])
         coordinator.detector.liveness[node].alive_at = standby.alive_at(node)
-    coordinator.tenure.transcript.entries = list(transcript.entries)
     voted = {me: standby.ran(), **standby.voted}
     for sequence, ids in transcript.texts().items():
         request = Request(sequence, coordinator.route_changes.for_another_sequence(), ids)

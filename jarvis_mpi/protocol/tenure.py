@@ -41,10 +41,9 @@ class Tenure:
         self.me, self.term, self.send, self.clock = me, term, send, clock
         self.voters = frozenset(voters)
         self.campaign, self.sent_at = Campaign(me, send), 0.0
-        self.transcript = Replication(self._send_entries)
-        self.transcript.begin(self.standby)
+        self.replication = Replication(self._send_entries, term.standby)
         self.standby_given_up = self.is_over = False
-        self.silent_standby: int | None = None  # one that was dropped, and may come back
+        self.silent_standby = NOBODY  # one that was dropped, and may come back
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
@@ -53,25 +52,25 @@ class Tenure:
 
     def begin(self, run: str, missing: Mapping[int, Sign]) -> None:
         """Have the standby know what the run is, and which nodes are missing from its start."""
-        self.transcript.add("run", run)
+        self.replication.add("run", run)
         for node, sign in missing.items():
             self.sign_seen(node, sign)
-        self.transcript.flush()
+        self.replication.flush()
 
     # -- what is shown
 
     def hold(self, tokens: Iterable[Token]) -> None:
         """Have the standby know these tokens, before they are shown."""
         for token in tokens:
-            count = self.transcript.add("token", token.sequence, token.step, token.position, token.id)
+            count = self.replication.add("token", token.sequence, token.step, token.position, token.id)
             self.held.append((count, token))
-        self.transcript.flush()
+        self.replication.flush()
 
     def can_show(self, looked_at: float) -> bool:
         """Whether the standby knows a token. `looked_at`: when this node last had heard all that had arrived;
         if that is long ago, it may have been stopped, and another one be the end user."""
         fresh = self.clock() - looked_at < AWAY_S
-        return fresh and bool(self.held) and self.transcript.has(self.held[0][0])
+        return fresh and bool(self.held) and self.replication.has(self.held[0][0])
 
     def shown(self, looked_at: float) -> Iterator[Token]:
         """Yield the tokens that can be shown, each once."""
@@ -82,14 +81,14 @@ class Tenure:
         """No more is wanted of that answer."""
         left = deque(each for each in self.held if each[1].sequence != sequence)
         if count := len(self.held) - len(left):
-            self.transcript.add("cut", sequence, count)
+            self.replication.add("cut", sequence, count)
         self.held = left
 
     # -- who is the end user
 
     def beat(self, link: Link) -> None:
         """Show the standby that this node lives. From any thread."""
-        if (standby := self.standby) is not None:
+        if (standby := self.term.standby) != NOBODY:
             link.beat(standby, Beat(self.me, 0.0, False, {}).pack())
 
     def is_cut_off(self, cluster: Cluster) -> bool:
@@ -103,7 +102,7 @@ class Tenure:
         """Raises Deposed where another node is the end user."""
         match note:
             case Acknowledged(node, count):
-                self.transcript.acknowledge(node, count)
+                self.replication.acknowledge(node, count)
                 self.campaign.withdraw()
             case Claim(node, term, trial) if trial or not self.term.grants(term):  # it lives, and shows it
                 self.send(node, Vote(self.me, term.number, trial, False, self.term, []))
@@ -115,21 +114,17 @@ class Tenure:
             case Vote():
                 self._decided(self.campaign.heard(note, self.clock()))
 
-    @property
-    def standby(self) -> int | None:
-        return None if self.term.standby == NOBODY else self.term.standby
-
     def copy_loaded(self, node: int, block: Block) -> None:
-        self.transcript.add("copy", node, block.start, block.stop)
+        self.replication.add("copy", node, block.start, block.stop)
 
     def sign_seen(self, node: int, sign: Sign) -> None:
         """Go on without a standby that is lost: at once if that is certain, else if most nodes let it.
         One that was silent stands by again when it is back."""
-        self.transcript.add("sign", node, sign.value)
-        self.transcript.flush()
+        self.replication.add("sign", node, sign.value)
+        self.replication.flush()
         if sign is Sign.LOST:
             self.voters -= {node}
-        if sign is Sign.BACK and node == self.silent_standby and self.standby is None:
+        if sign is Sign.BACK and node == self.silent_standby and self.term.standby == NOBODY:
             self._announce(node)
         elif node != self.term.standby:
             return
@@ -144,11 +139,11 @@ class Tenure:
 
     def _announce(self, standby: int) -> None:
         """Tell all that a term has begun, with this standby, in which this node is the end user as before."""
-        self.silent_standby = None
+        self.silent_standby = NOBODY
         self._decided(self.term._replace(number=self.term.number + 1, standby=standby))
         for other in sorted(self.voters - {self.me}):
             self.send(other, Claim(self.me, self.term, False))
-        self.transcript.flush()
+        self.replication.flush()
 
     def _deposed(self, term: Term) -> Deposed:
         self.is_over = True
@@ -158,7 +153,7 @@ class Tenure:
         """Ask again where too few have answered, and send again what the standby has not acknowledged.
         Raises Unservable where that cannot be waited for."""
         if self.clock() - self.sent_at > AGAIN_S:
-            self.transcript.send_again()
+            self.replication.send_again()
         if self.campaign.is_due(self.clock()):
             if self.standby_given_up:
                 raise Unservable(
@@ -172,4 +167,4 @@ class Tenure:
             raise self._deposed(term)
         if term:
             self.term = term
-            self.transcript.begin(self.standby)
+            self.replication.begin(term.standby)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ..common.errors import Unservable
 from .cluster import Cluster
+from .election import NOBODY
 from .node_state import Sign
 from .wire import Garbled
 
@@ -137,20 +138,21 @@ class Replication:
     `send` takes the standby, the number of the first entry, and the entries.
     """
 
-    def __init__(self, send: Callable[[int, int, list[Entry]], None]):
-        self.send = send
-        self.standby: int | None = None
+    def __init__(self, send: Callable[[int, int, list[Entry]], None], standby: int):
+        """`standby`: the first one; NOBODY: no node ever is."""
+        self.send, self.standby, self.is_wanted = send, standby, standby != NOBODY
         self.entries: list[Entry] = []
         self.sent = self.acknowledged = 0  # so many entries
 
     def add(self, *entry: Any) -> int:
         """Have the standby know it. -> how many entries it must have to know it."""
-        self.entries.append([*entry])
+        if self.is_wanted:
+            self.entries.append([*entry])
         return len(self.entries)
 
     def flush(self) -> None:
         """Send what is new."""
-        if self.standby is not None and self.sent < len(self.entries):
+        if self.standby != NOBODY and self.sent < len(self.entries):
             self.send(self.standby, self.sent, self.entries[self.sent :])
             self.sent = len(self.entries)
 
@@ -168,13 +170,13 @@ class Replication:
         self.sent = self.acknowledged
         self.flush()
 
-    def begin(self, standby: int | None) -> None:
-        """From now on it is another node that has none of them, or none at all."""
+    def begin(self, standby: int) -> None:
+        """From now on it is another node that has none of them, or NOBODY."""
         self.standby, self.sent, self.acknowledged = standby, 0, 0
 
     def has(self, count: int) -> bool:
         """Whether the standby has so many entries; always, where there is none."""
-        return self.standby is None or self.acknowledged >= count
+        return self.standby == NOBODY or self.acknowledged >= count
 
     def event(self, step: int, name: str, text: str) -> None:
         """An event of the record."""

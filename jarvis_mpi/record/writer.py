@@ -11,6 +11,7 @@ from typing import Any
 
 from ..common.layers import Block
 from ..protocol.cluster import Hop
+from ..protocol.election import NOBODY
 from ..protocol.events import Change, Token
 from ..protocol.node_state import Sign
 from .record_file import Notifier, RecordFile, created, reopened
@@ -40,8 +41,8 @@ class RecordedFaults:
     def last_words(self, at_s: float, step: int, node: int, words: str) -> None:
         self.file.add_event(at_s, step, node, "words", text=words)
 
-    def stands_by(self, at_s: float, step: int, node: int | None) -> None:
-        who = "no node stands by" if node is None else f"node {node} stands by"
+    def stands_by(self, at_s: float, step: int, node: int) -> None:
+        who = "no node stands by" if node == NOBODY else f"node {node} stands by"
         self.file.add_event(at_s, step, -1, "words", text=f"{who} for the end user")
 
     def shrunk(self, at_s: float, step: int, nodes: Sequence[int]) -> None:

@@ -43,7 +43,7 @@ def await_tokens(log: Path, count: int, timeout_s: float = 60.0) -> None:
 def orphaned(
     count: int, *asked: str, log: Path, tokens: int = 5, typed: bytes = b"", **how
 ) -> subprocess.Popen:
-    """Start a run of so many ranks; kill mpirun once so many tokens have come."""
+    """Start a run of so many ranks; kill mpirun once its record has so many tokens."""
     run = start(count, *asked, **how)
     if typed:
         run.stdin.write(typed)

@@ -1,33 +1,23 @@
 """Thousands of stories of faults: the rules of the design hold in each, and the simulation notices what
 breaks them."""
 
-import multiprocessing
 import os
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sim
-from places import ROOT
+from sim.planted import noticed
 
-import jarvis_mpi
 from jarvis_mpi.protocol.cluster import Cluster
 from jarvis_mpi.protocol.node_state import Sign
 
 pytestmark = pytest.mark.slow
 
 SEEDS = int(os.environ.get("JARVIS_SEEDS", "10000"))
-PART = 250
 
 
 def test_the_rules_hold_for_every_seed():
-    parts = [range(first, min(first + PART, SEEDS)) for first in range(0, SEEDS, PART)]
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        wrong = [line for lines in pool.imap_unordered(sim.tell_many, parts) for line in lines]
-    if wrong:
+    if wrong := sim.tell_all(SEEDS):
         seed = int(wrong[0].split(":")[0].removeprefix("seed "))
         pytest.fail("\n".join([*wrong[:20], "The first one as a test:", sim.reduced(seed)]))
 
@@ -156,22 +146,5 @@ SELDOM = {
 )
 def test_what_is_broken_on_purpose_is_noticed(name, tmp_path):
     module, old, new, rule = BROKEN[name]
-    package = shutil.copytree(Path(jarvis_mpi.__file__).parent, tmp_path / "jarvis_mpi")
-    source = (package / f"{module}.py").read_text()
-    assert source.count(old) == 1, f"{module}.py has not once: {old}"
-    (package / f"{module}.py").write_text(source.replace(old, new))
-    for first in range(0, 1500, 150):
-        words = [sys.executable, "-m", "sim", str(first), str(first + 150)]
-        done = subprocess.run(
-            words,
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'tests'}"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if "seed" in done.stdout:
-            assert rule in done.stdout, done.stdout
-            print(done.stdout.splitlines()[0])
-            return
-    raise AssertionError(f"1,500 stories did not notice it: {done.stdout} {done.stderr}")
+    shown = noticed(tmp_path, "sim", 150, module, old, new)
+    assert rule in shown, shown

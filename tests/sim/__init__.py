@@ -5,7 +5,7 @@ Every node is a greenlet; a heap of (time, what) moves them on. A story's faults
 stalled, cut off or slow, and which messages are late, doubled, lost or out of order) are drawn from its seed.
 """
 
-from .rules import check, must_be_exact, reduced, tell, tell_many, wrong_with
+from .rules import check, must_be_exact, reduced, tell, tell_all, tell_many, wrong_with
 from .run import play
 from .story import Fault, Story, draw, more_of
 
@@ -19,6 +19,7 @@ __all__ = [
     "play",
     "reduced",
     "tell",
+    "tell_all",
     "tell_many",
     "wrong_with",
 ]

@@ -1,7 +1,9 @@
 """The rules of design.md, held against what came of a story."""
 
 import gc
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from jarvis_mpi.common.layers import mask
@@ -14,6 +16,9 @@ from .run import Outcome, cluster_of, play
 from .shrink import as_test, shrink
 from .story import Story, draw, more_of, turns
 from .world import LIMIT_S
+
+Judge = Callable[[Story], None]
+PART = 250  # stories told by one process at a time
 
 
 def check(outcome: Outcome) -> None:
@@ -191,32 +196,48 @@ def comes_back(outcome: Outcome) -> None:
                 raise Wrong(f"rule 6: node {fault.node} came back, but {block} is run by {nodes.get(block)}")
 
 
-def wrong_with(story: Story) -> str:
+def judge(story: Story) -> None:
+    """Raises Wrong, or what the nodes raise, where the story breaks a rule."""
+    check(play(story))
+
+
+def wrong_with(story: Story, judge: Judge = judge) -> str:
     """'' if the story keeps all rules, else what is wrong."""
     try:
-        check(play(story))
+        judge(story)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def tell(seed: int) -> str:
+def story_of(seed: int) -> Story:
+    return more_of(draw(seed))
+
+
+def tell(seed: int, story_of: Callable[[int], Story] = story_of, judge: Judge = judge) -> str:
     """'' if the story of this seed keeps all rules, else what is wrong, and how to see it again."""
-    story = more_of(draw(seed))
-    wrong = wrong_with(story)
+    story = story_of(seed)
+    wrong = wrong_with(story, judge)
     return f"seed {seed}: {wrong} | {story}" if wrong else ""
 
 
 def reduced(seed: int) -> str:
     """A test with the fewest faults that show what is wrong with this seed's story; '' if nothing is."""
-    story = more_of(draw(seed))
+    story = story_of(seed)
     if not wrong_with(story):
         return ""
     story = shrink(story, wrong_with)
     return as_test(story, wrong_with(story))
 
 
-def tell_many(seeds: range) -> list[str]:
+def tell_many(seeds: range, tell: Callable[[int], str] = tell) -> list[str]:
     gc.freeze()  # what is imported
     gc.set_threshold(100_000)  # a story's circles are few, and go by the hundred
     return [wrong for seed in seeds if (wrong := tell(seed))]
+
+
+def tell_all(count: int, tell_many: Callable[[range], list[str]] = tell_many) -> list[str]:
+    """Tell the stories of all seeds below `count`, on all cores. -> what is wrong."""
+    parts = [range(first, min(first + PART, count)) for first in range(0, count, PART)]
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=4) as pool:
+        return [line for lines in pool.imap_unordered(tell_many, parts) for line in lines]

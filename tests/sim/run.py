@@ -163,8 +163,8 @@ class Nodes:
 
     def cluster(self) -> Cluster:
         cluster = cluster_of(self.story, self.placement, self.copies)
-        standby = self.story.standby if self.story.standby >= 0 else None
-        return replace(cluster, room=dict.fromkeys(self.placement, self.story.room), standby=standby)
+        room = dict.fromkeys(self.placement, self.story.room)
+        return replace(cluster, room=room, standby=self.story.standby)
 
     def coordinator(self, heard: HeardOfFaults) -> Asker:
         user, term = self.nodes[END_USER], Term(standby=self.story.standby)

@@ -1,6 +1,5 @@
 """Stories in which the end user dies, stops or is cut off, and its standby takes over."""
 
-import gc
 import json
 import random
 import sys
@@ -20,6 +19,7 @@ from jarvis_mpi.protocol.transcript import Transcript
 from jarvis_mpi.protocol.wire import Beat
 from jarvis_mpi.protocol.worker import Ended
 
+from . import rules
 from .model import Wrong, whole_texts
 from .rules import check_names, check_text, first_announced, quiet
 from .run import HeardOfFaults, Nodes, Outcome
@@ -146,7 +146,7 @@ def asked(asker: Coordinator, story: Story, before: Transcript | None) -> Iterat
                 asker.services.link.sleep(0.25)
                 asker.rest()
             ids = [*ids, *turn.asked]
-            asker.tenure.transcript.add("event", asker.step, "asked", json.dumps(number))
+            asker.tenure.replication.add("event", asker.step, "asked", json.dumps(number))
         if len(ids) == whole:
             continue
         for token in asker.generate(ids, whole - len(ids) + 20 * turn.broken_off, set()):
@@ -227,31 +227,23 @@ def must_go_on(nodes: Succession) -> bool:
     )
 
 
-def wrong_with(story: Story) -> str:
-    """'' if the story keeps all rules, else what is wrong."""
-    try:
-        nodes = Succession(story, World())
-        nodes.play()
-        check(nodes)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+def judge(story: Story) -> None:
+    """Raises Wrong, or what the nodes raise, where the story breaks a rule."""
+    nodes = Succession(story, World())
+    nodes.play()
+    check(nodes)
 
 
 def story_of(seed: int) -> Story:
-    """Of answers one after the other."""
     return with_standby(more_of(draw(seed)))
 
 
 def tell(seed: int) -> str:
-    story = story_of(seed)
-    wrong = wrong_with(story)
-    return f"seed {seed}: {wrong} | {story}" if wrong else ""
+    return rules.tell(seed, story_of, judge)
 
 
 def tell_many(seeds: range) -> list[str]:
-    gc.freeze()  # what is imported
-    return [wrong for seed in seeds if (wrong := tell(seed))]
+    return rules.tell_many(seeds, tell)
 
 
 if __name__ == "__main__":
