@@ -15,6 +15,7 @@ from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.node_state import Sign
 from jarvis_mpi.protocol.request import pieces
+from jarvis_mpi.protocol.reserves import copies_to_load
 
 SLOWEST = 1e9
 WINDOW_BYTES, EAGER_BYTES = 14600, 65536
@@ -119,7 +120,7 @@ def predicted(
                 return first_s, (number + 1) / (now - first_s) if now > first_s else 0.0, str(error)
             taken_over = [hop for hop in after if hop not in before]
             now += noticed_s + sum(chain.work_s(hop, prompt_rows + number) for hop in taken_over)
-            for copy in chain.cluster.copies_to_load():
+            for copy in copies_to_load(chain.cluster):
                 chain.cluster = chain.cluster.with_copy(*copy)
         now = chain.step(now, [1])
     return first_s, (tokens - 1) / (now - first_s), ""

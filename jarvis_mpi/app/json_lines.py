@@ -9,6 +9,7 @@ from typing import Any
 from ..common.layers import Block
 from ..common.messages import say
 from ..protocol.cluster import Cluster, Hop
+from ..protocol.election import NOBODY
 from ..protocol.events import Token
 from ..protocol.node_state import Sign
 from .answers import Answers
@@ -35,7 +36,10 @@ class Lines(Tells):
 
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None:
         self.cluster = cluster
-        self.line("started", model=model, dtype=dtype, start_s=seconds, route=route(cluster))
+        self.line(
+            "started", model=model, dtype=dtype, start_s=seconds, route=route(cluster),
+            standby=None if cluster.standby == NOBODY else cluster.standby,
+        )  # fmt: skip
 
     def ready_for_a_line(self) -> None:
         pass

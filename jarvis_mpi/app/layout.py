@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .served_model import ServedModel
 
 
+# What a standby has beside layers: transformers and a tokenizer (python -m benchmarks.speed.standby_price).
+PARTS_BYTES = 150e6
+
+
 @dataclass(frozen=True)
 class Layout:
     hellos: Mapping[int, Hello]  # of the nodes that reported
@@ -79,9 +83,11 @@ def laid_out(
     ladder = () if settings.on_fault == "stop" else tuple(settings.on_fault.split(","))
     most = depth // 3 if settings.max_skipped < 0 else settings.max_skipped
     policy = Policy(ladder, most, never_skip, settings.copies, copied)
-    survives = handshake.link.vendor == "Open MPI"  # others' launchers end the run with rank 0
-    wanted = settings.standby and survives
-    standby = standby_of(hellos, free, placement, model.layer_bytes) if wanted else NOBODY
+    standby, vendor = NOBODY, handshake.link.vendor
+    if settings.standby and vendor != "Open MPI":
+        say(f"no node stands by for the end user: {vendor} ends all ranks with rank 0 (--standby 0)")
+    elif settings.standby:
+        standby = standby_of(hellos, free, placement, model.layer_bytes)
     if standby != NOBODY:  # it has what the end user has
         own = placement[standby]
         copies = {
@@ -99,12 +105,20 @@ def standby_of(
     """Return the node that is to take over from the end user: a spare, or the worker with most room; the
     first one, of whose layers the end user has a copy, last. NOBODY where none has room for the end user's
     layers, or all of the model's files, or where a node that is cut off could not be outvoted."""
-    if len(hellos) < FEWEST or any(hello.has_a_part for hello in hellos.values()):
+    if len(hellos) < FEWEST:
+        return NOBODY
+    without = "no node stands by for the end user: {}; if that one dies, the run ends (--standby 0)"
+    if any(hello.has_a_part for hello in hellos.values()):
+        say(without.format("a part of the model's files was delivered to each"))
         return NOBODY
     held = {node: layer_bytes * sum(map(len, placement[node])) for node in hellos}
+    needed = held[END_USER] + PARTS_BYTES
     room = {node: free[node] - held[node] for node in hellos if node != END_USER}
-    best = max(room, key=lambda node: (not placement[node], node != 1, room[node], node))
-    return best if room[best] >= held[END_USER] else NOBODY
+    able = [node for node in room if room[node] >= needed]
+    if not able:
+        say(without.format(f"none has {needed / 1e6:.0f} MB free beside its own layers"))
+        return NOBODY
+    return max(able, key=lambda node: (not placement[node], node != 1, room[node], node))
 
 
 def cluster_of(layout: Layout, patches: PatchInfo | None, layer_bytes: float) -> Cluster:

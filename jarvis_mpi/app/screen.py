@@ -77,7 +77,7 @@ class Tells:
         self.tell(f"node {node} ({self.hosts[node]}): {words.strip().splitlines()[-1]}")
 
     def stands_by(self, at_s: float, step: int, node: int) -> None:
-        who = "no node stands by" if node == NOBODY else f"node {node} stands by again"
+        who = "no node stands by" if node == NOBODY else f"node {node} stands by"
         self.tell(f"{who} for the end user")
 
     def copy(self, at_s: float, step: int, node: int, block: Block) -> None:
@@ -132,6 +132,10 @@ class Screen(Tells):
     def started(self, cluster: Cluster, model: str, dtype: str, seconds: float) -> None:
         self.cluster = cluster
         self.console.print(f"{model}, {dtype}, ready in {seconds:.1f} s: {route(cluster)}", markup=False)
+        if (standby := cluster.standby) != NOBODY:
+            self.console.print(
+                f"node {standby} ({self.hosts[standby]}) goes on if the end user dies", markup=False
+            )
         if spares := [node for node in cluster.spares() if cluster.state(node) is State.UP]:
             self.console.print(
                 f"more workers than layers: node {', '.join(map(str, spares))} waits as a spare"

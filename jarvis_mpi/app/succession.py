@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..common.errors import Unservable
 from ..common.messages import say
 from ..common.new_file import check_path
 from ..common.prompt_file import PromptLine
+from ..net.heartbeat import beating
 from ..protocol.cluster import Cluster
 from ..protocol.coordinator import Coordinator
 from ..protocol.events import Both, Token
@@ -65,9 +67,11 @@ def go_on(link: Link, worker: StandbyWorker, parts: SuccessorParts) -> tuple[int
 
     at_start = cluster_of(start.layout, start.files.patches, start.model.layer_bytes)
     coordinator = take_over(worker, at_start, coordinator_with)
-    sentence = f"node {at_start.end_user}, the end user, is gone: node {link.me} goes on"
+    before = transcript.cluster(at_start).end_user
+    sentence = f"node {before}, the end user, is gone: node {link.me} goes on"
     screen.took_over(coordinator.cluster, f"{sentence}; record: {record.path}")
-    return conclude(link, start, coordinator, record, screen)
+    with beating(link, settings.beat_s, partial(coordinator.tenure.beat, link)):
+        return conclude(link, start, coordinator, record, screen)
 
 
 def log_of(log: Path, me: int) -> Path:
@@ -90,6 +94,9 @@ def written(record: Record, transcript: Transcript, now: float) -> list[Question
             step, name, text = values
             record.file.add_event(now, step, -1, name, text=text)
             events.append(Event(0.0, step, -1, name, range(0), text))
+        elif kind == "reign":
+            node, step = values
+            record.file.add_event(now, step, node, "takeover")
         elif kind == "copy":
             node, first, end = values
             record.copy(now, 0, node, range(first, end))

@@ -26,6 +26,7 @@ from ..protocol.standby import StandbyWorker
 from ..protocol.steps_in_flight import Pace
 from ..protocol.worker import Ended
 from . import fault_injection
+from .preparation import Preparation
 
 if TYPE_CHECKING:
     import torch
@@ -65,17 +66,17 @@ def worker(link: Link, settings: Settings) -> tuple[int, bool]:
         ready(link, loaded_s, pace)
         heartbeat.say = made.beat
         ended = made.serve(settings.idle_timeout_s)
-    if ended is Ended.TAKES_OVER and successor:
+    if ended is Ended.TAKES_OVER:
         from .succession import go_on
 
-        return go_on(link, made, successor)
+        return go_on(link, made, successor.result())
     return 0, ended is Ended.GOODBYE and farewell(link, SHUTDOWN_S, time.monotonic)
 
 
 def made_by(
     link: Link, plan: Plan, folder: Path, settings: Settings, patch_info: patch.PatchInfo | None
-) -> tuple[StandbyWorker, "SuccessorParts | None", float, Pace]:
-    """Load what the plan says. -> the worker, what it has besides if it is the standby, how long its layers
+) -> tuple[StandbyWorker, "Preparation[SuccessorParts]", float, Pace]:
+    """Load what the plan says. -> the worker, what it has besides once it is a standby, how long its layers
     took to load, and what they measured. Raises Unservable."""
     import torch
 
@@ -95,17 +96,23 @@ def made_by(
     put_patch = patch.Patches(Path(settings.patches), dtype)
     if patch_info:
         put_patch.prepare(patch_info, (*plan.blocks, *plan.end_users))
-    successor = None
+    successor = Preparation(lambda: parts_of_a_successor(folder, settings, patch_info))
     if plan.standby == link.me:
-        from .successor_parts import successor_parts
-
-        successor = successor_parts(folder, settings, patch_info)
+        successor.load()
     orders = [order for order in fault_injection.parse(settings.fault) if order.node == link.me]
     parts = link, stages, time.perf_counter, load, settings.beat_s, looking(time.perf_counter), put_patch
-    more = Term(standby=plan.standby), settings.silence_s
+    more = Term(standby=plan.standby), settings.silence_s, successor.begin
     made = fault_injection.FaultyWorker(orders, *parts, *more) if orders else StandbyWorker(*parts, *more)
     held = sum(map(len, plan.blocks)) or 1
     return made, successor, loaded_s, paces[0]._replace(first_s=loaded_s / held) if paces else Pace()
+
+
+def parts_of_a_successor(
+    folder: Path, settings: Settings, patch_info: patch.PatchInfo | None
+) -> "SuccessorParts":
+    from .successor_parts import successor_parts
+
+    return successor_parts(folder, settings, patch_info)
 
 
 def introduce(link: Link, folder: Path, patch_info: patch.PatchInfo | None) -> None:

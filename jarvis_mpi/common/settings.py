@@ -87,7 +87,7 @@ class Settings:
     )
     copies: int = option(1, "further nodes that hold each block; a copy costs no memory until it is used")
     standby: int = option(
-        0,
+        1,
         "1: a worker goes on as the end user, with the same text, if that one or its machine dies; "
         "0: the run ends with its end user",
     )

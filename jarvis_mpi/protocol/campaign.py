@@ -23,10 +23,14 @@ class Campaign:
         self.stands = candidacy(self.me, term, voters)
         return self.ask(now)
 
+    @property
+    def is_open(self) -> bool:
+        return self.stands is not None and self.stands.outcome is not Outcome.FAILED
+
     def again(self, term: Term, voters: frozenset[int], now: float) -> Term | None:
         """Ask those again who may not have heard; what was claimed in earnest cannot be taken back. -> as
         `heard`."""
-        if self.stands is None or self.stands.outcome is Outcome.FAILED:
+        if not self.is_open or self.stands is None:
             return self.begin(term, voters, now)
         self.stands = replace(self.stands, voters=voters)
         return self.ask(now)

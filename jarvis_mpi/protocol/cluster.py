@@ -1,12 +1,13 @@
 """Who is there, who does whose work, and which way a token goes. Every fault decision is made here.
 
-Rule 1: nothing outside this file decides which node runs a layer.
+Rule 1: nothing outside this file decides which node runs a layer, and nothing outside reserves.py which is to
+load a copy.
 Rule 2: this file knows no MPI, no clock, no tensor and no file: signs in, a new cluster out.
 
 A node is named by its rank at launch, for ever: a shrink renumbers ranks, never nodes.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ class Cluster:
     states: Mapping[int, State] = field(default_factory=dict)  # node -> its state; UP where it is not named
     end_user: int = END_USER
     standby: int = NOBODY  # has room for what the end user holds
+    inherited: tuple[Block, ...] | None = None  # blocks of the end user's that came from the one before it
 
     def state(self, node: int) -> State:
         return self.states.get(node, State.UP)
@@ -72,11 +74,17 @@ class Cluster:
         holders = self.copies.get(block, ())
         return self if node in holders else replace(self, copies={**self.copies, block: (*holders, node)})
 
+    @property
+    def end_users_blocks(self) -> tuple[Block, ...]:
+        """Those that go with being the end user."""
+        return self.holds[self.end_user] if self.inherited is None else self.inherited
+
     def with_end_user(self, node: int) -> "Cluster":
-        """The cluster once `node` has taken over, which holds what the end user before it does."""
-        before = self.end_user
-        holds = {**self.holds, before: (), node: (*self.holds[node], *self.holds[before])}
-        return replace(self, holds=holds, end_user=node, standby=NOBODY)
+        """The cluster once `node` has taken over, which holds what goes with that."""
+        before, blocks = self.end_user, self.end_users_blocks
+        left = tuple(block for block in self.holds[before] if block not in blocks)
+        holds = {**self.holds, before: left, node: (*self.holds[node], *blocks)}
+        return replace(self, holds=holds, end_user=node, standby=NOBODY, inherited=blocks)
 
     def blocks(self) -> list[tuple[Block, int]]:
         """Every block and the node whose own it is, in the order of the layers."""
@@ -148,49 +156,3 @@ class Cluster:
 
     def spares(self) -> tuple[int, ...]:
         return tuple(node for node, blocks in self.holds.items() if node != self.end_user and not blocks)
-
-    def copies_to_load(
-        self, ordered: Iterable[tuple[int, Block]] = (), unable: Container[tuple[int, Block]] = ()
-    ) -> list[tuple[int, Block]]:
-        """(node, block): copies to load so that the next fault finds one again, beside those on order.
-
-        Spares first, then whoever has most room; a node that has no room for a block, or is `unable`, is not
-        asked.
-        """
-        if "copy" not in self.policy.ladder or not self.policy.copies:
-            return []
-        orders: list[tuple[int, Block]] = []
-        for block, owner in self.blocks():
-            if owner == self.end_user:
-                continue  # its standby holds them, or its death is the run's end
-            if self.policy.copied is not None and block not in self.policy.copied:
-                continue
-            asked = {node for node, which in (*ordered, *orders) if which == block}
-            holders = {owner, *self.copies.get(block, ()), *asked}
-            well = [node for node in holders if self.state(node) is State.UP]
-            for _ in range(self.policy.copies + 1 - len(well)):
-                able = [
-                    node
-                    for node in self.holds
-                    if node not in holders
-                    and (node, block) not in unable
-                    and self.state(node) is State.UP
-                    and self.free_layers(node, (*ordered, *orders)) >= len(block)
-                ]
-                if not able:
-                    break
-                spares = self.spares()
-                best = max(
-                    able,
-                    key=lambda node: (node in spares, self.free_layers(node, (*ordered, *orders)), node),
-                )
-                holders.add(best)
-                orders.append((best, block))
-        return orders
-
-    def free_layers(self, node: int, ordered: Iterable[tuple[int, Block]]) -> float:
-        """Room of a node, in layers, beside what it holds and is to load."""
-        copied = [block for block, nodes in self.copies.items() if node in nodes]
-        copied += [block for which, block in ordered if which == node]
-        copied += self.holds[self.end_user] if node == self.standby else ()
-        return self.room.get(node, 0.0) - sum(map(len, (*self.holds[node], *copied)))

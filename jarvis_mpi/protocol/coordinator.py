@@ -14,27 +14,17 @@ follows from a sign, `verification` makes tokens of what returned: here is the l
 
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
-from typing import Any
 
-from .cluster import Cluster, Hop
+from .cluster import Cluster
 from .dispatch import Dispatch
 from .events import Token
 from .failure_detector import FailureDetector, Notice
-from .link import Link, Lost, Silence
+from .incoming_notes import NOTES, from_sender, take_note
+from .link import Lost, Silence
 from .maintenance import Maintenance
 from .node_state import Sign, State
 from .notes import (
-    Acknowledged,
-    Claim,
-    CopyLoaded,
-    CopyRefused,
-    Failed,
     ForgetSequence,
-    GivesUp,
-    Note,
-    Pong,
-    StageBehind,
-    Vote,
     read,
 )
 from .request import Request, Step
@@ -44,9 +34,6 @@ from .tenure import Tenure
 from .verification import accept_tokens
 from .wire import APART, Beat, Garbled, Kind, Message
 
-NOTES: tuple[type[Note], ...] = (
-    StageBehind, Pong, Acknowledged, CopyLoaded, CopyRefused, Failed, GivesUp, Claim, Vote,
-)  # fmt: skip
 CLOCK_ROUND_TRIPS, CLOCK_ROUND_TRIP_S = 5, 0.2  # to each worker at the start, and the longest wait for one
 
 
@@ -66,12 +53,9 @@ class Coordinator:
         self.sequence = self.step = 0  # the next step's number
 
     def generate(
-        self,
-        text: Sequence[int],
-        max_new_tokens: int,
-        end_ids: Set[int],
+        self, text: Sequence[int], max_new_tokens: int, end_ids: Set[int],
         wanted: Callable[[], bool] = lambda: True,
-    ) -> Iterator[Token]:
+    ) -> Iterator[Token]:  # fmt: skip
         """Yield the answer's tokens, the end token included. Raises Unservable if too little is left.
 
         `text` is all of the sequence so far: if it continues an earlier answer, only what is new is run.
@@ -92,7 +76,14 @@ class Coordinator:
         self.tenure.replication.add("text", sequence, request.branch, new_from, list(text[new_from:]))
         self.tenure.replication.flush()
         request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
-        self._send_next_step(request)
+        request.waits = True
+        self._send_waiting(self._is_unsure())
+
+    def _send_waiting(self, unsure: bool) -> None:
+        """The first steps of those that were added, once it is sure who can be heard."""
+        for request in [each for each in self.dispatch.requests.values() if each.waits and not unsure]:
+            request.waits = False
+            self._send_next_step(request)
 
     def tokens(self, wanted: Callable[[], bool] = lambda: True) -> Iterator[Token]:
         """Yield what comes of all requests in flight, until none is under way; see `generate`.
@@ -139,28 +130,36 @@ class Coordinator:
         """Wait until all of a step has been everywhere, and mend routes where that is needed.
         -> None where no step is under way, none is wanted any more, or a token can be shown."""
         dispatch, heard_all = self.dispatch, False
-        while not (dispatch.complete and heard_all):
+        while (unsure := self._is_unsure()) or not (dispatch.complete and heard_all):
             if self.tenure.can_show(self.detector.looked_at):
                 return None
-            if not dispatch.complete and not (wanted() and (dispatch.is_busy() or self.tenure.held)):
+            self._send_waiting(unsure)
+            goes_on = dispatch.complete or dispatch.is_busy() or self.tenure.held
+            if (unsure or not dispatch.complete) and not (wanted() and goes_on):
                 return None
-            at_once = dispatch.complete or self.services.drafts.propose_ahead()
+            at_once = not unsure and (dispatch.complete or self.services.drafts.propose_ahead())
             notices, heard_all = self.hear(0.0 if at_once else self.detector.look_again_s(self.clock()))
-            for request in self.act_on(notices):
-                if request.step and request.step.awaited:
-                    dispatch.resend_step(request, request.step, self.cluster.route())
-                # While the others mend the step.
-                self.cluster = self.maintenance.order_copies(self.cluster, self.step)
+            self.mend(notices)
+            self._order(self.step)  # while the others mend the step
         request = dispatch.complete.popleft()
         assert request.step
         number, last = request.step.number, request.step.last_piece()
         for change in request.route_changes.changes(number, last.runs, last.lacks):
             self.services.observer.change(self.clock(), change)
         self.route_changes = request.route_changes
-        self.cluster = self.maintenance.order_copies(self.cluster, number)
+        self._order(number)
         self.maintenance.shrink_to_those_left(self.cluster, self.route_changes.last_sign, number)
         self.maintenance.speak(self.cluster)
         return request
+
+    def _is_unsure(self) -> bool:
+        return self.tenure.is_unsure(self.cluster, self.detector.unheard(self.clock()))
+
+    def mend(self, notices: Sequence[Notice]) -> None:
+        """Do what follows from these signs."""
+        for request in self.act_on(notices):
+            if request.step and request.step.awaited:
+                self.dispatch.resend_step(request, request.step, self.cluster.route())
 
     def rest(self) -> None:
         """While no text is wanted: hear what becomes of the others."""
@@ -170,7 +169,12 @@ class Coordinator:
         while not heard_all:
             notices, heard_all = self.hear(0.0)
             self.act_on(notices)
-        self.cluster = self.maintenance.order_copies(self.cluster, self.step)
+        self._order(self.step)
+
+    def _order(self, step: int) -> None:
+        """What lets the next fault find a copy, and a standby, again."""
+        self.cluster = self.maintenance.order_copies(self.cluster, step)
+        self.tenure.next_standby.order(self.cluster)
 
     # -- signs
 
@@ -196,34 +200,9 @@ class Coordinator:
             case Kind.BEAT:
                 self.detector.heard(from_sender(self.services.link, Beat.of(message)), self.clock())
             case Kind.NOTE:
-                note = read(message, *NOTES)
-                return self._take_note(note and from_sender(self.services.link, note))
+                return take_note(self, read(message, *NOTES))
             case Kind.STEP if not self.dispatch.step_returned(message, received_bytes):
                 return [Notice(self.me, Sign.MISSING, message.sequence)]
-        return []
-
-    def _take_note(self, note: Note | None) -> list[Notice]:
-        """A worker's; None is one that came too late, of the start or the end."""
-        last_words = self.services.observer.last_words
-        match note:
-            case StageBehind(node, sequence, epoch, block, have):
-                if request := self.dispatch.of_epoch(sequence, epoch):
-                    request.progress.behind(node, block, have)
-                    return [Notice(node, Sign.MISSING, sequence)]
-            case Acknowledged() | Claim() | Vote():
-                self.tenure.note_came(note)
-            case Pong():
-                self.maintenance.clock_answered(note)
-            case CopyLoaded(node, block):
-                self.cluster = self.maintenance.copy_loaded(self.cluster, node, block, self.step)
-                self.tenure.copy_loaded(node, block)
-            case CopyRefused(node, block):
-                self.maintenance.copy_refused(node, block)
-            case Failed(node, traceback):  # and dies, of which MPI tells
-                last_words(self.clock(), self.step, node, traceback)
-            case GivesUp(node=node, sentence=sentence):
-                last_words(self.clock(), self.step, node, sentence)
-                return [Notice(node, Sign.LOST)]
         return []
 
     def act_on(self, notices: Sequence[Notice]) -> list[Request]:
@@ -242,26 +221,18 @@ class Coordinator:
         if (standby := self.tenure.term.standby) != self.cluster.standby:
             self.cluster = replace(self.cluster, standby=standby)
             self.services.observer.stands_by(self.clock(), self.step, standby)
-        if not notices or self.tenure.is_cut_off(self.cluster):
+        if not self.tenure.doubt.can_decide(bool(notices), self._is_unsure()):
             return []
-        return [
-            request
-            for request in self.dispatch.requests.values()
-            if request.step and request.step.awaited
-            if request.sequence in missing or is_ill(self.cluster, request.step.route)
-        ]
+        under_way = self.dispatch.requests.values()
+        return [each for each in under_way if each.sequence in missing or is_ill(self.cluster, each)]
 
 
-def is_ill(cluster: Cluster, route: Sequence[Hop]) -> bool:
-    """Whether somebody on the way is not well, and there is a better one. Raises Unservable."""
+def is_ill(cluster: Cluster, request: Request) -> bool:
+    """Whether somebody on its step's way is not well, and there is a better one. Raises Unservable."""
+    if not request.step or not request.step.awaited:
+        return False
+    route = request.step.route
     return any(cluster.state(hop.node) is not State.UP for hop in route) and cluster.route() != route
-
-
-def from_sender(link: Link, heard: Any) -> Any:
-    """Return `heard`. Raises Garbled where it is not of the node that it names."""
-    if heard.node != link.sender:
-        raise Garbled(f"node {link.sender} speaks for node {heard.node}")
-    return heard
 
 
 def compare_clocks(asker: Coordinator) -> None:

@@ -41,8 +41,8 @@ class Dispatch:
         return lost
 
     def is_busy(self) -> bool:
-        """Whether any step is under way."""
-        return any(request.step is not None for request in self.requests.values())
+        """Whether any step is under way, or waits."""
+        return any(request.step is not None or request.waits for request in self.requests.values())
 
     def step_number(self, sequence: int, otherwise: int) -> int:
         """The number of the sequence's step under way; else the oldest of all."""
@@ -69,7 +69,7 @@ class Dispatch:
         self.detector.steps.pause()
         self.complete.clear()
         for request in self.requests.values():
-            request.step = None
+            request.step, request.waits = None, False
 
     def send_step(self, request: Request, step: Step, route: tuple[Hop, ...], again: bool = False) -> None:
         """Embed what is to be run and send it over `route`.

@@ -86,6 +86,14 @@ class FailureDetector:
         due_at = min((at for at in silent_at if at > self.looked_at), default=now + self.patience.beat_s)
         return max(0.0, min(due_at, self.looked_at + self.patience.beat_s) - now)
 
+    def unheard(self, now: float) -> set[int]:
+        """The nodes that will be silent soon, if nothing is heard of them."""
+        return {node for node, seen in self.liveness.items() if now - seen.alive_at > 0.5 * self._borne_s()}
+
+    def _borne_s(self) -> float:
+        """How long a node may be silent: a beat queues up behind rows."""
+        return self.patience.silence_s + self.steps.rows * self.row_s
+
     def signs(self, cluster: Cluster, now: float) -> list[Notice]:
         """What is to be noticed now, everything that arrived having been heard."""
         away_s = now - self.looked_at - self.patience.beat_s
@@ -107,12 +115,11 @@ class FailureDetector:
 
     def _sign_of(self, node: int, state: State, now: float) -> Sign | None:
         seen, quiet_s = self.liveness[node], now - self.liveness[node].alive_at
-        borne_s = self.patience.silence_s + self.steps.rows * self.row_s  # a beat queues up behind rows
         idle = seen.beat is not None and seen.beat_at > seen.outage_at and not seen.busy_s
         worked = seen.beat is None and seen.alive_at > seen.outage_at
         back = (idle or worked) and quiet_s <= self.patience.silence_s and now >= seen.held_back_until
         match state:
-            case State.UP if quiet_s > borne_s:
+            case State.UP if quiet_s > self._borne_s():
                 return self._begin_outage(seen, Sign.SILENT, now)
             case State.STALLED if quiet_s > self.patience.silence_s:
                 return Sign.SILENT

@@ -7,6 +7,7 @@ from ..common.layers import Block
 from .cluster import Cluster
 from .node_state import Sign, State
 from .notes import LoadCopy, Ping, Pong, Sendable, Shrink
+from .reserves import copies_to_load
 from .services import Services
 
 Send = Callable[[int, Sendable], None]
@@ -32,7 +33,7 @@ class Maintenance:
         if cluster is self.copies_ordered_for:
             return cluster
         self.copies_ordered_for = cluster
-        for node, block in cluster.copies_to_load(self.ordered, self.unable):
+        for node, block in copies_to_load(cluster, self.ordered, self.unable):
             self.ordered.add((node, block))
             if node == self.link.me:
                 self.stages[block] = self.load(block)

@@ -24,6 +24,7 @@ class Sign(Enum):
     MISSING = "missing"  # a step did not reach it, and is sent again
 
 
+GONE = (Sign.SILENT, Sign.STUCK, Sign.GARBLED, Sign.GIVEN_UP)  # of a standby that has to be dropped
 # Any other sign changes nothing.
 TRANSITIONS = {
     (State.UP, Sign.STALLED): State.STALLED,

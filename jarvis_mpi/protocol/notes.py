@@ -107,6 +107,14 @@ class LoadCopy(Note):
 
 
 @dataclass(frozen=True)
+class StandBy(Note):
+    """Make ready to take over: these blocks, and what else an end user has."""
+
+    MARK = "stand_by"
+    blocks: list[Block] = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
 class Shrink(Note):
     """Take part in the communicator's shrinking to `members`; `certain`: MPI knows that the others are
     gone."""
@@ -166,6 +174,15 @@ class CopyRefused(Note):
     MARK = "cannot_load"
     node: int
     block: Block = field(metadata=key(MARK))
+
+
+@dataclass(frozen=True)
+class StandsBy(Note):
+    """The node is ready to take over; not `able`: it lacks what it needs for that."""
+
+    MARK = "able"
+    node: int
+    able: bool = field(metadata=key(MARK))
 
 
 @dataclass(frozen=True)

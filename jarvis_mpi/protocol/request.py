@@ -51,6 +51,7 @@ class Request:
     tokens_left: int = 0
     end_ids: Set[int] = frozenset()
     chosen_at: float = 0.0  # the token before
+    waits: bool = False  # for its first step, until it is sure who can be heard
 
     def continue_with(self, text: Sequence[int]) -> int:
         """All of the text so far; what was run of it need not be run again. -> from where on it is new."""

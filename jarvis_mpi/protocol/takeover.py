@@ -20,12 +20,14 @@ def take_over(
     Each request begins anew, but the nodes' stages have run most of its text: what they said in their votes.
     """
     transcript, me = standby.transcript, standby.link.me
-    coordinator = coordinator_of(transcript.with_copies(at_start).with_end_user(me))
+    cluster = transcript.cluster(at_start)
+    coordinator = coordinator_of(cluster.with_end_user(me))
     coordinator.step = transcript.next_step()
     for node, sign in transcript.signs():
         coordinator.act_on([Notice(node, sign)])
+    coordinator.tenure.go_on_from(transcript, coordinator.step)
     for node in sorted(coordinator.cluster.holds.keys() - {me}):
-        coordinator.act_on([Notice(node, sign) for sign in signs_of(standby, node, at_start.end_user)])
+        coordinator.act_on([Notice(node, sign) for sign in signs_of(standby, node, cluster.end_user)])
         coordinator.detector.liveness[node].alive_at = standby.alive_at(node)
     voted = {me: standby.ran(), **standby.voted}
     for sequence, ids in transcript.texts().items():

@@ -2,23 +2,23 @@
 is lost if most nodes let it, and stops where another node is the end user."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
 from ..common.errors import Unservable
 from ..common.layers import Block
 from .campaign import AGAIN_S, Campaign
 from .cluster import Cluster
-from .election import FEWEST, NOBODY, Term
+from .doubt import AWAY_S, Doubt
+from .election import NOBODY, Term
 from .events import Token
 from .link import Link
-from .node_state import Sign, State
+from .next_standby import NextStandby
+from .node_state import GONE, Sign, State
 from .notes import Acknowledged, Claim, Entries, Sendable, Vote
-from .transcript import Entry, Replication
+from .transcript import Entry, Replication, Transcript
 from .wire import Beat
 
 Clock = Callable[[], float]
-AWAY_S = 1.0  # less than a standby waits for an end user
-GONE = (Sign.SILENT, Sign.STUCK, Sign.GARBLED, Sign.GIVEN_UP)  # signs of a standby that has to be dropped
 
 
 class Deposed(Unservable):
@@ -42,8 +42,10 @@ class Tenure:
         self.voters = frozenset(voters)
         self.campaign, self.sent_at = Campaign(me, send), 0.0
         self.replication = Replication(self._send_entries, term.standby)
+        self.next_standby = NextStandby(self.replication, send, clock, {term.standby})
         self.standby_given_up = self.is_over = False
-        self.silent_standby = NOBODY  # one that was dropped, and may come back
+        self.doubt = Doubt(clock)
+        self.silent_standby = NOBODY  # one that may be the end user by now
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
@@ -56,6 +58,11 @@ class Tenure:
         for node, sign in missing.items():
             self.sign_seen(node, sign)
         self.replication.flush()
+
+    def go_on_from(self, transcript: Transcript, step: int) -> None:
+        """This node has taken over, and the next one is to know all that it knows itself."""
+        self.replication.go_on_from(transcript)
+        self.replication.add("reign", self.me, step)
 
     # -- what is shown
 
@@ -86,17 +93,19 @@ class Tenure:
 
     # -- who is the end user
 
+    def is_unsure(self, cluster: Cluster, unheard: Container[int]) -> bool:
+        """Whether it is to be seen who is the end user, or who can be heard: nothing is decided meanwhile."""
+        there = {node: cluster.state(node) for node in self.voters if cluster.state(node) is not State.LOST}
+        quiet = [node for node, state in there.items() if node in unheard or state is State.SILENT]
+        guarded = self.term.standby != NOBODY
+        return self.campaign.stands is not None or self.doubt.is_cut_off(
+            len(quiet), len(self.voters), guarded
+        )
+
     def beat(self, link: Link) -> None:
         """Show the standby that this node lives. From any thread."""
         if (standby := self.term.standby) != NOBODY:
             link.beat(standby, Beat(self.me, 0.0, False, {}).pack())
-
-    def is_cut_off(self, cluster: Cluster) -> bool:
-        """Whether most nodes are silent, and a standby may have taken over: nothing is decided here then."""
-        if self.term.standby == NOBODY or len(self.voters) < FEWEST:
-            return False
-        silent = [node for node in self.voters if cluster.state(node) is State.SILENT]
-        return 2 * len(silent) >= len(self.voters)
 
     def note_came(self, note: Claim | Vote | Acknowledged) -> None:
         """Raises Deposed where another node is the end user."""
@@ -104,6 +113,8 @@ class Tenure:
             case Acknowledged(node, count):
                 self.replication.acknowledge(node, count)
                 self.campaign.withdraw()
+                if node == self.replication.to != self.term.standby and self.replication.has_caught_up():
+                    self._announce(node)
             case Claim(node, term, trial) if trial or not self.term.grants(term):  # it lives, and shows it
                 self.send(node, Vote(self.me, term.number, trial, False, self.term, []))
             case Claim(node, term):
@@ -124,15 +135,14 @@ class Tenure:
         self.replication.flush()
         if sign is Sign.LOST:
             self.voters -= {node}
-        if sign is Sign.BACK and node == self.silent_standby and self.term.standby == NOBODY:
-            self._announce(node)
-        elif node != self.term.standby:
-            return
+        if node != self.term.standby:
+            self.next_standby.sign_seen(node, sign)
         elif sign is Sign.BACK:
+            self.silent_standby = NOBODY
             self.campaign.withdraw()
-        elif sign is Sign.LOST:
+        elif sign is Sign.LOST and node != self.silent_standby:
             self._announce(NOBODY)
-        elif sign in GONE:
+        elif sign is Sign.LOST or sign in GONE:  # one that was silent may have taken over, and have a standby
             self.silent_standby = node
             self.standby_given_up = sign is Sign.GIVEN_UP
             self._decided(self.campaign.again(self.term, self.voters, self.clock()))
@@ -143,7 +153,6 @@ class Tenure:
         self._decided(self.term._replace(number=self.term.number + 1, standby=standby))
         for other in sorted(self.voters - {self.me}):
             self.send(other, Claim(self.me, self.term, False))
-        self.replication.flush()
 
     def _deposed(self, term: Term) -> Deposed:
         self.is_over = True
@@ -167,4 +176,5 @@ class Tenure:
             raise self._deposed(term)
         if term:
             self.term = term
-            self.replication.begin(term.standby)
+            if term.standby == NOBODY:
+                self.replication.begin(NOBODY)

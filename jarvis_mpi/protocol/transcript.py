@@ -9,6 +9,7 @@ An entry is a list of JSON values, its kind first:
     sign   node, sign
     copy   node, first layer, end
     event  step, name, text: asked, answered and refused, as the record has them
+    reign  node, step: from that step on the node is the end user
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from .node_state import Sign
 from .wire import Garbled
 
 Entry = list[Any]
+WINDOW = 500  # entries that are under way, at the most
+NEAR = 50  # entries that a node lacks which has nearly caught up
 FORMS: dict[str, tuple[type, ...]] = {
     "run": (str,),
     "text": (int, int, int, list),
@@ -30,6 +33,7 @@ FORMS: dict[str, tuple[type, ...]] = {
     "sign": (int, str),
     "copy": (int, int, int),
     "event": (int, str, str),
+    "reign": (int, int),
 }
 
 
@@ -61,11 +65,13 @@ class Transcript:
     def of(self, kind: str) -> Iterator[list[Any]]:
         return (values for this_kind, *values in self.entries if this_kind == kind)
 
-    def with_copies(self, cluster: Cluster) -> Cluster:
-        """`cluster` with the copies that were loaded since."""
+    def cluster(self, at_start: Cluster) -> Cluster:
+        """The cluster with the copies that were loaded since, and its last end user."""
         for node, first, end in self.of("copy"):
-            cluster = cluster.with_copy(node, range(first, end))
-        return cluster
+            at_start = at_start.with_copy(node, range(first, end))
+        for node, _ in self.of("reign"):
+            at_start = at_start.with_end_user(node)
+        return at_start
 
     def signs(self) -> list[tuple[int, Sign]]:
         return [(node, Sign(sign)) for node, sign in self.of("sign")]
@@ -133,16 +139,18 @@ def is_entry(entry: Any) -> bool:
 
 
 class Replication:
-    """Keeps the standby's transcript up to date, and tells which tokens it has. The end user's.
+    """Brings a node up to what the end user knows, and keeps it so; tells which tokens it has.
 
-    `send` takes the standby, the number of the first entry, and the entries.
+    `send` takes the node, the number of the first entry, and the entries.
     """
 
     def __init__(self, send: Callable[[int, int, list[Entry]], None], standby: int):
         """`standby`: the first one; NOBODY: no node ever is."""
-        self.send, self.standby, self.is_wanted = send, standby, standby != NOBODY
+        self.send, self.to = send, standby
+        self.is_wanted = self.counts = standby != NOBODY  # counts: no token is shown before `to` has it
         self.entries: list[Entry] = []
         self.sent = self.acknowledged = 0  # so many entries
+        self.needed = 0  # so many, to know all that was shown before tokens waited for it
 
     def add(self, *entry: Any) -> int:
         """Have the standby know it. -> how many entries it must have to know it."""
@@ -150,35 +158,47 @@ class Replication:
             self.entries.append([*entry])
         return len(self.entries)
 
-    def flush(self) -> None:
-        """Send what is new."""
-        if self.standby != NOBODY and self.sent < len(self.entries):
-            self.send(self.standby, self.sent, self.entries[self.sent :])
-            self.sent = len(self.entries)
-
-    def acknowledge(self, node: int, count: int) -> None:
-        """It has so many entries; after a gap, all from there on are sent again."""
-        if node == self.standby:
-            gap = count < self.acknowledged or (count == self.acknowledged and self.sent > count)
-            self.acknowledged = max(count, self.acknowledged)
-            if gap:
-                self.sent = count
-                self.flush()
-
-    def send_again(self) -> None:
-        """Send all that is not acknowledged: it may have come before the standby knew that it is one."""
-        self.sent = self.acknowledged
-        self.flush()
-
-    def begin(self, standby: int) -> None:
-        """From now on it is another node that has none of them, or NOBODY."""
-        self.standby, self.sent, self.acknowledged = standby, 0, 0
-
-    def has(self, count: int) -> bool:
-        """Whether the standby has so many entries; always, where there is none."""
-        return self.standby == NOBODY or self.acknowledged >= count
-
     def event(self, step: int, name: str, text: str) -> None:
         """An event of the record."""
         self.add("event", step, name, text)
         self.flush()
+
+    def flush(self) -> None:
+        """Send what is new, as far as the node keeps up."""
+        end = min(len(self.entries), self.acknowledged + WINDOW)
+        if self.to != NOBODY and self.sent < end:
+            self.send(self.to, self.sent, self.entries[self.sent : end])
+            self.sent = end
+
+    def acknowledge(self, node: int, count: int) -> None:
+        """It has so many entries; after a gap, all from there on are sent again."""
+        if node == self.to:
+            gap = count < self.acknowledged or (count == self.acknowledged and self.sent > count)
+            self.acknowledged = max(count, self.acknowledged)
+            if gap:
+                self.sent = count
+            self.flush()
+
+    def send_again(self) -> None:
+        """Send all that is not acknowledged: it may have got lost."""
+        self.sent = self.acknowledged
+        self.flush()
+
+    def go_on_from(self, transcript: Transcript) -> None:
+        """Of a node that has taken over: the next one is to have what it had itself."""
+        self.is_wanted, self.entries = True, [*transcript.entries]
+
+    def begin(self, node: int) -> None:
+        """From now on it is another node, of which it is not known what it has, or NOBODY."""
+        self.to, self.counts, self.sent, self.acknowledged = node, False, 0, 0
+        self.flush()
+
+    def has_caught_up(self) -> bool:
+        """Whether the node has all that was ever shown. Once it nearly has, tokens wait for it."""
+        if not self.counts and len(self.entries) - self.acknowledged <= NEAR:
+            self.counts, self.needed = True, len(self.entries)
+        return self.counts and self.acknowledged >= self.needed
+
+    def has(self, count: int) -> bool:
+        """Whether the node has so many entries, where that counts."""
+        return not self.counts or self.acknowledged >= count

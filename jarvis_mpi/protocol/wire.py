@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..common.layers import Block
 from .cluster import Hop
 
-VERSION = 7  # of this format; nodes compare it at the start
+VERSION = 8  # of this format; nodes compare it at the start
 
 # magic, version, kind, hops, runs, bytes of `lacks`, sequence to branch
 HEADER = struct.Struct("<4sBBBBHIIIIIIHH")

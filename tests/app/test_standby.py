@@ -19,6 +19,7 @@ from running import (
 
 from jarvis_mpi.net.ancestry import LAUNCHERS
 from jarvis_mpi.record.reader import load
+from jarvis_mpi.record.replay import replayed
 
 pytestmark = pytest.mark.mpirun
 TOKENS, SOME = 24, 6
@@ -33,6 +34,46 @@ def expected(small, tmp_path_factory):
     done = mpirun(4, *words_for(small, log, *SLOWLY))
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout, tokens_of(log)
+
+
+def test_end_users_die_one_after_the_other(small, tmp_path):
+    """Three of six: each one that goes on has the next one stand by."""
+    log, before = tmp_path / "run.h5", left_behind()
+    words = (*SLOWLY[:2], "--max-new-tokens", "120", *SLOWLY[4:])
+    whole = mpirun(6, *words_for(small, tmp_path / "whole.h5", *words))
+    run = start(6, *words_for(small, log, *words))
+    end, record, node = time.monotonic() + 120, log, 0
+    for _ in range(3):
+        while not (next_one := stands_by(record)):
+            assert time.monotonic() < end
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.05)
+        kill([min(processes(rank=node))])
+        record, node = log.with_stem(f"{log.stem}-node{next_one}"), next_one
+        while not record.exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    shown, errors = run.communicate(timeout=120)
+    assert_nothing_is_left()
+    assert left_behind() <= before
+    assert "Traceback" not in errors.decode()
+    assert shown == whole.stdout, errors.decode()
+    assert run.returncode == 0
+    assert load(record).ended == "done"
+    assert tokens_of(record) == tokens_of(tmp_path / "whole.h5")
+    assert [event.event for event in load(record).events].count("takeover") == 3
+    assert all("NOT" not in line for line in replayed(record))
+
+
+def stands_by(record: Path) -> int:
+    """The node that stands by now, or 0."""
+    if not record.exists():
+        return 0
+    run = load(record)
+    nodes = [event.text.split()[1] for event in run.events if "stands by for the end user" in event.text]
+    if run.events and nodes:
+        return int(nodes[-1]) if nodes[-1] != "node" else 0
+    return int(run.attributes["standby"]) if len(run.tokens) > SOME and "-node" not in record.stem else 0
 
 
 def successors_of(log: Path) -> list[Path]:

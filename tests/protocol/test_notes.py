@@ -25,6 +25,8 @@ from jarvis_mpi.protocol.notes import (
     Ready,
     Shrink,
     StageBehind,
+    StandBy,
+    StandsBy,
     Vote,
     read,
 )  # fmt: skip
@@ -45,6 +47,8 @@ NOTES = {
     ),
     '{"node": 2, "loaded": [4, 6]}': CopyLoaded(2, range(4, 6)),
     '{"node": 2, "cannot_load": [4, 6]}': CopyRefused(2, range(4, 6)),
+    '{"stand_by": [[0, 1], [9, 10]]}': StandBy([range(0, 1), range(9, 10)]),
+    '{"node": 2, "able": true}': StandsBy(2, True),
     '{"node": 2, "failed": "Traceback \\u2026"}': Failed(2, "Traceback …"),
     '{"node": 2, "host": "pi2", "gives_up": "no room"}': GivesUp(2, "pi2", "no room"),
     '{"node": 1, "loaded_s": 0.5, "pace": [0.25, 0.125, 0.0]}': Ready(1, 0.5, Pace(0.25, 0.125)),

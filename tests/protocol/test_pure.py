@@ -17,6 +17,7 @@ from jarvis_mpi.net.plan import answers_that_fit
 from jarvis_mpi.protocol import placement as blocks
 from jarvis_mpi.protocol.cluster import Cluster, Hop, Policy
 from jarvis_mpi.protocol.request import pieces
+from jarvis_mpi.protocol.reserves import copies_to_load
 from jarvis_mpi.protocol.wire import Kind, Message, StageRun, Vitals
 
 PURE = [
@@ -214,9 +215,9 @@ def test_a_node_that_holds_several_blocks_has_its_copies_elsewhere():
 def test_a_node_that_cannot_load_a_copy_is_not_asked_again():
     holds = {0: (), **{node: (range(2 * node, 2 * node + 2),) for node in range(1, 5)}}
     cluster = Cluster(holds, {}, Policy(("copy", "skip"), copies=1), dict.fromkeys(holds, 100.0))
-    first = {block: node for node, block in cluster.copies_to_load()}
+    first = {block: node for node, block in copies_to_load(cluster)}
     unable = {(node, block) for block, node in first.items()}
-    second = {block: node for node, block in cluster.copies_to_load((), unable)}
+    second = {block: node for node, block in copies_to_load(cluster, (), unable)}
     assert second.keys() == first.keys()
     assert all(second[block] != first[block] for block in first)
 

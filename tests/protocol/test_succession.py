@@ -41,7 +41,7 @@ def test_stories_have_everything_that_may_become_of_an_end_user():
 
 BROKEN = {
     "a token is shown before the standby has it": (
-        "protocol/transcript", "return self.standby == NOBODY or self.acknowledged >= count", "return True",
+        "protocol/transcript", "return not self.counts or self.acknowledged >= count", "return True",
     ),
     "a worker obeys an end user before": (
         "protocol/worker", "since_of(message.epoch) != self.term.since or ", "",
@@ -68,7 +68,24 @@ BROKEN = {
         "protocol/tenure", "return 2 * len(silent) >= len(self.voters)", "return False",
     ),
     "the end user's layers are forgotten": (
-        "protocol/cluster", "(*self.holds[node], *self.holds[before])", "self.holds[node]",
+        "protocol/cluster", "(*self.holds[node], *blocks)", "self.holds[node]",
+    ),
+    "one that lacks tokens stands by": (
+        "protocol/transcript", "return self.counts and self.acknowledged >= self.needed", "return True",
+    ),
+    "no other one stands by": (
+        "protocol/next_standby", "self.replication.to != NOBODY or not self.replication.is_wanted", "True",
+    ),
+    "the next one is not told what was before": (
+        "protocol/transcript", "self.is_wanted, self.entries = True, [*transcript.entries]",
+        "self.is_wanted = True",
+    ),
+    "who took over before is forgotten": (
+        "protocol/transcript", 'for node, _ in self.of("reign"):', "for node, _ in ():",
+    ),
+    "a worker's own layers go with the end user's": (
+        "protocol/cluster", "return self.holds[self.end_user] if self.inherited is None else self.inherited",
+        "return self.holds[self.end_user]",
     ),
     "steps are counted from 0 again": (
         "protocol/takeover", "coordinator.step = transcript.next_step()", "pass",

@@ -105,7 +105,12 @@ def check_text(outcome: Outcome, sequence: int, whole: Sequence[int], announced_
     steps = {token.step for token in mine}
     everything = (1 << story.layers) - 1
     gone, patched = heard.begun[sequence]
-    announced = [change for change in heard.changes if change.step in steps]
+    first, last = min(steps, default=0), max(steps, default=-1)
+    announced = [  # a step whose token was not wanted any more is none of these
+        change
+        for change in heard.changes
+        if change.step in steps or (not story.streams and first <= change.step <= last)
+    ]
     announced_at = min(0 if gone or announced_before else LIMIT_S, first_announced(announced))
     changes = iter([*announced, None])
     change = next(changes)

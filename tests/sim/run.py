@@ -1,7 +1,7 @@
 """A story played by the real coordinator and workers, and what came of it."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -27,6 +27,7 @@ from .story import Story, turns
 from .world import LIMIT_S, SimNode, World
 
 LOAD_S = 0.2
+HEAD_S = 0.3  # until a standby has loaded the head
 IDLE_S = 100.0  # a worker that hears nothing for so long leaves
 
 
@@ -134,6 +135,11 @@ class Nodes:
         node.sleep(LOAD_S)
         return self.new(node, block)
 
+    def prepare(self, node: SimNode) -> Callable[[], bool]:
+        """Load a head, beside the work."""
+        end_s = node.clock() + HEAD_S
+        return lambda: node.clock() >= end_s
+
     def start_worker(self, node: SimNode) -> None:
         beat_s = self.patience.beat_s
         load = partial(self.load, node)
@@ -142,9 +148,10 @@ class Nodes:
         if node.me == self.story.standby:
             for block in self.placement[END_USER]:
                 parts[1][block] = self.new(node, block)
-            worker: Worker = StandbyWorker(*parts, patch=put_patch, term=term)
-        else:
+        if self.story.standby < 0:
             worker = Worker(*parts, patch=put_patch, term=term)
+        else:
+            worker = StandbyWorker(*parts, patch=put_patch, term=term, prepare=partial(self.prepare, node))
         self.workers.append(worker)
         self.world.at(0.0, greenlet(partial(self.serve, worker)).switch)
         self.world.at(beat_s * self.dice.random(), lambda: node.beats(worker, beat_s))

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, replace
 
 ROW_BYTES = 24  # of the model's activations
+LATEST = -2  # whoever is the end user then
 PROMPT = [5, 3, 8, 1, 9, 2, 7]
 
 
@@ -101,8 +102,27 @@ def more_of(story: Story) -> Story:
 
 
 def with_standby(story: Story) -> Story:
-    """The same with a standby, and with what may happen to the end user."""
+    """The same with a standby, and with what may happen to the end user, and to those after it."""
     dice = random.Random(story.seed + 6)
+    if story.workers > 2 and story.seed % 10 == 0:  # with time to have another one stand by
+        kills = dice.randint(2, story.workers - 1)
+        at_s = [0.3 + 12.0 * (place + dice.random() / 9) for place in range(kills)]
+        faults = tuple(Fault(each, "kill", LATEST) for each in at_s)
+        return replace(
+            story,
+            standby=dice.randint(1, story.workers),
+            faults=faults,
+            copies=1,
+            tokens=40,
+            layer_s=0.04,
+            lost=0.0,
+            doubled=0.0,
+            late=0.0,
+            room=100.0,
+            journal_bytes=10**6,
+            sees_deaths=True,
+            ladder=("copy", "skip"),
+        )
     last_s = max((fault.at_s for fault in story.faults), default=story.tokens * story.layers * story.layer_s)
     faults = list(story.faults)[: dice.choice((0, 1, 1, 2))]
     near = dice.random() < 0.5  # to a fault of a worker
@@ -112,7 +132,7 @@ def with_standby(story: Story) -> Story:
             at_s = faults[-1].at_s + dice.random() * 0.5
         kind = dice.choice(("kill", "kill", "kill", "stop", "stop for", "cut", "split"))
         for_s = dice.choice((0.3, 1.2, 3.0, 12.0)) if kind not in ("kill", "stop") else 0.0
-        node = dice.randint(1, story.workers) if kind == "split" else 0
+        node = dice.randint(1, story.workers) if kind == "split" else dice.choice((0, 0, 0, LATEST))
         faults.append(Fault(at_s, kind.split()[0], node, for_s))
     faults.sort(key=lambda fault: fault.at_s)
     return replace(story, standby=dice.randint(1, story.workers), faults=tuple(faults))

@@ -4,8 +4,9 @@ import json
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 from greenlet import greenlet
 
@@ -22,11 +23,9 @@ from jarvis_mpi.protocol.worker import Ended
 from . import rules
 from .model import Wrong, whole_texts
 from .rules import check_names, check_text, first_announced, quiet
-from .run import HeardOfFaults, Nodes, Outcome
-from .story import Story, draw, more_of, turns, with_standby
+from .run import HEAD_S, HeardOfFaults, Nodes, Outcome
+from .story import LATEST, Fault, Story, draw, more_of, turns, with_standby
 from .world import World
-
-HEAD_S = 0.3  # until a standby has loaded the head
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Reign:
     node: int
     heard: HeardOfFaults = field(default_factory=HeardOfFaults)
     tokens: list[Token] = field(default_factory=list)
-
+    shown_s: list[float] = field(default_factory=list)  # when
     ended: str = ""
     deposed: bool = False
     before: list[Token] = field(default_factory=list)  # that the transcript had
@@ -50,44 +49,53 @@ class Succession(Nodes):
         super().__init__(story, world, random.Random(story.seed + 1))
         self.reigns = [Reign(END_USER)]
         self.gave_up: set[int] = set()
+        self.died_s: dict[int, float] = {}
 
     def play(self) -> None:
         for node in self.nodes[1:]:
             self.start_worker(node)
         for fault in self.story.faults:
-            self.world.at(fault.at_s, partial(self.nodes[fault.node].suffer, fault))
+            self.world.at(fault.at_s, partial(self.strike, fault))
         self.world.at(0.0, greenlet(self.first_reign).switch)
         self.world.run_until(self.is_over)
         if self.failures:
             raise self.failures[0]
 
+    def strike(self, fault: Fault) -> None:
+        node = self.reigns[-1].node if fault.node == LATEST else fault.node
+        self.nodes[node].suffer(replace(fault, node=node))
+        if not self.nodes[node].alive:
+            self.died_s.setdefault(node, self.world.now)
+
     def is_over(self) -> bool:
         """Whether somebody has ended the run, or nobody is left who could."""
-        standby = self.nodes[self.story.standby]
-        gone = not standby.alive or standby.me in self.gave_up
-        gone = gone or standby.stopped_until == float("inf")
-        first = self.nodes[END_USER]
-        first_gone = not first.alive or first.stopped_until == float("inf") or self.reigns[0].deposed
-        return bool(self.failures) or any(reign.ended for reign in self.reigns) or (gone and first_gone)
+        gone = self.gave_up | {reign.node for reign in self.reigns if reign.deposed}
+        left = [
+            node
+            for node in self.nodes
+            if node.alive and node.stopped_until != float("inf") and node.me not in gone
+        ]
+        return bool(self.failures) or any(reign.ended for reign in self.reigns) or not left
 
     def first_reign(self) -> None:
         coordinator = self.coordinator(self.reigns[0].heard)
         coordinator.tenure.begin("", {})
-        self.world.at(0.0, partial(self.show_life, coordinator))
         self.reign(self.reigns[0], coordinator, None)
 
     def show_life(self, coordinator: Coordinator) -> None:
         """The end user's own beats."""
-        node, standby = self.nodes[END_USER], coordinator.tenure.term.standby
+        node, standby = self.nodes[coordinator.me], coordinator.tenure.term.standby
         if node.alive:
             if standby >= 0 and node.stopped_until <= self.world.now:
                 node.beat(standby, Beat(node.me, 0.0, False, {}).pack())
             self.world.at(self.world.now + self.patience.beat_s, partial(self.show_life, coordinator))
 
     def reign(self, reign: Reign, coordinator: Coordinator, before: Transcript | None) -> None:
+        self.world.at(0.0, partial(self.show_life, coordinator))
         try:
             for token in asked(coordinator, self.story, before):
                 reign.tokens.append(token)
+                reign.shown_s.append(self.world.now)
             reign.ended = "text"
         except Deposed:
             reign.deposed = True
@@ -102,9 +110,11 @@ class Succession(Nodes):
             return
         worker.link.sleep(HEAD_S)
         reign = Reign(worker.link.me, begun_s=self.world.now)
+        ends = end_of_texts(self.story, begun_turns(worker.transcript))
         reign.before = [
             Token(sequence, step, position, token, self.world.now, 0.0, 0.0, ())
             for kind, sequence, step, position, token in tokens_of(worker.transcript)
+            if position < ends[sequence]  # others are not wanted
         ]
 
         def coordinator_of(cluster):
@@ -116,6 +126,19 @@ class Succession(Nodes):
         self.reign(reign, coordinator, worker.transcript)
 
 
+def begun_turns(before: Transcript) -> int:
+    return max([-1, *(json.loads(text) for _, _, text in before.of("event"))]) + 1
+
+
+def end_of_texts(story: Story, count: int) -> dict[int, int]:
+    """Sequence -> its length after so many turns."""
+    ends: dict[int, int] = {}
+    for turn in turns(story)[:count]:
+        sequence = len(ends) if turn.new_text or not ends else len(ends) - 1
+        ends[sequence] = ends.get(sequence, 0) + len(turn.asked) + turn.tokens
+    return ends
+
+
 def tokens_of(transcript: Transcript) -> list:
     return [entry for entry in transcript.without_cut() if entry[0] == "token"]
 
@@ -123,9 +146,8 @@ def tokens_of(transcript: Transcript) -> list:
 def asked(asker: Coordinator, story: Story, before: Transcript | None) -> Iterator[Token]:
     """Ask all turns of the story; or what is left of them, if there was another end user before."""
     parts = turns(story)
-    begun, texts = -1, before.texts() if before else {}
-    for _, _, text in before.of("event") if before else ():
-        begun = max(begun, json.loads(text))
+    texts = before.texts() if before else {}
+    begun = begun_turns(before) - 1 if before else -1
     ids: list[int] = []
     for number, turn in enumerate(parts):
         if turn.new_text and number:
@@ -159,8 +181,6 @@ def asked(asker: Coordinator, story: Story, before: Transcript | None) -> Iterat
 def check(nodes: Succession) -> None:
     """Raises Wrong where a rule of the design is broken."""
     story, texts = nodes.story, whole_texts(nodes.story)
-    if len(nodes.reigns) > 2:
-        raise Wrong("two standbys took over")
     announced = False
     for reign in nodes.reigns:
         outcome = Outcome(
@@ -181,10 +201,13 @@ def check_shown(nodes: Succession, texts: list[list[int]]) -> None:
     """Rule 11: no token is shown twice and none is lost, whoever shows it."""
     first, *later = nodes.reigns
     shown = {(token.sequence, token.position): token.id for token in first.tokens}
-    for reign in later:
+    for number, reign in enumerate(later, 1):
         known = {(token.sequence, token.position): token.id for token in reign.before}
-        if not shown.items() <= known.items():
-            raise Wrong(f"rule 11: node {reign.node} lacks tokens that were shown")
+        died_s = nodes.died_s.get(reign.node, float("inf"))
+        for earlier in nodes.reigns[:number]:
+            for token, at_s in zip(earlier.tokens, earlier.shown_s, strict=True):
+                if known.get((token.sequence, token.position)) != token.id and at_s < died_s:
+                    raise Wrong(f"rule 11: node {reign.node} lacks tokens that were shown")
         shown |= known
         for token in reign.tokens:
             if (token.sequence, token.position) in shown:
@@ -215,6 +238,8 @@ def must_go_on(nodes: Succession) -> bool:
     hurt = {fault.node for fault in story.faults}
     if any(fault.kind == "split" for fault in story.faults) or {END_USER, story.standby} <= hurt:
         return False
+    if LATEST in hurt:
+        return in_turn(story)
     if not story.copies and any(fault.kind == "cut" for fault in story.faults):
         return False  # an end user that is cut off takes the others for silent, one after the other
     killed = {fault.node for fault in story.faults if fault.kind == "kill" and story.sees_deaths}
@@ -225,6 +250,13 @@ def must_go_on(nodes: Succession) -> bool:
         owner not in hurt or set(nodes.copies.get(block, (story.standby,) * (owner == END_USER))) - hurt
         for block, owner in nodes.cluster().blocks()
     )
+
+
+def in_turn(story: Story) -> bool:
+    """Whether end users are killed one after the other, each long after the next has begun to stand by."""
+    kills = all(fault.kind == "kill" and fault.node == LATEST for fault in story.faults)
+    far = all(later.at_s - before.at_s > 10 for before, later in pairwise(story.faults))
+    return kills and far and story.sees_deaths
 
 
 def judge(story: Story) -> None:
