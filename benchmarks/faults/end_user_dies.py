@@ -1,106 +1,183 @@
-"""Kills, or stops, the end user at four moments of a run, with or without mpirun and a worker.
+"""Kills, stops or cuts off the end user at four moments of a run, and in every second round a worker with it.
 
     python -m benchmarks.faults.end_user_dies --runs 40 [--seed 1]
+    python -m benchmarks.faults.end_user_dies --hosts --runs 100 [--kinds "power off"] [--streams 4]
 
-The standby is to go on: the same text in its record, marked done, all ranks gone within 10 s of its end, and
-nothing left behind. Whoever reads what mpirun writes sees the same text, or lacks a token at the seam.
+On this machine, or over six hosts of one's own (testbed/own_hosts.py: root, Linux, sshd). The standby is to
+go on: the same text in its record, marked done, no token lost or twice, all ranks gone, and nothing left
+behind. Whoever reads what mpirun writes sees the same text, or lacks a token at the seam; where the end
+user's machine is gone, the text up to then.
 """
 
+import argparse
 import contextlib
 import json
-import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import h5py
-
-from benchmarks.arguments import parser
+from benchmarks.arguments import parser, require_hosts
+from benchmarks.faults.end_user_places import Hosts, Machine
 from benchmarks.faults.launcher_dies import OrphanedRun
-from benchmarks.faults.live_run import LAUNCHER, WORKERS, kill
+from benchmarks.faults.live_run import WORKERS, kill
+from benchmarks.faults.successors import Written, lost_at_most, records, standby_of, tokens_in, written
+from jarvis_mpi.testbed import own_hosts
 
 MOMENTS = ("prefill", "decoding", "between turns", "end")
-FAULTS = ("killed", "killed with mpirun", "stopped for 6 s")
-MORE = ("--standby", "1")
-STOPPED_S, LATER_S = 6.0, 1.0
+LATER_S = 1.0
+SENTENCE = "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river. "
+SENTENCE_TOKENS, TEMPLATE_TOKENS = 22, 30
+QUESTIONS = (
+    "Why is the sky blue?",
+    "Write about the sea and its weather.",
+    "How does bread rise?",
+    "Name the planets, and say a word about each.",
+)
 
 
-def strike(run: OrphanedRun, fault: str) -> float:
-    """Bring the fault on. -> when."""
-    node_0 = run.pids().get(0)
-    at = time.monotonic()
-    if fault == "stopped for 6 s" and node_0:
-        os.kill(node_0, signal.SIGSTOP)
-        return at
-    kill([*([node_0] if node_0 else []), *(run.launchers() if "mpirun" in fault else [])])
-    return at
+@dataclass
+class Result:
+    """One run, judged. Times are from the fault on; 0.0: there is none."""
+
+    moment: str
+    fault: str
+    worker: int  # that was killed, too; 0: none
+    next_s: float = 0.0  # until the first token that the standby made
+    gone_s: float = 0.0  # from the end of the text until no rank is left
+    by: str = ""  # the record that has the whole text
+    terminal: bool = False  # what mpirun wrote is the whole text
+    status: int | None = None
+    wrong: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        after = f"next token after {self.next_s:.2f} s" if self.next_s else "no token after"
+        terminal = "whole" if self.terminal else "not whole"
+        return (
+            f"{self.moment}, {self.fault}, worker {self.worker or 'none'} | {after}, ranks gone "
+            f"{self.gone_s:.1f} s after the text's end, by {self.by}, terminal {terminal}, "
+            f"status {self.status} | {'; '.join(self.wrong) or 'whole'}"
+        )
 
 
-def records(run: OrphanedRun) -> list[Path]:
-    """The record of the end user, and those of the standbys."""
-    return [
-        path for path in run.log.parent.glob(f"{run.log.stem}*.h5") if path.stem.split("-")[0] == run.log.stem
-    ]
+class Campaign:
+    """Runs at one place. `asked`: the command line."""
+
+    def __init__(self, place: Machine | Hosts, scratch: Path, asked: argparse.Namespace):
+        self.place, self.scratch, self.dice = place, scratch, random.Random(asked.seed)
+        self.streams, self.cold = asked.streams, asked.cold
+        self.prompt = SENTENCE * max(1, round((asked.context - TEMPLATE_TOKENS) / SENTENCE_TOKENS))
+        self.more: tuple[str, ...] = ("--standby", "1")
+        if self.streams:
+            file = scratch / "prompts.txt"
+            file.write_text("".join(f"{question}\n" for question in QUESTIONS))
+            self.more += ("--prompts", str(file), "--streams", str(self.streams))
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        return tuple(moment for moment in MOMENTS if not self.streams or moment != "between turns")
+
+    def begun(self, name: str, moment: str) -> OrphanedRun:
+        self.place.ready()
+        log, is_chat = self.scratch / f"{name}.h5", moment == "between turns"
+        place = self.place
+        return OrphanedRun(place.folder, log, is_chat, place.launcher, self.more, self.prompt)
+
+    def measure(self) -> None:
+        """Have it answered without a fault, twice: the first run fills the caches."""
+        for name in "cold", "whole":
+            run = self.begun(name, "decoding")
+            self.whole_shown = run.process.stdout.read().decode()
+            run.wait()
+            assert run.process.returncode == 0, run.errors.decode()
+            self.whole = written(run.log)
+
+    def reach(self, run: OrphanedRun, moment: str) -> bytes:
+        """Wait for a moment. -> what was read meanwhile."""
+        if moment == "decoding" and self.streams:  # answers are shown when they have ended
+            count = self.dice.randint(4, 100)
+            run.wait_for(lambda: tokens_in(run.log) >= count, "no tokens")
+            return b""
+        return run.reach(moment, self.dice)
+
+    def one(self, number: int, moment: str, fault: str, kills_worker: bool) -> Result:
+        run, dice = self.begun(str(number), moment), self.dice
+        result = Result(moment, fault, 0)
+        try:
+            shown = self.reach(run, moment)
+            standby, pids = standby_of(run.log), run.pids()
+        except (AssertionError, OSError) as error:
+            kill(run.processes())
+            result.wrong.append(f"it did not come so far: {error}")
+            print(run.errors.decode(), flush=True)
+            return result
+        # The only copy of worker 1's layers was the end user's.
+        worker = dice.choice([node for node in range(2, WORKERS + 1) if node != standby])
+        struck_at = self.place.strike(run, fault)
+        if self.cold:
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+        if kills_worker:
+            time.sleep(LATER_S * dice.random())
+            kill([pids[worker]] if worker in pids else [])
+            result.worker = worker
+        self.place.mend(fault, struck_at)
+        more, result.wrong, result.gone_s = self.place.left(run, fault)
+        with contextlib.suppress(Exception):
+            result.status = run.process.wait(timeout=10)
+        self.judge(run, result, (shown + more).decode(), struck_at)
+        if result.wrong:
+            print(run.errors.decode(), flush=True)
+        return result
+
+    def judge(self, run: OrphanedRun, result: Result, shown: str, struck_at: float) -> None:
+        """Say what is wrong, and what was measured."""
+        found = {path.stem: written(path) for path in records(run.log)}
+        whole = [stem for stem, each in found.items() if self.is_whole(each)]
+        result.by = " and ".join(sorted(whole))
+        made = [each.next_at - struck_at for each in found.values() if each.next_at]
+        result.next_s = min(made, default=0.0)
+        result.terminal = shown.strip() == self.whole_shown.strip()
+        longest_s = self.place.longest_s[self.place.faults.index(result.fault)]
+        if not whole:
+            result.wrong.append("no record has the whole text")
+            print(*(f"{stem}: {each}" for stem, each in found.items()), sep="\n")
+        if longest_s and not result.worker and not self.cold and result.next_s > longest_s:
+            result.wrong.append(f"the next token came after {result.next_s:.2f} s")
+        if not lost_at_most(shown.strip(), self.whole_shown.strip()):
+            result.wrong.append(f"shown: {shown!r}")
+        if b"Traceback" in run.errors:
+            result.wrong.append("a traceback")
+        has_successor = any(stem != run.log.stem for stem in found)
+        deposed = run.errors.count(b"is the end user now")
+        if result.fault == "link cut for 5 s" and has_successor and deposed != 1:
+            result.wrong.append(f"the old end user said {deposed} times that it is none any more")
+
+    def is_whole(self, found: Written) -> bool:
+        same = list(found.tokens.values()) == list(self.whole.tokens.values())
+        return found.is_done and found.is_contiguous and same and found.texts == self.whole.texts
 
 
-def standby_of(path: Path) -> int:
-    with h5py.File(path, swmr=True, locking=False) as record:
-        return int(record.attrs["standby"])
+def table(results: list[Result]) -> None:
+    """Print how many were whole, of each fault at each moment, and of each fault."""
+    print("| fault | moment | whole | next token | with a worker | gone | terminal whole |")
+    for fault in dict.fromkeys(each.fault for each in results):
+        for moment in (*MOMENTS, ""):
+            mine = [each for each in results if each.fault == fault and moment in ("", each.moment)]
+            alone = [each.next_s for each in mine if each.next_s and not each.worker]
+            both = [each.next_s for each in mine if each.next_s and each.worker]
+            if mine:
+                print(
+                    f"| {fault} | {moment or 'all'} | {sum(not each.wrong for each in mine)} of {len(mine)} "
+                    f"| {spread(alone)} | {spread(both)} | {spread([each.gone_s for each in mine])} "
+                    f"| {sum(each.terminal for each in mine)} |"
+                )
 
 
-def answers(path: Path) -> tuple[list[str], bool]:
-    """Return the answers in a record, and whether it is done."""
-    with h5py.File(path, swmr=True, locking=False) as record:  # its writer may have been killed
-        events, text = record["events"][:], record["text"][:].tobytes()
-    payloads = [
-        json.loads(text[each["text_at"] : each["text_at"] + each["text_bytes"]])
-        for each in events
-        if each["event"] == b"answered"
-    ]
-    return [each["text"] for each in payloads], events[-1]["event"] == b"done"
-
-
-def one(
-    number: int, moment: str, fault: str, kills_worker: bool, folder: Path, expected: str,
-    dice: random.Random, launcher: Sequence[str],
-) -> dict:  # fmt: skip
-    """One run, judged."""
-    run = OrphanedRun(folder / "tmp", folder / f"{number}.h5", moment == "between turns", launcher, MORE)
-    shown = run.reach(moment, dice)
-    memory = run.shared_memory()
-    stopped = run.pids().get(0)
-    standby = standby_of(run.log)
-    struck_at = strike(run, fault)
-    worker = dice.choice([node for node in range(1, WORKERS + 1) if node != standby])
-    if kills_worker:
-        time.sleep(LATER_S * dice.random())
-        kill(pid for node, pid in run.pids().items() if node == worker)
-    if "stopped" in fault and stopped:
-        time.sleep(max(0.0, struck_at + STOPPED_S - time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(stopped, signal.SIGCONT)
-    first = run.process.stdout.read(1)
-    waited_s = time.monotonic() - struck_at
-    shown += first + run.process.stdout.read()
-    wrong, gone_s = run.left(memory)
-    found = {path.stem: answers(path) for path in records(run)}
-    whole = [stem for stem, (texts, done) in found.items() if done and texts == [expected]]
-    if not whole:
-        wrong.append(f"no record has the whole text: {found}")
-    if b"Traceback" in run.errors:
-        wrong.append("a traceback")
-    if wrong:
-        print(run.errors.decode(), flush=True)
-    return {
-        "moment": moment, "fault": fault, "worker": worker if kills_worker else 0, "gone_s": gone_s,
-        "waited_s": waited_s, "by": whole[0] if whole else "",
-        "terminal": shown.decode().strip() == expected.strip(), "wrong": wrong,
-    }  # fmt: skip
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} s ({max(values):.2f})" if values else "-"
 
 
 def main() -> int:
@@ -108,38 +185,34 @@ def main() -> int:
     made.add_argument("--runs", type=int, default=40)
     made.add_argument("--first", type=int, default=0, help="number of the first run")
     made.add_argument("--seed", type=int, default=int(time.time()))
+    made.add_argument("--hosts", action="store_true", help="over hosts of one's own")
+    made.add_argument("--kinds", nargs="+", help="of the faults, by their names")
+    made.add_argument("--moments", nargs="+", choices=MOMENTS)
+    made.add_argument(
+        "--streams", type=int, default=0, help="answer a file of four prompts, so many at a time"
+    )
+    made.add_argument("--context", type=int, default=200, help="about so many tokens has the prompt")
+    made.add_argument("--cold", action="store_true", help="drop the page cache after the fault (root)")
     asked = made.parse_args()
-    dice, results = random.Random(asked.seed), []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / "tmp").mkdir()
-        run = OrphanedRun(folder / "tmp", folder / "whole.h5", False, LAUNCHER, MORE)
-        run.wait()
-        [expected], _ = answers(run.log)
+    if asked.hosts:
+        require_hosts()
+    results = list[Result]()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        if asked.hosts:
+            stack.callback(own_hosts.down)
+        place = (Hosts if asked.hosts else Machine)(Path(folder))
+        campaign = Campaign(place, Path(folder), asked)
+        campaign.measure()
         print(f"seed {asked.seed}", flush=True)
+        moments, faults = asked.moments or campaign.moments, asked.kinds or place.faults
         for number in range(asked.first, asked.first + asked.runs):
-            moment = MOMENTS[number % len(MOMENTS)]
-            fault = FAULTS[number // len(MOMENTS) % len(FAULTS)]
-            kills_worker = number // len(MOMENTS) // len(FAULTS) % 2 == 1
-            results.append(one(number, moment, fault, kills_worker, folder, expected, dice, LAUNCHER))
-            last = results[-1]
-            terminal = "whole" if last["terminal"] else "not whole"
-            outcome = "; ".join(last["wrong"]) or "whole"
-            print(
-                f"{number + 1}: {moment}, {fault}, worker {last['worker'] or 'none'} | next output after "
-                f"{last['waited_s']:.1f} s, ranks gone after {last['gone_s']:.1f} s, by {last['by']}, "
-                f"terminal {terminal} | {outcome}",
-                flush=True,
-            )
-    for fault in FAULTS:
-        for moment in MOMENTS:
-            mine = [each for each in results if (each["moment"], each["fault"]) == (moment, fault)]
-            if mine:
-                waited = statistics.median(each["waited_s"] for each in mine)
-                whole = sum(not each["wrong"] for each in mine)
-                print(f"| {fault} | {moment} | {whole} of {len(mine)} | {waited:.1f} s |")
-    print(json.dumps(results))
-    return sum(bool(each["wrong"]) for each in results)
+            moment, round_ = moments[number % len(moments)], number // len(moments)
+            fault, kills_worker = faults[round_ % len(faults)], round_ // len(faults) % 2 == 1
+            results.append(campaign.one(number, moment, fault, kills_worker))
+            print(f"{number + 1}: {results[-1]}", flush=True)
+    table(results)
+    print(json.dumps([asdict(each) for each in results]))
+    return sum(bool(each.wrong) for each in results)
 
 
 if __name__ == "__main__":

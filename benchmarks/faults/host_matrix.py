@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks import ROOT
 from benchmarks.arguments import require_hosts
 from benchmarks.chain import over_hosts
-from benchmarks.faults.live_run import WORKERS, LiveRun, left_over, read
+from benchmarks.faults.live_run import WORKERS, LiveRun, PlainRun, left_over, read
 from benchmarks.faults.rows import Row, judge, matrix_parser, measure, report
 from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
@@ -98,7 +98,7 @@ def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path,
         if not own_processes.processes(host):
             own_hosts.boot(host)
         own_links.mend(host)
-    run = LiveRun(scratch / f"{number}.h5", row.copies, row.tokens, row.more, LIMIT_S, over_hosts(LIMIT_S))
+    run = PlainRun(scratch / f"{number}.h5", row.copies, row.tokens, row.more, LIMIT_S, over_hosts(LIMIT_S))
     struck_at = strike(run, row, place, in_prefill, whole["prefill_s"], dice)
     run.wait()
     ended_at = time.perf_counter()
@@ -126,7 +126,7 @@ def cell(number: int, row: HostRow, place: str, in_prefill: bool, scratch: Path,
 def no_fault(scratch: Path, tokens: int) -> dict:
     """The text to compare with: where the machine is loaded, a copy keeps it whole."""
     for log, length in ("cold.h5", 1), ("whole.h5", tokens):  # the first one reads the weights from the disk
-        run = LiveRun(scratch / log, 1, length, (), LIMIT_S, over_hosts(LIMIT_S))
+        run = PlainRun(scratch / log, 1, length, (), LIMIT_S, over_hosts(LIMIT_S))
         run.wait()
     assert run.process.returncode == 0, run.errors.decode()
     seen = read(run.log)

@@ -23,7 +23,7 @@ import h5py
 
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
-from benchmarks.faults.live_run import LAUNCHER, PROMPT, WORKERS, LiveRun, kill
+from benchmarks.faults.live_run import LAUNCHER, PROMPT, WORKERS, PlainRun, kill
 from jarvis_mpi.testbed import own_hosts
 
 MOMENTS = ("start", "prefill", "decoding", "between turns", "end")
@@ -31,19 +31,21 @@ LIMIT_S, GONE_S, TOKENS = 300, 10.0, 64
 BELLS = "ompi.*/bell.0"  # rank 0 has one in TMPDIR once MPI has started on one machine
 
 
-class OrphanedRun(LiveRun):
+class OrphanedRun(PlainRun):
     """One run, and what can be seen of it."""
 
     def __init__(
-        self, folder: Path, log: Path, chat: bool, launcher: Sequence[str], more: tuple[str, ...] = ()
-    ):
+        self, folder: Path, log: Path, chat: bool, launcher: Sequence[str], more: tuple[str, ...] = (),
+        prompt: str = PROMPT,
+    ):  # fmt: skip
         self.folder = folder
+        asks = not chat and "--prompts" not in more
         super().__init__(
-            log, 1, TOKENS, more, LIMIT_S, launcher, () if chat else ("--prompt", PROMPT),
+            log, 1, TOKENS, more, LIMIT_S, launcher, ("--prompt", prompt) if asks else (),
             stdin=subprocess.PIPE if chat else subprocess.DEVNULL, environment={"TMPDIR": str(folder)},
         )  # fmt: skip
         if chat:
-            self.process.stdin.write(f"{PROMPT}\n".encode())
+            self.process.stdin.write(f"{prompt}\n".encode())
             self.process.stdin.flush()
 
     def shared_memory(self) -> set[Path]:

@@ -127,6 +127,12 @@ class LiveRun:
         self.reader.join(timeout=10)
 
 
+class PlainRun(LiveRun):
+    """A run of the program itself, as over hosts: for another one less is done (net/launch_agents.py)."""
+
+    program = ("-m", "jarvis_mpi")
+
+
 def hit(pids: Sequence[int], fault: str) -> float:
     """Bring the fault on. -> when, on the monotonic clock that all processes of a machine share."""
     at = time.perf_counter()

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
-from benchmarks.faults.live_run import LAUNCHER, WORKERS, LiveRun, kill, read
+from benchmarks.faults.live_run import LAUNCHER, WORKERS, LiveRun, PlainRun, kill, read
 from benchmarks.faults.outside import MEMORY, in_init, left_in_memory, watches
 from benchmarks.shapes import make_tiny
 from jarvis_mpi.net.ancestry import STOPPED, has_ended, stat
@@ -51,12 +51,6 @@ class Result:
     whole: bool = False  # answered as if there had been no fault
     gone_s: float = 0.0  # from the fault, or at the end from the last token, until no process is left
     wrong: list[str] = field(default_factory=list)
-
-
-class PlainRun(LiveRun):
-    """A run of the program itself: for others agents do less (net/launch_agents.py)."""
-
-    program = ("-m", "jarvis_mpi")
 
 
 class Campaign:

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import ROOT
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.chain import over_hosts
-from benchmarks.faults.live_run import WORKERS, LiveRun, read
+from benchmarks.faults.live_run import WORKERS, PlainRun, read
 from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
 LIMIT_S = 300
@@ -45,7 +45,7 @@ def measured(log: Path, tokens: int, air: Air) -> dict:
     """One run over the links as they are, told how slow and how lossy they are."""
     words = ["--dtype", "bfloat16", "--slowest-link-kbit-s", str(int(air.rate.removesuffix("mbit")) * 500)]
     words += ["--silence-s", "3"] if air.loss_percent else []
-    run = LiveRun(log, 1, tokens, tuple(words), LIMIT_S, over_hosts(LIMIT_S))
+    run = PlainRun(log, 1, tokens, tuple(words), LIMIT_S, over_hosts(LIMIT_S))
     run.wait()
     if run.process.returncode:
         raise SystemExit(run.errors.decode())
