@@ -51,6 +51,7 @@ class Result:
     by: str = ""  # the record that has the whole text
     terminal: bool = False  # what mpirun wrote is the whole text
     status: int | None = None
+    said: str = ""  # the last line that mpirun wrote on standard error
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -59,7 +60,7 @@ class Result:
         return (
             f"{self.moment}, {self.fault}, worker {self.worker or 'none'} | {after}, ranks gone "
             f"{self.gone_s:.1f} s after the text's end, by {self.by}, terminal {terminal}, "
-            f"status {self.status} | {'; '.join(self.wrong) or 'whole'}"
+            f"status {self.status}, {self.said!r} | {'; '.join(self.wrong) or 'whole'}"
         )
 
 
@@ -127,6 +128,7 @@ class Campaign:
         more, result.wrong, result.gone_s = self.place.left(run, fault)
         with contextlib.suppress(Exception):
             result.status = run.process.wait(timeout=10)
+        result.said = (run.errors.decode().strip().splitlines() or [""])[-1].strip()
         self.judge(run, result, (shown + more).decode(), struck_at)
         if result.wrong:
             print(run.errors.decode(), flush=True)

@@ -70,8 +70,11 @@ class Hosts:
 
     def __init__(self, scratch: Path):
         own_hosts.up(WORKERS, scratch)
-        self.launcher = over_hosts(LIMIT_S)
         self.before: dict[int, set[Path]] = {}
+
+    @property
+    def launcher(self) -> Sequence[str]:
+        return over_hosts(LIMIT_S)  # by a process of host 0, which may have been booted
 
     def ready(self) -> None:
         for host in own_processes.every_host():

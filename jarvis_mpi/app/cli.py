@@ -22,7 +22,7 @@ from ..model.light_imports import leave_out_for_good
 from ..net import run_key, shutdown
 from ..net.launch_agents import ABSENT, StartPhase, crowded, end_run
 from ..net.launcher import complains, launchers_process, secured
-from ..net.ssh_keepalive import end_without_keepalive, report_phase
+from ..net.ssh_keepalive import end_without_keepalive, home, report_phase
 from ..net.termination import Termination
 from ..protocol.link import Lost, Silence
 from . import relay
@@ -161,6 +161,7 @@ def outlive(link: "MpiLink", relays: Sequence[relay.Relay], speaks: bool) -> Non
         if speaks and os.isatty(2):  # a file would have it in the middle of an answer
             os.write(2, f"\n[{ORPHANED}]\n".encode())
 
+    home.act = move
     if link.launcher.outlive(move):
         Termination(link.launcher)
     elif speaks and link.vendor == "Open MPI" and launchers_process():

@@ -1,4 +1,4 @@
-"""Writes through mpirun while it lives, then to where mpirun wrote.
+"""Writes through mpirun while it lives, then to where mpirun wrote; nowhere, if that is on another machine.
 
 A rank's standard output and error lead to mpirun, which hands on whole lines. When it dies, what it has not
 handed on is lost: of what goes into a file, `Relay` writes that again.
@@ -28,13 +28,13 @@ class Relay(Descriptor):
         self.lock, self.moved = threading.Lock(), threading.Event()
 
     def write_some(self, data: memoryview) -> int | None:
+        had_moved = self.moved.is_set()
         try:
             return self.write_and_keep(data)
         except OSError:
-            if self.moved.is_set() or not self.moved.wait(MOVED_S):
+            if had_moved or not self.moved.wait(MOVED_S):
                 raise
-            # Where mpirun wrote on another machine, the record has the answers.
-            return len(data) if self.target is None else self.write_and_keep(data)
+            return self.write_and_keep(data)
 
     def write_and_keep(self, data: memoryview) -> int | None:
         with self.lock:
@@ -46,12 +46,15 @@ class Relay(Descriptor):
     def move(self) -> None:
         """Leave mpirun, which is gone; from any thread."""
         with self.lock:
-            if self.target is not None:
-                if self.begin is not None:
-                    with contextlib.suppress(OSError):  # a full disk: the next write meets it again
-                        landed = os.pread(self.target, 1 << 30, self.begin)
-                        os.write(self.target, missing(bytes(self.sent), landed))
-                os.dup2(self.target, self.fileno())
+            if self.moved.is_set():
+                return
+            if self.target is None:  # the record has the answers
+                self.target = os.open(os.devnull, os.O_WRONLY)
+            elif self.begin is not None:
+                with contextlib.suppress(OSError):  # a full disk: the next write meets it again
+                    landed = os.pread(self.target, 1 << 30, self.begin)
+                    os.write(self.target, missing(bytes(self.sent), landed))
+            os.dup2(self.target, self.fileno())
             self.moved.set()
 
 

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Callable
 
 from ..common import variables
 from .far_command import MARKS, SSH_KEEPALIVE, StartPhase
@@ -45,6 +46,7 @@ def wait_for_the_end() -> None:
             break
     if words or not home.may_be_lost:
         os.kill(os.getpid(), signal.SIGKILL)
+    home.act()
     home.lost.set()
 
 
@@ -55,10 +57,11 @@ def heard() -> bytes:
 
 class Home:
     """The machine on which mpirun runs, as a rank elsewhere sees it.
-    `may_be_lost`: another node can be the end user."""
+    `may_be_lost`: another node can be the end user; `act` is called, in another thread, when it is lost."""
 
     def __init__(self) -> None:
         self.may_be_lost, self.lost = False, threading.Event()
+        self.act: Callable[[], None] = lambda: None
 
 
 home = Home()

@@ -247,6 +247,15 @@ def test_what_a_file_lacks_of_what_mpirun_was_given(sent, landed, left):
     assert relay.missing(sent, landed) == left
 
 
+def test_where_mpirun_was_on_another_machine_output_is_dropped_once_it_is_gone():
+    reads, writes = os.pipe()
+    stream = relay.Relay(writes)
+    stream.move()
+    os.close(reads)
+    assert stream.write_some(memoryview(b"text")) == 4
+    stream.close()
+
+
 def test_a_process_without_a_terminal_has_none():
     asleep = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
