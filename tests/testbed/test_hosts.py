@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -19,8 +20,10 @@ from over_hosts import (
     ssh_that,
     start,
 )
+from places import ROOT
 from running import PROMPT, tokens_of, words_for
 
+from jarvis_mpi.record.reader import load
 from jarvis_mpi.testbed import own_hosts, own_links, own_processes
 
 pytestmark = [pytest.mark.hosts, pytest.mark.mpirun]
@@ -88,6 +91,20 @@ def test_a_run_over_hosts_outlives_mpirun(whole, tmp_path):
     errors = ended(run)
     assert "mpirun died during this run: its ranks went on without it" in errors
     assert tokens_of(tmp_path / "run.h5") == whole
+
+
+def test_the_end_users_host_is_lost_and_the_text_goes_on_where_the_standby_is(whole, tmp_path):
+    run = start(*long_words(tmp_path / "run.h5"), "--standby", "1")
+    run.stdout.read(30)  # the answer comes
+    own_processes.kill(0)
+    ended(run)
+    [record] = tmp_path.glob("run-node*.h5")
+    assert tokens_of(record) == whole
+    assert load(record).ended == "done"
+    at = load(record).hosts[record.stem.removeprefix("run-node")]
+    attach = [sys.executable, "-m", "jarvis_mpi", "attach", "--at", at, str(record)]
+    seen = subprocess.run(own_processes.command(1, attach), cwd=ROOT, capture_output=True, timeout=60)
+    assert seen.stdout.decode() == f"{load(record).questions[0].text}\n", seen.stderr.decode()
 
 
 @pytest.mark.parametrize(
