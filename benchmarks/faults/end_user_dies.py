@@ -29,6 +29,8 @@ from jarvis_mpi.testbed import own_hosts
 
 MOMENTS = ("prefill", "decoding", "between turns", "end")
 LATER_S = 1.0
+# It has heard of the new end user; or only that all the others are gone, that one among them.
+STOPS = (b"is the end user now", b"and may have gone on")
 SENTENCE = "Tell me, in order, what happens to a raindrop from the cloud to the sea, and name every river. "
 SENTENCE_TOKENS, TEMPLATE_TOKENS = 22, 30
 QUESTIONS = (
@@ -153,9 +155,9 @@ class Campaign:
         if b"Traceback" in run.errors:
             result.wrong.append("a traceback")
         has_successor = any(stem != run.log.stem for stem in found)
-        deposed = run.errors.count(b"is the end user now")
-        if result.fault == "link cut for 5 s" and has_successor and deposed != 1:
-            result.wrong.append(f"the old end user said {deposed} times that it is none any more")
+        stops = sum(run.errors.count(words) for words in STOPS)
+        if result.fault == "link cut for 5 s" and has_successor and stops != 1:
+            result.wrong.append(f"the old end user said {stops} times why it stops")
 
     def is_whole(self, found: Written) -> bool:
         same = list(found.tokens.values()) == list(self.whole.tokens.values())

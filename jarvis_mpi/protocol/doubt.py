@@ -13,10 +13,10 @@ class Doubt:
     def __init__(self, clock: Callable[[], float]):
         self.clock, self.settled_at, self.waits = clock, 0.0, False
 
-    def is_cut_off(self, quiet: int, voters: int, has_standby: bool) -> bool:
-        """Whether so many are quiet that a standby may have taken over; or were just now, and not all of them
-        are heard again."""
-        if has_standby and voters >= FEWEST and 2 * quiet >= voters:
+    def is_cut_off(self, quiet: int, voters: int, with_standby: bool) -> bool:
+        """Whether so many are quiet, the standby among them, that it may have taken over; or were just now,
+        and not all of them are heard again."""
+        if with_standby and voters >= FEWEST and 2 * quiet >= voters:
             self.settled_at = self.clock() + AWAY_S
         return bool(quiet) and self.clock() < self.settled_at
 

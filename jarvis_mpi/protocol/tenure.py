@@ -2,7 +2,7 @@
 is lost if most nodes let it, and stops where another node is the end user."""
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ..common.errors import Unservable
 from ..common.layers import Block
@@ -45,7 +45,8 @@ class Tenure:
         self.next_standby = NextStandby(self.replication, send, clock, {term.standby})
         self.standby_given_up = self.is_over = False
         self.doubt = Doubt(clock)
-        self.silent_standby = NOBODY  # one that may be the end user by now
+        self.silent = set[int]()  # nodes that have been silent since: they may have let another take over
+        self.lost = set[int]()  # nodes whose processes are certain to be gone
         self.held: deque[tuple[int, Token]] = deque()  # entries that the standby must have first, the token
 
     def _send_entries(self, standby: int, first: int, entries: list[Entry]) -> None:
@@ -93,14 +94,12 @@ class Tenure:
 
     # -- who is the end user
 
-    def is_unsure(self, cluster: Cluster, unheard: Container[int]) -> bool:
+    def is_unsure(self, cluster: Cluster, unheard: Iterable[int]) -> bool:
         """Whether it is to be seen who is the end user, or who can be heard: nothing is decided meanwhile."""
-        there = {node: cluster.state(node) for node in self.voters if cluster.state(node) is not State.LOST}
-        quiet = [node for node, state in there.items() if node in unheard or state is State.SILENT]
-        guarded = self.term.standby != NOBODY
-        return self.campaign.stands is not None or self.doubt.is_cut_off(
-            len(quiet), len(self.voters), guarded
-        )
+        silent = {node for node in unheard if cluster.state(node) is not State.LOST}
+        quiet = self.voters & (silent | self.silent)
+        cut_off = self.doubt.is_cut_off(len(quiet), len(self.voters), self.term.standby in quiet)
+        return cut_off or self.campaign.stands is not None
 
     def beat(self, link: Link) -> None:
         """Show the standby that this node lives. From any thread."""
@@ -129,27 +128,30 @@ class Tenure:
         self.replication.add("copy", node, block.start, block.stop)
 
     def sign_seen(self, node: int, sign: Sign) -> None:
-        """Go on without a standby that is lost: at once if that is certain, else if most nodes let it.
-        One that was silent stands by again when it is back."""
+        """Go on without a standby that is lost: at once if that is certain and it was not silent before, else
+        if most nodes let it. One that was silent stands by again when it is back."""
         self.replication.add("sign", node, sign.value)
         self.replication.flush()
-        if sign is Sign.LOST:
+        if sign in (Sign.SILENT, Sign.STUCK):
+            self.silent.add(node)
+        elif sign is Sign.BACK:
+            self.silent.discard(node)
+        elif sign is Sign.LOST:
+            self.lost.add(node)
+        if sign is Sign.LOST and (node not in self.silent or self.term.standby == NOBODY):
             self.voters -= {node}
         if node != self.term.standby:
             self.next_standby.sign_seen(node, sign)
         elif sign is Sign.BACK:
-            self.silent_standby = NOBODY
             self.campaign.withdraw()
-        elif sign is Sign.LOST and node != self.silent_standby:
+        elif sign is Sign.LOST and node not in self.silent:
             self._announce(NOBODY)
-        elif sign is Sign.LOST or sign in GONE:  # one that was silent may have taken over, and have a standby
-            self.silent_standby = node
-            self.standby_given_up = sign is Sign.GIVEN_UP
+        elif sign is Sign.LOST or sign in GONE:
+            self.standby_given_up = sign in (Sign.GIVEN_UP, Sign.LOST)
             self._decided(self.campaign.again(self.term, self.voters, self.clock()))
 
     def _announce(self, standby: int) -> None:
         """Tell all that a term has begun, with this standby, in which this node is the end user as before."""
-        self.silent_standby = NOBODY
         self._decided(self.term._replace(number=self.term.number + 1, standby=standby))
         for other in sorted(self.voters - {self.me}):
             self.send(other, Claim(self.me, self.term, False))
@@ -166,8 +168,8 @@ class Tenure:
         if self.campaign.is_due(self.clock()):
             if self.standby_given_up:
                 raise Unservable(
-                    f"node {self.term.standby}, the standby, was silent for too long, and too few others "
-                    "answer to let this node go on without it"
+                    f"node {self.term.standby}, the standby, was silent for too long, and may have gone on: "
+                    "too few others answer to let this node go on without it"
                 )
             self._decided(self.campaign.again(self.term, self.voters, self.clock()))
 
@@ -175,6 +177,6 @@ class Tenure:
         if term and term.end_user != self.me:
             raise self._deposed(term)
         if term:
-            self.term = term
+            self.term, self.voters = term, self.voters - self.lost
             if term.standby == NOBODY:
                 self.replication.begin(NOBODY)
