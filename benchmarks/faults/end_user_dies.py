@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -184,6 +185,15 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} s ({max(values):.2f})" if values else "-"
 
 
+def planned(asked: argparse.Namespace, campaign: Campaign) -> Iterator[tuple[int, str, str, bool]]:
+    """Yield each run's number, moment and fault, and whether a worker is killed, too."""
+    moments, faults = asked.moments or campaign.moments, asked.kinds or campaign.place.faults
+    for number in range(asked.first, asked.first + asked.runs):
+        round_ = number // len(moments)
+        kills_worker = round_ // len(faults) % 2 == 1 and not asked.alone
+        yield number, moments[number % len(moments)], faults[round_ % len(faults)], kills_worker
+
+
 def main() -> int:
     made = parser(__doc__)
     made.add_argument("--runs", type=int, default=40)
@@ -192,9 +202,8 @@ def main() -> int:
     made.add_argument("--hosts", action="store_true", help="over hosts of one's own")
     made.add_argument("--kinds", nargs="+", help="of the faults, by their names")
     made.add_argument("--moments", nargs="+", choices=MOMENTS)
-    made.add_argument(
-        "--streams", type=int, default=0, help="answer a file of four prompts, so many at a time"
-    )
+    made.add_argument("--alone", action="store_true", help="kill no worker")
+    made.add_argument("--streams", type=int, default=0, help="answer a file of four, so many at a time")
     made.add_argument("--context", type=int, default=200, help="about so many tokens has the prompt")
     made.add_argument("--cold", action="store_true", help="drop the page cache after the fault (root)")
     asked = made.parse_args()
@@ -208,11 +217,8 @@ def main() -> int:
         campaign = Campaign(place, Path(folder), asked)
         campaign.measure()
         print(f"seed {asked.seed}", flush=True)
-        moments, faults = asked.moments or campaign.moments, asked.kinds or place.faults
-        for number in range(asked.first, asked.first + asked.runs):
-            moment, round_ = moments[number % len(moments)], number // len(moments)
-            fault, kills_worker = faults[round_ % len(faults)], round_ // len(faults) % 2 == 1
-            results.append(campaign.one(number, moment, fault, kills_worker))
+        for number, *story in planned(asked, campaign):
+            results.append(campaign.one(number, *story))
             print(f"{number + 1}: {results[-1]}", flush=True)
     table(results)
     print(json.dumps([asdict(each) for each in results]))
