@@ -36,7 +36,7 @@ def command(ranks: int, *words: str) -> list[str]:
 
 def words_for(log: Path, draws: tuple[str, ...]) -> list[str]:
     asked = ["--prompt", PROMPT, "--dtype", "float32", "--max-new-tokens", str(TOKENS), "--ignore-eos"]
-    return [*asked, "--on-fault", "stop", *draws, "--log", str(log)]
+    return [*asked, "--standby", "0", "--on-fault", "stop", *draws, "--log", str(log)]
 
 
 def pid_of(node: int, mark: str) -> int:

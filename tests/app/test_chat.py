@@ -151,7 +151,7 @@ def test_answers_in_flight_with_drafts_are_those_of_one_at_a_time_whoever_dies(s
 def test_the_record_has_every_answer_when_the_end_user_dies(small, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("again\n" * 100000)
-    words = words_for(small, tmp_path / "run.h5", "--prompts", str(file))
+    words = words_for(small, tmp_path / "run.h5", "--prompts", str(file), "--standby", "0")
     del words[2:4]
     with subprocess.Popen(
         command(3, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -112,7 +112,7 @@ def test_a_worker_dies_after_mpirun_and_its_copy_stands_in(small, expected, tmp_
 @pytest.mark.very_slow
 def test_the_end_user_dies_after_mpirun_and_the_workers_leave(small, tmp_path):
     log = tmp_path / "run.h5"
-    run = orphaned(4, *words(small, log), log=log)
+    run = orphaned(4, *words(small, log), "--standby", "0", log=log)
     time.sleep(0.5)
     kill(processes(rank=0))
     begun = time.monotonic()

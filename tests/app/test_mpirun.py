@@ -238,7 +238,8 @@ def test_a_worker_that_fails_while_loading_says_why_and_is_bypassed(small, tmp_p
 
 @pytest.mark.parametrize(("way", "sentence_of"), [("kill", "the end user (node 0) died"), ("Ctrl-C", "")])
 def test_without_the_end_user_the_workers_leave_within_seconds(way, sentence_of, tmp_path):
-    run = start(4, "--prompt", PROMPT, "--max-new-tokens", "2000", "--log", str(tmp_path / "run.h5"))
+    words = ("--prompt", PROMPT, "--max-new-tokens", "2000", "--log", str(tmp_path / "run.h5"))
+    run = start(4, *words, "--standby", "0")
     try:
         run.stdout.read(20)  # the answer comes
         if way == "kill":

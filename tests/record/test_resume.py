@@ -46,6 +46,8 @@ def cut_off(small: Path, log: Path, *more: str, ranks: int = 3) -> bytes:
     words = words_for(
         small,
         log,
+        "--standby",
+        "0",
         "--copies",
         "0",
         "--ignore-eos",
@@ -96,8 +98,9 @@ def test_a_file_of_prompts_is_gone_on_with_where_it_was_cut_off(small, tmp_path)
     whole = mpirun(3, *words)
     log = tmp_path / "run.h5"
     words = words_for(
-        small, log, *asked, "--copies", "0", "--fault", "stall 1 @ 4 for 5s", "--progress-s", "90"
-    )
+        small, log, *asked, "--standby", "0", "--copies", "0", "--fault", "stall 1 @ 4 for 5s",
+        "--progress-s", "90",
+    )  # fmt: skip
     del words[2:4]
     run = start(3, *words)
     killed_after(4, run, log)
