@@ -38,9 +38,12 @@ for ((try = 1; try <= TRIES; try++)); do
     read -r -a left <<< "$($HOSTS_LEFT)"
     status=0
     timeout --foreground -k 20 "$LIMIT_S" mpirun "${left[@]}" "${mpi[@]}" python -m jarvis_mpi "${words[@]}" || status=$?
-    if [ -e "$LOG" ] && python analysis/load.py --done "$LOG"; then
-        exit 0
-    fi
+    for record in "$LOG" "${LOG%.h5}"-node*.h5; do  # a standby that went on has a record of its own
+        if [ -e "$record" ] && python analysis/load.py --done "$record"; then
+            [ "$record" = "$LOG" ] || echo "the end user died, and its standby went on: all is in $record" >&2
+            exit 0
+        fi
+    done
     # 2: what was asked for cannot be done; 130: Ctrl-C
     if [ "$status" = 2 ] || [ "$status" = 130 ]; then exit "$status"; fi
     printf "\n%s\n" "start $try of $TRIES ended with status $status and is not done" >&2
