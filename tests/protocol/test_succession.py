@@ -65,7 +65,7 @@ BROKEN = {
     "what is not wanted stays": ("protocol/tenure", 'self.replication.add("cut", sequence, count)', "pass"),
     "a standby that is silent is waited for": ("protocol/tenure", "elif sign in GONE:", "elif False:"),
     "an end user that is cut off decides": (
-        "protocol/tenure", "return 2 * len(silent) >= len(self.voters)", "return False",
+        "protocol/doubt", "with_standby and voters >= FEWEST and 2 * quiet >= voters", "False",
     ),
     "the end user's layers are forgotten": (
         "protocol/cluster", "(*self.holds[node], *blocks)", "self.holds[node]",
@@ -86,6 +86,70 @@ BROKEN = {
     "a worker's own layers go with the end user's": (
         "protocol/cluster", "return self.holds[self.end_user] if self.inherited is None else self.inherited",
         "return self.holds[self.end_user]",
+    ),
+    "a candidate does not yield": (
+        "protocol/election", "self.me not in (term.end_user, term.standby)", "False",
+    ),
+    "a claim is not for the next term": (
+        "protocol/election", "number = term.number + 1", "number = term.number",
+    ),
+    "a new end user's epochs are those of the one before": (
+        "protocol/election", "since = term.since if term.end_user == me else number", "since = term.since",
+    ),
+    "its steps begin at epoch 0": ("protocol/election", "return self.since << TERM_BITS", "return 0"),
+    "nobody is asked twice": ("protocol/campaign", "now - self.asked_at > AGAIN_S", "False"),
+    "entries are taken in after a gap": ("protocol/transcript", "if first <= len(self.entries):", "if True:"),
+    "entries are taken in twice": ("protocol/transcript", "entries[len(self.entries) - first :]", "entries"),
+    "entries that got lost are not sent again": (
+        "protocol/transcript", "self.sent = self.acknowledged\n        self.flush()", "pass",
+    ),
+    "tokens that were cut stay": ("protocol/transcript", "del texts[sequence][-count:]", "pass"),
+    "an end user that was stopped shows what it has": ("protocol/tenure", "return fresh and", "return"),
+    "what could not be decided is forgotten": ("protocol/doubt", "(has_notices or waited)", "has_notices"),
+    "one that has taken over has no standby": (
+        "protocol/takeover", "coordinator.tenure.go_on_from(transcript, coordinator.step)", "pass",
+    ),
+    "workers leave with their end user": (
+        "protocol/worker", "if self.term.standby == NOBODY or self.term.standby in nodes:", "if True:",
+    ),
+    "an end user before is not told": (
+        "protocol/worker", "case _ if not is_ordered:\n                self.pass_on(",
+        "case _ if not is_ordered:\n                str(",
+    ),
+    "one that dies while it is brought up is waited for": (
+        "protocol/next_standby", "            self.replication.begin(NOBODY)", "            pass",
+    ),
+    "one that has caught up does not stand by": (
+        "protocol/tenure", "self.replication.has_caught_up():", "False:",
+    ),
+    "nobody is told who stands by": (
+        "protocol/tenure", "self.send(other, Claim(self.me, self.term, False))", "pass",
+    ),
+    "tokens wait for a standby that was dropped": (
+        "protocol/tenure", "            if term.standby == NOBODY:", "            if False:",
+    ),
+    "the dead have votes": (
+        "protocol/standby", "- self.certain - self.transcript.lost()\n        self.obey",
+        "\n        self.obey",
+    ),
+    "the end user's layers stay with it, too": ("protocol/cluster", "before: left, node:", "node:"),
+    "the end user is its own standby": ("protocol/reserves", "if node != cluster.end_user and", "if"),
+    "a text is asked for anew": ("protocol/takeover", "= transcript.branch(sequence), UNUSED", "= 0, UNUSED"),
+    "a silent end user is obeyed for ever": (
+        "protocol/worker", "            raise Lost([self.term.end_user])\n        return False",
+        "            return True\n        return False",
+    ),
+    "one that may be passed over takes over": (
+        "protocol/standby", "return len(voters) < FEWEST or 2 * len(gone) > len(voters)", "return False",
+    ),
+    "who is not heard is taken for silent at once": (
+        "protocol/failure_detector", "> 0.5 * self._borne_s()", "> 1e9",
+    ),
+    "a question is sent to who is silent": (
+        "protocol/coordinator", "if each.waits and not unsure", "if each.waits",
+    ),
+    "a standby that was silent is certain to be gone": (
+        "protocol/tenure", "elif sign is Sign.LOST and node not in self.silent:", "elif sign is Sign.LOST:",
     ),
     "steps are counted from 0 again": (
         "protocol/takeover", "coordinator.step = transcript.next_step()", "pass",
