@@ -2,8 +2,8 @@
 somebody connects to the ports of a run, and sends what nobody understands.
 
 Real mpirun, SmolLM2, an end user and five workers on this machine. Each attack is tried on the ports of every
-rank and of mpirun: one after the other within a run, then on all at once. The text must be whole; what is told
-is the longest time that a token took meanwhile. The last line is JSON.
+rank and of mpirun: one after the other within a run, then on all at once. The text must be whole; told is the
+longest time that a token took meanwhile. The last line is JSON.
 """
 
 import contextlib

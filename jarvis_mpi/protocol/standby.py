@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from ..common.errors import Unservable
 from ..common.layers import Block
 from .campaign import Campaign
-from .election import FEWEST, FIRST, Term
+from .election import FEWEST, FIRST, NOBODY, Term
 from .journal import Journalled
 from .link import Link, Lost
 from .notes import Acknowledged, Entries, StandBy, StandsBy, Vote, read
@@ -44,7 +44,7 @@ class StandbyWorker(Worker):
         self.heard_at = self.looked_at = self.clock()
         self.certain: frozenset[int] = frozenset()  # nodes that are gone
         self.certain_when_heard = self.certain  # from the end user
-        self.heard_to_the_end = False
+        self.heard_to_the_end = NOBODY  # an end user that was heard until it died
         self.voted: dict[int, list[Ran]] = {}  # node -> how far its stages are
         self.heard_of: dict[int, float] = {}  # node -> when it last said that it is at work, or voted
         self.claimed_at = 0.0
@@ -108,8 +108,8 @@ class StandbyWorker(Worker):
         return min(LOOK_S, usual_s) if looks else usual_s
 
     def nodes_lost(self, nodes: set[int]) -> None:
-        if self.term.end_user in nodes - self.certain:
-            self.heard_to_the_end = self.clock() - self.heard_at <= FRESH_S
+        if self.term.end_user in nodes - self.certain and self.clock() - self.heard_at <= FRESH_S:
+            self.heard_to_the_end = self.term.end_user
         self.certain |= nodes
         if not self.stands_by:
             super().nodes_lost(nodes)
@@ -120,7 +120,7 @@ class StandbyWorker(Worker):
 
     def may_be_passed_over(self) -> bool:
         """Whether most nodes may have let the end user go on without this one, unheard, and all be gone."""
-        if self.heard_to_the_end:
+        if self.heard_to_the_end == self.term.end_user:
             return False
         voters = frozenset(range(self.link.size)) - self.certain_when_heard - self.transcript.lost()
         gone = voters & {*(self.certain - self.certain_when_heard), self.term.end_user}
@@ -141,11 +141,8 @@ class StandbyWorker(Worker):
         if self.link.orphaned:
             idle_timeout_s = min(idle_timeout_s, ALONE_S)
         missed = silent_s > self.silence_s or self.term.end_user in self.certain
-        if (
-            missed
-            and not self.may_be_passed_over()
-            and (not self.campaign.stands or self.campaign.is_due(now))
-        ):
+        can_ask = not self.campaign.stands or self.campaign.is_due(now)
+        if missed and can_ask and not self.may_be_passed_over():
             self.stand()
         return silent_s <= idle_timeout_s
 

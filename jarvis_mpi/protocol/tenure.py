@@ -111,8 +111,9 @@ class Tenure:
         match note:
             case Acknowledged(node, count):
                 self.replication.acknowledge(node, count)
-                self.campaign.withdraw()
-                if node == self.replication.to != self.term.standby and self.replication.has_caught_up():
+                if node == self.term.standby:
+                    self.campaign.withdraw()
+                elif node == self.replication.to and self.replication.has_caught_up():
                     self._announce(node)
             case Claim(node, term, trial) if trial or not self.term.grants(term):  # it lives, and shows it
                 self.send(node, Vote(self.me, term.number, trial, False, self.term, []))
@@ -129,7 +130,7 @@ class Tenure:
 
     def sign_seen(self, node: int, sign: Sign) -> None:
         """Go on without a standby that is lost: at once if that is certain and it was not silent before, else
-        if most nodes let it. One that was silent stands by again when it is back."""
+        if most nodes let it. Another one makes ready then, or the same one once it is back (NextStandby)."""
         self.replication.add("sign", node, sign.value)
         self.replication.flush()
         if sign in (Sign.SILENT, Sign.STUCK):
