@@ -12,23 +12,55 @@ import pty
 import shlex
 import struct
 import subprocess
+import sys
 import termios
 import time
 from codecs import getincrementaldecoder
 from fcntl import ioctl
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
-COMMAND = (
+
+class Scene(NamedTuple):
+    """What is recorded: from when a line has `begun` until one has `ended`, after the command alone."""
+
+    command: str
+    head: tuple[str, ...]
+    begun: str
+    ended: str
+    title: str
+
+
+KILL = Scene(
     "mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi"
-    ' --prompt "Why is the sky blue?" --fault "kill 3 @ 20" --max-new-tokens 90'
+    ' --prompt "Why is the sky blue?" --fault "kill 3 @ 20" --max-new-tokens 90',
+    (
+        "$ mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi \\",
+        '      --prompt "Why is the sky blue?" --fault "kill 3 @ 20" --max-new-tokens 90',
+    ),
+    # Before the first nodes load, the second is in the table behind the answer.
+    "ready in",
+    "compute ms",
+    "Node 3 is killed in mid-answer, and the answer goes on",
+)
+HOSTS = Scene(
+    f"{sys.executable} docs/make/hosts_demo.py",
+    ("$ python docs/make/hosts_demo.py",),
+    "ready in",
+    "compute ms",
+    "A worker, mpirun and the end user's machine are lost in mid-answer, and the answer goes on",
 )
 COLUMNS, ROWS = 100, 34
 WIDTH, HEIGHT, MARGIN = 8.0, 18.0, 14.0  # of a character, of a line, round the screen: pixels
-# Before the first nodes load, the second is in the table behind the answer.
-BEGUN, ENDED = ("ready in", "compute ms")
 TYPED_S, HELD_S = 1.5, 6.0  # the command alone at the beginning, the last screen at the end
-COLOURS = {"$": "#8ec07c", "[node": "#fe8019", "smollm2": "#83a598"}  # a line that begins so
+COLOURS = {
+    "$": "#8ec07c",
+    "[jv": "#8ec07c",
+    "# ": "#fb4934",
+    "[node": "#fe8019",
+    "smollm2": "#83a598",
+}  # a line that begins so
 
 Changes = list[tuple[float, str]]  # from when on a row shows which text
 
@@ -54,7 +86,7 @@ def captured(command: str) -> list[tuple[float, str]]:
     return written
 
 
-def rows_over_time(written: list[tuple[float, str]]) -> tuple[list[Changes], float]:
+def rows_over_time(written: list[tuple[float, str]], scene: Scene) -> tuple[list[Changes], float]:
     """For each row of the terminal what it showed, and when; and the length of all, in seconds."""
     import pyte
 
@@ -63,11 +95,11 @@ def rows_over_time(written: list[tuple[float, str]]) -> tuple[list[Changes], flo
     rows: list[Changes] = [[(0.0, "")] for _ in range(ROWS)]
     first_at, at = None, 0.0
     for when, data in written:
-        if ENDED in data:
+        if scene.ended in data:
             break
         stream.feed(data)
         if first_at is None:
-            if not any(BEGUN in line for line in screen.display):
+            if not any(scene.begun in line for line in screen.display):
                 continue
             first_at = when
         at = TYPED_S + when - first_at
@@ -93,10 +125,9 @@ def element(number: int, text: str, since: float, until: float | None, end: floa
     )
 
 
-def drawn(rows: list[Changes], end: float, command: str) -> str:
+def drawn(rows: list[Changes], end: float, scene: Scene) -> str:
     """The picture."""
-    first, rest = command.split(" --prompt", 1)
-    head = [[(0.0, f"$ {first} \\")], [(0.0, f"      --prompt{rest}")], [(0.0, "")]]
+    head = [[(0.0, line)] for line in (*scene.head, "")]
     last = max(number for number, row in enumerate(rows) if any(text for _, text in row))
     shown = head + rows[: last + 1]
     lines = []
@@ -108,7 +139,7 @@ def drawn(rows: list[Changes], end: float, command: str) -> str:
     body = "\n".join(lines)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}"
  font-family="ui-monospace, DejaVu Sans Mono, Menlo, Consolas, monospace" font-size="13">
-<title>Node 3 is killed in mid-answer, and the answer goes on</title>
+<title>{escape(scene.title)}</title>
 <rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#1d2021"/>
 <rect width="0" height="0"><animate id="m" attributeName="x" from="0" to="0" dur="{end:.1f}s"
  begin="0s;m.end"/></rect>
@@ -117,9 +148,9 @@ def drawn(rows: list[Changes], end: float, command: str) -> str:
 """
 
 
-def kept(cast: Path, written: list[tuple[float, str]]) -> None:
+def kept(cast: Path, written: list[tuple[float, str]], scene: Scene) -> None:
     """Write an asciicast."""
-    head = {"version": 2, "width": COLUMNS, "height": ROWS, "command": COMMAND}
+    head = {"version": 2, "width": COLUMNS, "height": ROWS, "command": scene.head[0].removeprefix("$ ")}
     lines = [head, *([when, "o", data] for when, data in written)]
     cast.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -136,11 +167,13 @@ def main() -> None:
     )
     parser.add_argument("cast", type=Path)
     parser.add_argument("picture", type=Path)
+    parser.add_argument("--hosts", action="store_true", help="hosts_demo.py: five hosts, three of them lost")
     parser.add_argument("--again", action="store_true", help="draw the cast that is there")
     asked = parser.parse_args()
+    scene = HOSTS if asked.hosts else KILL
     if not asked.again:
-        kept(asked.cast, captured(COMMAND))
-    asked.picture.write_text(drawn(*rows_over_time(read(asked.cast)), COMMAND))
+        kept(asked.cast, captured(scene.command), scene)
+    asked.picture.write_text(drawn(*rows_over_time(read(asked.cast), scene), scene))
 
 
 if __name__ == "__main__":

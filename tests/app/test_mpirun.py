@@ -229,7 +229,7 @@ def test_a_worker_that_fails_while_loading_says_why_and_is_bypassed(small, tmp_p
     assert "): RuntimeError: the SD card is gone" in errors
     assert "Traceback" not in errors
     run = load(tmp_path / "run.h5")
-    words = [event.text for event in run.events if event.event == "words"]
+    words = [event.text for event in run.events if (event.event, event.node) == ("words", 2)]
     assert len(words) == 1
     assert "in fill" in words[0]
     assert len(run.tokens) == 8
