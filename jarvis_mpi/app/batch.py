@@ -3,7 +3,6 @@
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..common.errors import Unanswerable, Unservable, concerns
@@ -95,7 +94,7 @@ class Batch:
             sequence, ids, before = question.sequence, question.ids, question.tokens
         self.next_sequence = sequence + 1
         if question and question.answered:
-            self.line(asked, **asdict(Answer(question.text, len(before), question.ended)))
+            self.line(asked, **Answer(question.text, len(before), question.ended).as_dict())
             return
         if not question:
             talk.record.asked(asker.clock(), asker.step, sequence, asked.prompt, ids, 0)
@@ -103,7 +102,8 @@ class Batch:
         self.under_way[sequence] = asked, coming
         with concerns(sequence):
             for token in before:
-                coming.add(token)
+                if not coming.ended:
+                    coming.add(token)
         if coming.ended:
             self.end(sequence, coming.ended)
         else:
@@ -116,22 +116,21 @@ class Batch:
             piece = coming.add(token.id)
         self.talk.screen.token(token, piece)
         if coming.ended:
-            self.talk.asker.forget_sequence(token.sequence)
             self.end(token.sequence, coming.ended)
 
     def spoilt(self, sequence: int, why: str) -> None:
         self.failed += 1
-        self.talk.asker.forget_sequence(sequence)
         self.end(sequence, why)
 
     def end(self, sequence: int, ended: str) -> None:
         """`ended`: how; one that is not in load.ANSWERED is what broke it off."""
-        asked, coming = self.under_way.pop(sequence)
-        answer, asker = coming.answer(ended), self.talk.asker
+        (asked, coming), asker = self.under_way.pop(sequence), self.talk.asker
+        answer = coming.answer(ended, self.talk.skipped(sequence))
+        asker.forget_sequence(sequence)
         self.talk.record.answered(asker.clock(), asker.step, sequence, ended, answer.text)
         self.talk.screen.answered(asked.prompt, answer, coming.held)
         broken = not coming.ended and ended != "interrupted"
-        self.line(asked, **({"error": ended} if broken else asdict(answer)))
+        self.line(asked, **({"error": ended} if broken else answer.as_dict()))
 
     def line(self, asked: PromptLine, **what: Any) -> None:
         self.lines[asked.number] = {"line": asked.number, "prompt": asked.prompt, **what}

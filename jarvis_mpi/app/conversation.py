@@ -1,10 +1,11 @@
 """Asks the chain one question after another; records and shows the answers as they come."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..common.errors import concerns
+from ..common.layers import layers, runs
 from ..common.settings import Settings
 from ..model.askable import askable
 from ..model.tokenizer import Text
@@ -24,6 +25,11 @@ class Answer:
     tokens: int
     # end: the model's end token; stop: --stop; length: --max-new-tokens; context; interrupted; what broke it
     ended: str
+    skipped: str = ""  # layers that some of its text lacks, as "4-7, 9": skipped, or patched
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for a line of JSON; where nothing was skipped, nothing is said of that."""
+        return {name: value for name, value in asdict(self).items() if name != "skipped" or value}
 
 
 class Answering:
@@ -41,7 +47,8 @@ class Answering:
         self.ended = ""
         self.shown: list[str] = []  # by each token
         for token in before:
-            self.add(token)
+            if not self.ended:  # a standby may have more than was wanted
+                self.add(token)
 
     def add(self, token: int) -> str:
         """Add a token. -> the text that it adds.
@@ -64,8 +71,8 @@ class Answering:
         tokenizer tidies."""
         return "" if self.stops.met else self.stops.held + self.piece.rest()
 
-    def answer(self, ended: str) -> Answer:
-        return Answer("".join([*self.shown, self.held]), len(self.shown), ended)
+    def answer(self, ended: str, skipped: str = "") -> Answer:
+        return Answer("".join([*self.shown, self.held]), len(self.shown), ended, skipped)
 
 
 def broken_off_by(error: BaseException) -> str:
@@ -121,6 +128,11 @@ class Conversation:
         own."""
         return ended == "end" or (ended == "stop" and self.ids[-1] in self.text.end_ids)
 
+    def skipped(self, sequence: int) -> str:
+        """Name the layers that some position of a sequence in flight lacks."""
+        request = self.asker.dispatch.requests.get(sequence)
+        return ", ".join(map(layers, runs(request.route_changes.ever_missing))) if request else ""
+
     def record_token(self, token: Token) -> None:
         self.record_orphaned()
         self.record.write(token)
@@ -150,7 +162,7 @@ class Conversation:
         """Generate the answer. `before`: its first tokens, which the resumed run's record has; `shown`: and
         which stand on the screen."""
         coming = Answering(self.text, self.context, self.settings, asked, before)
-        self.ids = [*asked, *before]
+        self.ids = [*asked, *before[: len(coming.shown)]]
         if not shown:
             self.screen.show_earlier_text("".join(coming.shown))
         ended = coming.ended
@@ -175,9 +187,10 @@ class Conversation:
         finally:
             if coming.shown and self.is_closed(ended):
                 self.ids.pop()
-            answer = coming.answer(ended)
+            answer = coming.answer(ended, self.skipped(self.asker.sequence))
             self.text.add_turn(prompt, answer.text)
-            if not self.asker.tenure.is_over:  # another node goes on with it
+            if not self.asker.tenure.is_over:  # else another node goes on with it
+                self.asker.tenure.withdraw(self.asker.sequence)
                 self.record.answered(
                     self.asker.clock(), self.asker.step, self.asker.sequence, ended, answer.text
                 )

@@ -55,7 +55,7 @@ class Lines(Tells):
 
     def answered(self, prompt: str, answer: Answer, held: str) -> None:
         if self.answers:
-            self.line("answer", prompt=prompt, text=answer.text, tokens=answer.tokens, ended=answer.ended)
+            self.line("answer", prompt=prompt, **answer.as_dict())
 
     def sign(self, at_s: float, step: int, node: int, sign: Sign) -> None:
         self.line("sign", step=step, node=node, sign=sign.value)

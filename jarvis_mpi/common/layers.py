@@ -22,6 +22,17 @@ def layers(block: Block) -> str:
     return f"{block[0]}-{block[-1]}" if len(block) > 1 else f"{block[0]}"
 
 
+def runs(numbers: Iterable[int]) -> list[Block]:
+    """Group layers to blocks of neighbours."""
+    blocks: list[Block] = []
+    for layer in sorted(numbers):
+        if blocks and blocks[-1].stop == layer:
+            blocks[-1] = range(blocks[-1].start, layer + 1)
+        else:
+            blocks.append(range(layer, layer + 1))
+    return blocks
+
+
 def block_of(words: str) -> Block:
     """Parse '4-7' or '4', as `layers` writes it."""
     first, _, last = words.partition("-")

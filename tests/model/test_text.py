@@ -56,6 +56,14 @@ def test_a_stop_text_of_special_tokens_stops_and_is_not_shown(stop, text, shown,
     assert streamed(folder, Text(folder).encode(text), stop) == (shown, ended)
 
 
+def test_what_a_standby_has_beyond_an_answers_end_is_not_taken_in(tmp_path):
+    text = Text(texts.of_bytes(tmp_path))
+    ids = text.encode("one two three")
+    coming = Answering(text, 500, Settings(prompt="x", stop=("two",)), [1], ids)
+    assert coming.answer("").text == "one "
+    assert len(coming.shown) < len(ids)
+
+
 def test_what_was_held_back_comes_in_order():
     watching = Stops(["<|end|>b", "ab"], ["<|end|>"])
     out = [
