@@ -80,10 +80,8 @@ def successors_of(log: Path) -> list[Path]:
     return list(log.parent.glob(f"{log.stem}-node*.h5"))
 
 
-@pytest.mark.parametrize(
-    "how", ["killed", pytest.param("with mpirun", marks=pytest.mark.very_slow),
-            pytest.param("stopped", marks=pytest.mark.very_slow)]
-)  # fmt: skip
+@pytest.mark.very_slow
+@pytest.mark.parametrize("how", ["killed", "with mpirun", "stopped"])
 def test_the_standby_goes_on_with_the_same_text(how, small, expected, tmp_path):
     log, before = tmp_path / "run.h5", left_behind()
     run = start(4, *words_for(small, log, *SLOWLY))
