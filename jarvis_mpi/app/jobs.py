@@ -43,11 +43,12 @@ def jobs() -> list[Job]:
 
 
 def job_of(ranks: Mapping[int, psutil.Process]) -> Job:
-    # An end user before that is not gone yet has a record, too.
-    for rank in sorted(ranks, reverse=True):
-        if record := record_of(ranks[rank]):
-            return Job(tuple(ranks.values()), ranks[rank], record)
-    return Job(tuple(ranks.values()), ranks.get(END_USER), None)
+    records = {rank: record for rank, process in ranks.items() if (record := record_of(process))}
+    if not records:
+        return Job(tuple(ranks.values()), ranks.get(END_USER), None)
+    # An end user before that is not gone yet has a record, too, and writes no more.
+    last = max(records, key=lambda rank: (records[rank].stat().st_mtime, rank))
+    return Job(tuple(ranks.values()), ranks[last], records[last])
 
 
 def record_of(process: psutil.Process) -> Path | None:
