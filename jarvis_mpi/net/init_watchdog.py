@@ -1,6 +1,7 @@
 """Watches over what no Python code can interrupt: MPI_Init, which waits for every rank, dead ones too."""
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from .ssh_keepalive import borne_s
 WHILE = "while MPI started, which waits for every rank: start again"
 LOOK_S = 0.1  # between looks at the other ranks
 STOPPED_S = 4.0  # a rank that is stopped for so long ends the run
+DEPUTY_S = 4.0  # after the end user's loss, node 1 acts for its watch; node 2 after twice that, and so on
 LATER_S = 1.0  # a rank's own watch ends it so much later, for MPI may then end others without a word
 ORDERED_WITH_S = 0.05  # mpirun's order to end reaches rank 0 no later than this after another rank's end
 THROUGH_S = 0.3  # after another rank's end, for rank 0 to fail itself, and to say why
@@ -61,7 +63,10 @@ def guarded(timeout_s: float, sentence: str) -> Iterator[None]:
 
 
 class Watch:
-    """Looks at the rank that makes it, and rank 0's at the other ranks of this machine."""
+    """Looks at the rank that makes it, and rank 0's at the other ranks of this machine.
+
+    Rank 0 may die before it has a watch: the others' look at rank 0, and act for it if it is lost for long.
+    """
 
     def __init__(self, done: int, timeout_s: float, sentence: str):
         """`done`: where the rank writes THROUGH."""
@@ -77,6 +82,9 @@ class Watch:
         while (now := time.monotonic()) < begun + self.timeout_s:
             if self.sentence and (why := self.neighbours.lost()):
                 return "" if self.ends_too() else why
+            if not self.sentence and self.is_local and (why := self.neighbours.end_user_lost()):
+                self.sentence = why
+                return why
             others = self.neighbours.ends.values()
             ready = select.select([*watched, *others], [], [], min(LOOK_S, self.timeout_s))[0]
             if self.done in ready:
@@ -144,6 +152,16 @@ class Neighbours:
         self.ends: dict[int, int] = {}  # rank -> what can be read once it has ended
         self.stopped_since: dict[int, float] = {}  # rank -> when it was first seen so
         self.begun = time.monotonic()
+        self.lost_since = math.inf  # the end user
+
+    def end_user_lost(self) -> str:
+        """Look once, as another rank's watch. -> '' if rank 0 is there, or its own watch may still act."""
+        why, now = self.lost(), time.monotonic()
+        if not why.startswith(named(END_USER)):
+            self.lost_since = math.inf
+            return ""
+        self.lost_since = min(self.lost_since, now)
+        return why if now > self.lost_since + DEPUTY_S * int(os.environ["PMIX_RANK"]) else ""
 
     def lost(self) -> str:
         """Look once. -> '' if all are there, else one sentence."""
@@ -163,7 +181,7 @@ class Neighbours:
             return f"{named(min(stopped))} was stopped {WHILE}"
         if 0 < len(self.pids) < self.count and time.monotonic() > self.begun + MISSING_S:
             if self.are_all:  # it died before this watch could see it
-                return f"node {min(set(range(self.count)) - set(self.pids))} died {WHILE}"
+                return f"{named(min(set(range(self.count)) - set(self.pids)))} died {WHILE}"
             return f"only {len(self.pids)} of {self.count} ranks came to start MPI: the others ended before"
         return ""
 

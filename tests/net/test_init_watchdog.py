@@ -69,3 +69,31 @@ def test_one_that_was_never_seen_is_missed(size, sentence, monkeypatch):
         assert neighbours.lost() == ""
         monkeypatch.setattr(init_watchdog, "MISSING_S", 0.0)
         assert neighbours.lost().startswith(sentence)
+
+
+def test_another_ranks_watch_acts_where_the_end_user_died_before_it_had_one(monkeypatch):
+    monkeypatch.setenv("PMIX_RANK", "1")
+    with ranks(monkeypatch, (0, 1, 2), 3) as processes:
+        neighbours = Neighbours(os.getpid())
+        assert neighbours.end_user_lost() == ""
+        processes[2].kill()
+        processes[2].wait()
+        monkeypatch.setattr(init_watchdog, "DEPUTY_S", 0.2)
+        time.sleep(0.3)
+        assert neighbours.end_user_lost() == ""  # that is the end user's watch's to tell
+        processes[0].kill()
+        processes[0].wait()
+        assert neighbours.end_user_lost() == ""
+        time.sleep(0.3)
+        assert neighbours.end_user_lost().startswith("the end user (node 0) died while MPI started")
+
+
+def test_an_end_user_that_was_never_seen_is_missed_by_another_ranks_watch(monkeypatch):
+    monkeypatch.setenv("PMIX_RANK", "1")
+    with ranks(monkeypatch, (1, 2), 3):
+        neighbours = Neighbours(os.getpid())
+        assert neighbours.end_user_lost() == ""
+        monkeypatch.setattr(init_watchdog, "MISSING_S", 0.0)
+        monkeypatch.setattr(init_watchdog, "DEPUTY_S", 0.0)
+        neighbours.end_user_lost()
+        assert neighbours.end_user_lost().startswith("the end user (node 0) died while MPI started")
