@@ -8,6 +8,7 @@
 # make docs   these pages as a site, in site/: without a warning, or it fails
 # make bench  speed and memory beside one process, and beside llama.cpp with LLAMA=folder of its programs: an hour
 # make peers LLAMA=folder   the same kill and stop of a worker, for llama.cpp and for us: 5 minutes
+# make faults-outside   1,000 faults from outside (N=another count), at moments of the protocol, each run judged: 2 hours
 # make fault-matrix   every fault at every place, measured: 40 minutes
 
 PYTHON ?= python3
@@ -25,7 +26,7 @@ export HOME := $(or $(shell getent passwd "$$(id -u)" | cut -d: -f6),/tmp)
 endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-faults test test-alone test-together test-fast test-all lint matrix setup clean docs bench peers fault-matrix figures
+.PHONY: demo demo-faults test test-alone test-together test-fast test-all lint matrix setup clean docs bench peers fault-matrix faults-outside figures
 
 demo: .venv/ready
 	mpirun -hostfile hostfiles/local -n 9 python -m jarvis_mpi --prompt "$(PROMPT)"
@@ -94,6 +95,9 @@ peers: .venv/ready
 fault-matrix: .venv/ready
 	mkdir -p runs
 	python -m benchmarks.faults.process_matrix --out runs/fault-matrix.md
+
+faults-outside: .venv/ready
+	python -m benchmarks.outside --faults $(or $(N),1000) $(if $(SEED),--seed $(SEED))
 
 figures: .venv/ready-for-tests
 	python -m benchmarks.figures

@@ -6,6 +6,7 @@
 - `memory`: what ranks, patches and the record take, in bytes, and in time beside that
 - `faults`: every fault at every place; false alarms, takeovers, resumed runs; llama.cpp under the same
   signals
+- `outside`: faults from outside, several a run, at moments of the protocol, each run judged by an auditor
 - `quality`: what lost blocks, patches and few bits do to a text; that drafts and streams do nothing to it
 - `data`: texts and questions that these need, fetched or made
 - `figures`: the pictures in docs/figures, from runs of its own

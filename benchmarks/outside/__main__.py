@@ -4,8 +4,8 @@
     python -m benchmarks.outside --replay 1:37
 
 Real mpirun, real weights (SmolLM2, float32), 3 to 8 ranks on this machine. The rules are in auditor.py. What
-a run that broke one has left (output, errors, records) is kept in a folder under --keep, with the command that
-makes it again. The last line is JSON; status 1 if a rule was broken.
+a run that broke one has left (output, errors, records) is kept under --keep, with the command that makes it
+again. The last line is JSON; status 1 if a rule was broken.
 """
 
 import json
@@ -18,9 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.arguments import parser
-from benchmarks.outside.auditor import Audit, Case
+from benchmarks.outside.auditor import Audit
 from benchmarks.outside.cases import QUESTIONS, Drawn, draw
 from benchmarks.outside.evidence import Seen
+from benchmarks.outside.facts import Case
 from benchmarks.outside.live import Live
 from benchmarks.outside.report import Judged, summary, table
 

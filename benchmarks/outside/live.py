@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from benchmarks import ROOT
-from benchmarks.outside.auditor import LONG_STOP_S, SILENCE_S
+from benchmarks.outside.auditor import SILENCE_S
 from benchmarks.outside.cases import PROMPT, QUESTIONS, Drawn, Order
 from benchmarks.outside.evidence import (
     LAUNCHER,
@@ -29,6 +29,7 @@ from benchmarks.outside.evidence import (
     ranks,
     read_record,
 )
+from benchmarks.outside.facts import LONG_STOP_S
 from benchmarks.outside.moments import Moments
 from benchmarks.outside.strikes import node_of, strike
 

@@ -45,9 +45,11 @@ def strike(order: Order, process: int, held: list[socket.socket]) -> bool:
                 stranger.sendall(TEXT)
                 reached = True
         return reached
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, SIGNALS[order.kind])
-        return True
+    with contextlib.suppress(OSError):
+        _, _, rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+        if rest.split()[0] not in "ZX":
+            os.kill(process, SIGNALS[order.kind])
+            return True
     return False
 
 
