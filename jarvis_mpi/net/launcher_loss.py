@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .ancestry import environment
+
 # PMIx standard 4, pmix_common.h.
 LOST_CONNECTION = -61
 ACTION_COMPLETE = -334
@@ -108,19 +110,44 @@ def tidy(memory: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-# When process $1 has ended, and $2 with it or before, the others are removed.
+# When the end user, process $1, has ended, ranks $3 that are stopped are killed after a second: mpirun, $2,
+# waits for them. If that has ended by then, too, the other arguments are removed.
 TIDIES = """
-while kill -0 "$1" 2> /dev/null; do sleep 0.1; done
-kill -0 "$2" 2> /dev/null && exit
-shift 2; exec rm -rf -- "$@"
+end_user=$1 launcher=$2 ranks=$3; shift 3
+while kill -0 "$end_user" 2> /dev/null; do sleep 0.1; done
+look=0
+while [ "$look" -lt 50 ]; do
+    look=$((look + 1)) left=
+    for rank in $ranks; do
+        kill -0 "$rank" 2> /dev/null || continue
+        left=yes
+        [ "$look" -gt 10 ] && grep -q '^State:.T' "/proc/$rank/status" 2> /dev/null && kill -9 "$rank"
+    done
+    [ "$left" ] || break
+    sleep 0.1
+done
+kill -0 "$launcher" 2> /dev/null || exec rm -rf -- "$@"
 """
 
 
-def tidy_if_orphaned() -> None:
-    """Have tidied what this process leaves, should mpirun die while this process ends."""
+def tidy_later(end_user_pid: int, launcher_pid: int, ranks: Iterable[int], paths: Iterable[Path]) -> None:
+    """Have ended and removed what the end user's process leaves: a rank that was stopped after its farewell,
+    and `paths` should mpirun die, too."""
+    words = [str(end_user_pid), str(launcher_pid), " ".join(map(str, ranks)), *map(str, paths)]
     with contextlib.suppress(OSError):
         subprocess.Popen(
-            ["sh", "-c", TIDIES, "sh", str(os.getpid()), str(os.getppid()), *left_behind(shared_memory())],
+            ["sh", "-c", TIDIES, "sh", *words],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
+
+
+def other_ranks() -> list[int]:
+    """Return the processes of the run's other ranks on this machine."""
+    job, found = os.environ.get("PMIX_NAMESPACE"), []
+    for folder in Path("/proc").glob("[0-9]*") if job else ():
+        if int(folder.name) != os.getpid():
+            words = environment(int(folder.name))
+            if words.get("PMIX_NAMESPACE") == job and "PMIX_RANK" in words:
+                found.append(int(folder.name))
+    return found

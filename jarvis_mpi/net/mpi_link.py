@@ -24,7 +24,7 @@ from .doorbell import Doorbell
 from .failures import Failures, muted
 from .inbox import Inbox
 from .init_watchdog import guarded
-from .launcher_loss import LauncherLoss, shared_memory, tidy, tidy_if_orphaned
+from .launcher_loss import LauncherLoss, left_behind, other_ranks, shared_memory, tidy, tidy_later
 from .outbox import Outbox
 from .ssh_keepalive import home
 
@@ -213,11 +213,12 @@ class MpiLink:
         Only then call MPI_Finalize, which waits for all and which no Python code can interrupt. Not without
         mpirun, which takes part in it. A rank that dies meanwhile is no matter any more.
         """
+        if self.me == self.end_user:
+            paths = left_behind(shared_memory()) if together else []
+            tidy_later(os.getpid(), os.getppid(), other_ranks(), paths)
         if self.orphaned:
             tidy(shared_memory())
         elif together and not self.lost:
-            if self.me == END_USER:
-                tidy_if_orphaned()
             signal.setitimer(signal.ITIMER_REAL, LEAVE_S)
             with muted(), contextlib.suppress(self.MPI.Exception):
                 self.MPI.Finalize()
