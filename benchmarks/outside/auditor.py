@@ -11,7 +11,8 @@ The rules, as docs/faults.md and the design have them:
    The terminal shows the record's text: all of it, or its beginning where whoever wrote it is gone. One piece
    may lack where the end user was taken over; none is shown twice.
 4. Leftovers: ten seconds after the end no process, nothing in /dev/shm or TMPDIR.
-5. Silence: never more than 60 s without a word, a token or an event, and an end within the limit.
+5. Silence: never more than 60 s without a word, a token or an event, and an end within the limit; but where
+   an end user is stopped for good that has no standby, for which others wait for 75 s.
 6. Loss: what is skipped is what was announced, and only layers all of whose holders were struck.
 7. Strangers on ports, short stops and a dead launcher are never a reason to end early.
 """
@@ -37,9 +38,12 @@ class Audit:
     def wrong(self) -> list[str]:
         """Return what breaks a rule."""
         seen = self.facts.seen
-        found = [why for rule in RULES for why in rule(self.facts)] + seen.left
+        found = [why for rule in RULES for why in rule(self.facts)]
         if "Traceback (most recent call last)" in seen.stderr:
             found.append("a traceback")
+        if seen.limit and self.facts.stands_still():
+            return found
+        found += seen.left
         if seen.longest_silence_s > SILENCE_S:
             found.append(f"silent for {seen.longest_silence_s:.0f} s")
         if seen.limit:

@@ -96,6 +96,14 @@ class Facts:
                 return "no majority"
         return "layers" if self.lost_layers() else ""
 
+    def stands_still(self) -> bool:
+        """Whether an end user that is stopped for good, and has no standby, keeps the run from its end: none is
+        promised before --give-up-s."""
+        forever = {strike.node for strike in self.seen.strikes if strike.kind == "stop for good"}
+        return bool((forever - self.killed) & {0, *self.reigns}) and self.may_end() in (
+            "end user", "standby too", "no majority",
+        )  # fmt: skip
+
     def standbys(self) -> set[int]:
         """Return the nodes that stood by at some time, as far as is known from outside."""
         found = {strike.node for strike in self.seen.strikes if strike.target in ("standby", "successor")} | {

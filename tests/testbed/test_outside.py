@@ -165,6 +165,17 @@ def test_an_end_user_that_dies_alone_may_end_the_run_but_not_one_with_a_standby(
     assert any("ended early" in each for each in wrong[True])
 
 
+def test_only_an_end_user_without_a_standby_may_be_waited_for(whole):
+    stopped = Strike("stop for good", "end user", "token", 0, 9.0)
+    seen = Seen(b"Because", "", -9, [dataclasses.replace(whole, events=whole.events[:1])], [stopped])
+    seen = dataclasses.replace(seen, limit="after 66 s", longest_silence_s=66.0, left=["still running: 7"])
+    wrong = {
+        standby: Audit(Case(3, standby, 1, "prompt", whole.answers(), SHOWN), seen).wrong()
+        for standby in (False, True)
+    }
+    assert (wrong[False], len(wrong[True])) == ([], 3)
+
+
 def test_what_is_left_over_is_seen(tmp_path):
     mark, memory, temporary = "outside-test", tmp_path / "memory", tmp_path / "t"
     temporary.mkdir()
