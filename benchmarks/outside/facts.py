@@ -97,8 +97,8 @@ class Facts:
         return "layers" if self.lost_layers() else ""
 
     def stands_still(self) -> bool:
-        """Whether an end user that is stopped for good, and has no standby, keeps the run from its end: none is
-        promised before --give-up-s."""
+        """Whether an end user that is stopped for good, and has no standby, keeps the run from its end. None
+        is promised before --give-up-s."""
         forever = {strike.node for strike in self.seen.strikes if strike.kind == "stop for good"}
         return bool((forever - self.killed) & {0, *self.reigns}) and self.may_end() in (
             "end user", "standby too", "no majority",
