@@ -151,7 +151,9 @@ class Campaign:
             print(*(f"{stem}: {each}" for stem, each in found.items()), sep="\n")
         if longest_s and not result.worker and not self.cold and result.next_s > longest_s:
             result.wrong.append(f"the next token came after {result.next_s:.2f} s")
-        if not lost_at_most(shown.strip(), self.whole_shown.strip()):
+        # One that has to give up says so of every answer that is under way.
+        text = "\n".join(line for line in shown.splitlines() if STOPS[1].decode() not in line)
+        if not lost_at_most(text.strip(), self.whole_shown.strip()):
             result.wrong.append(f"shown: {shown!r}")
         if b"Traceback" in run.errors:
             result.wrong.append("a traceback")

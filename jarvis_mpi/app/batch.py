@@ -62,11 +62,13 @@ class Batch:
         return self.failed
 
     def fill(self, waiting: deque[PromptLine]) -> None:
-        if self.talk.asker.services.link.orphaned:
-            self.left += len(waiting)
-            waiting.clear()
+        """Begin what can be; without mpirun, only what had been before this node took over."""
         while waiting and len(self.under_way) < self.at_once:
-            self.begin(waiting.popleft())
+            if self.talk.asker.services.link.orphaned and not self.before:
+                self.left += len(waiting)
+                waiting.clear()
+            else:
+                self.begin(waiting.popleft())
 
     def begin(self, asked: PromptLine) -> None:
         """Ask it; what speaks against that is its line's error, and nobody else's."""

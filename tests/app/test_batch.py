@@ -24,6 +24,7 @@ from jarvis_mpi.model.sampler import Sampler
 from jarvis_mpi.model.stage import Stage
 from jarvis_mpi.model.tokenizer import Text
 from jarvis_mpi.protocol import placement as blocks
+from jarvis_mpi.record.questions import Question
 
 pytestmark = pytest.mark.slow
 
@@ -204,3 +205,14 @@ def test_a_stop_of_special_tokens_ends_an_answer_of_the_chain(folder):
     results, _ = asked(folder, [b"one"], 1, spoil, stop=("<|end|>",))
     assert (results[0]["tokens"], results[0]["ended"]) == (4, "stop")
     assert "<|end|>" not in results[0]["text"]
+
+
+def test_without_mpirun_what_was_under_way_is_answered_and_nothing_else(folder, alone):
+    out = io.StringIO()
+    with talking(folder) as talk:
+        before = [Question(0, 0, 0.0, "one", talk.ids_with("one"), [], "", "")]
+        talk.asker.services.link.orphaned = True  # and another node has taken over
+        batch = Batch(talk, 1, out, before)
+        assert batch.ask_all(list(prompt_file.prompts_in(GOOD, False))) == 0
+    assert [json.loads(line)["text"] for line in out.getvalue().splitlines()] == [alone[b"one"]]
+    assert batch.left == len(GOOD) - 1
