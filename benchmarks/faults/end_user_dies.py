@@ -12,6 +12,7 @@ user's machine is gone, the text up to then.
 import argparse
 import contextlib
 import json
+import os
 import random
 import statistics
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.arguments import parser, require_hosts
 from benchmarks.faults.end_user_places import Hosts, Machine
-from benchmarks.faults.launcher_dies import OrphanedRun
+from benchmarks.faults.launcher_dies import TOKENS, OrphanedRun
 from benchmarks.faults.live_run import WORKERS, kill
 from benchmarks.faults.successors import Written, lost_at_most, records, standby_of, tokens_in, written
 from jarvis_mpi.testbed import own_hosts
@@ -54,6 +55,7 @@ class Result:
     by: str = ""  # the record that has the whole text
     terminal: bool = False  # what mpirun wrote is the whole text
     status: int | None = None
+    load: float = 0.0  # how many processes wanted a core, in the last minute
     said: str = ""  # the last line that mpirun wrote on standard error
     wrong: list[str] = field(default_factory=list)
 
@@ -63,7 +65,7 @@ class Result:
         return (
             f"{self.moment}, {self.fault}, worker {self.worker or 'none'} | {after}, ranks gone "
             f"{self.gone_s:.1f} s after the text's end, by {self.by}, terminal {terminal}, "
-            f"status {self.status}, {self.said!r} | {'; '.join(self.wrong) or 'whole'}"
+            f"status {self.status}, load {self.load:.0f}, {self.said!r} | {'; '.join(self.wrong) or 'whole'}"
         )
 
 
@@ -74,7 +76,8 @@ class Campaign:
         self.place, self.scratch, self.dice = place, scratch, random.Random(asked.seed)
         self.streams, self.cold = asked.streams, asked.cold
         self.prompt = SENTENCE * max(1, round((asked.context - TEMPLATE_TOKENS) / SENTENCE_TOKENS))
-        self.more: tuple[str, ...] = ("--standby", "1")
+        self.tokens = asked.tokens
+        self.more: tuple[str, ...] = ("--standby", "1", "--give-up-s", f"{asked.give_up_s:g}")
         if self.streams:
             file = scratch / "prompts.txt"
             file.write_text("".join(f"{question}\n" for question in QUESTIONS))
@@ -87,8 +90,8 @@ class Campaign:
     def begun(self, name: str, moment: str) -> OrphanedRun:
         self.place.ready()
         log, is_chat = self.scratch / f"{name}.h5", moment == "between turns"
-        place = self.place
-        return OrphanedRun(place.folder, log, is_chat, place.launcher, self.more, self.prompt)
+        place, words = self.place, (self.more, self.prompt, self.tokens)
+        return OrphanedRun(place.folder, log, is_chat, place.launcher, *words)
 
     def measure(self) -> None:
         """Have it answered without a fault, twice: the first run fills the caches."""
@@ -131,6 +134,7 @@ class Campaign:
         more, result.wrong, result.gone_s = self.place.left(run, fault)
         with contextlib.suppress(Exception):
             result.status = run.process.wait(timeout=10)
+        result.load = os.getloadavg()[0]
         result.said = (run.errors.decode().strip().splitlines() or [""])[-1].strip()
         self.judge(run, result, (shown + more).decode(), struck_at)
         if result.wrong:
@@ -206,6 +210,8 @@ def main() -> int:
     made.add_argument("--moments", nargs="+", choices=MOMENTS)
     made.add_argument("--alone", action="store_true", help="kill no worker")
     made.add_argument("--streams", type=int, default=0, help="answer a file of four, so many at a time")
+    made.add_argument("--tokens", type=int, default=TOKENS, help="of an answer")
+    made.add_argument("--give-up-s", type=float, default=60.0, help="the runs' own option")
     made.add_argument("--context", type=int, default=200, help="about so many tokens has the prompt")
     made.add_argument("--cold", action="store_true", help="drop the page cache after the fault (root)")
     asked = made.parse_args()

@@ -36,12 +36,12 @@ class OrphanedRun(PlainRun):
 
     def __init__(
         self, folder: Path, log: Path, chat: bool, launcher: Sequence[str], more: tuple[str, ...] = (),
-        prompt: str = PROMPT,
+        prompt: str = PROMPT, tokens: int = TOKENS,
     ):  # fmt: skip
         self.folder = folder
         asks = not chat and "--prompts" not in more
         super().__init__(
-            log, 1, TOKENS, more, LIMIT_S, launcher, ("--prompt", prompt) if asks else (),
+            log, 1, tokens, more, LIMIT_S, launcher, ("--prompt", prompt) if asks else (),
             stdin=subprocess.PIPE if chat else subprocess.DEVNULL, environment={"TMPDIR": str(folder)},
         )  # fmt: skip
         if chat:
