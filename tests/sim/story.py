@@ -123,6 +123,22 @@ def with_standby(story: Story) -> Story:
             sees_deaths=True,
             ladder=("copy", "skip"),
         )
+    if story.workers > 2 and story.seed % 10 == 5:  # cut off, while all others are well
+        length_s = story.tokens * story.layers * story.layer_s
+        cut = Fault(dice.random() * length_s, "cut", 0, dice.choice((1.2, 1.5, 3.0, 12.0)))
+        return replace(
+            story,
+            standby=dice.randint(1, story.workers),
+            faults=(cut,),
+            copies=1,
+            lost=0.0,
+            doubled=0.0,
+            late=0.0,
+            room=100.0,
+            journal_bytes=10**6,
+            sees_deaths=True,
+            ladder=("copy", "skip"),
+        )
     last_s = max((fault.at_s for fault in story.faults), default=story.tokens * story.layers * story.layer_s)
     faults = list(story.faults)[: dice.choice((0, 1, 1, 2))]
     near = dice.random() < 0.5  # to a fault of a worker
