@@ -76,7 +76,7 @@ class Coordinator:
         self.tenure.replication.add("text", sequence, request.branch, new_from, list(text[new_from:]))
         self.tenure.replication.flush()
         request.tokens_left, request.end_ids, request.chosen_at = max_new_tokens, end_ids, self.clock()
-        request.waits = True
+        request.step, request.waits = None, True  # what is under way of it comes too late
         self._send_waiting(self._is_unsure())
 
     def _send_waiting(self, unsure: bool) -> None:

@@ -84,7 +84,7 @@ class Journalled:
             raise Behind(self.block, 0)
         new = message.end - journal.end
         if new <= 0:
-            return journal.since(since), 0
+            return journal.since(since)[: (message.end - since) * journal.row_bytes], 0
         old = journal.end - message.start
         body = memoryview(message.body)[old * (len(message.body) // message.rows) :]
         out = self.stage.run(body, journal.end, message.sequence)
@@ -98,10 +98,11 @@ class Journalled:
         return rows, new
 
     def begin(self, message: Message, journal: Journal) -> None:
-        """A new step: what was run in older ones counts as far as the end user says, or it was sure."""
-        end = min(message.first, message.start)
-        if message.branch == journal.branch:
-            end = max(end, min(message.first, journal.sure))
+        """A new step: what was run in older ones counts as far as the end user says, or it was sure; only the
+        latter where the step's first piece got lost, which would have said it."""
+        end = min(message.first, journal.sure) if message.branch == journal.branch else 0
+        if message.start <= message.first:
+            end = max(end, message.start)
         journal.step, journal.branch = message.step, message.branch
         if end < journal.end:
             if end and not self.stage.crop(message.sequence, end):

@@ -24,7 +24,8 @@ def take_over(
     coordinator = coordinator_of(cluster.with_end_user(me))
     coordinator.step = transcript.next_step()
     for node, sign in transcript.signs():
-        coordinator.act_on([Notice(node, sign)])
+        if node != me:  # an end user that was cut off takes its standby for silent
+            coordinator.act_on([Notice(node, sign)])
     coordinator.tenure.go_on_from(transcript, coordinator.step)
     for node in sorted(coordinator.cluster.holds.keys() - {me}):
         coordinator.act_on([Notice(node, sign) for sign in signs_of(standby, node, cluster.end_user)])
