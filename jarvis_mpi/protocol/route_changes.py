@@ -32,7 +32,8 @@ class RouteChanges:
         return changes
 
     def sign_seen(self, node: int, sign: Sign) -> None:
-        self.last_sign[node] = sign
+        if self.last_sign.get(node) is not Sign.LOST:  # that is for good
+            self.last_sign[node] = sign
 
     def changes(self, step: int, runs: Iterable[StageRun], lacks: int) -> list[Change]:
         """What is new in how `step` was run, and in what the stages' positions so far lack (see
