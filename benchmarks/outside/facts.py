@@ -60,20 +60,21 @@ class Facts:
         return [record for record in self.seen.records if record.end == "done"]
 
     def is_whole(self, record: Record) -> bool:
-        """Whether the record has all answers; a chat, or a file of prompts, ends early where its end user or
-        mpirun is gone."""
-        answers = record.answers()
-        may_be_fewer = self.touched & {0, LAUNCHER} and self.case.way != "prompt"
-        if len(answers) < (1 if may_be_fewer else len(self.case.expected)):
+        """Whether the record has all answers. A file of prompts ends early without its mpirun, a chat without
+        its end user, too."""
+        answers, way = record.answers(), self.case.way
+        may_be_fewer = LAUNCHER in self.killed if way == "prompts" else self.reigns or LAUNCHER in self.killed
+        if len(answers) < (1 if may_be_fewer and way != "prompt" else len(self.case.expected)):
             return False
         return all(
             each.is_answered and (self.is_skipped or len(each.rows) == len(expected.rows))
             for each, expected in zip(answers, self.case.expected, strict=False)
         )
 
-    def must_be_whole(self) -> bool:
-        """Whether standard output must show all that was asked."""
-        return self.seen.status == 0 and not self.killed & {0, LAUNCHER} and 0 not in self.stopped
+    def is_shown(self) -> bool:
+        """Whether standard output is to have all of the text: where both its writer and mpirun are gone, none
+        of those who go on can write there."""
+        return bool(self.done()) and not (self.reigns and LAUNCHER in self.killed)
 
     def says_why(self) -> bool:
         """Whether a sentence that is not the launcher's tells why the run ends."""
