@@ -71,7 +71,8 @@ def seconds(kernels: list[Compiled], outputs: int) -> list[float]:
     weights, scales = (
         torch.full((size,), 60, dtype=torch.uint8) for size in (WEIGHTS_BYTES, WEIGHTS_BYTES // 4)
     )
-    x, y, bias = torch.ones(COLUMNS).bfloat16(), torch.empty(outputs).bfloat16(), torch.zeros(outputs)
+    x, y = (torch.ones(size, dtype=torch.bfloat16) for size in (COLUMNS, outputs))
+    bias = torch.zeros(outputs, dtype=torch.float32)
     scratch_bytes = max(float_scratch_bytes(COLUMNS), block_scratch_bytes(COLUMNS))
     scratch = torch.empty(scratch_bytes, dtype=torch.uint8)
     rooms = [each.data_ptr() for each in (x, scratch, weights, scales, bias, y)]

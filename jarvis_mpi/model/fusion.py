@@ -81,7 +81,8 @@ def compared(
     shape, config = shape_of(layer), model.config
     if not shape or not has_tables(page, shape):
         return None
-    h = torch.randn(1, TRIED_ROWS, shape.hidden, generator=torch.Generator().manual_seed(0))
+    draw = torch.Generator().manual_seed(0)
+    h = torch.randn(1, TRIED_ROWS, shape.hidden, generator=draw, dtype=torch.float32)
     theirs, ours = new_cache(config), new_cache(config)
     their: Any = theirs.layers[index]
     our: Any = ours.layers[index]

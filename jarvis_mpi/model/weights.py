@@ -1,6 +1,7 @@
 """Read from a model's folder only the tensors that a part of it needs, memory-mapped."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from hashlib import sha256
@@ -38,22 +39,30 @@ OLD_TABLES = (r"\binv_freq$", r"attn\.masked_bias$")
 SAMPLES, SAMPLE_BYTES = 64, 64  # of a tensor, to tell it from another of the same shape
 
 
+BUILDING = threading.Lock()  # a worker may load what a standby needs beside its work
+
+
 @contextmanager
 def empty_parameters() -> Iterator[None]:
-    """Build modules, in the body, with parameters without memory (on meta), but real buffers."""
-    register = nn.Module.register_parameter
+    """Build modules, in the body, with parameters without memory (on meta), but real buffers.
 
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
+    Only this thread's: what is patched here holds in all threads, and another may map parameters meanwhile.
+    Nor may that one rely on torch's usual dtype, which a model's building changes.
+    """
+    with BUILDING:
+        register, mine = nn.Module.register_parameter, threading.get_ident()
 
-    nn.Module.register_parameter = on_meta  # type: ignore
-    try:
-        with no_init_weights():
-            yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore
+        def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+            if parameter is not None and threading.get_ident() == mine:
+                parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+            register(module, name, parameter)
+
+        nn.Module.register_parameter = on_meta  # type: ignore
+        try:
+            with no_init_weights():
+                yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore
 
 
 class Stored(NamedTuple):

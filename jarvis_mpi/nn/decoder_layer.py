@@ -78,7 +78,7 @@ def is_made_of(name: str, part: nn.Module) -> bool:
 
 
 def activation_of(function: Callable[[Tensor], Tensor]) -> str | None:
-    x = torch.linspace(-8.0, 8.0, 100)[None]
+    x = torch.linspace(-8.0, 8.0, 100, dtype=torch.float32)[None]
     expected = function(x)
     return next(
         (name for name, activation in ACTIVATIONS.items() if torch.allclose(activation(x), expected)), None

@@ -33,7 +33,7 @@ class BatchInvariantLinear(nn.Module):
         super().__init__()
         self.missing, self.outputs = padded[0] - columns, outputs
         self.columns, self.padded_outputs = padded
-        self.bias = torch.zeros(padded[1])
+        self.bias = torch.zeros(padded[1], dtype=torch.float32)
         if bias is not None:
             self.bias[:outputs] = bias
 

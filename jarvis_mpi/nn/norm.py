@@ -36,7 +36,7 @@ def replacement(norm: nn.Module) -> BatchInvariantNorm | None:
     )
     if not isinstance(weight, Tensor) or epsilon is None or weight.shape[-1] % LANES:
         return None
-    x = torch.linspace(-2.0, 3.0, TRIED_ROWS * len(weight)).view(TRIED_ROWS, -1)
+    x = torch.linspace(-2.0, 3.0, TRIED_ROWS * len(weight), dtype=torch.float32).view(TRIED_ROWS, -1)
     wanted, even = norm(x), x * (x.square().mean(-1, True) + epsilon).rsqrt()
     for gains in (weight.float(), 1 + weight.float()):
         if torch.allclose(even * gains, wanted, NEAR, NEAR):
