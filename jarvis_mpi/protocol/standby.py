@@ -42,6 +42,7 @@ class StandbyWorker(Worker):
         self.transcript = Transcript()
         self.campaign = Campaign(self.link.me, self.pass_on)
         self.heard_at = self.looked_at = self.clock()
+        self.silent_looks = 0  # since it was heard
         self.certain: frozenset[int] = frozenset()  # nodes that are gone
         self.certain_when_heard = self.certain  # from the end user
         self.heard_to_the_end = NOBODY  # an end user that was heard until it died
@@ -61,7 +62,7 @@ class StandbyWorker(Worker):
     def take(self, message: Message, received_bytes: int) -> None:
         self.say_if_ready()
         if self.link.sender == self.term.end_user:
-            self.heard_at, self.certain_when_heard = self.clock(), self.certain
+            self.heard_at, self.certain_when_heard, self.silent_looks = self.clock(), self.certain, 0
             self.campaign.withdraw()
         if message.kind is Kind.BEAT:
             self.heard_of[self.link.sender] = self.clock()
@@ -108,7 +109,7 @@ class StandbyWorker(Worker):
         return min(LOOK_S, usual_s) if looks else usual_s
 
     def nodes_lost(self, nodes: set[int]) -> None:
-        if self.term.end_user in nodes - self.certain and self.clock() - self.heard_at <= FRESH_S:
+        if self.term.end_user in nodes - self.certain and self.unheard_s() <= FRESH_S:
             self.heard_to_the_end = self.term.end_user
         self.certain |= nodes
         if not self.stands_by:
@@ -117,6 +118,11 @@ class StandbyWorker(Worker):
             raise Lost(nodes)
         elif self.term.end_user in nodes and not self.campaign.stands:
             self.stand()
+
+    def unheard_s(self) -> float:
+        """How long this node has waited for the end user, in vain: not while it worked itself."""
+        last_here = max(self.free_at, self.looked_at, self.heard_at)
+        return self.silent_looks * LOOK_S + self.clock() - last_here
 
     def may_be_passed_over(self) -> bool:
         """Whether most nodes may have let the end user go on without this one, unheard, and all be gone."""
@@ -134,6 +140,7 @@ class StandbyWorker(Worker):
         if away_s > LOOK_S:  # this process was stopped: that is nobody's silence
             self.heard_at = min(now, self.heard_at + away_s)
         self.looked_at = now
+        self.silent_looks += 1
         silent_s = now - self.heard_at
         if not self.stands_by and not self.campaign.stands:
             waits = was_preparing and silent_s <= idle_timeout_s

@@ -238,6 +238,9 @@ def must_go_on(nodes: Succession) -> bool:
     hurt = {fault.node for fault in story.faults}
     if any(fault.kind == "split" for fault in story.faults) or {END_USER, story.standby} <= hurt:
         return False
+    of_end_user = [fault.kind for fault in story.faults if fault.node == END_USER]
+    if "kill" in of_end_user and set(of_end_user) != {"kill"}:
+        return False  # it may have gone on without its standby before
     if LATEST in hurt:
         return in_turn(story)
     if not story.copies and any(fault.kind == "cut" for fault in story.faults):
