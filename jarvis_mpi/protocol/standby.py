@@ -45,6 +45,7 @@ class StandbyWorker(Worker):
         self.silent_looks = 0  # since it was heard
         self.certain: frozenset[int] = frozenset()  # nodes that are gone
         self.certain_when_heard = self.certain  # from the end user
+        self.heard_last = term.end_user  # not this node, where it claims to be the end user
         self.heard_to_the_end = NOBODY  # an end user that was heard until it died
         self.voted: dict[int, list[Ran]] = {}  # node -> how far its stages are
         self.heard_of: dict[int, float] = {}  # node -> when it last said that it is at work, or voted
@@ -63,6 +64,7 @@ class StandbyWorker(Worker):
         self.say_if_ready()
         if self.link.sender == self.term.end_user:
             self.heard_at, self.certain_when_heard, self.silent_looks = self.clock(), self.certain, 0
+            self.heard_last = self.term.end_user
             self.campaign.withdraw()
         if message.kind is Kind.BEAT:
             self.heard_of[self.link.sender] = self.clock()
@@ -126,10 +128,10 @@ class StandbyWorker(Worker):
 
     def may_be_passed_over(self) -> bool:
         """Whether most nodes may have let the end user go on without this one, unheard, and all be gone."""
-        if self.heard_to_the_end == self.term.end_user:
+        if self.heard_to_the_end == self.heard_last:
             return False
         voters = frozenset(range(self.link.size)) - self.certain_when_heard - self.transcript.lost()
-        gone = voters & {*(self.certain - self.certain_when_heard), self.term.end_user}
+        gone = voters & {*(self.certain - self.certain_when_heard), self.heard_last}
         return len(voters) < FEWEST or 2 * len(gone) > len(voters)
 
     def _bears_silence(self, idle_timeout_s: float) -> bool:
