@@ -8,8 +8,9 @@ Lines that begin with # tell what happens from outside.
 """
 
 import os
+import pty
 import re
-import shlex
+import select
 import signal
 import subprocess
 import sys
@@ -28,40 +29,40 @@ STANDS_BY = re.compile(rb"node (\d+) \(\w+\) goes on if the end user dies")
 
 
 class Shown:
-    """What a command writes, passed on as it comes."""
+    """What a command writes to a terminal, passed on as it comes."""
 
-    def __init__(self, host: int, words: list[str], log: Path):
-        print(f"\n[{own_processes.name(host)}]$ {shlex.join(words[:3])} ...", flush=True)
+    def __init__(self, host: int, words: list[str], typed: str):
+        print(f"\n[{own_processes.name(host)}]$ {typed}", flush=True)
         limited = ["timeout", "-k", "5", str(LIMIT_S), *words]
-        self.log = log
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                own_processes.command(host, limited),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-        self.seen = 0
+        self.ours, its = pty.openpty()
+        self.process = subprocess.Popen(
+            own_processes.command(host, limited), stdout=its, stderr=its, stdin=subprocess.DEVNULL
+        )
+        os.close(its)
+        self.written = b""
+
+    def more(self) -> bool:
+        """Pass on what comes. -> False once it has ended."""
+        try:
+            data = os.read(self.ours, 4096) if select.select([self.ours], [], [], 0.2)[0] else b""
+        except OSError:  # Linux's way to say that the other end is closed
+            return False
+        self.written += data
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return True
 
     def until(self, characters: int) -> None:
         """Pass on so many more, or all."""
-        end = self.seen + characters
-        while self.seen < end:
-            ended = self.process.poll() is not None
-            data = self.log.read_bytes()[self.seen :]
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
-            self.seen += len(data)
-            if ended and not data:
-                return
-            time.sleep(0.05)
+        end = len(self.written) + characters
+        while len(self.written) < end and self.more():
+            pass
 
     def until_ready(self) -> int:
         """Pass on all to the first characters of the answer. -> the standby."""
-        while not (found := STANDS_BY.search(self.log.read_bytes())):
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.1)
-        self.until(found.end() - self.seen + 10)
+        while not (found := STANDS_BY.search(self.written)):
+            assert self.more(), self.written.decode()
+        self.until(20)
         return int(found[1])
 
 
@@ -85,7 +86,8 @@ def main() -> None:
 def play(folder: Path) -> None:
     hostfile, log = own_processes.STATE / "hostfile", folder / "run.h5"
     mpirun = ["mpirun", "-hostfile", str(hostfile), "-n", str(HOSTS), sys.executable, "-m", "jarvis_mpi"]
-    first = Shown(0, [*mpirun, *WORDS, "--log", str(log)], folder / "first")
+    typed = f'mpirun -hostfile hosts -n {HOSTS} python -m jarvis_mpi --prompt "{PROMPT}"'
+    first = Shown(0, [*mpirun, *WORDS, "--log", str(log)], typed)
     standby = first.until_ready()
     first.until(BETWEEN)
     worker = next(node for node in range(2, HOSTS) if node != standby)
@@ -102,7 +104,7 @@ def play(folder: Path) -> None:
     own_hosts.off(0)
     time.sleep(2.0)
     words = [sys.executable, "-m", "jarvis_mpi", "attach"]
-    Shown(standby, words, folder / "second").until(1 << 30)
+    Shown(standby, words, "python -m jarvis_mpi attach").until(1 << 30)
     print(flush=True)
 
 
