@@ -17,7 +17,7 @@ USUAL = re.compile(  # lines on standard error that tell of no end
     r"|^node \d+ \(.*\): |, is gone: node \d+ goes on"
 )
 LAUNCHERS = re.compile(
-    r"^-+$|prterun|mpirun|PRTE|PMIx|PMIX|MPI_|^\[\S+:\d+\]|exited on signal|MPI process|^\* "
+    r"^-+$|prterun|mpirun(?! died)|PRTE|PMIx|PMIX|MPI_|^\[\S+:\d+\]|exited on signal|MPI process|^\* "
 )
 
 
@@ -95,6 +95,8 @@ class Facts:
             votes = self.case.ranks - len(self.struck - {LAUNCHER})
             if 2 * votes <= self.case.ranks - gone:
                 return "no majority"
+        if LAUNCHER in self.killed and self.case.way == "prompts":  # the others are asked by --resume
+            return "mpirun"
         return "layers" if self.lost_layers() else ""
 
     def stands_still(self) -> bool:

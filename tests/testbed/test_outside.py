@@ -176,6 +176,21 @@ def test_only_an_end_user_without_a_standby_may_be_waited_for(whole):
     assert (wrong[False], len(wrong[True])) == ([], 3)
 
 
+def test_a_file_of_prompts_may_end_early_without_mpirun_if_that_is_said(whole):
+    dead = Strike("kill", "launcher", "token", LAUNCHER, 9.0)
+    record = dataclasses.replace(whole, events=[whole.events[0], whole.events[-1]])
+    record.events[-1] = dataclasses.replace(record.events[-1], name="ended")
+    said = "mpirun died: 1 of 1 prompts were not asked\n"
+    wrong = {
+        told: Audit(
+            Case(3, False, 1, "prompts", whole.answers(), b""), Seen(b"", told, -9, [record], [dead])
+        ).wrong()
+        for told in (said, "")
+    }
+    assert wrong[said] == []
+    assert any("without a sentence" in each for each in wrong[""])
+
+
 def test_what_is_left_over_is_seen(tmp_path):
     mark, memory, temporary = "outside-test", tmp_path / "memory", tmp_path / "t"
     temporary.mkdir()
