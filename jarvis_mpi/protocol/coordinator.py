@@ -200,7 +200,8 @@ class Coordinator:
             case Kind.BEAT:
                 self.detector.heard(from_sender(self.services.link, Beat.of(message)), self.clock())
             case Kind.NOTE:
-                return take_note(self, read(message, *NOTES))
+                note = read(message, *NOTES)
+                return take_note(self, note and from_sender(self.services.link, note))
             case Kind.STEP if not self.dispatch.step_returned(message, received_bytes):
                 return [Notice(self.me, Sign.MISSING, message.sequence)]
         return []
