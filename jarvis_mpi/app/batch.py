@@ -103,9 +103,7 @@ class Batch:
         coming = Answering(talk.text, talk.context, talk.settings, ids)
         self.under_way[sequence] = asked, coming
         with concerns(sequence):
-            for token in before:
-                if not coming.ended:
-                    coming.add(token)
+            coming.take_in(before)
         if coming.ended:
             self.end(sequence, coming.ended)
         else:

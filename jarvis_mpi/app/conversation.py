@@ -46,8 +46,12 @@ class Answering:
         self.most = min(settings.max_new_tokens, self.room)
         self.ended = ""
         self.shown: list[str] = []  # by each token
+        self.take_in(before)
+
+    def take_in(self, before: Iterable[int]) -> None:
+        """Add tokens that are there already, up to the answer's end: a standby may have more."""
         for token in before:
-            if not self.ended:  # a standby may have more than was wanted
+            if not self.ended:
                 self.add(token)
 
     def add(self, token: int) -> str:

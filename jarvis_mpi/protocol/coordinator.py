@@ -23,10 +23,7 @@ from .incoming_notes import NOTES, from_sender, take_note
 from .link import Lost, Silence
 from .maintenance import Maintenance
 from .node_state import Sign, State
-from .notes import (
-    ForgetSequence,
-    read,
-)
+from .notes import ForgetSequence, read
 from .request import Request, Step
 from .route_changes import RouteChanges
 from .services import Parameters, Services

@@ -24,21 +24,23 @@ class NextStandby:
         self.prepared = prepared  # nodes that have loaded what that takes
         self.ordered, self.ordered_at = NOBODY, 0.0  # who is to make ready
         self.unable: set[int] = set()  # that have said so
+        self.without: Cluster | None = None  # the cluster in which no node can
 
     def order(self, cluster: Cluster) -> None:
         """Have a node make ready; one that does not answer is asked again."""
-        if self.replication.to != NOBODY or not self.replication.is_wanted:
+        if self.replication.to != NOBODY or not self.replication.is_wanted or cluster is self.without:
             return
         now, waits = self.clock(), self.ordered != NOBODY and cluster.state(self.ordered) is State.UP
         if waits and now - self.ordered_at < ORDER_AGAIN_S:
             return
         self.ordered, self.ordered_at = successor(cluster, self.prepared, self.unable), now
+        self.without = cluster if self.ordered == NOBODY else None
         if self.ordered != NOBODY:
             self.send(self.ordered, StandBy([*cluster.end_users_blocks]))
 
     def answered(self, note: StandsBy) -> None:
         """A node that is well answers the order."""
-        self.ordered = NOBODY
+        self.ordered, self.without = NOBODY, None
         if not note.able:
             self.unable.add(note.node)
             return

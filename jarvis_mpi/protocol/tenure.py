@@ -2,7 +2,7 @@
 is lost if most nodes let it, and stops where another node is the end user."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ..common.errors import Unservable
 from ..common.layers import Block
@@ -94,8 +94,10 @@ class Tenure:
 
     # -- who is the end user
 
-    def is_unsure(self, cluster: Cluster, unheard: Iterable[int]) -> bool:
+    def is_unsure(self, cluster: Cluster, unheard: Collection[int]) -> bool:
         """Whether it is to be seen who is the end user, or who can be heard: nothing is decided meanwhile."""
+        if not (unheard or self.silent or self.campaign.stands):
+            return False  # as for nearly every message of a run
         silent = {node for node in unheard if cluster.state(node) is not State.LOST}
         quiet = self.voters & (silent | self.silent)
         cut_off = self.doubt.is_cut_off(len(quiet), len(self.voters), self.term.standby in quiet)

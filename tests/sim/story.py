@@ -101,6 +101,14 @@ def more_of(story: Story) -> Story:
     return replace(story, patched=story.seed % 2 == 1, streams=streams, guessed=guessed)
 
 
+def with_faults_alone(story: Story, standby: int, faults: tuple[Fault, ...]) -> Story:
+    """The same with these faults, on a network that loses nothing, and with room and copies for all."""
+    return replace(
+        story, standby=standby, faults=faults, copies=1, lost=0.0, doubled=0.0, late=0.0, room=100.0,
+        journal_bytes=10**6, sees_deaths=True, ladder=("copy", "skip"),
+    )  # fmt: skip
+
+
 def with_standby(story: Story) -> Story:
     """The same with a standby, and with what may happen to the end user, and to those after it."""
     dice = random.Random(story.seed + 6)
@@ -108,37 +116,12 @@ def with_standby(story: Story) -> Story:
         kills = dice.randint(2, story.workers - 1)
         at_s = [0.3 + 12.0 * (place + dice.random() / 9) for place in range(kills)]
         faults = tuple(Fault(each, "kill", LATEST) for each in at_s)
-        return replace(
-            story,
-            standby=dice.randint(1, story.workers),
-            faults=faults,
-            copies=1,
-            tokens=40,
-            layer_s=0.04,
-            lost=0.0,
-            doubled=0.0,
-            late=0.0,
-            room=100.0,
-            journal_bytes=10**6,
-            sees_deaths=True,
-            ladder=("copy", "skip"),
-        )
+        longer = replace(story, tokens=40, layer_s=0.04)
+        return with_faults_alone(longer, dice.randint(1, story.workers), faults)
     if story.workers > 2 and story.seed % 10 == 5:  # cut off, while all others are well
         length_s = story.tokens * story.layers * story.layer_s
         cut = Fault(dice.random() * length_s, "cut", 0, dice.choice((1.2, 1.5, 3.0, 12.0)))
-        return replace(
-            story,
-            standby=dice.randint(1, story.workers),
-            faults=(cut,),
-            copies=1,
-            lost=0.0,
-            doubled=0.0,
-            late=0.0,
-            room=100.0,
-            journal_bytes=10**6,
-            sees_deaths=True,
-            ladder=("copy", "skip"),
-        )
+        return with_faults_alone(story, dice.randint(1, story.workers), (cut,))
     last_s = max((fault.at_s for fault in story.faults), default=story.tokens * story.layers * story.layer_s)
     faults = list(story.faults)[: dice.choice((0, 1, 1, 2))]
     near = dice.random() < 0.5  # to a fault of a worker
